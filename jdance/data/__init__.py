@@ -1,0 +1,1 @@
+"""From pictures, key points and labels to batches."""

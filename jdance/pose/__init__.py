@@ -1,0 +1,1 @@
+"""From pictures to people: pose networks, their weights, and the decode of their maps."""

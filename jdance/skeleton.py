@@ -1,0 +1,101 @@
+"""Joints, limbs, mirror images: the one place that knows how a skeleton is laid out.
+
+Key points everywhere in jdance are float32 `[..., 18, 3]`: x and y in pixels (x to the right,
+y down) and a score. A joint with score 0 is missing, and its x and y are 0.
+"""
+
+from typing import Any
+
+import numpy as np
+
+# COCO-18 in the order of OpenPose. Right and left are the person's own.
+NAMES = (
+    "nose", "neck",
+    "right_shoulder", "right_elbow", "right_wrist",
+    "left_shoulder", "left_elbow", "left_wrist",
+    "right_hip", "right_knee", "right_ankle",
+    "left_hip", "left_knee", "left_ankle",
+    "right_eye", "left_eye", "right_ear", "left_ear",
+)  # fmt: skip
+NUM_JOINTS = len(NAMES)
+(
+    NOSE, NECK,
+    R_SHOULDER, R_ELBOW, R_WRIST,
+    L_SHOULDER, L_ELBOW, L_WRIST,
+    R_HIP, R_KNEE, R_ANKLE,
+    L_HIP, L_KNEE, L_ANKLE,
+    R_EYE, L_EYE, R_EAR, L_EAR,
+) = range(NUM_JOINTS)  # fmt: skip
+
+# Limbs [19, 2] as (from, to), in the order in which people are put together: the first 17 are a
+# tree rooted at the neck (a parent is always reached before its children), the last two
+# (shoulder to ear) only extend a person.
+LIMBS = np.array([
+    (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12),
+    (12, 13), (1, 0), (0, 14), (14, 16), (0, 15), (15, 17), (2, 16), (5, 17),
+], np.int32)  # fmt: skip
+NUM_TREE_LIMBS = 17
+
+# The part-affinity channels [19, 2] that hold the x and y component of each limb's direction.
+PAF_CHANNELS = np.array([
+    (12, 13), (20, 21), (14, 15), (16, 17), (22, 23), (24, 25), (0, 1), (2, 3), (4, 5), (6, 7),
+    (8, 9), (10, 11), (28, 29), (30, 31), (34, 35), (32, 33), (36, 37), (18, 19), (26, 27),
+], np.int32)  # fmt: skip
+
+# FLIP[i] is the joint that joint i becomes in a mirror.
+FLIP = np.array([0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16], np.int32)
+
+# For each COCO-18 joint its place in another layout; -1 marks the neck where the layout has none.
+_FROM_LAYOUT = {
+    17: (0, -1, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3),  # COCO
+    18: tuple(range(18)),  # OpenPose's COCO model
+    25: (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18),  # OpenPose BODY_25
+}
+
+
+def to_coco18(keypoints: np.ndarray) -> np.ndarray:
+    """Converts key points of another layout, told by its number of joints.
+
+    Args:
+        keypoints: float [..., J, 3] with J = 17 (COCO), 18 (COCO-18) or 25 (BODY_25).
+
+    Returns:
+        float32 [..., 18, 3]. A neck that the layout lacks is the middle of the shoulders, with the
+        lower of their scores. Missing joints are all zeros.
+
+    Raises:
+        ValueError: no layout has J joints.
+    """
+    keypoints = np.asarray(keypoints, np.float32)
+    joints = keypoints.shape[-2]
+    if joints not in _FROM_LAYOUT or keypoints.shape[-1] != 3:
+        raise ValueError(
+            f"key points of shape {keypoints.shape}: expected [..., J, 3] with J in "
+            f"{sorted(_FROM_LAYOUT)}"
+        )
+    order = np.array(_FROM_LAYOUT[joints])
+    result = keypoints[..., np.maximum(order, 0), :].copy()
+    if -1 in order:
+        right, left = result[..., R_SHOULDER, :], result[..., L_SHOULDER, :]
+        result[..., NECK, :2] = (right[..., :2] + left[..., :2]) / 2
+        result[..., NECK, 2] = np.minimum(right[..., 2], left[..., 2])
+    return clean(result)
+
+
+def clean(keypoints: np.ndarray) -> np.ndarray:
+    """Zeroes every joint [..., 3] that has no positive score or a coordinate that is not finite."""
+    present = is_present(keypoints)
+    return np.where(present[..., None], keypoints, 0).astype(np.float32)
+
+
+def is_present(keypoints: Any) -> Any:
+    """Whether each joint of [..., J, 3] is there: bool [..., J], for NumPy and JAX arrays alike."""
+    xp = keypoints.__array_namespace__()
+    return (keypoints[..., 2] > 0) & xp.isfinite(keypoints).all(axis=-1)
+
+
+def flip(keypoints: np.ndarray, width: float) -> np.ndarray:
+    """Mirrors key points [..., 18, 3] of a picture of the given width: x becomes width - 1 - x."""
+    mirrored = keypoints[..., FLIP, :].copy()
+    mirrored[..., 0] = width - 1 - mirrored[..., 0]
+    return clean(mirrored)

@@ -1,0 +1,1 @@
+"""Training and evaluation: pure steps, and one loop that owns every side effect."""
