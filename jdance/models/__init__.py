@@ -1,1 +1,59 @@
-"""Flax linen modules, and nothing else."""
+"""The networks, as Flax linen modules: pure functions of their variables and inputs."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from jdance.models.fusion import FusedNet
+from jdance.models.resnet import ResNet
+
+
+def build(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
+    """The network that a configuration's `model` part describes.
+
+    Args:
+        config: `jdance.config.model()` with `classes` set.
+        axis_name: the mapped axis over which batch-norm statistics are synchronised in training.
+
+    Returns:
+        A module called as `apply(variables, image, features, valid, index=..., train=...)`.
+
+    Raises:
+        ValueError: the configuration describes no network.
+    """
+    if config.branches not in ("fused", "image", "keypoints"):
+        raise ValueError(f"model.branches={config.branches!r}: expected fused, image or keypoints")
+    dtype = jnp.dtype(config.dtype)
+    backbone = None
+    if config.branches != "keypoints":
+        backbone = ResNet(
+            stage_sizes=tuple(config.stage_sizes),
+            width=config.width,
+            version=config.version,
+            attention=None if config.attention < 0 else config.attention,
+            attention_place=config.attention_place,
+            dropout=config.stage_dropout,
+            axis_name=axis_name,
+            dtype=dtype,
+        )
+    return FusedNet(
+        classes=config.classes,
+        backbone=backbone,
+        image_widths=tuple(config.image_widths),
+        keypoint_widths=tuple(config.keypoint_widths) if config.branches != "image" else (),
+        fusion_widths=tuple(config.fusion_widths),
+        dropout=config.dropout,
+        keypoint_dropout=config.keypoint_dropout,
+        dtype=dtype,
+    )
+
+
+def uses_image(config: ConfigDict) -> bool:
+    """Whether the network that `config` describes looks at the picture at all."""
+    return config.branches != "keypoints"
+
+
+def count_parameters(variables: dict) -> int:
+    """The number of trainable parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))

@@ -1,1 +1,5 @@
 """From pictures to people: pose networks, their weights, and the decode of their maps."""
+
+from jdance.pose.estimator import PoseEstimator
+
+__all__ = ["PoseEstimator"]

@@ -1,0 +1,79 @@
+"""Defaults of every experiment; the files in configs/ change what differs.
+
+The defaults are the paper's exact network and recipe (Shen et al., 2021, sections 3 and 4).
+"""
+
+from ml_collections import ConfigDict
+
+
+def model() -> ConfigDict:
+    """The network. `classes` is filled in from the data set."""
+    return ConfigDict(
+        dict(
+            classes=0,
+            branches="fused",  # or "image", "keypoints"
+            features="fused18",  # or "pos18", "full"
+            stage_sizes=(3, 4, 6, 3),  # ResNet-50
+            width=64,
+            version="v1.5",  # stride in the 3x3 convolution; "v1": in the first 1x1
+            attention=1,  # CBAM order 0, 1, 2; -1: none
+            attention_place="end",  # or "blocks"
+            stage_dropout=0.5,  # between the last two stages
+            image_widths=(512,),
+            keypoint_widths=(256, 512, 512, 512, 512),
+            fusion_widths=(512, 512, 256, 256),
+            dropout=0.5,
+            keypoint_dropout=0.0,  # share of examples trained as if nobody had been found
+            dtype="float32",  # of activations; parameters and statistics are float32
+        )
+    )
+
+
+def base() -> ConfigDict:
+    """A whole experiment."""
+    return ConfigDict(
+        dict(
+            seed=0,
+            batch_size=64,  # over all devices
+            epochs=30.0,
+            model=model(),
+            data=dict(
+                dir="data/stage",  # what launch/prepare.py wrote
+                image_size=224,
+                threads=4,  # that read, decode and augment
+                workers=0,  # processes instead, for many cores
+            ),
+            augment=augment(),
+            optimizer=dict(
+                name="sgd",  # or "adamw"
+                learning_rate=1e-3,
+                momentum=0.9,
+                weight_decay=1e-4,  # of kernels
+                schedule="piecewise",  # or "cosine"
+                boundaries=(10.0, 20.0),  # epochs at which the rate is divided by 10
+                warmup=0.0,  # epochs of linear warm-up
+                label_smoothing=0.0,
+            ),
+            log_every=20,  # steps
+            eval_every=1.0,  # epochs
+            checkpoint_every=1.0,  # epochs
+            checkpoints_kept=2,
+        )
+    )
+
+
+def augment() -> ConfigDict:
+    """Random changes of training examples; picture and key points change together."""
+    return ConfigDict(
+        dict(
+            rotation=15.0,  # degrees, uniform in +-
+            flip=0.5,  # probability
+            scale=0.0,  # exp(uniform +-)
+            shift=0.0,  # of the picture's side, uniform +-
+            stretch=0.0,  # exp(uniform +-) of x against y
+            color=0.0,  # strength of changes of brightness, contrast, saturation
+            erase=0.0,  # probability of a grey rectangle, 10 to 40 % of each side
+            joint_noise=0.0,  # of the picture's side, normal
+            joint_dropout=0.0,  # probability of each joint
+        )
+    )

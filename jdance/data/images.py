@@ -1,0 +1,61 @@
+"""Pictures from and to files: uint8 RGB in memory, whatever lies on the disk."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from jdance.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+
+
+def read(path: Path) -> np.ndarray:
+    """Reads a picture as uint8 RGB [H, W, 3]; grey, alpha and 16-bit ones are converted.
+
+    Raises:
+        UserError: the file is missing or no picture.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    image = decode(data) if data.size else None
+    if image is None:
+        raise UserError(f"{path}: not a readable picture; replace or remove the file")
+    return image
+
+
+def decode(data: np.ndarray | bytes) -> np.ndarray | None:
+    """Encoded bytes -> uint8 RGB [H, W, 3], turned upright as EXIF says, or None if unreadable."""
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        return None
+    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def encode_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
+    """uint8 RGB [H, W, 3] -> JPEG."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return data.tobytes()
+
+
+def write(path: Path, image: np.ndarray) -> None:
+    """Writes uint8 RGB [H, W, 3]; the suffix chooses the format.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
+        raise UserError(f"{path}: cannot be written; check the folder and its permissions")
+
+
+def find(folder: Path) -> list[Path]:
+    """The files in a folder that look like pictures, sorted by name; hidden ones are left out."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )

@@ -1,0 +1,219 @@
+"""From labelled pictures to a data set: people found, crops cut, examples written."""
+
+import json
+import multiprocessing
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jdance import skeleton
+from jdance.data import crop, images, records, splits
+from jdance.data.sources import SPLITS, Loaded, Person, Picture, Source
+from jdance.errors import UserError
+from jdance.progress import Progress
+
+# uint8 RGB [H, W, 3] -> people float32 [N, 18, 3], from left to right.
+Estimator = Callable[[np.ndarray], np.ndarray]
+
+
+def prepare(
+    source: Source,
+    output: Path,
+    estimator: Estimator | None,
+    *,
+    pose: str = "",
+    fractions: Mapping[str, float] | None = None,
+    seed: int = 0,
+    workers: int = 0,
+) -> dict[str, Any]:
+    """Writes a data set (see `records`) and returns its description, as in dataset.json.
+
+    A picture in which nobody is found is kept: the whole picture (or the labelled box) is the crop,
+    and all key points are missing. Pictures that cannot be used are listed under "skipped".
+
+    Args:
+        source: what to prepare.
+        output: a new or empty folder.
+        estimator: finds people; None where the source knows the key points itself.
+        pose: the estimator's name, for the description.
+        fractions: share of each split for pictures that come without one; 80, 10, 10 % by default.
+        seed: of the splits.
+        workers: processes that read or draw pictures; 0: this one.
+
+    Raises:
+        UserError: the folder is in use, or not one picture could be used.
+    """
+    _claim(output)
+    skipped = list(source.skipped)
+    pictures = _with_enough(source.pictures, skipped)
+    pictures = _with_splits(pictures, fractions or {"train": 0.8, "val": 0.1, "test": 0.1}, seed)
+    labels = {person.label for picture in pictures for person in picture.people}
+    classes = [name for name in source.classes if name in labels]
+    names = [n for n in SPLITS if any(p.split == n for p in pictures)]
+    names += sorted({p.split for p in pictures if p.split} - set(SPLITS))
+    writers = {name: records.Writer(output, name) for name in names}
+
+    progress = Progress("preparing", len(pictures))
+    for done, (picture, loaded) in enumerate(_load_all(pictures, workers), start=1):
+        assert picture.split is not None
+        try:
+            for example in examples(picture, loaded, estimator, classes):
+                writers[picture.split].add(example)
+        except UserError as error:
+            skipped.append((picture.name, str(error)))
+        progress.update(done)
+    for writer in writers.values():
+        writer.close()
+    if not any(writer.labels for writer in writers.values()):
+        name, reason = skipped[0]
+        raise UserError(f"not one picture could be used; the first, {name}: {reason}")
+
+    info = {
+        "version": records.VERSION,
+        "classes": classes,
+        "pose": pose,
+        "seed": seed,
+        "splits": {name: writer.summary(classes) for name, writer in writers.items()},
+        "skipped": [{"file": name, "reason": reason} for name, reason in skipped],
+    }
+    # Last, and at once: a folder with dataset.json is complete.
+    partial = output / "dataset.json.partial"
+    partial.write_text(json.dumps(info, indent=2) + "\n")
+    partial.rename(output / "dataset.json")
+    return info
+
+
+def _claim(output: Path) -> None:
+    if (output / "dataset.json").exists():
+        raise UserError(f"{output}: holds a data set already; remove it or choose another --output")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for leftover in output.glob("*.array_record"):  # of a run that was interrupted
+            leftover.unlink()
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written to ({error.strerror})") from error
+
+
+def _with_enough(pictures: list[Picture], skipped: list[tuple[str, str]]) -> list[Picture]:
+    """Leaves out classes of a single example, which cannot be both learned and judged."""
+    counts = Counter(person.label for picture in pictures for person in picture.people)
+    lonely = {label for label, count in counts.items() if count < 2}
+    for picture in pictures:
+        for person in picture.people:
+            if person.label in lonely:
+                reason = f"the only example of class {person.label!r}; add more or remove it"
+                skipped.append((picture.name, reason))
+    return [p for p in pictures if not lonely & {person.label for person in p.people}]
+
+
+def _with_splits(
+    pictures: list[Picture], fractions: Mapping[str, float], seed: int
+) -> list[Picture]:
+    open_ones = [picture for picture in pictures if picture.split is None]
+    drawn = iter(
+        splits.draw(
+            [p.people[0].label for p in open_ones], [p.group for p in open_ones], fractions, seed
+        )
+    )
+    return [replace(p, split=next(drawn)) if p.split is None else p for p in pictures]
+
+
+def _load(picture: Picture) -> Loaded | UserError:
+    try:
+        return picture.load()
+    except UserError as error:
+        return error
+
+
+def _load_all(
+    pictures: list[Picture], workers: int
+) -> Iterator[tuple[Picture, Loaded | UserError]]:
+    if not workers:
+        yield from ((picture, _load(picture)) for picture in pictures)
+        return
+    # Spawned, not forked: the parent may hold threads of JAX.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context) as pool:
+        step = 32 * workers  # bounds what waits in memory
+        for start in range(0, len(pictures), step):
+            part = pictures[start : start + step]
+            yield from zip(part, pool.map(_load, part, chunksize=4), strict=True)
+
+
+def examples(
+    picture: Picture,
+    loaded: Loaded | UserError,
+    estimator: Estimator | None,
+    classes: list[str],
+) -> Iterator[records.Example]:
+    """The examples of one picture, a person each.
+
+    Raises:
+        UserError: the picture could not be read, or nothing can tell who is in it.
+    """
+    if isinstance(loaded, UserError):
+        raise loaded
+    image, known = loaded
+    found = None
+    if estimator is not None and image is not None:
+        found = estimator(image)
+    elif known is None:
+        raise UserError("key points are not known; choose a pose network with --pose")
+    for i, person in enumerate(picture.people):
+        chosen = _choose(person, None if known is None else known[i], found)
+        for number, keypoints, square in chosen:
+            if square is None and image is not None:
+                square = crop.whole(*image.shape[:2])
+            if square is None:  # a bare skeleton without a single joint
+                square = crop.Square(0, 0, crop.SIZE)
+            yield records.Example(
+                keypoints=crop.into(keypoints, square),
+                label=classes.index(person.label),
+                image=None if image is None else images.encode_jpeg(crop.cut(image, square)),
+                group=picture.group,
+                source=picture.name,
+                person=number,
+            )
+
+
+_Choice = tuple[int, np.ndarray, crop.Square | None]
+
+
+def _choose(person: Person, known: np.ndarray | None, found: np.ndarray | None) -> list[_Choice]:
+    """Whom a label is for: (number in the picture, key points, square), one or several."""
+    nobody = np.zeros((skeleton.NUM_JOINTS, 3), np.float32)
+    if found is None:
+        assert known is not None
+        return [(0, known, crop.around(known) if known.any() else None)]
+    people = [(i, keypoints, crop.around(keypoints)) for i, keypoints in enumerate(found)]
+    box = person.box
+    if known is not None and known.any():
+        box = crop.tight_box(known)
+    if person.everybody:
+        return list(people) or [(0, nobody, None)]
+    if box is not None:
+        overlaps = [_overlap(box, crop.tight_box(keypoints)) for keypoints in found]
+        if overlaps and max(overlaps) > 0.1:
+            return [people[int(np.argmax(overlaps))]]
+        corners = np.array([[*box[:2], 1], [box[0] + box[2], box[1] + box[3], 1]], np.float32)
+        return [(0, nobody, crop.around(corners))]
+    if person.index is not None:
+        in_range = 0 <= person.index < len(people)
+        return [people[person.index]] if in_range else [(0, nobody, None)]
+    if not people:
+        return [(0, nobody, None)]
+    areas = [crop.tight_box(keypoints)[2] * crop.tight_box(keypoints)[3] for keypoints in found]
+    return [people[int(np.argmax(areas))]]
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Intersection over union of two boxes x, y, width, height."""
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    shared = max(width, 0) * max(height, 0)
+    return shared / max(a[2] * a[3] + b[2] * b[3] - shared, 1e-9)

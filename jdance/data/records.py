@@ -1,0 +1,158 @@
+"""The data set on disk: ArrayRecord shards of examples, and dataset.json that describes them.
+
+One record is a msgpack map:
+    image       JPEG of the crop, 256x256 RGB; absent in data sets of skeletons only
+    keypoints   float32 [18, 3] as bytes, little endian: x, y in pixels of the crop, score
+    label       index into dataset.json's classes
+    group       what must not be divided between splits, such as the video's name
+    source      the file that the example comes from
+    person      which person of the file, counted from the left
+
+dataset.json: {"version", "classes", "pose", "seed", "splits": {name: {"count", "people_found",
+"per_class", "shards"}}, "skipped": [{"file", "reason"}]}.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgpack
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+from grain.sources import ArrayRecordDataSource
+
+from jdance.errors import UserError
+
+VERSION = 1
+_RECORDS_PER_SHARD = 2048
+
+
+@dataclass(frozen=True)
+class Example:
+    """One person and its motion; `image` is JPEG, `keypoints` [18, 3] in pixels of the crop."""
+
+    keypoints: np.ndarray
+    label: int
+    image: bytes | None = None
+    group: str = ""
+    source: str = ""
+    person: int = 0
+
+
+def pack(example: Example) -> bytes:
+    record = {
+        "keypoints": example.keypoints.astype("<f4").tobytes(),
+        "label": example.label,
+        "group": example.group,
+        "source": example.source,
+        "person": example.person,
+    }
+    if example.image is not None:
+        record["image"] = example.image
+    return msgpack.packb(record)
+
+
+def unpack(data: bytes) -> Example:
+    record = msgpack.unpackb(data)
+    keypoints = np.frombuffer(record["keypoints"], "<f4").reshape(18, 3).astype(np.float32)
+    return Example(
+        keypoints,
+        record["label"],
+        record.get("image"),
+        record["group"],
+        record["source"],
+        record["person"],
+    )
+
+
+def decode_image(data: bytes, factor: int = 1) -> np.ndarray:
+    """JPEG -> uint8 RGB, at 1/factor of its size (1, 2, 4: the decoder does less work)."""
+    flag = {
+        1: cv2.IMREAD_COLOR,
+        2: cv2.IMREAD_REDUCED_COLOR_2,
+        4: cv2.IMREAD_REDUCED_COLOR_4,
+    }[factor]
+    return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), flag), cv2.COLOR_BGR2RGB)
+
+
+class Writer:
+    """Writes the examples of one split into shards, and counts them."""
+
+    def __init__(self, folder: Path, split: str):
+        self._folder, self._split = folder, split
+        self._writer: ArrayRecordWriter | None = None
+        self.shards: list[str] = []
+        self.labels: list[int] = []
+        self.people_found = 0
+
+    def add(self, example: Example) -> None:
+        if len(self.labels) % _RECORDS_PER_SHARD == 0:
+            self.close()
+            name = f"{self._split}-{len(self.shards):05}.array_record"
+            self.shards.append(name)
+            self._writer = ArrayRecordWriter(str(self._folder / name), "group_size:1")
+        assert self._writer is not None
+        self._writer.write(pack(example))
+        self.labels.append(example.label)
+        self.people_found += bool(example.keypoints.any())
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def summary(self, classes: list[str]) -> dict[str, Any]:
+        counts = np.bincount(self.labels, minlength=len(classes))
+        return {
+            "count": len(self.labels),
+            "people_found": self.people_found,
+            "per_class": dict(zip(classes, counts.tolist(), strict=True)),
+            "shards": self.shards,
+        }
+
+
+class Dataset:
+    """A prepared data set: its description, and its examples by split.
+
+    Raises:
+        UserError: the folder holds no data set, or a part of it is missing.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        path = self.folder / "dataset.json"
+        try:
+            self.info = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise UserError(
+                f"{path}: no such file; make the data set with launch/prepare.py"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); prepare the data again") from error
+        if not isinstance(self.info, dict) or self.info.get("version") != VERSION:
+            raise UserError(f"{path}: not a data set of version {VERSION}; prepare the data again")
+
+    @property
+    def classes(self) -> list[str]:
+        return self.info["classes"]
+
+    def count(self, split: str) -> int:
+        """The number of examples in a split; 0 if there is no such split."""
+        return self.info["splits"].get(split, {}).get("count", 0)
+
+    def source(self, split: str) -> ArrayRecordDataSource:
+        """Random access to the packed examples of a split.
+
+        Raises:
+            UserError: there is no such split, or one of its shards is missing.
+        """
+        if not self.count(split):
+            known = ", ".join(name for name, part in self.info["splits"].items() if part["count"])
+            raise UserError(f"{self.folder}: no examples in split {split!r}; it has {known}")
+        paths = [self.folder / name for name in self.info["splits"][split]["shards"]]
+        for path in paths:
+            if not path.exists():
+                raise UserError(f"{path}: shard is missing; prepare the data again")
+        return ArrayRecordDataSource([str(path) for path in paths])

@@ -1,0 +1,250 @@
+"""Where labelled people come from: folders, manifests, skeleton files, StageDance.
+
+Every source is turned into `Picture`s: something to read, and whom in it the labels are for.
+"""
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jdance import skeleton
+from jdance.data import images, stage
+from jdance.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Person:
+    """Whom in a picture a label is for.
+
+    Fields:
+        label: the motion's name.
+        box: x, y, width, height in pixels: the person with the largest overlap.
+        index: the person counted from the left.
+        everybody: the label is for all people. With none of these it is for the largest person.
+    """
+
+    label: str
+    box: tuple[float, ...] | None = None
+    index: int | None = None
+    everybody: bool = False
+
+
+class Loaded(NamedTuple):
+    """What is known of a picture: uint8 RGB [H, W, 3] or None, and key points or None.
+
+    The key points, float32 [N, 18, 3], belong to the N people that are labelled, in their order.
+    """
+
+    image: np.ndarray | None
+    keypoints: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture, or one bare skeleton.
+
+    Fields:
+        name: how messages and records call it.
+        people: whom the labels are for.
+        load: reads or draws it, or raises UserError; can be sent to another process.
+        split: its split, or None to be drawn.
+        group: pictures of a group are never divided between splits.
+    """
+
+    name: str
+    people: tuple[Person, ...]
+    load: Callable[[], Loaded]
+    split: str | None = None
+    group: str = ""
+
+
+@dataclass
+class Source:
+    """A list of pictures, the classes in their order, and what had to be left out."""
+
+    pictures: list[Picture]
+    classes: list[str]
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+def open_source(name: str, *, label_all: bool = False, where: str = "", seed: int = 0) -> Source:
+    """Finds out what `name` is and lists what is in it, without reading pictures.
+
+    Args:
+        name: "stage:PRESET" for StageDance, a manifest .csv, a skeleton .npz, or a folder
+            split/class/file or class/file of pictures.
+        label_all: a picture's label is for everybody in it.
+        where: "column=value": only those rows of a manifest.
+        seed: of StageDance.
+
+    Raises:
+        UserError: there is nothing usable.
+    """
+    if where and not name.endswith(".csv"):
+        raise UserError(f"--where={where}: only a manifest .csv has columns to choose from")
+    if name == "stage" or name.startswith("stage:"):
+        source = _stage(name.partition(":")[2] or "paper", seed)
+    else:
+        path = Path(name)
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder; check --source")
+        if path.is_dir():
+            source = _folder(path, label_all)
+        elif path.suffix == ".csv":
+            source = _manifest(path, label_all, where)
+        elif path.suffix == ".npz":
+            source = _skeletons(path)
+        else:
+            raise UserError(
+                f"{path}: not a source; expected a folder, a manifest .csv, a skeleton .npz or "
+                "stage:PRESET"
+            )
+    if not source.pictures:
+        reasons = f" ({source.skipped[0][0]}: {source.skipped[0][1]})" if source.skipped else ""
+        raise UserError(f"{name}: nothing to prepare in it{reasons}; check --source")
+    return source
+
+
+def _stage(preset: str, seed: int) -> Source:
+    if preset not in stage.PRESETS:
+        raise UserError(
+            f"--source=stage:{preset}: no such preset; it has {', '.join(stage.PRESETS)}"
+        )
+    pictures = [
+        Picture(
+            name=f"scene {group}/{index}",
+            people=tuple(Person(stage.MOTIONS[motion]) for motion in motions),
+            load=partial(_draw, seed, group, index, motions),
+            split=split,
+            group=str(group),
+        )
+        for split, group, index, motions in stage.plan(preset, seed)
+    ]
+    return Source(pictures, list(stage.MOTIONS))
+
+
+def _draw(seed: int, group: int, index: int, motions: tuple[int, ...]) -> Loaded:
+    scene = stage.scene(seed, group, index, motions=motions)
+    return Loaded(scene.image, np.stack([dancer.keypoints for dancer in scene.dancers]))
+
+
+def _subfolders(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _folder(path: Path, label_all: bool) -> Source:
+    tops = _subfolders(path)
+    if tops and {top.name for top in tops} <= set(SPLITS):
+        classes = [(top.name, folder) for top in tops for folder in _subfolders(top)]
+    else:
+        classes = [(None, folder) for folder in tops]
+    source = Source([], sorted({folder.name for _, folder in classes}))
+    for split, folder in classes:
+        person = Person(folder.name, everybody=label_all)
+        files = images.find(folder)
+        chosen = set(files)
+        others = [p for p in folder.iterdir() if p not in chosen and not p.name.startswith(".")]
+        source.skipped += [
+            (str(p), "not a kind of picture that can be read") for p in sorted(others)
+        ]
+        for file in files:
+            name = str(file.relative_to(path))
+            source.pictures.append(Picture(name, (person,), partial(_read, file), split, name))
+    return source
+
+
+def _read(path: Path) -> Loaded:
+    return Loaded(images.read(path), None)
+
+
+_MANIFEST_COLUMNS = {"path", "label", "split", "group", "start", "end", "box", "person"}
+
+
+def _manifest(path: Path, label_all: bool, where: str) -> Source:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+            columns = reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as a CSV file ({error})") from error
+    if not {"path", "label"} <= set(columns):
+        raise UserError(f"{path}: the first line must name the columns path and label")
+    column, _, value = where.partition("=")
+    if where and column not in columns:
+        raise UserError(f"--where={where}: {path} has the columns {', '.join(columns)}")
+    source = Source([], [])
+    for line, row in enumerate(rows, start=2):
+        if where and row[column] != value:
+            continue
+        try:
+            source.pictures.append(_manifest_picture(path.parent, row, label_all))
+        except (UserError, ValueError) as error:
+            source.skipped.append((f"{path}, line {line}", str(error)))
+    source.classes = sorted({person.label for p in source.pictures for person in p.people})
+    return source
+
+
+def _manifest_picture(root: Path, row: dict[str, str], label_all: bool) -> Picture:
+    name, label = (row["path"] or "").strip(), (row["label"] or "").strip()
+    if not name or not label:
+        raise UserError("path or label is empty")
+    if row.get("start") or row.get("end"):
+        raise UserError(f"{name}: start and end are for videos, which cannot be read yet")
+    file = root / name
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; correct the path or remove the line")
+    if file.suffix.lower() not in images.SUFFIXES:
+        raise UserError(f"{file}: not a kind of picture that can be read")
+    box = None
+    if row.get("box"):
+        box = tuple(float(part) for part in row["box"].replace(",", " ").split())
+        if len(box) != 4:
+            raise UserError(f"box {row['box']!r}: expected x,y,width,height")
+    index = int(row["person"]) if row.get("person") else None
+    chosen = box is not None or index is not None
+    person = Person(label, box=box, index=index, everybody=label_all and not chosen)
+    return Picture(
+        name, (person,), partial(_read, file), row.get("split") or None, row.get("group") or name
+    )
+
+
+def _skeletons(path: Path) -> Source:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: not a readable .npz file; write it with numpy.savez") from error
+    missing = {"xy", "conf", "label"} - arrays.keys()
+    if missing:
+        raise UserError(f"{path}: lacks the array {sorted(missing)[0]!r}; needs xy, conf, label")
+    xy, conf, labels = arrays["xy"], arrays["conf"], arrays["label"]
+    count = len(xy)
+    if xy.shape != (count, 18, 2) or conf.shape != (count, 18) or labels.shape != (count,):
+        raise UserError(
+            f"{path}: xy {xy.shape}, conf {conf.shape}, label {labels.shape}: expected [N, 18, 2], "
+            "[N, 18], [N]"
+        )
+    keypoints = skeleton.clean(np.concatenate([xy, conf[..., None]], -1))
+    for optional in ("split", "group"):
+        if optional in arrays and arrays[optional].shape != (count,):
+            raise UserError(f"{path}: {optional} {arrays[optional].shape}: expected [{count}]")
+    splits, groups = arrays.get("split"), arrays.get("group")
+    pictures = [
+        Picture(
+            name=f"skeleton {i}",
+            people=(Person(str(labels[i])),),
+            load=partial(Loaded, None, keypoints[i : i + 1]),
+            split=None if splits is None else str(splits[i]),
+            group=str(i) if groups is None else str(groups[i]),
+        )
+        for i in range(count)
+    ]
+    return Source(pictures, sorted({str(label) for label in labels}))

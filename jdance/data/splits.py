@@ -1,0 +1,45 @@
+"""Dividing pictures into train, val and test without dividing a group."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+
+def draw(
+    labels: Sequence[str], groups: Sequence[str], fractions: Mapping[str, float], seed: int
+) -> list[str]:
+    """Draws a split for every picture, stratified by class, whole groups at a time.
+
+    Args:
+        labels: the class of each of N pictures; of a picture with several, the first one's.
+        groups: the group of each; a group counts for the class of its first picture.
+        fractions: the share of each split, such as {"train": 0.8, "val": 0.1, "test": 0.1}.
+        seed: of the shuffle.
+
+    Returns:
+        N names of splits. The first split of `fractions` gets what rounding leaves over.
+    """
+    members: dict[str, list[int]] = {}
+    for i, group in enumerate(groups):
+        members.setdefault(group, []).append(i)
+    by_class: dict[str, list[str]] = {}
+    for group, pictures in members.items():
+        by_class.setdefault(labels[pictures[0]], []).append(group)
+
+    rng = np.random.default_rng(seed)
+    names = list(fractions)
+    result = [names[0]] * len(labels)
+    for label in sorted(by_class):
+        own = sorted(by_class[label])
+        rng.shuffle(own)
+        total = sum(len(members[group]) for group in own)
+        position = 0
+        for name in names[1:]:
+            wanted, taken = fractions[name] * total, 0
+            # At least one group each, as long as one is left for the first split.
+            while position < len(own) - 1 and taken + 0.5 < max(wanted, 0.6):
+                for i in members[own[position]]:
+                    result[i] = name
+                taken += len(members[own[position]])
+                position += 1
+    return result

@@ -1,0 +1,451 @@
+"""The dancers of StageDance: builds, poses within the limits of human joints, and the camera.
+
+Axes, in metres: of the body x to its own left, y up, z forward; of the stage x to the right of
+the picture, y up, z towards the camera, the floor at y = 0. Angles are in degrees. Where a pair
+is meant, index 0 is the right side and 1 the left.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jdance import skeleton
+
+MOTIONS = ("akimbo", "hold_high", "single_arm_open", "wave", "walk", "stand")
+
+# The range of each angle of a pose. Zero everywhere is a soldier at attention.
+LIMITS = {
+    "pelvis_pitch": (-20, 30),  # forward
+    "pelvis_roll": (-15, 15),
+    "spine_pitch": (-25, 60),  # forward
+    "spine_side": (-30, 30),
+    "spine_twist": (-40, 40),
+    "neck_pitch": (-45, 50),  # forward
+    "neck_yaw": (-75, 75),
+    "neck_roll": (-35, 35),
+    "shoulder_elevation": (0, 180),  # hanging, horizontal, straight up
+    "shoulder_plane": (-90, 135),  # raised backward -90, sideways 0, forward 90
+    "shoulder_rotation": (-110, 110),  # where the elbow bends to: down -90, forward 0, up 90
+    "elbow": (0, 150),
+    "wrist": (-50, 50),  # sideways
+    "hip_flexion": (-25, 120),
+    "hip_abduction": (-20, 50),
+    "hip_rotation": (-30, 50),  # outward
+    "knee": (0, 150),
+}
+_PAIRS = tuple(LIMITS)[8:]
+
+# Angles by name, in degrees: float64 [] for the trunk and [2] (right, left) for the limbs.
+Pose = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Build:
+    """The lengths of one body, in metres; widths are half widths."""
+
+    height: float
+    trunk: float  # middle of the hips to middle of the shoulders
+    shoulder: float
+    hip: float
+    upper_arm: float
+    forearm: float
+    hand: float
+    thigh: float
+    shank: float
+    ankle: float  # above the floor
+    neck: float  # shoulders to the centre of the head
+    head: float  # half the width of the head
+    girth: float  # thickness of everything, about 1
+    curve: float  # 0 a straight trunk .. 1 a narrow waist and wide hips
+
+
+@dataclass(frozen=True)
+class Body:
+    """A posed body on the stage, in metres.
+
+    Attributes:
+        joints: float64 [18, 3].
+        pelvis, chest, head: float64 [3, 3] rotations from the part's axes to the stage's.
+        waist, skull: float64 [3], where the spine bends, and the centre of the head.
+        hands, heels, toes: float64 [2, 3], where they end.
+    """
+
+    joints: np.ndarray
+    pelvis: np.ndarray
+    chest: np.ndarray
+    head: np.ndarray
+    waist: np.ndarray
+    skull: np.ndarray
+    hands: np.ndarray
+    heels: np.ndarray
+    toes: np.ndarray
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera.
+
+    Attributes:
+        position: float64 [3], in metres.
+        rotation: float64 [3, 3], its rows the picture's right, down and the viewing direction.
+        focal: in pixels.
+        centre: x and y of the principal point, in pixels.
+    """
+
+    position: np.ndarray
+    rotation: np.ndarray
+    focal: float
+    centre: tuple[float, float]
+
+    def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Points [..., 3] in metres -> (pixels [..., 2], depths [...] in metres)."""
+        seen = (points - self.position) @ self.rotation.T
+        depth = seen[..., 2]
+        return seen[..., :2] * (self.focal / depth)[..., None] + self.centre, depth
+
+
+def camera_at(
+    height: float, distance: float, pan: float, tilt: float, focal: float, size: tuple[int, int]
+) -> Camera:
+    """A camera `distance` in front of the stage's centre and `height` metres over the floor.
+
+    Args:
+        height, distance: in metres.
+        pan: in degrees, how far the camera stands to the right of the stage's axis.
+        tilt: in metres, the height of the point over the stage's centre that it looks at.
+        focal: in pixels.
+        size: width and height of the picture in pixels.
+    """
+    angle = np.radians(pan)
+    position = np.array([distance * np.sin(angle), height, distance * np.cos(angle)])
+    ahead = np.array([0.0, tilt, 0.0]) - position
+    ahead /= np.linalg.norm(ahead)
+    right = np.cross(ahead, [0.0, 1.0, 0.0])
+    right /= np.linalg.norm(right)
+    rotation = np.stack([right, np.cross(ahead, right), ahead])
+    return Camera(position, rotation, focal, ((size[0] - 1) / 2, (size[1] - 1) / 2))
+
+
+def random_build(rng: np.random.Generator) -> Build:
+    """An adult: 1.50 to 1.95 m, limbs in proportion (standard deviation about 4 %)."""
+    height = float(np.clip(rng.normal(1.70, 0.10), 1.50, 1.95))
+    curve = float(rng.uniform(0, 1))
+
+    def part(share: float) -> float:
+        return height * share * float(np.clip(rng.normal(1, 0.04), 0.9, 1.1))
+
+    return Build(
+        height=height,
+        trunk=part(0.288),
+        shoulder=part(0.112 - 0.012 * curve),
+        hip=part(0.055 + 0.005 * curve),
+        upper_arm=part(0.172),
+        forearm=part(0.148),
+        hand=part(0.095),
+        thigh=part(0.243),
+        shank=part(0.243),
+        ankle=0.045 * height,
+        neck=part(0.128),
+        head=0.076 * float(rng.uniform(0.94, 1.06)),
+        girth=float(np.clip(rng.normal(1, 0.10), 0.82, 1.3)),
+        curve=curve,
+    )
+
+
+def _turn(axis: int, degrees: float) -> np.ndarray:
+    """The right-handed rotation [3, 3] about one axis."""
+    angle = np.radians(degrees)
+    result = np.eye(3)
+    i, j = (axis + 1) % 3, (axis + 2) % 3
+    result[i, i] = result[j, j] = np.cos(angle)
+    result[j, i] = np.sin(angle)
+    result[i, j] = -result[j, i]
+    return result
+
+
+def _arm_axes(elevation: float, plane: float, side: int) -> tuple[np.ndarray, ...]:
+    """The upper arm's direction, the way it rises and the way it swings, in the chest's axes."""
+    e, p = np.radians([elevation, plane])
+    along = np.array([side * np.sin(e) * np.cos(p), -np.cos(e), np.sin(e) * np.sin(p)])
+    rise = np.array([side * np.cos(e) * np.cos(p), np.sin(e), np.cos(e) * np.sin(p)])
+    swing = np.array([-side * np.sin(p), 0.0, np.cos(p)])
+    return along, rise, swing
+
+
+def _bend_spine(build: Build, pose: Pose) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """In the pelvis' axes from mid-hip: the waist [3], the chest's rotation, the shoulders [2, 3]."""
+    chest = (
+        _turn(1, pose["spine_twist"]) @ _turn(0, pose["spine_pitch"]) @ _turn(2, pose["spine_side"])
+    )
+    waist = np.array([0.0, 0.36 * build.trunk, 0.0])
+    top = waist + chest[:, 1] * (0.64 * build.trunk)
+    # The shoulder blade takes part in lifting an arm over the horizontal.
+    lift = np.clip((pose["shoulder_elevation"] - 80) / 100, 0, 1)
+    shoulders = [
+        top + chest @ [side * build.shoulder * (1 - 0.18 * up), 0.035 * build.height * up, 0.0]
+        for side, up in zip((-1, 1), lift, strict=True)
+    ]
+    return waist, chest, np.array(shoulders)
+
+
+def assemble(build: Build, pose: Pose, at: tuple[float, float], yaw: float) -> Body:
+    """Poses a body on the floor, the lower foot touching it.
+
+    Args:
+        build, pose: its lengths and angles.
+        at: x and z of the middle of the hips on the stage, in metres.
+        yaw: in degrees; 0 faces along z, positive turns to the right of the picture.
+    """
+    pelvis = _turn(1, yaw) @ _turn(0, pose["pelvis_pitch"]) @ _turn(2, pose["pelvis_roll"])
+    waist, spine, shoulders = _bend_spine(build, pose)
+    chest = pelvis @ spine
+    joints = np.zeros((skeleton.NUM_JOINTS, 3))
+    hands, heels, toes = np.zeros((3, 2, 3))
+    shoulders = shoulders @ pelvis.T
+    joints[skeleton.NECK] = shoulders.mean(0)
+    for i, side in enumerate((-1, 1)):
+        along, rise, swing = _arm_axes(
+            pose["shoulder_elevation"][i], pose["shoulder_plane"][i], side
+        )
+        bend, rotation = np.radians([pose["elbow"][i], pose["shoulder_rotation"][i]])
+        hinge = np.cos(rotation) * swing + np.sin(rotation) * rise
+        forearm = np.cos(bend) * along + np.sin(bend) * hinge
+        across = np.cross(forearm, [0.0, 0.0, 1.0])
+        across /= max(np.linalg.norm(across), 1e-6)
+        flick = np.radians(pose["wrist"][i])
+        hand = np.cos(flick) * forearm + np.sin(flick) * across
+        elbow = shoulders[i] + chest @ along * build.upper_arm
+        wrist = elbow + chest @ forearm * build.forearm
+        hands[i] = wrist + chest @ hand * build.hand
+        shoulder_joint = skeleton.L_SHOULDER if i else skeleton.R_SHOULDER
+        joints[shoulder_joint : shoulder_joint + 3] = shoulders[i], elbow, wrist
+
+        thigh = (
+            pelvis
+            @ _turn(2, side * pose["hip_abduction"][i])
+            @ _turn(0, -pose["hip_flexion"][i])
+            @ _turn(1, side * pose["hip_rotation"][i])
+        )
+        shank = thigh @ _turn(0, pose["knee"][i])
+        hip = pelvis[:, 0] * side * build.hip
+        knee = hip - thigh[:, 1] * build.thigh
+        ankle = knee - shank[:, 1] * build.shank
+        hip_joint = skeleton.L_HIP if i else skeleton.R_HIP
+        joints[hip_joint : hip_joint + 3] = hip, knee, ankle
+        toes[i] = shank[:, 2]
+
+    ankles = joints[[skeleton.R_ANKLE, skeleton.L_ANKLE]]
+    floor = ankles[:, 1].min() - build.ankle
+    for i in range(2):
+        # A foot in the air points down, one on the floor lies flat.
+        ahead = toes[i] * [1, 0, 1]
+        ahead /= max(np.linalg.norm(ahead), 1e-6)
+        drop = min(ankles[i, 1] - floor - build.ankle, 0.10)
+        heels[i] = ankles[i] - ahead * 0.025 * build.height
+        heels[i, 1] -= build.ankle * 0.55
+        toes[i] = ankles[i] + ahead * 0.10 * build.height
+        toes[i, 1] -= build.ankle * 0.65 + drop
+
+    head = chest @ _turn(1, pose["neck_yaw"]) @ _turn(0, pose["neck_pitch"])
+    head = head @ _turn(2, pose["neck_roll"])
+    throat = joints[skeleton.NECK] + chest[:, 1] * 0.35 * build.neck
+    skull = throat + head @ [0.0, 0.65 * build.neck, 0.012]
+    size = build.head
+    face = np.zeros((5, 3))  # nose, right eye, left eye, right ear, left ear
+    face[:, 0] = size * np.array([0, -0.42, 0.42, -0.98, 0.98])
+    face[:, 1] = size * np.array([-0.25, 0.10, 0.10, -0.10, -0.10])
+    face[:, 2] = size * np.array([1.35, 1.10, 1.10, -0.05, -0.05])
+    order = [skeleton.NOSE, skeleton.R_EYE, skeleton.L_EYE, skeleton.R_EAR, skeleton.L_EAR]
+    joints[order] = skull + face @ head.T
+
+    move = np.array([at[0], -floor, at[1]])
+    return Body(
+        joints=joints + move,
+        pelvis=pelvis,
+        chest=chest,
+        head=head,
+        waist=pelvis @ waist + move,
+        skull=skull + move,
+        hands=hands + move,
+        heels=heels + move,
+        toes=toes + move,
+    )
+
+
+def random_pose(motion: str, build: Build, rng: np.random.Generator) -> Pose:
+    """One moment of a motion, as this dancer happens to do it; every angle is within LIMITS."""
+    pose: Pose = {name: np.zeros(2 if name in _PAIRS else ()) for name in LIMITS}
+    for name, mean, deviation in (
+        ("pelvis_pitch", 2, 3),
+        ("pelvis_roll", 0, 3.5),
+        ("spine_pitch", 2, 6),
+        ("spine_side", 0, 5),
+        ("spine_twist", 0, 8),
+        ("neck_pitch", 4, 8),
+        ("neck_yaw", 0, 20),
+        ("neck_roll", 0, 6),
+    ):
+        pose[name] = np.array(rng.normal(mean, deviation))
+    pose["wrist"] = rng.normal(0, 10, 2)
+    pose["hip_rotation"] = rng.normal(12, 8, 2)
+    side = int(rng.integers(2))  # the side that does it, where it is done with one
+    if motion == "walk":
+        _walk(pose, rng)
+    else:
+        _step(pose, rng, calm=motion == "stand")
+        for i in range(2):
+            _hang(pose, i, rng)
+        _pose_arms(pose, motion, side, build, rng)
+    return _clip(pose)
+
+
+def _clip(pose: Pose) -> Pose:
+    return {name: np.clip(pose[name], *limits) for name, limits in LIMITS.items()}
+
+
+def _step(pose: Pose, rng: np.random.Generator, calm: bool) -> None:
+    """Legs that say nothing about the motion: weight on one leg, a wide stance, a small step."""
+    kind = rng.choice(5, p=[0.5, 0.4, 0.1, 0, 0] if calm else [0.3, 0.2, 0.2, 0.2, 0.1])
+    free = int(rng.integers(2))
+    bend = abs(rng.normal(0, 5 if calm else 10)) + 2
+    knees = np.full(2, bend) + rng.uniform(0, 4, 2)
+    abduction = rng.uniform(0, 7, 2)
+    stride = rng.normal(0, 2.5)
+    if kind == 1:  # weight on one leg
+        knees[free] += rng.uniform(6, 16 if calm else 34)
+        pose["pelvis_roll"] += (1 if free == 0 else -1) * rng.uniform(0, 5)
+    elif kind == 2:  # a wide stance
+        abduction += rng.uniform(5, 9 if calm else 16)
+    elif kind == 3:  # a step
+        stride += rng.uniform(8, 20)
+    pose["hip_flexion"] = knees * 0.5 + np.where(np.arange(2) == free, stride, -stride)
+    if kind == 4:  # a foot off the floor
+        pose["hip_flexion"][free] += rng.uniform(15, 45)
+        knees[free] += rng.uniform(25, 70)
+    pose["hip_abduction"], pose["knee"] = abduction, knees
+
+
+def _walk(pose: Pose, rng: np.random.Generator) -> None:
+    """A moment of a gait, the arms swinging against the legs."""
+    phase = rng.uniform(0, 2 * np.pi) + np.array([0, np.pi])
+    length = rng.uniform(0.75, 1.35)
+    pose["hip_flexion"] = 5 + 21 * length * np.sin(phase)
+    swing_leg = np.maximum(np.cos(phase + 0.5), 0) ** 1.5
+    pose["knee"] = rng.uniform(4, 12) + (38 + 18 * length) * swing_leg
+    pose["hip_abduction"] = rng.uniform(-2, 4, 2)
+    pose["spine_twist"] += 6 * length * np.sin(phase[0])
+    pose["spine_pitch"] += 3
+    arms = rng.uniform(0.5, 1.3)
+    for i in range(2):
+        forward = rng.normal(2, 4) - 22 * arms * np.sin(phase[i])
+        _swing_arm(pose, i, forward, rng.uniform(4, 12))
+        pose["elbow"][i] = rng.uniform(8, 25) + max(forward, 0) * rng.uniform(0.4, 1.6)
+
+
+def _swing_arm(pose: Pose, i: int, forward: float, outward: float) -> None:
+    """Lowers an arm: swung forward or, if negative, backward, and held off the body."""
+    a, b = np.radians([forward, outward])
+    x, y, z = np.sin(b), np.cos(a) * np.cos(b), np.sin(a) * np.cos(b)
+    pose["shoulder_elevation"][i] = np.degrees(np.arccos(y))
+    pose["shoulder_plane"][i] = np.degrees(np.arctan2(z, x))
+    pose["shoulder_rotation"][i] = pose["shoulder_plane"][i]  # the elbow bends forward
+
+
+def _hang(pose: Pose, i: int, rng: np.random.Generator) -> None:
+    """A relaxed arm."""
+    _swing_arm(pose, i, rng.normal(3, 7), rng.uniform(6, 22))
+    pose["elbow"][i] = rng.uniform(6, 32)
+    pose["shoulder_rotation"][i] += rng.normal(-10, 20)
+
+
+def _reach(
+    pose: Pose, i: int, build: Build, target: np.ndarray, pole: tuple[float, float, float]
+) -> None:
+    """Brings a wrist to `target` [3] in the pelvis' axes, the elbow pointing to `pole` (out, up,
+    forward)."""
+    side = (-1, 1)[i]
+    _, chest, shoulders = _bend_spine(build, pose)
+    to = target - shoulders[i]
+    # Neither farther than the arm is long nor nearer than the elbow can bend.
+    upper, fore = build.upper_arm, build.forearm
+    nearest = np.sqrt(upper**2 + fore**2 - 2 * upper * fore * np.cos(np.radians(40)))
+    distance = float(np.clip(np.linalg.norm(to), nearest, 0.995 * (upper + fore)))
+    to /= np.linalg.norm(to)
+    out = np.array(pole) * [side, 1, 1]
+    out -= to * (out @ to)
+    out /= np.linalg.norm(out)
+    cosine = (upper**2 + distance**2 - fore**2) / (2 * upper * distance)
+    elbow = upper * (cosine * to + np.sqrt(1 - cosine**2) * out)
+    along = chest.T @ (elbow / upper)
+    forearm = chest.T @ ((distance * to - elbow) / fore)
+    elevation = np.degrees(np.arccos(np.clip(-along[1], -1, 1)))
+    plane = np.degrees(np.arctan2(along[2], side * along[0]))
+    _, rise, swing = _arm_axes(elevation, plane, side)
+    pose["shoulder_elevation"][i], pose["shoulder_plane"][i] = elevation, plane
+    pose["shoulder_rotation"][i] = np.degrees(np.arctan2(forearm @ rise, forearm @ swing))
+    pose["elbow"][i] = np.degrees(np.arccos(np.clip(along @ forearm, -1, 1)))
+
+
+def _set_arm(pose: Pose, i: int, **angles: float) -> None:
+    for name, value in angles.items():
+        pose[name if name in LIMITS else f"shoulder_{name}"][i] = value
+
+
+def _pose_arms(pose: Pose, motion: str, side: int, build: Build, rng: np.random.Generator) -> None:
+    """The arms of every motion but walk, over two that hang."""
+    both = (0, 1)
+    height = build.height
+    if motion == "akimbo":
+        # The hands lie on the crests of the hips.
+        back = rng.uniform(-0.7, 0.35)
+        for i in both if rng.random() < 0.85 else (side,):
+            target = [
+                (-1, 1)[i] * (0.098 + rng.uniform(-0.012, 0.018)) * height,
+                rng.uniform(0.03, 0.075) * height,
+                rng.uniform(-0.035, 0.04) * height,
+            ]
+            _reach(pose, i, build, np.array(target), (1.0, 0.1, back + rng.normal(0, 0.1)))
+            pose["wrist"][i] = (-1, 1)[i] * rng.uniform(0, 30)
+    elif motion == "hold_high":
+        round_arms = rng.random() < 0.25
+        elevation, plane = rng.uniform(142, 174), rng.uniform(-5, 70)
+        for i in both if rng.random() < 0.72 else (side,):
+            if round_arms:
+                _set_arm(
+                    pose, i, elevation=rng.uniform(132, 155), plane=rng.uniform(0, 35),
+                    rotation=rng.uniform(50, 100), elbow=rng.uniform(25, 60),
+                )  # fmt: skip
+            else:
+                _set_arm(
+                    pose, i, elevation=elevation + rng.normal(0, 6), plane=plane,
+                    rotation=rng.uniform(0, 100), elbow=rng.uniform(2, 32),
+                )  # fmt: skip
+    elif motion == "single_arm_open":
+        _set_arm(
+            pose, side, elevation=rng.uniform(68, 112), plane=rng.uniform(-15, 38),
+            rotation=rng.uniform(-40, 80), elbow=rng.uniform(2, 26),
+        )  # fmt: skip
+        if rng.random() < 0.2:  # the other hand before the belly
+            _rest_in_front(pose, 1 - side, build, rng)
+    elif motion == "wave":
+        phase = rng.uniform(0, 2 * np.pi)
+        _set_arm(
+            pose, side, elevation=rng.uniform(58, 112), plane=rng.uniform(-8, 45),
+            rotation=88 + 22 * np.cos(phase) * rng.uniform(0.2, 1) + rng.normal(-8, 6),
+            elbow=rng.uniform(66, 112) + 22 * np.sin(phase), wrist=25 * np.sin(phase),
+        )  # fmt: skip
+        if rng.random() < 0.2:
+            _rest_in_front(pose, 1 - side, build, rng)
+    elif motion == "stand" and rng.random() < 0.3:
+        for i in both:
+            _rest_in_front(pose, i, build, rng)
+
+
+def _rest_in_front(pose: Pose, i: int, build: Build, rng: np.random.Generator) -> None:
+    """A hand loosely before the body."""
+    target = np.array([
+        (-1, 1)[i] * rng.uniform(0.015, 0.06),
+        rng.uniform(-0.05, 0.05),
+        rng.uniform(0.085, 0.12),
+    ])  # fmt: skip
+    _reach(pose, i, build, target * build.height, (1.0, -0.4, -0.6))

@@ -1,0 +1,78 @@
+"""The convolutional attention module (CBAM) of the paper, section 2.3, equations (1) to (7).
+
+Every module takes features [B, *space, C] with any number of spatial axes: one source for pictures
+(two axes) and for sequences (one: time).
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+
+def _space(x: Array) -> tuple[int, ...]:
+    return tuple(range(1, x.ndim - 1))
+
+
+class ChannelAttention(nn.Module):
+    """Mc(F) = sigmoid(MLP(mean over space) + MLP(max over space)), one MLP C -> C/r -> C.
+
+    Called with [B, *space, C], returns the gate [B, 1..., C].
+    """
+
+    reduction: int = 16
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        channels = x.shape[-1]
+        squeeze = nn.Dense(max(channels // self.reduction, 1), dtype=self.dtype, name="squeeze")
+        expand = nn.Dense(channels, dtype=self.dtype, name="expand")
+        mean = x.mean(_space(x), keepdims=True)
+        peak = x.max(_space(x), keepdims=True)
+        return nn.sigmoid(expand(nn.relu(squeeze(mean))) + expand(nn.relu(squeeze(peak))))
+
+
+class SpatialAttention(nn.Module):
+    """Mh(F) = sigmoid(conv([mean over channels; max over channels])), one filter with a bias.
+
+    Called with [B, *space, C], returns the gate [B, *space, 1]. In a sequence network this is the
+    attention over time.
+    """
+
+    kernel: int = 7
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        summary = jnp.stack([x.mean(-1), x.max(-1)], axis=-1)
+        window = (self.kernel,) * len(_space(x))
+        return nn.sigmoid(nn.Conv(1, window, dtype=self.dtype, name="conv")(summary))
+
+
+class CBAM(nn.Module):
+    """Channel and spatial attention in one of the paper's three arrangements.
+
+    order: 0 channel, then spatial (CBAM0); 1 spatial, then channel (CBAM1, the paper's choice);
+    2 both gates from the input, multiplied: Mc(F) * Mh(F) * F (CBAM2; the F1 of equation (7) is
+    a slip). Takes and returns [B, *space, C].
+    """
+
+    order: int = 1
+    reduction: int = 16
+    kernel: int = 7
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        channel = ChannelAttention(self.reduction, self.dtype, name="channel")
+        spatial = SpatialAttention(self.kernel, self.dtype, name="spatial")
+        if self.order == 0:
+            x = channel(x) * x
+            return spatial(x) * x
+        if self.order == 1:
+            x = spatial(x) * x
+            return channel(x) * x
+        if self.order == 2:
+            return channel(x) * spatial(x) * x
+        raise ValueError(f"CBAM order {self.order}: expected 0, 1 or 2")

@@ -1,0 +1,104 @@
+"""Published weights by name: from a local cache, or from where their authors publish them."""
+
+import hashlib
+import os
+import tempfile
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+from typing import NamedTuple
+
+from jdance.errors import UserError
+
+
+class Source(NamedTuple):
+    """Where a weights file is published, and how to recognise it."""
+
+    url: str
+    sha256: str
+    size: int  # bytes
+
+
+SOURCES = {
+    "mobilenet_v2_small": Source(
+        "https://raw.githubusercontent.com/ildoonet/tf-pose-estimation/master/models/graph/"
+        "mobilenet_v2_small/graph_opt.pb",
+        "428a9d6e7bfc0319e1ce4de8c0191a9111cd281bea6ae2b496fd42c92d574160",
+        2_096_019,
+    ),
+}
+
+_TIMEOUT = 30  # seconds without an answer
+
+
+def find(name: str) -> Path:
+    """The published weights file of a pose network, downloaded on first use.
+
+    Args:
+        name: a key of `SOURCES`.
+
+    Returns:
+        A file in the cache folder ($JDANCE_CACHE, else ~/.cache/jdance) with the right checksum.
+
+    Raises:
+        UserError: an unknown name, a cached file with another checksum, or no download.
+    """
+    if name not in SOURCES:
+        raise UserError(f"{name}: no published weights of that name; known: {', '.join(SOURCES)}")
+    source = SOURCES[name]
+    path = cache_folder() / f"{name}{Path(source.url).suffix}"
+    try:
+        if path.exists():
+            if _sha256(path.read_bytes()) != source.sha256:
+                raise UserError(
+                    f"{path}: not the published file (its SHA-256 is not {source.sha256}); "
+                    "delete it, and it is downloaded again"
+                )
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = _download(source, path)
+        _write_at_once(path, data)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read or written ({error.strerror}); "
+            "JDANCE_CACHE can name another folder for downloaded weights"
+        ) from error
+    return path
+
+
+def cache_folder() -> Path:
+    """$JDANCE_CACHE, else ~/.cache/jdance."""
+    folder = os.environ.get("JDANCE_CACHE")
+    return Path(folder) if folder else Path.home() / ".cache" / "jdance"
+
+
+def _download(source: Source, path: Path) -> bytes:
+    """The content of a source; `path` is where the user can put it by hand."""
+    by_hand = f"try again, or download it yourself and put it at {path}"
+    try:
+        with urllib.request.urlopen(source.url, timeout=_TIMEOUT) as response:
+            data = response.read(source.size + 1)  # never more, whatever the server sends
+    except (OSError, HTTPException) as error:  # refused, not found, timed out, not HTTP
+        raise UserError(f"cannot download {source.url} ({error}); {by_hand}") from error
+    if _sha256(data) != source.sha256:
+        raise UserError(
+            f"{source.url}: what came is not the published file (its SHA-256 is not "
+            f"{source.sha256}), nothing was kept; {by_hand}"
+        )
+    return data
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _write_at_once(path: Path, data: bytes) -> None:
+    """Writes a file that is whole as soon as it is there."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        try:
+            file.write(data)
+            file.close()
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise

@@ -1,0 +1,139 @@
+"""The pose estimator: pictures in, people with their key points out."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdance import skeleton
+from jdance.errors import UserError
+from jdance.pose import download, weights
+from jdance.pose.decode import DecodeConfig, People, decode
+from jdance.pose.letterbox import letterbox, to_picture
+
+_DECODE = DecodeConfig()
+
+
+class PoseEstimator:
+    """A pose network with its weights, compiled once for each batch shape.
+
+    Attributes:
+        config: which network, as `weights.build` takes it.
+        variables: its Flax variables.
+        decode_config: how its maps become people.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        variables: weights.Variables,
+        decode_config: DecodeConfig = _DECODE,
+    ):
+        net = weights.build(config)
+        weights.check(net, variables, source=f"variables for {config['network']}")
+        self.config = dict(config)
+        self.variables = jax.device_put(variables)
+        self.decode_config = decode_config
+
+        def maps(variables: weights.Variables, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+            bgr = images[..., ::-1].astype(jnp.float32)
+            return net.apply(variables, bgr)  # type: ignore[return-value]
+
+        def people(variables: weights.Variables, images: jax.Array) -> People:
+            return decode(*maps(variables, images), decode_config)
+
+        self._maps = jax.jit(maps)
+        self._people = jax.jit(people)
+
+    @classmethod
+    def load(cls, pose: str | Path, decode_config: DecodeConfig = _DECODE) -> "PoseEstimator":
+        """Loads a pose network.
+
+        Args:
+            pose: one of
+                - the name of a published network, "mobilenet_v2_small": its weights come from the
+                  cache or are downloaded, batch norm uses fixed statistics that jdance brings;
+                - the file of that network as published (.pb): batch norm uses the statistics of
+                  each picture, as the published graph does;
+                - the folder of a pose checkpoint, as `weights.save` writes it.
+            decode_config: how maps become people.
+
+        Raises:
+            UserError: none of these, or a damaged one.
+        """
+        path = Path(pose)
+        if str(pose) in download.SOURCES:
+            name = str(pose)
+            published = weights.IMPORTERS[name](download.find(name))
+            variables = weights.with_statistics(published, weights.default_statistics())
+            return cls({"network": name, "statistics": "fixed"}, variables, decode_config)
+        if path.is_dir():
+            return cls(*weights.load(path), decode_config)
+        if path.is_file():
+            variables = weights.import_mobilenet_v2_small(path)
+            config = {"network": "mobilenet_v2_small", "statistics": "picture"}
+            return cls(config, variables, decode_config)
+        raise UserError(
+            f"{pose}: no such pose network, weights file (.pb) or pose checkpoint folder; "
+            f"known networks: {', '.join(download.SOURCES)}"
+        )
+
+    def maps(self, images: Any) -> tuple[jax.Array, jax.Array]:
+        """Runs the network alone.
+
+        Args:
+            images: uint8 RGB [B, H, W, 3], H and W multiples of 16; 368 x 368 is what the
+                published networks were trained on.
+
+        Returns:
+            heat [B, H/8, W/8, 19] and paf [B, H/8, W/8, 38], float32.
+        """
+        return self._maps(self.variables, _on_device(images))
+
+    def __call__(self, images: Any) -> People:
+        """Finds people: images as for `maps` -> `People` in pixels of these images."""
+        return self._people(self.variables, _on_device(images))
+
+    def people(self, image: np.ndarray) -> np.ndarray:
+        """Finds the people in one picture of any size.
+
+        Args:
+            image: uint8 RGB [H, W, 3].
+
+        Returns:
+            float32 [N, 18, 3] in pixels of the picture, from left to right; N may be 0.
+        """
+        square, _ = letterbox(image)
+        found = jax.device_get(self(square[None]))
+        keypoints = to_picture(found.keypoints[0][found.valid[0]], *image.shape[:2])
+        keypoints = keypoints[skeleton.is_present(keypoints).any(axis=-1)]
+        return keypoints[np.argsort(_box_centres(keypoints), kind="stable")]
+
+
+def _on_device(images: Any) -> jax.Array:
+    shape = tuple(images.shape)
+    if (
+        images.dtype != np.uint8
+        or len(shape) != 4
+        or shape[3] != 3
+        or shape[1] % 16
+        or shape[2] % 16
+    ):
+        raise ValueError(
+            f"expected images uint8 [B, H, W, 3] with H and W multiples of 16, got "
+            f"{images.dtype} {shape}"
+        )
+    # Said explicitly, so that it works where implicit transfers are disallowed.
+    return jax.device_put(images)
+
+
+def _box_centres(keypoints: np.ndarray) -> np.ndarray:
+    """The x of the centre of each person's box: [N, 18, 3] -> [N]."""
+    present = skeleton.is_present(keypoints)
+    x = keypoints[..., 0]
+    left = np.where(present, x, np.inf).min(axis=-1)
+    right = np.where(present, x, -np.inf).max(axis=-1)
+    return (left + right) / 2

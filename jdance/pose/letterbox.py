@@ -1,0 +1,65 @@
+"""Pictures of any size to the square input of a pose network, and key points back."""
+
+import cv2
+import numpy as np
+
+from jdance import skeleton
+
+# Side of the square that pose networks see by default, in pixels.
+INPUT_SIZE = 368
+
+
+def letterbox(image: np.ndarray, size: int = INPUT_SIZE) -> tuple[np.ndarray, float]:
+    """Fits a picture into a square, its aspect ratio kept.
+
+    Args:
+        image: uint8 [H, W, 3].
+        size: side of the square in pixels.
+
+    Returns:
+        uint8 [size, size, 3] with the picture at the top left, its longer side `size` long, and 0
+        elsewhere; and the scale, size / max(H, W).
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(f"expected a picture uint8 [H, W, 3], got {image.dtype} {image.shape}")
+    height, width = image.shape[:2]
+    fitted_height, fitted_width = fitted_size(height, width, size)
+    scale = size / max(height, width)
+    square = np.zeros((size, size, 3), np.uint8)
+    square[:fitted_height, :fitted_width] = cv2.resize(
+        image,
+        (fitted_width, fitted_height),
+        interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC,
+    )
+    return square, scale
+
+
+def to_picture(
+    keypoints: np.ndarray, height: int, width: int, size: int = INPUT_SIZE
+) -> np.ndarray:
+    """Maps key points found in a letterboxed picture to pixels of the picture itself.
+
+    Args:
+        keypoints: float [..., J, 3] in pixels of the square.
+        height, width: of the picture, in pixels.
+        size: side of the square in pixels.
+
+    Returns:
+        float32 [..., J, 3]; scores are kept. A joint found outside the picture, where the square
+        is empty, becomes a missing one.
+    """
+    fitted_height, fitted_width = fitted_size(height, width, size)
+    # Pixel centres lie at whole numbers, as for cv2.resize. Each axis has its own factor, because
+    # the fitted sizes are rounded.
+    factor = np.array([width / fitted_width, height / fitted_height], np.float32)
+    result = np.array(keypoints, np.float32)
+    result[..., :2] = (result[..., :2] + 0.5) * factor - 0.5
+    outside = (result[..., 0] > width - 0.5) | (result[..., 1] > height - 0.5)
+    result[outside] = 0
+    return skeleton.clean(result)
+
+
+def fitted_size(height: int, width: int, size: int = INPUT_SIZE) -> tuple[int, int]:
+    """Height and width in pixels that a picture has inside its square."""
+    scale = size / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))

@@ -1,0 +1,307 @@
+"""Weights of the pose networks: import of published files, our checkpoints, and calibration.
+
+Variables are the two Flax collections `params` and `batch_stats`, with NumPy leaves.
+"""
+
+import functools
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jdance.errors import UserError
+from jdance.models import openpose
+from jdance.pose import graphdef
+from jdance.pose.letterbox import letterbox
+
+Variables = dict[str, Any]
+
+_CONFIG_FILE = "pose.json"
+_VARIABLES_FOLDER = "variables"
+_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+_STATISTICS_FILE = Path(__file__).with_name("mobilenet_v2_small_statistics.npz")
+
+
+# The networks and their variables ----------------------------------------------------------------
+
+
+def build(config: Mapping[str, Any]) -> nn.Module:
+    """The network of a configuration: {"network": a name, and its attributes by name}.
+
+    Raises:
+        UserError: an unknown network, or an attribute or value that it does not have.
+    """
+    attributes = dict(config)
+    name = attributes.pop("network", None)
+    if name not in openpose.NETWORKS:
+        raise UserError(f"unknown pose network {name!r}; known: {', '.join(openpose.NETWORKS)}")
+    try:
+        net = openpose.NETWORKS[name](**attributes)
+        abstract_variables(net)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"pose network {name!r}: {error}") from error
+    return net
+
+
+@functools.cache
+def abstract_variables(net: nn.Module) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
+    """The shape and dtype of every variable of a pose network by its path, none computed."""
+    image = jax.ShapeDtypeStruct((1, 368, 368, 3), jnp.float32)
+    variables = jax.eval_shape(lambda x: net.init(jax.random.key(0), x), image)
+    return flatten_dict({name: variables.get(name, {}) for name in ("params", "batch_stats")})
+
+
+def check(net: nn.Module, variables: Mapping[str, Any], source: object) -> None:
+    """Compares variables with what a network has.
+
+    Raises:
+        UserError: names `source` and the first variable that is missing, left over, or of
+            another shape or dtype.
+    """
+    expected = abstract_variables(net)
+    found = flatten_dict(dict(variables))
+    for path, value in expected.items():
+        name = "/".join(path)
+        if path not in found:
+            raise UserError(f"{source}: {name} is missing; it was made for another network")
+        if (found[path].shape, found[path].dtype) != (value.shape, value.dtype):
+            raise UserError(
+                f"{source}: {name} is {found[path].dtype} {found[path].shape}, but the network "
+                f"has {value.dtype} {value.shape}; it was made for another network"
+            )
+    for path in found:
+        if path not in expected:
+            name = "/".join(path)
+            raise UserError(f"{source}: {name} is not in the network; it was made for another one")
+
+
+# Import ------------------------------------------------------------------------------------------
+
+
+def import_mobilenet_v2_small(path: str | Path) -> Variables:
+    """Reads the published graph of "mobilenet_v2_small".
+
+    Args:
+        path: the frozen TensorFlow graph (graph_opt.pb of the tf-pose-estimation project).
+
+    Returns:
+        The variables of `MobileNetV2Small(statistics="picture")`: the graph holds no running
+        statistics for the backbone.
+
+    Raises:
+        UserError: not such a graph; names the first tensor that is missing or mis-shaped.
+    """
+    constants = graphdef.read_constants(path)
+    # Freezing appends a counter: SCOPE/weights/read/_2__cf__2.
+    tensors = {re.sub(r"/read(/_\d+__cf__\d+)?$", "", name): c for name, c in constants.items()}
+    net = openpose.MobileNetV2Small(statistics="picture")
+    imported = {}
+    for path_in_net, expected in abstract_variables(net).items():
+        tensor_name = _tensorflow_name(path_in_net)
+        shape = _tensorflow_shape(path_in_net, expected.shape)
+        if tensor_name not in tensors:
+            raise UserError(
+                f"{path}: not the whole graph of mobilenet_v2_small, {tensor_name} is missing"
+            )
+        tensor = tensors[tensor_name]
+        if tensor.shape != shape or tensor.dtype != expected.dtype:
+            raise UserError(
+                f"{path}: not the graph of mobilenet_v2_small, {tensor_name} is {tensor.dtype} "
+                f"{tensor.shape} and not {expected.dtype} {shape}"
+            )
+        # Only axes of size 1 come and go: the order of the numbers stays.
+        imported[path_in_net] = tensor.reshape(expected.shape)
+    return unflatten_dict(imported)
+
+
+def _tensorflow_name(path: tuple[str, ...]) -> str:
+    """The graph's name of the variable at a path in the network.
+
+    ("params", "backbone", "block01", "expand_bn", "scale") is
+    MobilenetV2/expanded_conv_1/expand/BatchNorm/gamma, and
+    ("params", "stage1_paf", "sep1_depthwise", "kernel") is
+    Openpose/MConv_Stage1_L1_1_depthwise/depthwise_weights.
+    """
+    _, part, *inner, leaf = path
+    layer = inner[-1].removesuffix("_bn")
+    if part == "backbone":
+        scope = "MobilenetV2/Conv"
+        if layer != "stem":
+            block = int(inner[0].removeprefix("block"))
+            scope = f"MobilenetV2/expanded_conv{f'_{block}' if block else ''}/{layer}"
+    else:
+        stage, branch = part.split("_")
+        branch_number = 1 if branch == "paf" else 2
+        unit, _, kind = layer.removeprefix("sep").partition("_")
+        # The batch norm of a unit belongs to its pointwise half.
+        scope = (
+            f"Openpose/MConv_Stage{stage.removeprefix('stage')}_L{branch_number}_{unit}_"
+            f"{kind or 'pointwise'}"
+        )
+    if leaf == "kernel":
+        return f"{scope}/{'depthwise_weights' if layer.endswith('depthwise') else 'weights'}"
+    leaves = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
+    return f"{scope}/BatchNorm/{leaves[leaf]}"
+
+
+def _tensorflow_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a variable has in the graph: its kernels all have four axes."""
+    if path[-1] == "kernel" and len(shape) == 2:
+        return (1, 1, *shape)
+    if path[-2].endswith("depthwise"):
+        height, width, _, channels = shape
+        return (height, width, channels, 1)
+    return shape
+
+
+def default_statistics() -> Variables:
+    """Fixed batch-norm statistics for the backbone of the published "mobilenet_v2_small".
+
+    Measured over one batch of 40 letterboxed photos and video frames; replaces `batch_stats`
+    of the backbone alone.
+    """
+    with np.load(_STATISTICS_FILE) as file:
+        flat = {tuple(name.split("/")): file[name] for name in file.files}
+    return unflatten_dict(flat)
+
+
+def with_statistics(variables: Mapping[str, Any], backbone: Mapping[str, Any]) -> Variables:
+    """The variables with fixed statistics for the backbone: for `statistics="fixed"`."""
+    return {**variables, "batch_stats": {**variables["batch_stats"], "backbone": backbone}}
+
+
+# What launch/import_weights.py and `PoseEstimator.load` can read, by the network's name.
+IMPORTERS = {"mobilenet_v2_small": import_mobilenet_v2_small}
+
+
+# Calibration -------------------------------------------------------------------------------------
+
+
+def calibrate(variables: Mapping[str, Any], images: np.ndarray) -> Variables:
+    """Measures fixed batch-norm statistics for the backbone of "mobilenet_v2_small".
+
+    All pictures go through as one batch: each layer's mean and (biased) variance are over all
+    pixels of all pictures, in which every layer before it is normalised by such statistics, too.
+
+    Args:
+        variables: `params`, and `batch_stats` of at least the stages.
+        images: uint8 RGB [N, H, W, 3], letterboxed. Each takes about 20 MB of memory at 368 x 368.
+
+    Returns:
+        The backbone's `batch_stats`, for `with_statistics`.
+    """
+    net = openpose.MobileNetV2Small(statistics="fixed", momentum=0.0)
+
+    @jax.jit
+    def measure(variables: Variables, images: jax.Array) -> Variables:
+        bgr = images[..., ::-1].astype(jnp.float32)
+        _, updated = net.apply(variables, bgr, train=True, mutable=["batch_stats"])
+        return updated["batch_stats"]["backbone"]
+
+    return jax.device_get(measure(dict(variables), images))
+
+
+def calibrate_folder(
+    variables: Mapping[str, Any], folder: str | Path, max_images: int = 64
+) -> Variables:
+    """`calibrate` with the pictures in a folder and the folders below it, letterboxed.
+
+    Args:
+        variables: as for `calibrate`.
+        folder: with pictures (.jpg, .jpeg, .png, .bmp, .webp); other files are passed over.
+        max_images: of a larger folder so many pictures are used, evenly spaced in the order of
+            their names, to bound the memory.
+
+    Raises:
+        UserError: the folder holds no picture, or one that cannot be read.
+    """
+    folder = Path(folder)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGE_SUFFIXES)
+    if not paths:
+        raise UserError(f"{folder}: no pictures ({', '.join(sorted(_IMAGE_SUFFIXES))}) in there")
+    if len(paths) > max_images:
+        paths = [paths[i * len(paths) // max_images] for i in range(max_images)]
+    return calibrate(variables, np.stack([letterbox(_read_image(path))[0] for path in paths]))
+
+
+def _read_image(path: Path) -> np.ndarray:
+    """A picture uint8 RGB [H, W, 3], turned upright."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise UserError(f"{path}: not a readable picture; remove or replace it")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+# Checkpoints -------------------------------------------------------------------------------------
+
+
+def save(folder: str | Path, config: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
+    """Writes a pose checkpoint: FOLDER/pose.json (the configuration) and FOLDER/variables (orbax).
+
+    Args:
+        folder: new, empty, or a pose checkpoint to replace.
+        config: as `build` takes it.
+        variables: of that network.
+
+    Raises:
+        UserError: the folder holds something else, or the variables do not fit the network.
+    """
+    folder = Path(folder).absolute()
+    check(build(config), variables, source=folder)
+    file = folder / _CONFIG_FILE
+    try:
+        if folder.exists() and not file.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder}: holds something else; choose a new or empty folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        # pose.json goes first and comes last: with it, the checkpoint is whole.
+        file.unlink(missing_ok=True)
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(
+                folder / _VARIABLES_FOLDER, jax.device_get(dict(variables)), force=True
+            )
+        file.write_text(json.dumps(dict(config), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
+
+
+def load(folder: str | Path) -> tuple[dict[str, Any], Variables]:
+    """Reads a pose checkpoint.
+
+    Returns:
+        The configuration, and the variables with NumPy leaves.
+
+    Raises:
+        UserError: not a pose checkpoint, a damaged one, or variables that do not fit the network;
+            names the first difference.
+    """
+    folder = Path(folder).absolute()
+    file = folder / _CONFIG_FILE
+    try:
+        config = json.loads(file.read_text())
+    except OSError as error:
+        raise UserError(f"{folder}: not a pose checkpoint, it has no {_CONFIG_FILE}") from error
+    except ValueError as error:
+        raise UserError(f"{file}: not valid JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{file}: expected an object with the key 'network'")
+    try:
+        net = build(config)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            variables = checkpointer.restore(folder / _VARIABLES_FOLDER)
+    except Exception as error:  # orbax and tensorstore raise many kinds for a damaged folder
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{folder}: a damaged pose checkpoint ({reason})") from error
+    check(net, variables, source=folder)
+    return config, variables

@@ -1,0 +1,54 @@
+"""Progress of long work: one rewritten line on a terminal, a plain line now and then in a log."""
+
+import sys
+import time
+from typing import TextIO
+
+
+class Progress:
+    """Shows how far `total` pieces of work have come and when they will be done.
+
+    Args:
+        title: what is being done.
+        total: pieces of work in all.
+        done: pieces that an earlier run did; they do not count for the speed.
+        stream: where to write; stderr by default.
+    """
+
+    def __init__(self, title: str, total: int, done: int = 0, stream: TextIO | None = None):
+        self._title, self._total, self._start_done = title, total, done
+        self._stream = stream or sys.stderr
+        self._live = self._stream.isatty()
+        self._start = time.monotonic()
+        self._shown = -1e9
+        self._width = 0
+
+    def update(self, done: int, note: str = "") -> None:
+        """Tells that `done` pieces are finished; writes at most twice a second (a log: every 10 s)."""
+        now = time.monotonic()
+        if now - self._shown < (0.5 if self._live else 10) and done < self._total:
+            return
+        self._shown = now
+        worked = done - self._start_done
+        left = (now - self._start) / worked * (self._total - done) if worked > 0 else None
+        eta = f", {_duration(left)} left" if left is not None and done < self._total else ""
+        line = f"{self._title}: {done}/{self._total}{eta}{', ' + note if note else ''}"
+        self._write(line, end="\n" if done >= self._total else "")
+
+    def _write(self, line: str, end: str) -> None:
+        if self._live:
+            self._stream.write("\r" + line.ljust(self._width) + end)
+            self._width = 0 if end else len(line)
+        else:
+            self._stream.write(line + "\n")
+        self._stream.flush()
+
+    def say(self, line: str) -> None:
+        """Writes a line that stays, such as an evaluation's result."""
+        self._write(line, end="\n")
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

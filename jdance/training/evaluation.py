@@ -1,0 +1,64 @@
+"""Accuracy of a classifier on a split: exact counts, every example once."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jdance.data.pipeline import Batch
+from jdance.training import devices
+
+# (variables, device batch) -> probabilities [devices, B / devices, M]
+EvalStep = Callable[[Any, dict[str, jax.Array]], jax.Array]
+
+
+def predict(
+    eval_step: EvalStep, variables: Any, batches: Iterable[Batch]
+) -> dict[str, np.ndarray]:
+    """Runs the network over batches.
+
+    Returns:
+        probabilities float32 [N, M], label int32 [N], valid bool [N] (somebody was found),
+        index int32 [N]; padding is left out.
+    """
+    rows: dict[str, list[np.ndarray]] = {}
+    for batch in batches:
+        output = jax.device_get(eval_step(variables, devices.shard(batch)))
+        real = batch["weight"] > 0
+        found = {name: batch[name] for name in ("label", "valid", "index")}
+        found["probabilities"] = output.reshape(-1, output.shape[-1])
+        for name, value in found.items():
+            rows.setdefault(name, []).append(value[real])
+    return {name: np.concatenate(parts) for name, parts in rows.items()}
+
+
+def summarize(predictions: dict[str, np.ndarray], classes: list[str]) -> dict[str, Any]:
+    """The evaluation's result, as written to eval_SPLIT.json.
+
+    Keys: accuracy, mean_class_accuracy (over the classes that occur), n, classes, per_class
+    {class: {accuracy, n}}, confusion [M][M] (true class, predicted class), and found: n and
+    accuracy of the examples in which somebody was found.
+    """
+    labels, guesses = predictions["label"], predictions["probabilities"].argmax(-1)
+    confusion = np.zeros((len(classes), len(classes)), int)
+    np.add.at(confusion, (labels, guesses), 1)
+    counts = confusion.sum(1)
+    right = labels == guesses
+    valid = predictions["valid"]
+    shares = confusion.diagonal() / np.maximum(counts, 1)
+    return {
+        "accuracy": float(right.mean()),
+        "mean_class_accuracy": float(shares[counts > 0].mean()),
+        "n": len(labels),
+        "classes": classes,
+        "per_class": {
+            name: {"accuracy": float(share) if count else None, "n": int(count)}
+            for name, share, count in zip(classes, shares, counts, strict=True)
+        },
+        "confusion": confusion.tolist(),
+        "found": {
+            "n": int(valid.sum()),
+            "accuracy": float(right[valid].mean()) if valid.any() else None,
+        },
+    }

@@ -1,0 +1,235 @@
+"""The training loop: it owns every side effect. Read it from top to bottom."""
+
+import json
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jdance import features, models
+from jdance.data import pipeline
+from jdance.data.records import Dataset
+from jdance.errors import UserError
+from jdance.progress import Progress
+from jdance.training import devices, state, steps
+from jdance.training.checkpoints import Checkpoints
+from jdance.training.evaluation import EvalStep, predict, summarize
+from jdance.training.metrics import MetricWriter
+
+
+def make_eval_step(config: ConfigDict) -> EvalStep:
+    """`steps.eval_step`, compiled for all devices."""
+    step = partial(steps.eval_step, model=models.build(config.model))
+    return jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0))
+
+
+def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Trains until the configured epoch and returns the last evaluation on `val`.
+
+    Running it again on the same folder continues from the newest checkpoint; the numbers are those
+    of a run that was never interrupted.
+
+    Args:
+        config: the experiment, see `jdance.config.base`.
+        workdir: gets config.json, metrics.jsonl, tensorboard/ and checkpoints/.
+
+    Raises:
+        UserError: the data set or the configuration cannot be used, or the loss is not finite.
+    """
+    # --- Data ---------------------------------------------------------------------------------
+    dataset = Dataset(config.data.dir)
+    devices.check_batch_size(config.batch_size)
+    config = config.copy_and_resolve_references()
+    config.model.classes = len(dataset.classes)
+    train_source = dataset.source("train")
+    steps_per_epoch = len(train_source) / config.batch_size
+    total_steps = max(1, int(config.epochs * steps_per_epoch))
+
+    # --- Model and optimiser ------------------------------------------------------------------
+    try:
+        model = models.build(config.model, axis_name=steps.AXIS)
+        schedule = state.make_schedule(config.optimizer, steps_per_epoch, total_steps)
+        optimizer = state.make_optimizer(config.optimizer, schedule)
+    except ValueError as error:
+        raise UserError(f"--config.{error}") from error
+    current = devices.replicate(
+        state.create(model, optimizer, config, features.SIZES[config.model.features])
+    )
+
+    # --- Resumption: the newest checkpoint of this folder, else from scratch --------------------
+    write_config(config, dataset.classes, workdir)
+    checkpoints = Checkpoints(workdir, config.checkpoints_kept)
+    start_step = checkpoints.latest_step() or 0
+    if start_step:
+        current = checkpoints.restore(start_step, current)
+
+    # --- Compiled steps -------------------------------------------------------------------------
+    train_step = jax.pmap(
+        partial(
+            steps.train_step,
+            model=model,
+            optimizer=optimizer,
+            seed=config.seed,
+            smoothing=config.optimizer.label_smoothing,
+        ),
+        axis_name=steps.AXIS,
+        in_axes=(None, 0),
+        out_axes=None,
+        donate_argnums=0,
+    )
+    eval_step = make_eval_step(config)
+
+    # --- The loop -------------------------------------------------------------------------------
+    writer = MetricWriter(workdir)
+    progress = Progress("training", total_steps, start_step)
+    if start_step:
+        progress.say(f"resuming from step {start_step}")
+    batches = pipeline.train_batches(train_source, config, start_step)
+    result: dict[str, Any] = {}
+    clock = _Clock()
+    # Anything that goes to or from the device unasked would be slow: make it an error.
+    with jax.transfer_guard("disallow"):
+        for step in range(start_step + 1, total_steps + 1):
+            with clock.waiting():
+                batch = next(batches)
+            current, metrics = train_step(current, devices.shard(batch))
+            clock.images += config.batch_size
+
+            last = step == total_steps
+            if step % config.log_every == 0 or last:
+                values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+                if not np.isfinite(values["loss"]):
+                    raise UserError(
+                        f"{workdir}: loss is {values['loss']} at step {step}; lower "
+                        f"--config.optimizer.learning_rate; checkpoints up to step "
+                        f"{checkpoints.latest_step() or 0} are kept"
+                    )
+                with jax.transfer_guard("allow"):
+                    values["learning_rate"] = float(schedule(step - 1))
+                values["epoch"] = step / steps_per_epoch
+                values |= clock.rates()
+                writer.write(step, values)
+                progress.update(
+                    step,
+                    f"loss {values['loss']:.3f}, accuracy {values['accuracy']:.3f}, "
+                    f"{values['images_per_second']:.0f} images/s, "
+                    f"{values['data_wait']:.0%} of the time waiting for data",
+                )
+            if _due(step, config.eval_every, steps_per_epoch, last) and dataset.count("val"):
+                with jax.transfer_guard("allow"), clock.paused():
+                    val_batches = pipeline.eval_batches(dataset.source("val"), config)
+                    predictions = predict(eval_step, current.variables, val_batches)
+                result = summarize(predictions, dataset.classes)
+                writer.write(step, {"val_accuracy": result["accuracy"]})
+                progress.say(
+                    f"epoch {step / steps_per_epoch:.0f}: val accuracy {result['accuracy']:.4f}"
+                )
+            if _due(step, config.checkpoint_every, steps_per_epoch, last):
+                with jax.transfer_guard("allow"), clock.paused():
+                    checkpoints.save(step, current)
+    checkpoints.close()
+    writer.close()
+    return result
+
+
+def write_config(config: ConfigDict, classes: list[str], workdir: Path) -> None:
+    """Writes DIR/config.json: the configuration and the names of the classes.
+
+    Raises:
+        UserError: the folder belongs to a run with another configuration of network or data.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{workdir}: cannot be written to ({error.strerror})") from error
+    path = workdir / "config.json"
+    text = json.dumps({"config": config.to_dict(), "classes": classes}, indent=2) + "\n"
+    if path.exists() and json.loads(path.read_text())["classes"] != classes:
+        raise UserError(f"{path}: trained on other classes; use another --workdir")
+    path.write_text(text)
+
+
+def read_config(workdir: Path) -> tuple[ConfigDict, list[str]]:
+    """The configuration and the classes of a run.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    path = workdir / "config.json"
+    try:
+        content = json.loads(path.read_text())
+        return ConfigDict(content["config"]), list(content["classes"])
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; train with launch/train.py first") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not the configuration of a run ({error})") from error
+
+
+def load(workdir: Path) -> tuple[ConfigDict, list[str], Any]:
+    """The configuration, classes and newest variables of a run, the latter on every device.
+
+    Raises:
+        UserError: the folder holds no run, or no checkpoint.
+    """
+    config, classes = read_config(workdir)
+    checkpoints = Checkpoints(workdir)
+    step = checkpoints.latest_step()
+    if step is None:
+        raise UserError(f"{workdir}: has no checkpoint yet; train with launch/train.py first")
+    model = models.build(config.model)
+    schedule = state.make_schedule(config.optimizer, 1, 1)
+    optimizer = state.make_optimizer(config.optimizer, schedule)
+    size = features.SIZES[config.model.features]
+    like = devices.replicate(
+        jax.eval_shape(partial(state.create, model, optimizer, config, size))
+    )
+    variables = checkpoints.restore(step, like).variables
+    checkpoints.close()
+    return config, classes, variables
+
+
+def _due(step: int, epochs: float, steps_per_epoch: float, last: bool) -> bool:
+    """Whether an event that happens every so many epochs falls on this step."""
+    period = max(1, round(epochs * steps_per_epoch))
+    return last or step % period == 0
+
+
+class _Clock:
+    """Speed, and the share of the time spent waiting for data, since the last look."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._waited = self._paused = 0.0
+        self._start = time.monotonic()
+
+    def waiting(self) -> "_Span":
+        return _Span(self, "_waited")
+
+    def paused(self) -> "_Span":
+        return _Span(self, "_paused")
+
+    def rates(self) -> dict[str, float]:
+        elapsed = max(time.monotonic() - self._start - self._paused, 1e-9)
+        result = {
+            "images_per_second": self.images / elapsed,
+            "data_wait": self._waited / elapsed,
+        }
+        self.images, self._waited, self._paused = 0, 0.0, 0.0
+        self._start = time.monotonic()
+        return result
+
+
+class _Span:
+    def __init__(self, clock: _Clock, name: str):
+        self._clock, self._name = clock, name
+
+    def __enter__(self) -> None:
+        self._start = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        elapsed = time.monotonic() - self._start
+        setattr(self._clock, self._name, getattr(self._clock, self._name) + elapsed)

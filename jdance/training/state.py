@@ -1,0 +1,87 @@
+"""What training changes: one immutable pytree."""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from ml_collections import ConfigDict
+
+
+@flax.struct.dataclass
+class TrainState:
+    """step int32 [], parameters, batch-norm statistics and the optimiser's memory."""
+
+    step: Array
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def create(
+    model: nn.Module, optimizer: optax.GradientTransformation, config: ConfigDict, features: int
+) -> TrainState:
+    """A fresh state; the same seed gives the same numbers.
+
+    Args:
+        model: called with (image, features).
+        optimizer: see `make_optimizer`.
+        config: the experiment.
+        features: length D of the key-point features.
+    """
+    size = config.data.image_size
+    variables = jax.jit(model.init)(
+        jax.random.key(config.seed),
+        jnp.zeros((1, size, size, 3), jnp.uint8),
+        jnp.zeros((1, features), jnp.float32),
+    )
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=jax.jit(optimizer.init)(params),
+    )
+
+
+def make_schedule(config: ConfigDict, steps_per_epoch: float, total_steps: int) -> optax.Schedule:
+    """The learning rate as a function of the step.
+
+    "piecewise": divided by 10 at each of `boundaries` (the paper, section 4.2); "cosine": down to 0.
+    Both after a linear warm-up.
+    """
+    rate, warmup = config.learning_rate, round(config.warmup * steps_per_epoch)
+    if config.schedule == "piecewise":
+        schedule = optax.piecewise_constant_schedule(
+            rate, {round(epoch * steps_per_epoch): 0.1 for epoch in config.boundaries}
+        )
+    elif config.schedule == "cosine":
+        schedule = optax.cosine_decay_schedule(rate, max(total_steps, 1))
+    else:
+        raise ValueError(f"optimizer.schedule={config.schedule!r}: expected piecewise or cosine")
+    if not warmup:
+        return schedule
+    return lambda step: schedule(step) * jnp.minimum((step + 1) / warmup, 1)
+
+
+def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """SGD with momentum (the paper's) or AdamW; weight decay acts on kernels only."""
+
+    def kernels(params: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+    if config.name == "sgd":
+        return optax.chain(
+            optax.add_decayed_weights(config.weight_decay, kernels),
+            optax.sgd(schedule, config.momentum),
+        )
+    if config.name == "adamw":
+        return optax.adamw(schedule, weight_decay=config.weight_decay, mask=kernels)
+    raise ValueError(f"optimizer.name={config.name!r}: expected sgd or adamw")

@@ -1,0 +1,86 @@
+"""One step of training and of evaluation: pure functions, to be mapped over devices.
+
+The mapped axis is called "batch". Gradients, batch statistics and metrics are averaged over it, so
+that every device ends a step with the same numbers.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jdance.training.state import TrainState
+
+AXIS = "batch"
+
+
+def cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> Array:
+    """Softmax cross-entropy [B] of logits [B, M] and labels int32 [B]."""
+    targets = jax.nn.one_hot(labels, logits.shape[-1])
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, Array],
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    smoothing: float = 0.0,
+) -> tuple[TrainState, dict[str, Array]]:
+    """One update from this device's part of the batch.
+
+    Randomness comes from (seed, step, the examples' indices), never from the device.
+
+    Args:
+        state: replicated.
+        batch: image [B, S, S, 3], features [B, D], valid [B], label [B], index [B].
+        model, optimizer, seed, smoothing: constants of the run.
+
+    Returns:
+        The new state, and the mean loss, accuracy and gradient norm: float32 [].
+    """
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+    def loss_function(params: Any) -> tuple[Array, tuple[Array, Any]]:
+        logits, updates = model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            batch.get("image"),
+            batch["features"],
+            batch["valid"],
+            index=batch["index"],
+            train=True,
+            rngs={"dropout": key},
+            mutable=["batch_stats"],
+        )
+        loss = cross_entropy(logits, batch["label"], smoothing).mean()
+        return loss, (logits, updates.get("batch_stats", {}))
+
+    (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_function, has_aux=True)(
+        state.params
+    )
+    # Batch norm has averaged its statistics over the devices already; the mean makes that certain.
+    gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), AXIS)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    metrics = {
+        "loss": loss,
+        "accuracy": (logits.argmax(-1) == batch["label"]).mean(),
+        "gradient_norm": optax.global_norm(gradients),
+    }
+    new_state = TrainState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+    )
+    return new_state, jax.lax.pmean(metrics, AXIS)
+
+
+def eval_step(variables: dict[str, Any], batch: dict[str, Array], *, model: nn.Module) -> Array:
+    """Class probabilities float32 [B, M] of this device's part of the batch, on all devices."""
+    logits = model.apply(variables, batch.get("image"), batch["features"], batch["valid"])
+    return jax.nn.softmax(logits)

@@ -1,0 +1,44 @@
+"""Evaluates a trained network on a split and writes DIR/eval_SPLIT.json.
+
+python launch/evaluate.py --workdir=runs/paper --split=test
+"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from jdance.data import pipeline
+from jdance.data.records import Dataset
+from jdance.errors import UserError
+from jdance.launcher import run
+from jdance.training import devices, loop
+from jdance.training.evaluation import predict, summarize
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+_SPLIT = flags.DEFINE_string("split", "test", "Which part of the data set.")
+_DATA = flags.DEFINE_string("data", "", "Another data set than the run's own.")
+_DROP_KEYPOINTS = flags.DEFINE_bool(
+    "drop_keypoints", False, "As if nobody had been found; writes eval_SPLIT_no_keypoints.json."
+)
+
+
+def main() -> None:
+    workdir = Path(_WORKDIR.value)
+    config, classes, variables = loop.load(workdir)
+    dataset = Dataset(_DATA.value or config.data.dir)
+    if dataset.classes != classes:
+        raise UserError(f"{dataset.folder}: its classes are not those of the run: {classes}")
+    devices.check_batch_size(config.batch_size)
+    batches = pipeline.eval_batches(dataset.source(_SPLIT.value), config)
+    if _DROP_KEYPOINTS.value:
+        batches = map(pipeline.without_keypoints, batches)
+    result = summarize(predict(loop.make_eval_step(config), variables, batches), classes)
+    suffix = "_no_keypoints" if _DROP_KEYPOINTS.value else ""
+    path = workdir / f"eval_{_SPLIT.value}{suffix}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"accuracy {result['accuracy']:.4f} of {result['n']}, wrote {path}")
+
+
+if __name__ == "__main__":
+    run(main)

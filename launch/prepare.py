@@ -1,0 +1,86 @@
+"""Prepares a data set: finds the people in labelled pictures and writes their crops and key points.
+
+python launch/prepare.py --source=photos/ --output=data/photos --pose=mobilenet_v2_small
+python launch/prepare.py --source=stage:paper --output=data/stage
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from jdance.data.prepare import prepare
+from jdance.data.sources import open_source
+from jdance.errors import UserError
+from jdance.launcher import run
+
+_SOURCE = flags.DEFINE_string(
+    "source",
+    None,
+    "A folder split/class/file or class/file of pictures, a manifest .csv (path,label[,split,group,"
+    "box,person]), a skeleton file .npz (xy [N,18,2], conf [N,18], label [N] [,split,group]), or "
+    "stage:PRESET, the synthetic StageDance.",
+    required=True,
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for the data set.", required=True)
+_POSE = flags.DEFINE_string(
+    "pose",
+    "",
+    "Pose network: a name, an upstream weights file, or a checkpoint folder. Not needed where the "
+    "source knows the key points.",
+)
+_LABEL_ALL = flags.DEFINE_bool("label_all", False, "A label is for everybody in the picture.")
+_WHERE = flags.DEFINE_string("where", "", "COLUMN=VALUE: only those lines of the manifest.")
+_FRACTIONS = flags.DEFINE_string(
+    "fractions", "train=0.8,val=0.1,test=0.1", "Splits to draw where the source has none."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of drawn splits and of StageDance.")
+_WORKERS = flags.DEFINE_integer("workers", 0, "Processes that read or draw pictures.")
+
+
+def _fractions() -> dict[str, float]:
+    try:
+        parts = dict(part.split("=") for part in _FRACTIONS.value.split(","))
+        result = {name: float(share) for name, share in parts.items()}
+    except ValueError:
+        raise UserError(
+            f"--fractions={_FRACTIONS.value}: expected train=0.8,val=0.1,test=0.1"
+        ) from None
+    if not 0 < sum(result.values()) <= 1.0001 or min(result.values()) < 0:
+        raise UserError(f"--fractions={_FRACTIONS.value}: shares must sum to at most 1")
+    return result
+
+
+def main() -> None:
+    source = open_source(
+        _SOURCE.value, label_all=_LABEL_ALL.value, where=_WHERE.value, seed=_SEED.value
+    )
+    estimator = None
+    if _POSE.value:
+        # Imported only here: reading pictures in worker processes needs no JAX.
+        from jdance.pose import PoseEstimator
+
+        estimator = PoseEstimator.load(_POSE.value).people
+    output = Path(_OUTPUT.value)
+    info = prepare(
+        source,
+        output,
+        estimator,
+        pose=_POSE.value,
+        fractions=_fractions(),
+        seed=_SEED.value,
+        workers=_WORKERS.value,
+    )
+    for name, split in info["splits"].items():
+        print(f"{name}: {split['count']} examples, people found in {split['people_found']}")
+    print(f"wrote {output / 'dataset.json'}")
+    if info["skipped"]:
+        for entry in info["skipped"]:
+            print(f"skipped {entry['file']}: {entry['reason']}")
+        raise UserError(
+            f"{len(info['skipped'])} of the inputs skipped (listed above and in dataset.json); "
+            "the rest is prepared"
+        )
+
+
+if __name__ == "__main__":
+    run(main)
