@@ -24,7 +24,7 @@ class Progress:
         self._width = 0
 
     def update(self, done: int, note: str = "") -> None:
-        """Tells that `done` pieces are finished; writes at most twice a second (a log: every 10 s)."""
+        """Tells that `done` pieces are finished; writes every 0.5 s at most (a log: every 10 s)."""
         now = time.monotonic()
         if now - self._shown < (0.5 if self._live else 10) and done < self._total:
             return

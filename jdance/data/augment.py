@@ -58,7 +58,7 @@ def warp_keypoints(keypoints: np.ndarray, affine: np.ndarray, mirrored: bool) ->
 
 
 def warp_image(image: np.ndarray, affine: np.ndarray, size: int) -> np.ndarray:
-    """Applies a map [2, 3] from full stored crops to uint8 [s, s, C], s = 256 or a fraction of it."""
+    """Applies a map [2, 3] from full stored crops to one of side 256 or a fraction of that."""
     factor = crop.SIZE / image.shape[0]
     # Pixel x of the reduced crop is pixel factor * (x + 0.5) - 0.5 of the full one.
     adapted = affine.copy()

@@ -127,9 +127,7 @@ def _read(
     )
     batches = dataset.to_iter_dataset(options).batch(batch_size, drop_remainder=drop_remainder)
     if config.data.workers:
-        batches = batches.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=config.data.workers)
-        )
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=config.data.workers))
     return batches
 
 

@@ -22,8 +22,8 @@ from jdance.data.stage_body import (
     random_build,
     random_pose,
 )
-from jdance.data.stage_render import Layer, Outfit, draw_dancer
-from jdance.data.stage_set import Stage, random_stage, troupe_width
+from jdance.data.stage_render import Layer, Outfit, draw_dancer, random_outfit
+from jdance.data.stage_set import Stage, random_stage, stage_width
 from jdance.errors import UserError
 
 MAX_DANCERS = 6
@@ -134,7 +134,8 @@ def scene(
     troupe = _troupe(seed, group)
     if motions is None:
         rng = _stream(seed, group, _MOTIONS, index)
-        motions = rng.integers(len(MOTIONS), size=rng.integers(1, _troupe_size(seed, group) + 1))
+        count = rng.integers(1, _troupe_size(seed, group) + 1)
+        motions = rng.integers(len(MOTIONS), size=count).tolist()
     labels = [int(label) for label in motions]
     if not 1 <= len(labels) <= MAX_DANCERS or not all(0 <= m < len(MOTIONS) for m in labels):
         raise UserError(
@@ -143,7 +144,7 @@ def scene(
 
     rng = _stream(seed, group, _PLACES, index)
     cast = rng.permutation(MAX_DANCERS)[: len(labels)]
-    places, yaws = _places(rng, len(labels), troupe_width(stage.camera, (width, height)))
+    places, yaws = _places(rng, len(labels), stage_width(stage.camera, (width, height)))
     builds = [troupe[member][0] for member in cast]
     bodies = []
     for k, label in enumerate(labels):
@@ -164,9 +165,7 @@ def scene(
 
 @lru_cache(maxsize=8)
 def _stage(seed: int, group: int, width: int, height: int) -> Stage:
-    return random_stage(
-        _stream(seed, group, _STAGE), _troupe_size(seed, group), (width, height)
-    )
+    return random_stage(_stream(seed, group, _STAGE), _troupe_size(seed, group), (width, height))
 
 
 def _troupe_size(seed: int, group: int) -> int:
@@ -179,3 +178,161 @@ def _troupe(seed: int, group: int) -> tuple[tuple[Build, Outfit], ...]:
     rng = _stream(seed, group, _TROUPE, 1)
     uniform = random_outfit(rng) if rng.random() < 0.35 else None  # dressed alike
     return tuple((random_build(rng), random_outfit(rng, uniform)) for _ in range(MAX_DANCERS))
+
+
+def _places(rng: np.random.Generator, count: int, width: float) -> tuple[np.ndarray, np.ndarray]:
+    """Where the dancers stand, x and z [count, 2] in metres, and where they face, in degrees."""
+    gap = min(0.8 * width / count, rng.uniform(0.75, 1.5))
+    x = (np.arange(count) - (count - 1) / 2) * gap + rng.uniform(-0.12, 0.12, count) * gap
+    slack = max(0.0, 0.36 * width - np.abs(x).max())
+    x += rng.uniform(-1, 1) * slack
+    # Two rows, so that nobody stands inside a neighbour.
+    row = (np.arange(count) + rng.integers(2)) % 2 * 2 - 1
+    z = row * rng.uniform(0.15, 0.6, count) + rng.uniform(-0.35, 0.15)
+    return np.stack([x, z], 1), rng.uniform(-70, 70, count)
+
+
+def _compose(
+    stage: Stage, layers: list[Layer], bodies: list[Body], roll: int, exposure: float
+) -> np.ndarray:
+    """Puts shadows, dancers, haze, crowd and noise on the empty stage."""
+    image = stage.backdrop.astype(np.float32)
+    order = np.argsort([body.joints[skeleton.NECK, 2] for body in bodies])
+    for k in order:
+        _shadow(image, stage, bodies[k])
+    for k in order:
+        _mirror(image, stage, layers[k], bodies[k])
+    for k in order:
+        layer = layers[k]
+        h, w = layer.cover.shape
+        part = image[layer.top : layer.top + h, layer.left : layer.left + w]
+        part *= (1 - layer.cover)[..., None]
+        part += np.minimum(layer.colour, 1) * 255
+    image += stage.haze
+    image *= (1 - 0.93 * stage.crowd)[..., None]
+    image += np.roll(stage.grain, roll) + exposure
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def _shadow(image: np.ndarray, stage: Stage, body: Body) -> None:
+    """Darkens the floor under a dancer and under each foot."""
+    camera, (lx, _, lz) = stage.camera, stage.light.direction
+    middle = body.joints[[skeleton.R_HIP, skeleton.L_HIP]].mean(0) * [1, 0, 1]
+    feet = (body.heels + body.toes) / 2 * [1, 0, 1]
+    spots = [
+        (middle - [0.22 * lx, 0, 0.1 * lz], 0.42, 0.6),
+        (feet[0], 0.15, 0.8),
+        (feet[1], 0.15, 0.8),
+    ]
+    for at, radius, dark in spots:
+        point, depth = camera.project(at)
+        a = radius * camera.focal / float(depth)
+        b = a * camera.position[1] / float(depth)
+        reach = np.array([2 * a, 2 * b])
+        x0, y0 = np.maximum(np.floor(point - reach).astype(int), 0)
+        x1, y1 = np.ceil(point + reach).astype(int) + 1
+        part = image[y0 : max(y1, 0), x0 : max(x1, 0)]
+        if not part.size:
+            continue
+        x = (np.arange(x0, x0 + part.shape[1], dtype=np.float32) - point[0]) / a
+        y = (np.arange(y0, y0 + part.shape[0], dtype=np.float32) - point[1]) / b
+        part *= (1 - stage.shade * dark * np.exp(-1.6 * (x[None] ** 2 + y[:, None] ** 2)))[
+            ..., None
+        ]
+
+
+def _mirror(image: np.ndarray, stage: Stage, layer: Layer, body: Body) -> None:
+    """Mirrors the feet and shins in a polished floor."""
+    base, depth = stage.camera.project(
+        body.joints[[skeleton.R_HIP, skeleton.L_HIP]].mean(0) * [1, 0, 1]
+    )
+    row = int(base[1]) - layer.top
+    deep = int(0.42 * stage.camera.focal / float(depth))
+    deep = min(deep, row, image.shape[0] - layer.top - row)
+    if stage.gloss < 0.02 or deep < 4:
+        return
+    h = min(row, layer.cover.shape[0])
+    cover, colour = (a[max(h - deep, 0) : h][::-1] for a in (layer.cover, layer.colour))
+    fade = stage.gloss * np.linspace(1, 0, len(cover), dtype=np.float32)[:, None]
+    cover, colour = (cv2.blur(a, (3, 7)) for a in (cover * fade, colour * fade[..., None]))
+    top = layer.top + row
+    part = image[top : top + len(cover), layer.left : layer.left + cover.shape[1]]
+    part *= (1 - cover)[..., None]
+    part += np.minimum(colour, 1) * 255
+
+
+def _describe(
+    stage: Stage, body: Body, build: Build, layer: Layer, covers: list[Layer], label: int,
+    place: np.ndarray,
+) -> Dancer:  # fmt: skip
+    """The truth about one painted dancer; `covers` are the layers in front of it."""
+    camera = stage.camera
+    xy, depth = camera.project(body.joints)
+    height, width = stage.crowd.shape
+    present = ((xy >= 0) & (xy <= (width - 1, height - 1))).all(-1)
+    pixel = np.clip(np.round(xy).astype(int), 0, (width - 1, height - 1))
+    x, y = pixel.T
+    for cover in covers:
+        present &= _at(cover, cover.cover, x, y, 0.0) < 0.5
+    present &= stage.crowd[y, x] < 0.5
+    towards = camera.position - body.skull
+    towards /= np.linalg.norm(towards)
+    for joint, outward, least in _FACE:
+        present[joint] &= body.head @ outward @ towards > least
+    # A joint lies inside its limb: the surface over it may be nearer by the limb's radius.
+    visible = present & (_at(layer, layer.depth, x, y, np.inf) > depth - 0.17 * build.girth)
+    keypoints = np.concatenate([xy, np.ones((len(xy), 1))], 1) * present[:, None]
+    upright = np.array([[place[0], 0.53 * build.height, place[1]]])
+    root, away = camera.project(upright)
+    return Dancer(
+        keypoints=keypoints.astype(np.float32),
+        visible=visible,
+        label=label,
+        joints=body.joints,
+        root=(float(root[0, 0]), float(root[0, 1])),
+        height=build.height * camera.focal / float(away[0]),
+    )
+
+
+def _at(
+    layer: Layer, values: np.ndarray, x: np.ndarray, y: np.ndarray, outside: float
+) -> np.ndarray:
+    """The layer's values [h, w] at pixels of the scene."""
+    h, w = values.shape
+    column, line = x - layer.left, y - layer.top
+    inside = (column >= 0) & (column < w) & (line >= 0) & (line < h)
+    return np.where(inside, values[np.clip(line, 0, h - 1), np.clip(column, 0, w - 1)], outside)
+
+
+def plan(preset: str, seed: int) -> list[PlannedScene]:
+    """The scenes of a data set: every split has exactly the preset's persons of each motion.
+
+    A group belongs to one split and has 8 to 15 scenes (the last of a split may have fewer).
+
+    Args:
+        preset: a name in PRESETS.
+        seed: not negative; the same seed that `scene` is called with.
+
+    Raises:
+        UserError: unknown preset, negative seed.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"unknown preset {preset!r}: expected one of {', '.join(sorted(PRESETS))}")
+    if seed < 0:
+        raise UserError(f"seed {seed}: may not be negative")
+    planned, group = [], 0
+    for number, (split, counts) in enumerate(PRESETS[preset].items()):
+        labels = np.repeat([MOTIONS.index(m) for m in counts], list(counts.values()))
+        _stream(seed, number, _PLAN, 0).shuffle(labels)
+        rng = _stream(seed, number, _PLAN, 1)  # knows no label
+        start = 0
+        while start < len(labels):
+            troupe = _troupe_size(seed, group)
+            for index in range(rng.integers(8, 16)):
+                count = int(rng.integers(1, troupe + 1))
+                motions = tuple(int(m) for m in labels[start : start + count])
+                if motions:
+                    planned.append(PlannedScene(split, group, index, motions))
+                start += count
+            group += 1
+    return planned

@@ -152,7 +152,7 @@ def random_build(rng: np.random.Generator) -> Build:
     )
 
 
-def _turn(axis: int, degrees: float) -> np.ndarray:
+def _turn(axis: int, degrees: float | np.ndarray) -> np.ndarray:
     """The right-handed rotation [3, 3] about one axis."""
     angle = np.radians(degrees)
     result = np.eye(3)
@@ -173,7 +173,7 @@ def _arm_axes(elevation: float, plane: float, side: int) -> tuple[np.ndarray, ..
 
 
 def _bend_spine(build: Build, pose: Pose) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """In the pelvis' axes from mid-hip: the waist [3], the chest's rotation, the shoulders [2, 3]."""
+    """In the pelvis' axes: the waist [3], the chest's rotation [3, 3], the shoulders [2, 3]."""
     chest = (
         _turn(1, pose["spine_twist"]) @ _turn(0, pose["spine_pitch"]) @ _turn(2, pose["spine_side"])
     )

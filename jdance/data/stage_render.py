@@ -6,7 +6,7 @@ pattern when the body turns. Colours are float32 RGB in 0..1 until a picture is 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -15,14 +15,14 @@ from jdance import skeleton
 from jdance.data.stage_body import Body, Build, Camera
 
 Colour = tuple[float, float, float]
-# (angle around the axis from the front in radians, place along it 0..1, metres along it) -> RGB.
+# (angle around the axis from the front in radians, place along it 0..1, metres along it, beyond the
+# ends too) -> RGB.
 Paint = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 # Soft noise that makes cloth of flat colours; the same for everybody.
-_CLOTH = cv2.GaussianBlur(
-    np.random.default_rng(5).normal(0, 1, (64, 64)).astype(np.float32), (0, 0), 1.6
-)
-_CLOTH /= np.abs(_CLOTH).max()
+_CLOTH = np.random.default_rng(5).normal(0, 1, (64, 64)).astype(np.float32)
+_CLOTH = cv2.GaussianBlur(_CLOTH, (0, 0), 1.6).astype(np.float32)
+_CLOTH = _CLOTH / np.abs(_CLOTH).max()
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,8 @@ class _Painter:
         shade = np.array(light.ambient, np.float32) + lit[:, None] * np.array(light.key, np.float32)
         if callable(paint):
             around = np.arcsin(np.clip(u, -1, 1)) - np.float32(turn)
-            base = paint(around, place, place * np.float32(np.linalg.norm(end - start)))
+            metres_along = place * np.float32(np.linalg.norm(end - start)) + v * metres[index]
+            base = paint(around, place, metres_along)
         else:
             base = np.array(paint, np.float32)
         colour = base * shade + edge[:, None] * np.array(light.rim, np.float32)
@@ -249,7 +250,7 @@ def _face(outfit: Outfit, size: float) -> Paint:
         put(lips, 2 - np.hypot(side / 0.32, (y + 0.68) / 0.10) * 1.8)
         put(skin * 0.80, 1.5 - np.hypot(side / 0.16, (y + 0.34) / 0.09) * 1.5)
         if outfit.haircut != "bald":
-            line = 0.62 - 0.25 * np.clip(side - 0.5, 0, 1)
+            line = 0.70 - 0.25 * np.clip(side - 0.5, 0, 1)
             line = line - np.clip(side - (1.0 if short else 0.85), 0, 1) * (4.0 if short else 9.0)
             put(hair, (y - np.maximum(line, -0.75 if short else -9)) * 6)
         return result
@@ -296,7 +297,7 @@ def draw_dancer(body: Body, build: Build, outfit: Outfit, camera: Camera, light:
     crotch = j[[skeleton.R_HIP, skeleton.L_HIP]].mean(0)
     top = _woven(outfit.top, outfit.second, outfit.pattern, 5)
     low_cloth = _woven(outfit.bottom, outfit.second, "plain", 3)
-    belt = _cut(0.62, low_cloth, outfit.second)
+    belt = _cut(0.8, low_cloth, outfit.second)
     tube(
         crotch - body.pelvis[:, 1] * 0.03, body.waist, _limb((hips * 0.93, hips, waist), g), belt,
         body.pelvis, 0.74, cap=1.8,
@@ -319,8 +320,8 @@ def draw_dancer(body: Body, build: Build, outfit: Outfit, camera: Camera, light:
     tube(shoulders, throat, _limb((0.066, 0.054, 0.052), g), skin)
     for i in range(2):
         slope = j[skeleton.L_SHOULDER if i else skeleton.R_SHOULDER]
-        cloth: Paint | Colour = outfit.top if outfit.sleeve > 0 else skin
-        tube(shoulders + up * 0.015, slope, _limb((0.058, 0.056), g), cloth)
+        yoke: Paint | Colour = top if outfit.sleeve > 0 else skin
+        tube(shoulders + up * 0.005, slope, _limb((0.056, 0.050), g), yoke)
 
     _draw_head(tube, body, build, outfit)
     for i in range(2):
@@ -375,9 +376,9 @@ def _draw_arm(tube: Callable[..., None], body: Body, build: Build, outfit: Outfi
     g, skin, sleeve = build.girth, outfit.skin, outfit.sleeve
     cloth = _woven(outfit.top, outfit.second, "plain" if outfit.pattern == "sash" else
                    outfit.pattern, 3)  # fmt: skip
-    thick = 1 + 0.5 * (outfit.loose - 1)
+    thick = 1 + 0.4 * (outfit.loose - 1)
     upper = _cut(min(sleeve, 1.1), cloth, skin) if sleeve > 0 else skin
-    tube(shoulder, elbow, _limb((0.056, 0.057, 0.052, 0.045, 0.041), g * thick), upper)
+    tube(shoulder, elbow, _limb((0.050, 0.053, 0.050, 0.045, 0.041), g * thick), upper)
     lower = _cut(sleeve - 1, cloth, skin) if sleeve > 1 else skin
     cuff = thick * (1.15 if sleeve > 1.5 else 1)
     tube(elbow, wrist, _limb((0.041, 0.043, 0.037, 0.029 * cuff, 0.026 * cuff), g), lower)
@@ -398,7 +399,7 @@ def _draw_leg(tube: Callable[..., None], body: Body, build: Build, outfit: Outfi
     loose = outfit.loose
     cloth = _woven(outfit.bottom, outfit.second, "plain", 4)
     covered = legs >= 1
-    thigh = _limb((0.092, 0.089, 0.079, 0.067, 0.058), g * (loose if covered else 1))
+    thigh = _limb((0.080, 0.083, 0.077, 0.067, 0.057), g * (loose if covered else 1))
     tube(hip, knee, thigh, _cut(min(legs, 1.1), cloth, skin) if legs > 0 else skin)
     shin = np.array([0.057, 0.061, 0.055, 0.043, 0.036]) * g
     if legs > 1:
@@ -422,6 +423,7 @@ def _draw_skirt(
     # Down to the knees with them, then hanging.
     hem = belt + (knees - belt) * min(share * 2, 1) + (middle - knees) * max(share * 2 - 1, 0)
     apart = float(np.linalg.norm(ankles[0] - ankles[1])) / 2
+    hips = max(hips, build.hip + 0.085)
     width = max(hips * 1.1 + outfit.flare, apart * share * 0.9 + 0.06)
     waist = 0.136 - 0.020 * build.curve
     cloth = _woven(outfit.bottom, outfit.second, outfit.pattern, 4)
@@ -430,5 +432,49 @@ def _draw_skirt(
         drape = 1 + 0.16 * place * np.sin(around * 11 + np.sin(around * 3.7) * 1.5)
         return cloth(around, place, metres) * drape[:, None]
 
-    profile = np.array([waist, hips * 1.02, hips * 1.06 + (width - hips) * 0.5, width])
+    profile = np.array([waist, hips * 1.05, hips * 1.08 + (width - hips) * 0.5, width])
     tube(belt, hem, profile * build.girth, folds, body.pelvis, 0.85, cap=5.0)
+
+
+_SKINS = ((0.96, 0.80, 0.69), (0.90, 0.71, 0.57), (0.78, 0.58, 0.43), (0.60, 0.41, 0.29),
+          (0.44, 0.29, 0.21))  # fmt: skip
+_HAIRS = ((0.07, 0.06, 0.06), (0.20, 0.12, 0.08), (0.40, 0.25, 0.14), (0.75, 0.58, 0.32),
+          (0.50, 0.20, 0.10), (0.60, 0.60, 0.62))  # fmt: skip
+_PATTERNS = ("plain", "plain", "plain", "stripes", "hoops", "checks", "dots", "sash")
+_HAIRCUTS = ("short", "short", "bald", "bob", "long", "bun", "tail", "long")
+
+
+def hsv(hue: float, saturation: float, value: float) -> Colour:
+    """HSV, all 0..1, to RGB."""
+    wheel = np.clip(np.abs((hue * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
+    red, green, blue = value * (1 - saturation * (1 - wheel))
+    return float(red), float(green), float(blue)
+
+
+def random_outfit(rng: np.random.Generator, clothes: Outfit | None = None) -> Outfit:
+    """Clothes, hair and skin; with `clothes`, those of a troupe dressed alike."""
+    skin = _SKINS[rng.integers(len(_SKINS))]
+    hair = _HAIRS[rng.integers(len(_HAIRS))]
+    haircut = str(rng.choice(_HAIRCUTS))
+    if clothes is not None:
+        return replace(clothes, skin=skin, hair=hair, haircut=haircut)
+    hue = rng.uniform(0, 1)
+    light, dark = rng.uniform(0.55, 0.98), rng.uniform(0.12, 0.75)
+    skirted = rng.random() < 0.4
+    hat = hsv(rng.uniform(0, 1), rng.uniform(0, 0.8), rng.uniform(0.15, 0.9))
+    return Outfit(
+        skin=skin,
+        hair=hair,
+        top=hsv(hue, rng.uniform(0, 0.85), light),
+        second=hsv((hue + rng.uniform(0.2, 0.8)) % 1, rng.uniform(0, 0.9), rng.uniform(0.15, 1)),
+        bottom=hsv((hue + rng.choice([0, 0.1, 0.5])) % 1, rng.uniform(0, 0.8), dark),
+        shoes=hsv(rng.uniform(0, 1), rng.uniform(0, 0.7), rng.uniform(0.1, 0.9)),
+        pattern=str(rng.choice(_PATTERNS)),
+        sleeve=float(rng.choice([0, 0.45, 0.8, 1.5, 2.0])),
+        legs=float(rng.choice([0, 0.4] if skirted else [0.75, 1.3, 1.92, 1.96, 2.0])),
+        skirt=float(rng.uniform(0.35, 0.95)) if skirted else 0.0,
+        flare=float(rng.uniform(0.02, 0.16)),
+        loose=float(rng.uniform(1.0, 1.3)),
+        haircut=haircut,
+        hat=hat if rng.random() < 0.15 else None,
+    )

@@ -30,10 +30,11 @@ class Conv1x1(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1, S, 1 convolutions to K/4, K/4, K channels and a shortcut: [B, *space, C] -> [B, *space/stride, K].
+    """1, S, 1 convolutions to K/4, K/4, K channels, and a shortcut.
 
-    Source: the paper, section 2.2. Version "v1.5" strides in the middle convolution, "v1" in the
-    first. The spatial axes may be one (sequences) or two (pictures).
+    [B, *space, C] -> [B, *space / stride, K]. Source: the paper, section 2.2. Version "v1.5"
+    strides in the middle convolution, "v1" in the first. The spatial axes may be one (sequences)
+    or two (pictures).
     """
 
     features: int

@@ -175,12 +175,12 @@ def _score_limbs(paf: jax.Array, peaks: _Peaks, config: DecodeConfig) -> jax.Arr
     length = jnp.maximum(jnp.sqrt((vector**2).sum(axis=-1)), 1e-6)
     direction = vector / length[..., None]
 
-    # The PAF is read between the centres of cells: bilinear, and at the border the nearest.
+    # The PAF is read bilinearly between the centres of cells, and beyond the outermost as there.
     fraction = (np.arange(config.samples, dtype=np.float32) + 0.5) / config.samples
     points = start[..., None, :] + fraction[:, None] * vector[..., None, :]
-    x, y = jnp.clip(points[..., 0], 0, w - 1), jnp.clip(points[..., 1], 0, h - 1)
+    x, y = points[..., 0], points[..., 1]  # [19, K, K, samples]
     left, top = jnp.clip(jnp.floor(x), 0, w - 2), jnp.clip(jnp.floor(y), 0, h - 2)
-    dx, dy = x - left, y - top  # [19, K, K, samples]
+    dx, dy = jnp.clip(x - left, 0, 1), jnp.clip(y - top, 0, 1)
     limb = np.arange(len(skeleton.LIMBS))[:, None, None, None]
     corner = (limb * h + top.astype(jnp.int32)) * w + left.astype(jnp.int32)
 

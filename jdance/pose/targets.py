@@ -9,7 +9,8 @@ import numpy as np
 
 from jdance import skeleton
 
-_CUT = 0.01  # a Gaussian ends where it falls under this
+_FIRST, _SECOND = skeleton.LIMBS.T
+_CUT = 0.01  # under this a Gaussian counts as 0
 
 
 def encode(
@@ -19,78 +20,97 @@ def encode(
     stride: int = 8,
     sigma: float = 7.0,
     limb_width: float = 1.0,
+    overhang: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """Draws heat maps and part-affinity fields (PAFs) of people, as OpenPose is trained on.
+    """Draws the heat maps and part-affinity fields (PAFs) of people, as OpenPose is trained on.
 
-    The centre of cell (row, column) lies at the pixel (stride column + (stride - 1) / 2, likewise
-    the row). Each joint's heat map is a Gaussian, the greatest of all people where they overlap.
-    Each limb's PAF is the unit vector along the limb in the cells beside it, the mean of all people
-    there. A limb is drawn if both its joints are labelled and apart.
+    The centre of the cell in row i and column j is the pixel x = stride j + (stride - 1) / 2,
+    y = stride i + (stride - 1) / 2. A joint is a Gaussian in its heat map, the maximum where
+    people overlap. A limb is the unit vector along it in the cells beside it, the mean where
+    people overlap; it is drawn if both its joints are labelled and not in the same place.
 
     Args:
         keypoints: float [B, M, 18, 3], x and y in pixels of the network's input; a joint is
-            labelled if its score is > 0. Fill up with zeros to M people.
-        size: (h, w) of the maps; static under jit, like all that follows.
+            labelled if its score is > 0. Images with fewer people are filled up with zeros.
+        size: (h, w) of the maps; static under jit.
         stride: pixels a cell.
-        sigma: standard deviation of the Gaussian in pixels; under 1 % it is cut to 0.
-        limb_width: the greatest distance from a limb, in cells, at which its PAF is drawn.
+        sigma: standard deviation of the Gaussian in pixels; values under 1 % become 0.
+        limb_width: how far to either side of a limb it is drawn, in cells.
+        overhang: how far beyond its ends a limb is drawn, in cells. With 0 a limb shorter than a
+            cell may miss the centre of every cell, and cannot be decoded then.
 
     Returns:
-        heat float32 [B, h, w, 19], the last one the background, 1 - the greatest of the others;
-        paf float32 [B, h, w, 38] in the channels of skeleton.PAF_CHANNELS.
+        heat: float32 [B, h, w, 19], the last channel the background, 1 - the maximum of the rest.
+        paf: float32 [B, h, w, 38] in the channels of skeleton.PAF_CHANNELS.
+
+    Raises:
+        ValueError: the key points are not [B, M, 18, 3].
     """
     if keypoints.ndim != 4 or keypoints.shape[2:] != (skeleton.NUM_JOINTS, 3):
         raise ValueError(f"key points of shape {keypoints.shape}: expected [B, M, 18, 3]")
     keypoints = jnp.asarray(keypoints, jnp.float32)
     labelled = skeleton.is_present(keypoints)
-    # Positions in cells. What is not labelled may hold anything, even NaN.
-    position = jnp.where(
-        labelled[..., None], (keypoints[..., :2] - (stride - 1) / 2) / stride, 0
-    )
+    cells = (keypoints[..., :2] - (stride - 1) / 2) / stride
+    position = jnp.where(labelled[..., None], cells, 0)
 
-    heat = _draw_joints(position, labelled, size, sigma / stride)
+    def add_person(maps: tuple, person: tuple) -> tuple[tuple, None]:
+        heat, vectors, count = maps
+        position, labelled = person
+        heat = jnp.maximum(heat, _draw_joints(position, labelled, size, sigma / stride))
+        vector, inside = _draw_limbs(position, labelled, size, limb_width, overhang)
+        return (heat, vectors + vector, count + inside), None
+
+    # One person after the other, in all images at once: the memory does not grow with M.
+    shape = (len(keypoints), *size)
+    limbs = len(skeleton.LIMBS)
+    empty = (
+        jnp.zeros((*shape, skeleton.NUM_JOINTS)),
+        jnp.zeros((*shape, limbs, 2)),
+        jnp.zeros((*shape, limbs)),
+    )
+    people = position.swapaxes(0, 1), labelled.swapaxes(0, 1)
+    (heat, vectors, count), _ = jax.lax.scan(add_person, empty, people)
+
+    heat = jnp.where(heat < _CUT, 0, heat)
     background = 1 - heat.max(axis=-1, keepdims=True)
-    paf = _draw_limbs(position, labelled, size, limb_width)
+    mean = vectors / jnp.maximum(count, 1)[..., None]
+    paf = mean.reshape(*shape, 2 * limbs)[..., np.argsort(skeleton.PAF_CHANNELS.ravel())]
     return jnp.concatenate([heat, background], axis=-1), paf
 
 
 def _draw_joints(
     position: jax.Array, labelled: jax.Array, size: tuple[int, int], sigma: float
 ) -> jax.Array:
-    """Heat maps [B, h, w, 18] of positions [B, M, 18, 2], all in cells."""
-    h, w = size
-    across, down = (
-        jnp.exp(-0.5 * ((np.arange(n) - position[..., axis, None]) / sigma) ** 2)
-        for axis, n in enumerate((w, h))
-    )  # [B, M, 18, w], [B, M, 18, h]
-    across = jnp.where(labelled[..., None], across, 0)
-    heat = (down[..., :, None] * across[..., None, :]).max(axis=1, initial=0)
-    return jnp.where(heat < _CUT, 0, heat).transpose(0, 2, 3, 1)
+    """Gaussians [B, h, w, 18] about the joints [B, 18, 2] of one person an image, all in cells."""
+    row, column = (np.arange(n, dtype=np.float32)[:, None] for n in size)
+    x, y = position[:, None, :, 0], position[:, None, :, 1]
+    across = jnp.exp(-0.5 * ((column - x) / sigma) ** 2) * labelled[:, None]  # [B, w, 18]
+    down = jnp.exp(-0.5 * ((row - y) / sigma) ** 2)  # [B, h, 18]
+    return down[:, :, None] * across[:, None]
 
 
 def _draw_limbs(
-    position: jax.Array, labelled: jax.Array, size: tuple[int, int], limb_width: float
-) -> jax.Array:
-    """PAFs [B, h, w, 38] of positions [B, M, 18, 2], all in cells."""
-    h, w = size
-    first, second = skeleton.LIMBS.T
-    start = position[:, :, first]  # [B, M, 19, 2]
-    vector = position[:, :, second] - start
+    position: jax.Array,
+    labelled: jax.Array,
+    size: tuple[int, int],
+    width: float,
+    overhang: float,
+) -> tuple[jax.Array, jax.Array]:
+    """Limbs of one person an image: unit vectors [B, h, w, 19, 2], and 1 where drawn [B, h, w, 19].
+
+    All in cells.
+    """
+    row, column = (np.arange(n, dtype=np.float32)[:, None] for n in size)
+    start = position[:, None, None, _FIRST]  # [B, 1, 1, 19, 2]
+    vector = position[:, None, None, _SECOND] - start
     length = jnp.sqrt((vector**2).sum(axis=-1))
-    drawn = labelled[:, :, first] & labelled[:, :, second] & (length > 0)
     direction = vector / jnp.where(length > 0, length, 1)[..., None]
 
-    # The offset of each cell from the limb's start, split into along the limb and across it.
-    dx = np.arange(w, dtype=np.float32) - start[..., 0, None, None]  # [B, M, 19, 1, w]
-    dy = np.arange(h, dtype=np.float32)[:, None] - start[..., 1, None, None]  # [B, M, 19, h, 1]
-    ux, uy = direction[..., 0, None, None], direction[..., 1, None, None]
-    along = dx * ux + dy * uy
-    across = jnp.abs(dx * uy - dy * ux)
-    inside = (along >= 0) & (along <= length[..., None, None]) & (across <= limb_width)
-    inside &= drawn[..., None, None]
-
-    # Sums over the people; XLA fuses what is above into them, so nothing of size B M 19 h w is kept.
-    count = jnp.maximum(inside.sum(axis=1), 1)
-    mean = [jnp.where(inside, u, 0).sum(axis=1) / count for u in (ux, uy)]
-    channels = jnp.concatenate(mean, axis=1)  # [B, 38, h, w]: x of all limbs, then y of all
-    return channels[:, np.argsort(skeleton.PAF_CHANNELS.T.ravel())].transpose(0, 2, 3, 1)
+    # Each cell's offset from the limb's start, in the limb's own axes.
+    dx, dy = column - start[..., 0], row[:, None] - start[..., 1]  # [B, 1, w, 19], [B, h, 1, 19]
+    along = dx * direction[..., 0] + dy * direction[..., 1]
+    across = dx * direction[..., 1] - dy * direction[..., 0]
+    drawn = (labelled[:, _FIRST] & labelled[:, _SECOND])[:, None, None] & (length > 0)
+    inside = drawn & (jnp.abs(across) <= width)
+    inside &= (along >= -overhang) & (along <= length + overhang)
+    return inside[..., None] * direction, inside.astype(jnp.float32)

@@ -15,7 +15,9 @@ class Checkpoints:
     def __init__(self, workdir: Path, kept: int = 2):
         self._folder = (workdir / "checkpoints").absolute()
         self._manager = ocp.CheckpointManager(
-            self._folder, options=ocp.CheckpointManagerOptions(max_to_keep=kept)
+            self._folder,
+            options=ocp.CheckpointManagerOptions(max_to_keep=kept),
+            item_handlers=ocp.StandardCheckpointHandler(),  # so that metadata can be read, too
         )
 
     def latest_step(self) -> int | None:
@@ -57,7 +59,9 @@ class Checkpoints:
 def _leaves(tree: Any) -> dict[str, Any]:
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
-        "/".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path): leaf
+        "/".join(
+            str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path
+        ): leaf
         for path, leaf in flat
     }
 

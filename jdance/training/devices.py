@@ -19,6 +19,14 @@ def replicate(tree: Any) -> Any:
     return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))
 
 
+def replicated_like(tree: Any) -> Any:
+    """Shapes and dtypes of a pytree (of arrays or of their shapes), to be on every device."""
+    sharding = NamedSharding(_mesh(), PartitionSpec())
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )
+
+
 def shard(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """Divides a host batch [B, ...] over the devices: [devices, B / devices, ...]."""
     sharding = NamedSharding(_mesh(), PartitionSpec(AXIS))

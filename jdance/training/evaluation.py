@@ -13,9 +13,7 @@ from jdance.training import devices
 EvalStep = Callable[[Any, dict[str, jax.Array]], jax.Array]
 
 
-def predict(
-    eval_step: EvalStep, variables: Any, batches: Iterable[Batch]
-) -> dict[str, np.ndarray]:
+def predict(eval_step: EvalStep, variables: Any, batches: Iterable[Batch]) -> dict[str, np.ndarray]:
     """Runs the network over batches.
 
     Returns:

@@ -184,7 +184,7 @@ def load(workdir: Path) -> tuple[ConfigDict, list[str], Any]:
     schedule = state.make_schedule(config.optimizer, 1, 1)
     optimizer = state.make_optimizer(config.optimizer, schedule)
     size = features.SIZES[config.model.features]
-    like = devices.replicate(
+    like = devices.replicated_like(
         jax.eval_shape(partial(state.create, model, optimizer, config, size))
     )
     variables = checkpoints.restore(step, like).variables

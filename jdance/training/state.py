@@ -54,8 +54,8 @@ def create(
 def make_schedule(config: ConfigDict, steps_per_epoch: float, total_steps: int) -> optax.Schedule:
     """The learning rate as a function of the step.
 
-    "piecewise": divided by 10 at each of `boundaries` (the paper, section 4.2); "cosine": down to 0.
-    Both after a linear warm-up.
+    "piecewise": divided by 10 at each of `boundaries` (the paper, section 4.2); "cosine": down
+    to 0. Both after a linear warm-up.
     """
     rate, warmup = config.learning_rate, round(config.warmup * steps_per_epoch)
     if config.schedule == "piecewise":

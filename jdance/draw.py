@@ -1,0 +1,102 @@
+"""Draws what was recognised into pictures."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from jdance import skeleton
+
+# RGB. The person's right side is warm, the left side cool, the middle white.
+_RIGHT, _LEFT, _MIDDLE = (255, 140, 40), (60, 170, 255), (245, 245, 245)
+_RIGHT_JOINTS = {joint for joint, name in enumerate(skeleton.NAMES) if name.startswith("right")}
+_LEFT_JOINTS = {joint for joint, name in enumerate(skeleton.NAMES) if name.startswith("left")}
+# One colour a motion, readable under white text.
+_MOTIONS = (
+    (200, 50, 60), (30, 125, 60), (40, 90, 200), (150, 70, 180), (190, 95, 10), (20, 125, 135),
+    (120, 100, 30), (170, 50, 120),
+)  # fmt: skip
+_SHIFT = 4  # of sub-pixel positions
+
+
+def people(
+    image: np.ndarray,
+    keypoints: Sequence[np.ndarray | None],
+    boxes: Sequence[tuple[float, ...]],
+    labels: Sequence[str],
+    colors: Sequence[int],
+) -> np.ndarray:
+    """Draws the skeleton, box and label of every person.
+
+    Args:
+        image: uint8 RGB [H, W, 3]; stays as it is.
+        keypoints: [18, 3] of each person, or None.
+        boxes: x, y, width, height of each, in pixels.
+        labels: a few words for each.
+        colors: a number for each, such as the motion's, that chooses the colour of box and label.
+
+    Returns:
+        uint8 RGB [H, W, 3].
+    """
+    canvas = image.copy()
+    unit = max(1.0, max(image.shape[:2]) / 640)  # line width that suits the picture
+    for person in keypoints:
+        if person is not None:
+            _skeleton(canvas, person, unit)
+    taken: list[tuple[int, int, int, int]] = []
+    for box, label, number in zip(boxes, labels, colors, strict=True):
+        color = _MOTIONS[number % len(_MOTIONS)]
+        x, y, width, height = (round(value) for value in box)
+        cv2.rectangle(canvas, (x, y), (x + width, y + height), color, round(2 * unit), cv2.LINE_AA)
+        taken.append(_label(canvas, label, (x, y), color, unit, taken))
+    return canvas
+
+
+def _skeleton(canvas: np.ndarray, person: np.ndarray, unit: float) -> None:
+    present = skeleton.is_present(person)
+    points = np.round(person[:, :2] * 2**_SHIFT).astype(int)
+    limbs = [tuple(limb) for limb in skeleton.LIMBS[: skeleton.NUM_TREE_LIMBS].tolist()]
+    for dark, width in ((True, 5 * unit), (False, 3 * unit)):  # a dark rim, then the limb
+        for a, b in limbs:
+            if present[a] and present[b]:
+                color = (20, 20, 20) if dark else _side_color(a, b)
+                cv2.line(canvas, points[a], points[b], color, round(width), cv2.LINE_AA, _SHIFT)
+    radius = round(2.5 * unit * 2**_SHIFT)
+    for joint in np.flatnonzero(present):
+        cv2.circle(canvas, points[joint], radius, _MIDDLE, -1, cv2.LINE_AA, _SHIFT)
+
+
+def _side_color(*joints: int) -> tuple[int, int, int]:
+    if _RIGHT_JOINTS & set(joints):
+        return _RIGHT
+    return _LEFT if _LEFT_JOINTS & set(joints) else _MIDDLE
+
+
+def _label(
+    canvas: np.ndarray,
+    text: str,
+    corner: tuple[int, int],
+    color: tuple[int, int, int],
+    unit: float,
+    taken: list[tuple[int, int, int, int]],
+) -> tuple[int, int, int, int]:
+    """Writes a label above a box's corner, moved so that it stays inside and covers no other."""
+    font, size, stroke = cv2.FONT_HERSHEY_SIMPLEX, 0.5 * unit, max(1, round(unit))
+    (width, height), baseline = cv2.getTextSize(text, font, size, stroke)
+    pad = round(3 * unit)
+    full_width, full_height = width + 2 * pad, height + baseline + 2 * pad
+    x = int(np.clip(corner[0], 0, max(0, canvas.shape[1] - full_width)))
+    y = int(np.clip(corner[1] - full_height, 0, max(0, canvas.shape[0] - full_height)))
+    for _ in range(len(taken)):
+        clash = [t for t in taken if _cross((x, y, full_width, full_height), t)]
+        if not clash:
+            break
+        y = max(t[1] + t[3] for t in clash)
+    cv2.rectangle(canvas, (x, y), (x + full_width, y + full_height), color, -1)
+    origin = (x + pad, y + pad + height)
+    cv2.putText(canvas, text, origin, font, size, (255, 255, 255), stroke, cv2.LINE_AA)
+    return x, y, full_width, full_height
+
+
+def _cross(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+    return a[0] < b[0] + b[2] and b[0] < a[0] + a[2] and a[1] < b[1] + b[3] and b[1] < a[1] + a[3]
