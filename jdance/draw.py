@@ -48,7 +48,7 @@ def people(
         color = _MOTIONS[number % len(_MOTIONS)]
         x, y, width, height = (round(value) for value in box)
         cv2.rectangle(canvas, (x, y), (x + width, y + height), color, round(2 * unit), cv2.LINE_AA)
-        taken.append(_label(canvas, label, (x, y), color, unit, taken))
+        taken.append(_label(canvas, label, (x, y), width, color, unit, taken))
     return canvas
 
 
@@ -76,14 +76,20 @@ def _label(
     canvas: np.ndarray,
     text: str,
     corner: tuple[int, int],
+    room: int,
     color: tuple[int, int, int],
     unit: float,
     taken: list[tuple[int, int, int, int]],
 ) -> tuple[int, int, int, int]:
-    """Writes a label above a box's corner, moved so that it stays inside and covers no other."""
-    font, size, stroke = cv2.FONT_HERSHEY_SIMPLEX, 0.5 * unit, max(1, round(unit))
+    """Writes a label above a box's corner, moved so that it stays inside and covers no other.
+
+    It is made a little smaller where that makes it fit the `room` above a narrow box.
+    """
+    font, stroke, pad = cv2.FONT_HERSHEY_SIMPLEX, max(1, round(unit)), round(3 * unit)
+    size = 0.5 * unit
+    (width, _), _ = cv2.getTextSize(text, font, size, stroke)
+    size *= float(np.clip((room - 2 * pad) / width, 0.75, 1))
     (width, height), baseline = cv2.getTextSize(text, font, size, stroke)
-    pad = round(3 * unit)
     full_width, full_height = width + 2 * pad, height + baseline + 2 * pad
     x = int(np.clip(corner[0], 0, max(0, canvas.shape[1] - full_width)))
     y = int(np.clip(corner[1] - full_height, 0, max(0, canvas.shape[0] - full_height)))

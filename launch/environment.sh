@@ -1,0 +1,29 @@
+# Sourced by the scripts beside it: environment EXTRA... makes and enters .venv with jdance in it.
+# PYTHON names the interpreter to start from; otherwise the first that fits is taken.
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do
+    if "$candidate" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+      2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "error: no Python 3.11 to 3.13 with its venv module found; install one, or name it: PYTHON=..." >&2
+  return 1
+}
+
+environment() {
+  local extras stamp python
+  extras=$(IFS=,; echo "$*")
+  stamp=".venv/.installed-$(cksum <<<"$extras $(cat pyproject.toml)" | cut -d' ' -f1)"
+  if [ ! -e "$stamp" ]; then
+    python=$(find_python)
+    [ -x .venv/bin/python ] || "$python" -m venv .venv
+    echo "installing jdance into .venv (the first time takes a minute)"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".${extras:+[$extras]}"
+    touch "$stamp"
+  fi
+  export PATH="$PWD/.venv/bin:$PATH"
+}

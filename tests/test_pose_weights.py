@@ -1,0 +1,468 @@
+"""Reading published weights, and pose checkpoints."""
+
+import functools
+import hashlib
+import http.server
+import json
+import struct
+import threading
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jdance.errors import UserError
+from jdance.models.openpose import MobileNetV2Small
+from jdance.pose import download, graphdef, weights
+
+FIXED = {"network": "mobilenet_v2_small", "statistics": "fixed"}
+PICTURE = {"network": "mobilenet_v2_small", "statistics": "picture"}
+
+
+# A writer of graphs, to test the reader -----------------------------------------------------------
+
+
+def varint(number):
+    number &= 2**64 - 1
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*out, number])
+
+
+def field(number, value):
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def shape_message(shape):
+    return b"".join(field(2, field(1, size)) for size in shape)
+
+
+def constant(name, tensor, op="Const"):
+    attributes = field(5, field(1, b"dtype") + field(2, field(6, 1)))
+    attributes += field(5, field(1, b"value") + field(2, field(8, tensor)))
+    return field(1, field(1, name.encode()) + field(2, op.encode()) + attributes)
+
+
+def float_constant(name, array):
+    content = np.asarray(array, "<f4").tobytes()
+    return constant(
+        name, field(1, 1) + field(2, shape_message(np.shape(array))) + field(4, content)
+    )
+
+
+@functools.cache
+def random_graph():
+    """Variables of the network with random numbers, and the same as a frozen graph's nodes."""
+    rng = np.random.default_rng(0)
+    variables, nodes = {}, {}
+    for path, leaf in weights.abstract_variables(MobileNetV2Small(statistics="picture")).items():
+        value = np.abs(rng.normal(0, 0.2, leaf.shape)).astype(np.float32)
+        variables[path] = value
+        name = weights._tensorflow_name(path)
+        shape = weights._tensorflow_shape(path, leaf.shape)
+        nodes[name] = float_constant(f"{name}/read/_{len(nodes)}__cf__7", value.reshape(shape))
+    return unflatten_dict(variables), nodes
+
+
+def small(shape):
+    """Random pictures uint8 [*shape, 3]."""
+    return np.random.default_rng(3).integers(0, 256, (*shape, 3), np.uint8)
+
+
+# The reader of graphs -----------------------------------------------------------------------------
+
+
+def test_reads_every_form_of_a_constant():
+    row = struct.pack("<3f", 1, 2, 3)
+    graph = b"".join(
+        [
+            float_constant("content", [[1.5, -2]]),
+            constant("scalar", field(1, 1) + varint(5 << 3 | 5) + struct.pack("<f", 0.5)),
+            constant("packed", field(1, 1) + field(2, shape_message([3])) + field(5, row)),
+            constant("repeated", field(1, 1) + field(2, shape_message([2, 3])) + field(5, row)),
+            constant(
+                "int", field(1, 3) + field(2, shape_message([2])) + field(7, 5) + field(7, -1)
+            ),
+            constant("int64", field(1, 9) + field(2, shape_message([2])) + field(10, b"\x07\x08")),
+            constant("empty", field(1, 1) + field(2, shape_message([0]))),
+            constant("text", field(1, 7) + field(8, b"hello")),
+            constant("not_a_constant", field(1, 1) + field(5, row), op="Other"),
+            field(4, field(1, 27)),  # the graph's version
+        ]
+    )
+    found = graphdef.parse_constants(graph)
+    expected = {
+        "content": np.float32([[1.5, -2]]),
+        "scalar": np.float32(0.5),
+        "packed": np.float32([1, 2, 3]),
+        "repeated": np.float32([[1, 2, 3], [3, 3, 3]]),
+        "int": np.int32([5, -1]),
+        "int64": np.int64([7, 8]),
+        "empty": np.zeros(0, np.float32),
+    }
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype and found[name].shape == array.shape
+        np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.parametrize(
+    ("graph", "reason"),
+    [
+        (b"", "no constants"),
+        (float_constant("a", [1, 2])[:-1], "middle of a field"),
+        (b"\xff" * 20, "ten bytes"),
+        (b"\x0a\x85", "middle of a number"),
+        (b"\x02\x01\x00", "without a number"),
+        (b"\x0b", "wire type 3"),
+        (field(1, 7), "in place of a message"),
+        (float_constant("a", 1) * 2, "two nodes"),
+        (field(1, field(1, b"\xff\xfe")), "UTF-8"),
+        (constant("a", field(1, 1) + field(2, shape_message([3])) + field(4, b"1234")), "4 bytes"),
+        (constant("a", field(1, 1) + field(2, shape_message([3]))), "0 values"),
+        (
+            constant("a", field(1, 1) + field(2, shape_message([1])) + field(5, b"12345678")),
+            "2 val",
+        ),
+        (constant("a", field(1, 1) + field(2, shape_message([-1]))), "unknown size"),
+        (
+            constant("a", field(1, 1) + field(2, shape_message([2**40])) + field(5, b"1234")),
+            "claims",
+        ),
+        (constant("a", field(1, 1) + field(2, shape_message([0, 2**40]))), "claims"),
+        (constant("a", field(1, 1) + field(2, shape_message([1] * 40))), "40 axes"),
+        (constant("a", field(1, 3) + field(7, 2**40)), "range"),
+    ],
+)
+def test_damaged_graphs_are_one_clear_line(tmp_path, graph, reason):
+    path = tmp_path / "graph.pb"
+    path.write_bytes(graph)
+    with pytest.raises(UserError, match=reason) as error:
+        graphdef.read_constants(path)
+    assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+
+
+def test_random_damage_never_escapes(tmp_path):
+    """Cut or altered anywhere, a graph is read or is a UserError, nothing else."""
+    graph = float_constant("a", np.ones((3, 4))) + constant(
+        "b", field(1, 3) + field(2, shape_message([2])) + field(7, 5) + field(7, -1)
+    )
+    path = tmp_path / "graph.pb"
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        damaged = bytearray(graph[: rng.integers(1, len(graph) + 1)])
+        for _ in range(rng.integers(0, 3)):
+            damaged[rng.integers(len(damaged))] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            graphdef.read_constants(path)
+        except UserError as error:
+            assert "\n" not in str(error)
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    for path in (tmp_path / "absent.pb", tmp_path):
+        with pytest.raises(UserError, match="cannot be read"):
+            graphdef.read_constants(path)
+
+
+# The importer -------------------------------------------------------------------------------------
+
+
+def write_graph(path, nodes):
+    path.write_bytes(b"".join(nodes.values()))
+    return path
+
+
+def test_imports_what_a_graph_holds(tmp_path):
+    expected, nodes = random_graph()
+    imported = weights.import_mobilenet_v2_small(write_graph(tmp_path / "graph.pb", nodes))
+    assert jax.tree.structure(imported) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, imported, expected)
+    weights.check(weights.build(PICTURE), imported, "imported")
+
+
+def test_import_names_what_is_missing_or_mis_shaped(tmp_path):
+    _, nodes = random_graph()
+    scope = "Openpose/MConv_Stage3_L2_4_depthwise/depthwise_weights"
+    missing = {name: node for name, node in nodes.items() if name != scope}
+    with pytest.raises(UserError, match=f"{scope} is missing"):
+        weights.import_mobilenet_v2_small(write_graph(tmp_path / "graph.pb", missing))
+    wrong = nodes | {scope: float_constant(scope, np.ones((1, 1, 1, 64)))}
+    with pytest.raises(UserError, match=rf"{scope} is float32 \(1, 1, 1, 64\)"):
+        weights.import_mobilenet_v2_small(write_graph(tmp_path / "graph.pb", wrong))
+
+
+def test_imported_tensors_equal_those_of_the_published_graph(real_data):
+    imported = weights.import_mobilenet_v2_small(real_data("pose/mobilenet_v2_small.pb"))
+    flat = flatten_dict(imported)
+    with np.load(real_data("pose/mobilenet_v2_small.npz")) as expected:
+        assert len(flat) == len(expected.files) == 417
+        for name in expected.files:
+            ours = flat.pop(_our_path(name))
+            np.testing.assert_array_equal(ours.ravel(), expected[name].ravel(), err_msg=name)
+    assert not flat
+
+
+def _our_path(name):
+    """stage1/paf/sep1/pointwise/bn/beta is params, stage1_paf, sep1_bn, bias; and so on."""
+    *scopes, leaf = name.split("/")
+    if scopes[0].startswith("stage"):
+        stage, branch, unit, kind, *bn = scopes
+        scopes = [f"{stage}_{branch}", f"{unit}_bn" if bn else f"{unit}_{kind}"]
+    else:
+        bn = scopes[-1] == "bn"
+        scopes = ["backbone", *scopes[:-2], f"{scopes[-2]}_bn"] if bn else ["backbone", *scopes]
+    leaf = {"gamma": "scale", "beta": "bias"}.get(leaf, leaf)
+    return ("batch_stats" if leaf in ("mean", "var") else "params", *scopes, leaf)
+
+
+def test_shipped_statistics_fit_the_network():
+    variables, _ = random_graph()
+    fixed = weights.with_statistics(variables, weights.default_statistics())
+    weights.check(weights.build(FIXED), fixed, "shipped")
+
+
+def test_shipped_statistics_are_the_letterboxed_ones(real_data):
+    ours = flatten_dict(weights.default_statistics(), sep="/")
+    with np.load(real_data("pose/mobilenet_v2_small_calibration.npz")) as expected:
+        names = [name for name in expected.files if name.startswith("letterbox/")]
+        assert len(ours) == len(names)
+        for name in names:
+            scope, leaf = name.removeprefix("letterbox/").rsplit("/", 1)
+            np.testing.assert_array_equal(ours[f"{scope}_bn/{leaf}"], expected[name])
+
+
+# Networks from configurations ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({}, "unknown pose network None; known: mobilenet_v2_small"),
+        ({"network": "cmu"}, "unknown pose network 'cmu'"),
+        ({"network": "mobilenet_v2_small", "statistics": "batch"}, "'fixed' or 'picture'"),
+        ({"network": "mobilenet_v2_small", "width": 2}, "width"),
+    ],
+)
+def test_build_rejects_bad_configurations(config, reason):
+    with pytest.raises(UserError, match=reason):
+        weights.build(config)
+
+
+# Calibration --------------------------------------------------------------------------------------
+
+
+def test_calibration_pools_all_pixels_of_all_pictures():
+    variables, _ = random_graph()
+    images = small((3, 48, 64)) // np.array([1, 2, 4], np.uint8)[:, None, None, None]
+    statistics = weights.calibrate(variables, images)
+
+    bgr = images[..., ::-1].astype(np.float32)
+    stem = nn.Conv(16, (3, 3), strides=2, use_bias=False)
+    first = stem.apply({"params": variables["params"]["backbone"]["stem"]}, bgr)
+    for name, expected in (("mean", first.mean((0, 1, 2))), ("var", first.var((0, 1, 2)))):
+        np.testing.assert_allclose(statistics["stem_bn"][name], expected, rtol=1e-4)
+
+
+def test_calibration_on_one_picture_equals_that_pictures_statistics():
+    """All the way down: each layer's statistics are those after the layers before it."""
+    variables, _ = random_graph()
+    image = small((1, 48, 64))
+    fixed = weights.with_statistics(variables, weights.calibrate(variables, image))
+    weights.check(weights.build(FIXED), fixed, "calibrated")
+    bgr = image[..., ::-1].astype(np.float32)
+    expected = jax.jit(weights.build(PICTURE).apply)(variables, bgr)
+    for a, b in zip(jax.jit(weights.build(FIXED).apply)(fixed, bgr), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(b).max())
+
+
+def test_calibrate_folder_takes_an_evenly_spaced_subset(tmp_path, monkeypatch):
+    (tmp_path / "below").mkdir()
+    for i in range(10):
+        picture = np.full((20, 10, 3), [0, 0, 20 * i], np.uint8)  # BGR: red tells them apart
+        cv2.imwrite(str(tmp_path / ("below" if i > 4 else "") / f"{i}.png"), picture)
+    (tmp_path / "notes.txt").write_text("no picture")
+    monkeypatch.setattr(weights, "calibrate", lambda variables, images: images)
+    images = weights.calibrate_folder({}, tmp_path, max_images=5)
+    assert images.shape == (5, 368, 368, 3) and images.dtype == np.uint8
+    assert (images[:, :, 184:] == 0).all()  # letterboxed
+    assert images[:, 0, 0, 0].tolist() == [0, 40, 80, 120, 160]
+    assert len(weights.calibrate_folder({}, tmp_path)) == 10
+
+
+def test_calibrate_folder_names_what_is_wrong(tmp_path):
+    with pytest.raises(UserError, match="no pictures"):
+        weights.calibrate_folder({}, tmp_path)
+    (tmp_path / "broken.jpg").write_bytes(b"no jpeg")
+    with pytest.raises(UserError, match=r"broken\.jpg: not a readable picture"):
+        weights.calibrate_folder({}, tmp_path)
+
+
+# Checkpoints --------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_comes_back_exactly(tmp_path):
+    variables, _ = random_graph()
+    weights.save(tmp_path / "pose", PICTURE, variables)
+    config, loaded = weights.load(tmp_path / "pose")
+    assert config == PICTURE
+    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+
+    doubled = jax.tree.map(lambda x: 2 * x, variables)
+    weights.save(tmp_path / "pose", PICTURE, doubled)  # replaces it
+    _, loaded = weights.load(tmp_path / "pose")
+    jax.tree.map(np.testing.assert_array_equal, loaded, doubled)
+
+
+def test_save_keeps_off_folders_of_others(tmp_path):
+    variables, _ = random_graph()
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="holds something else"):
+        weights.save(tmp_path, PICTURE, variables)
+    with pytest.raises(UserError, match=r"thesis\.tex"):
+        weights.save(tmp_path / "thesis.tex", PICTURE, variables)
+    with pytest.raises(UserError, match="backbone/block00/depthwise_bn/mean is missing"):
+        weights.save(tmp_path / "new", FIXED, variables)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_load_names_what_is_wrong(tmp_path):
+    with pytest.raises(UserError, match=r"not a pose checkpoint, it has no pose\.json"):
+        weights.load(tmp_path)
+    for text, reason in (
+        ("{", "not valid JSON"),
+        ("[]", "'network'"),
+        ('{"network": "cmu"}', r"pose\.json: unknown pose network 'cmu'"),
+        (json.dumps(PICTURE), "damaged pose checkpoint"),
+    ):
+        (tmp_path / "pose.json").write_text(text)
+        with pytest.raises(UserError, match=reason) as error:
+            weights.load(tmp_path)
+        assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda leaf: leaf[:-1], r"is float32 \(15,\), but the network has float32 \(16,\)"),
+        (lambda leaf: leaf.astype(np.float16), r"is float16 \(16,\)"),
+        (lambda leaf: None, "is missing"),
+    ],
+)
+def test_load_names_the_first_difference(tmp_path, monkeypatch, change, reason):
+    variables, _ = random_graph()
+    flat = flatten_dict(variables)
+    path = ("params", "backbone", "stem_bn", "scale")
+    changed = change(flat[path])
+    flat = flat | {path: changed}
+    if changed is None:
+        del flat[path]
+    with monkeypatch.context() as patch:  # a checkpoint written for another network
+        patch.setattr(weights, "check", lambda *args, **kwargs: None)
+        weights.save(tmp_path / "pose", PICTURE, unflatten_dict(flat))
+    with pytest.raises(UserError, match=f"params/backbone/stem_bn/scale {reason}"):
+        weights.load(tmp_path / "pose")
+
+
+# Downloads ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """Publishes files on this machine: returns a function from content and path to the source."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=folder)
+    )
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("JDANCE_CACHE", str(tmp_path / "cache"))
+
+    def publish(content, sha256_of=None, file="net.pb"):
+        (folder / "net.pb").write_bytes(content)
+        source = download.Source(
+            url=f"http://127.0.0.1:{server.server_port}/{file}",
+            sha256=hashlib.sha256(sha256_of or content).hexdigest(),
+            size=len(sha256_of or content),
+        )
+        monkeypatch.setitem(download.SOURCES, "net", source)
+
+    yield publish
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_downloads_once(published, tmp_path, monkeypatch):
+    published(b"weights")
+    path = download.find("net")
+    assert path == tmp_path / "cache" / "net.pb" and path.read_bytes() == b"weights"
+    assert list(path.parent.iterdir()) == [path]
+
+    def no_network(*args, **kwargs):
+        raise AssertionError("a cached file needs no network")
+
+    monkeypatch.setattr(download.urllib.request, "urlopen", no_network)
+    assert download.find("net") == path
+
+
+def test_keeps_nothing_of_another_content(published, tmp_path):
+    published(b"weights, altered and longer", sha256_of=b"weights")
+    with pytest.raises(UserError, match="not the published file") as error:
+        download.find("net")
+    assert str(tmp_path / "cache" / "net.pb") in str(error.value)
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_an_altered_cached_file_is_never_used(published, tmp_path):
+    published(b"weights")
+    download.find("net").write_bytes(b"altered")
+    with pytest.raises(UserError, match="delete it"):
+        download.find("net")
+
+
+def test_a_file_that_is_gone(published, tmp_path):
+    published(b"weights", file="moved.pb")
+    with pytest.raises(UserError, match="404") as error:
+        download.find("net")
+    assert f"put it at {tmp_path / 'cache' / 'net.pb'}" in str(error.value)
+
+
+def test_a_refused_connection(published, monkeypatch):
+    published(b"weights")
+    source = download.SOURCES["net"]._replace(url="http://127.0.0.1:9/net.pb")
+    monkeypatch.setitem(download.SOURCES, "net", source)
+    with pytest.raises(UserError, match="cannot download http://127.0.0.1:9/net.pb") as error:
+        download.find("net")
+    assert "\n" not in str(error.value)
+
+
+def test_an_unwritable_cache_and_an_unknown_name(published, tmp_path, monkeypatch):
+    published(b"weights")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("JDANCE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="JDANCE_CACHE"):
+        download.find("net")
+    with pytest.raises(UserError, match="known: mobilenet_v2_small, net"):
+        download.find("nonsense")
+
+
+def test_the_published_file_is_the_one_we_know(real_data):
+    data = real_data("pose/mobilenet_v2_small.pb").read_bytes()
+    source = download.SOURCES["mobilenet_v2_small"]
+    assert hashlib.sha256(data).hexdigest() == source.sha256 and len(data) == source.size
