@@ -9,7 +9,14 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import cv2
+import numpy as np
 import pytest
+
+from jdance import config as defaults
+from jdance import skeleton
+from jdance.data import sources
+from jdance.data.prepare import prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_DATA = Path(os.environ.get("JDANCE_TEST_DATA", ROOT.parent / "shared"))
@@ -26,3 +33,54 @@ def real_data():
         return path
 
     return find
+
+
+def tiny_picture(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """A noisy picture [96, 80, 3] with a bright disc at each joint of its one person [1, 18, 3]."""
+    rng = np.random.default_rng(number)
+    image = rng.integers(0, 90, (96, 80, 3), np.uint8)
+    keypoints = np.ones((1, skeleton.NUM_JOINTS, 3), np.float32)
+    keypoints[0, :, 0] = rng.uniform(15, 65, skeleton.NUM_JOINTS)
+    keypoints[0, :, 1] = rng.uniform(15, 80, skeleton.NUM_JOINTS)
+    # The class can be learned: it is the height of the wrists.
+    keypoints[0, [skeleton.R_WRIST, skeleton.L_WRIST], 1] = 15 + 30 * (number % 3)
+    for x, y, _ in keypoints[0]:
+        cv2.circle(image, (round(float(x)), round(float(y))), 3, (250, 250, 250), -1)
+    return image, keypoints
+
+
+def tiny_source(count: int = 60) -> sources.Source:
+    pictures = [
+        sources.Picture(
+            name=f"picture {i}",
+            people=(sources.Person("abc"[i % 3]),),
+            load=lambda i=i: sources.Loaded(*tiny_picture(i)),
+            split="train" if i % 4 else "val",
+            group=str(i),
+        )
+        for i in range(count)
+    ]
+    return sources.Source(pictures, list("abc"))
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Path:
+    """A prepared data set of 45 training and 15 validation pictures in 3 classes."""
+    folder = tmp_path_factory.mktemp("tiny_data")
+    prepare(tiny_source(), folder, None)
+    return folder
+
+
+def tiny_config(data: Path):
+    """A configuration that trains in seconds."""
+    config = defaults.base()
+    config.data.dir = str(data)
+    config.data.image_size = 32
+    config.batch_size = 8
+    config.epochs = 2.0
+    config.log_every = 1
+    config.model.update(
+        width=4, stage_sizes=(1, 1), image_widths=(8,), keypoint_widths=(16,),
+        fusion_widths=(16,),
+    )  # fmt: skip
+    return config

@@ -32,15 +32,15 @@ def decode_reference(heat, paf, config):
     limbs = zip(skeleton.LIMBS.tolist(), skeleton.PAF_CHANNELS, strict=True)
     for number, ((first, second), channels) in enumerate(limbs):
         field = paf[..., channels]
-        for limb_score, i, j in match(peaks[first], peaks[second], field, config):
+        for score, i, j in match(peaks[first], peaks[second], field, config):
             a = next(n for n, person in enumerate(people) if person.get(first) == i)
             b = next(n for n, person in enumerate(people) if person.get(second) == j)
             only_extends = number >= skeleton.NUM_TREE_LIMBS
             if people[a].keys() & people[b].keys() or (only_extends and len(people[a]) < 2):
                 continue
-            people[a] |= people.pop(b)
-            totals[a] += limb_score + totals[b]
-            del totals[b]
+            people[a].update(people[b])
+            totals[a] += score + totals[b]
+            del people[b], totals[b]
 
     kept = []
     for person, total in zip(people, totals, strict=True):
@@ -83,7 +83,7 @@ def find_peaks(heat, config):
 
 
 def smoothed(heat, sigma):
-    """heat [n, m] with each column smoothed by a Gaussian, whose weights sum to 1 at borders too."""
+    """heat [n, m], each column smoothed by a Gaussian whose weights sum to 1 at borders too."""
     if sigma == 0:
         return heat
     result = np.empty_like(heat)

@@ -57,7 +57,8 @@ def example(
 
 
 def _indexed(source: Any) -> grain.MapDataset:
-    return grain.MapDataset.source(source).map_with_index(lambda index, data: (index, data))
+    count = len(source)  # a repeated data set counts on through its epochs
+    return grain.MapDataset.source(source).map_with_index(lambda i, data: (i % count, data))
 
 
 def _example_function(config: ConfigDict) -> Any:
@@ -87,10 +88,10 @@ def train_batches(
     """
     local_size = config.batch_size // processes
     dataset = _indexed(source).seed(config.seed).shuffle().repeat()
+    # Augment before slicing: what is drawn depends on the place in the global order.
+    dataset = dataset.random_map(_example_function(config))
     dataset = dataset[start_step * config.batch_size + process :: processes]
-    return iter(
-        _read(dataset.random_map(_example_function(config), seed=config.seed), local_size, config)
-    )
+    return iter(_read(dataset, local_size, config))
 
 
 def eval_batches(

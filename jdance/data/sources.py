@@ -119,19 +119,19 @@ def _stage(preset: str, seed: int) -> Source:
         )
     pictures = [
         Picture(
-            name=f"scene {group}/{index}",
-            people=tuple(Person(stage.MOTIONS[motion]) for motion in motions),
-            load=partial(_draw, seed, group, index, motions),
-            split=split,
-            group=str(group),
+            name=f"scene {planned.group}/{planned.index}",
+            people=tuple(Person(stage.MOTIONS[motion]) for motion in planned.motions),
+            load=partial(_draw, seed, planned),
+            split=planned.split,
+            group=str(planned.group),
         )
-        for split, group, index, motions in stage.plan(preset, seed)
+        for planned in stage.plan(preset, seed)
     ]
     return Source(pictures, list(stage.MOTIONS))
 
 
-def _draw(seed: int, group: int, index: int, motions: tuple[int, ...]) -> Loaded:
-    scene = stage.scene(seed, group, index, motions=motions)
+def _draw(seed: int, planned: stage.PlannedScene) -> Loaded:
+    scene = stage.scene(seed, planned.group, planned.index, motions=planned.motions)
     return Loaded(scene.image, np.stack([dancer.keypoints for dancer in scene.dancers]))
 
 

@@ -34,12 +34,15 @@ def draw(
         rng.shuffle(own)
         total = sum(len(members[group]) for group in own)
         position = 0
-        for name in names[1:]:
+        for name in reversed(names[1:]):  # the last split, usually "test", comes first
             wanted, taken = fractions[name] * total, 0
             # At least one group each, as long as one is left for the first split.
-            while position < len(own) - 1 and taken + 0.5 < max(wanted, 0.6):
-                for i in members[own[position]]:
+            while wanted > 0 and position < len(own) - 1:
+                group = members[own[position]]
+                if taken and abs(taken + len(group) - wanted) >= abs(taken - wanted):
+                    break
+                for i in group:
                     result[i] = name
-                taken += len(members[own[position]])
+                taken += len(group)
                 position += 1
     return result

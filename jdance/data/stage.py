@@ -182,14 +182,16 @@ def _troupe(seed: int, group: int) -> tuple[tuple[Build, Outfit], ...]:
 
 def _places(rng: np.random.Generator, count: int, width: float) -> tuple[np.ndarray, np.ndarray]:
     """Where the dancers stand, x and z [count, 2] in metres, and where they face, in degrees."""
-    gap = min(0.8 * width / count, rng.uniform(0.75, 1.5))
+    gap = min((width - 1.1) / count, rng.uniform(0.85, 1.5))
     x = (np.arange(count) - (count - 1) / 2) * gap + rng.uniform(-0.12, 0.12, count) * gap
-    slack = max(0.0, 0.36 * width - np.abs(x).max())
+    slack = max(0.0, 0.5 * width - 0.75 - np.abs(x).max())
     x += rng.uniform(-1, 1) * slack
     # Two rows, so that nobody stands inside a neighbour.
     row = (np.arange(count) + rng.integers(2)) % 2 * 2 - 1
     z = row * rng.uniform(0.15, 0.6, count) + rng.uniform(-0.35, 0.15)
-    return np.stack([x, z], 1), rng.uniform(-70, 70, count)
+    # Profiles are harder than front views, and a little more frequent.
+    yaw = 70 * rng.choice([-1, 1], count) * rng.uniform(0, 1, count) ** 0.75
+    return np.stack([x, z], 1), yaw
 
 
 def _compose(
@@ -270,11 +272,16 @@ def _describe(
     xy, depth = camera.project(body.joints)
     height, width = stage.crowd.shape
     present = ((xy >= 0) & (xy <= (width - 1, height - 1))).all(-1)
-    pixel = np.clip(np.round(xy).astype(int), 0, (width - 1, height - 1))
-    x, y = pixel.T
+    last = (width - 1, height - 1)
+    x, y = np.clip(np.round(xy).astype(int), 0, last).T
+    # Hidden is a joint when everything within a limb's radius of it is covered.
+    around = np.array([(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)]) * 0.055 * camera.focal
+    near = xy[:, None] + around / depth[:, None, None]
+    near_x, near_y = np.moveaxis(np.clip(np.round(near).astype(int), 0, last), -1, 0)
+    covered = stage.crowd[near_y, near_x] > 0.5
     for cover in covers:
-        present &= _at(cover, cover.cover, x, y, 0.0) < 0.5
-    present &= stage.crowd[y, x] < 0.5
+        covered |= _at(cover, cover.cover, near_x, near_y, 0.0) > 0.5
+    present &= ~covered.all(-1)
     towards = camera.position - body.skull
     towards /= np.linalg.norm(towards)
     for joint, outward, least in _FACE:

@@ -275,11 +275,12 @@ def assemble(build: Build, pose: Pose, at: tuple[float, float], yaw: float) -> B
 def random_pose(motion: str, build: Build, rng: np.random.Generator) -> Pose:
     """One moment of a motion, as this dancer happens to do it; every angle is within LIMITS."""
     pose: Pose = {name: np.zeros(2 if name in _PAIRS else ()) for name in LIMITS}
+    lean = 5 if motion in ("walk", "stand") else 9
     for name, mean, deviation in (
         ("pelvis_pitch", 2, 3),
         ("pelvis_roll", 0, 3.5),
-        ("spine_pitch", 2, 6),
-        ("spine_side", 0, 5),
+        ("spine_pitch", 2, lean),
+        ("spine_side", 0, lean),
         ("spine_twist", 0, 8),
         ("neck_pitch", 4, 8),
         ("neck_yaw", 0, 20),
@@ -305,19 +306,19 @@ def _clip(pose: Pose) -> Pose:
 
 def _step(pose: Pose, rng: np.random.Generator, calm: bool) -> None:
     """Legs that say nothing about the motion: weight on one leg, a wide stance, a small step."""
-    kind = rng.choice(5, p=[0.5, 0.4, 0.1, 0, 0] if calm else [0.3, 0.2, 0.2, 0.2, 0.1])
+    kind = rng.choice(5, p=[0.5, 0.4, 0.1, 0, 0] if calm else [0.2, 0.15, 0.2, 0.27, 0.18])
     free = int(rng.integers(2))
-    bend = abs(rng.normal(0, 5 if calm else 10)) + 2
+    bend = abs(rng.normal(0, 3.5 if calm else 10)) + 2
     knees = np.full(2, bend) + rng.uniform(0, 4, 2)
-    abduction = rng.uniform(0, 7, 2)
-    stride = rng.normal(0, 2.5)
+    abduction = rng.uniform(2, 8, 2)
+    stride = rng.normal(0, 1.5 if calm else 2.5)
     if kind == 1:  # weight on one leg
-        knees[free] += rng.uniform(6, 16 if calm else 34)
+        knees[free] += rng.uniform(4, 11 if calm else 34)
         pose["pelvis_roll"] += (1 if free == 0 else -1) * rng.uniform(0, 5)
     elif kind == 2:  # a wide stance
-        abduction += rng.uniform(5, 9 if calm else 16)
+        abduction += rng.uniform(5, 9 if calm else 22)
     elif kind == 3:  # a step
-        stride += rng.uniform(8, 20)
+        stride += rng.uniform(8, 28)
     pose["hip_flexion"] = knees * 0.5 + np.where(np.arange(2) == free, stride, -stride)
     if kind == 4:  # a foot off the floor
         pose["hip_flexion"][free] += rng.uniform(15, 45)
@@ -328,18 +329,18 @@ def _step(pose: Pose, rng: np.random.Generator, calm: bool) -> None:
 def _walk(pose: Pose, rng: np.random.Generator) -> None:
     """A moment of a gait, the arms swinging against the legs."""
     phase = rng.uniform(0, 2 * np.pi) + np.array([0, np.pi])
-    length = rng.uniform(0.75, 1.35)
-    pose["hip_flexion"] = 5 + 21 * length * np.sin(phase)
+    length = rng.uniform(0.9, 1.45)
+    pose["hip_flexion"] = 5 + 22 * length * np.sin(phase)
     swing_leg = np.maximum(np.cos(phase + 0.5), 0) ** 1.5
-    pose["knee"] = rng.uniform(4, 12) + (38 + 18 * length) * swing_leg
-    pose["hip_abduction"] = rng.uniform(-2, 4, 2)
+    pose["knee"] = rng.uniform(4, 12) + (44 + 16 * length) * swing_leg
+    pose["hip_abduction"] = rng.uniform(-5, 0.5, 2)  # feet nearly on one line
     pose["spine_twist"] += 6 * length * np.sin(phase[0])
     pose["spine_pitch"] += 3
-    arms = rng.uniform(0.5, 1.3)
+    arms = rng.uniform(0.8, 1.7)
     for i in range(2):
         forward = rng.normal(2, 4) - 22 * arms * np.sin(phase[i])
         _swing_arm(pose, i, forward, rng.uniform(4, 12))
-        pose["elbow"][i] = rng.uniform(8, 25) + max(forward, 0) * rng.uniform(0.4, 1.6)
+        pose["elbow"][i] = rng.uniform(20, 44) + max(forward, 0) * rng.uniform(0.6, 1.8)
 
 
 def _swing_arm(pose: Pose, i: int, forward: float, outward: float) -> None:
@@ -353,8 +354,8 @@ def _swing_arm(pose: Pose, i: int, forward: float, outward: float) -> None:
 
 def _hang(pose: Pose, i: int, rng: np.random.Generator) -> None:
     """A relaxed arm."""
-    _swing_arm(pose, i, rng.normal(3, 7), rng.uniform(6, 22))
-    pose["elbow"][i] = rng.uniform(6, 32)
+    _swing_arm(pose, i, rng.normal(2, 5), rng.uniform(6, 22))
+    pose["elbow"][i] = rng.uniform(4, 24)
     pose["shoulder_rotation"][i] += rng.normal(-10, 20)
 
 
@@ -398,7 +399,7 @@ def _pose_arms(pose: Pose, motion: str, side: int, build: Build, rng: np.random.
     if motion == "akimbo":
         # The hands lie on the crests of the hips.
         back = rng.uniform(-0.7, 0.35)
-        for i in both if rng.random() < 0.85 else (side,):
+        for i in both if rng.random() < 0.82 else (side,):
             target = [
                 (-1, 1)[i] * (0.098 + rng.uniform(-0.012, 0.018)) * height,
                 rng.uniform(0.03, 0.075) * height,
@@ -408,8 +409,8 @@ def _pose_arms(pose: Pose, motion: str, side: int, build: Build, rng: np.random.
             pose["wrist"][i] = (-1, 1)[i] * rng.uniform(0, 30)
     elif motion == "hold_high":
         round_arms = rng.random() < 0.25
-        elevation, plane = rng.uniform(142, 174), rng.uniform(-5, 70)
-        for i in both if rng.random() < 0.72 else (side,):
+        elevation, plane = rng.uniform(134, 174), rng.uniform(-5, 70)
+        for i in both if rng.random() < 0.50 else (side,):
             if round_arms:
                 _set_arm(
                     pose, i, elevation=rng.uniform(132, 155), plane=rng.uniform(0, 35),
@@ -422,30 +423,34 @@ def _pose_arms(pose: Pose, motion: str, side: int, build: Build, rng: np.random.
                 )  # fmt: skip
     elif motion == "single_arm_open":
         _set_arm(
-            pose, side, elevation=rng.uniform(68, 112), plane=rng.uniform(-15, 38),
+            pose, side, elevation=rng.uniform(64, 110), plane=rng.uniform(-15, 38),
             rotation=rng.uniform(-40, 80), elbow=rng.uniform(2, 26),
         )  # fmt: skip
-        if rng.random() < 0.2:  # the other hand before the belly
-            _rest_in_front(pose, 1 - side, build, rng)
+        if rng.random() < 0.4:
+            _rest(pose, (1 - side,), build, rng)
     elif motion == "wave":
         phase = rng.uniform(0, 2 * np.pi)
+        if rng.random() < 0.35:  # with the elbow at the side
+            elevation, elbow = rng.uniform(18, 48), rng.uniform(112, 134)
+        else:
+            elevation, elbow = rng.uniform(56, 112), rng.uniform(66, 112)
         _set_arm(
-            pose, side, elevation=rng.uniform(58, 112), plane=rng.uniform(-8, 45),
+            pose, side, elevation=elevation, plane=rng.uniform(-8, 45),
             rotation=88 + 22 * np.cos(phase) * rng.uniform(0.2, 1) + rng.normal(-8, 6),
-            elbow=rng.uniform(66, 112) + 22 * np.sin(phase), wrist=25 * np.sin(phase),
+            elbow=elbow + 16 * np.sin(phase), wrist=25 * np.sin(phase),
         )  # fmt: skip
-        if rng.random() < 0.2:
-            _rest_in_front(pose, 1 - side, build, rng)
-    elif motion == "stand" and rng.random() < 0.3:
-        for i in both:
-            _rest_in_front(pose, i, build, rng)
+        if rng.random() < 0.4:
+            _rest(pose, (1 - side,), build, rng)
+    elif motion == "stand" and rng.random() < 0.6:
+        _rest(pose, both if rng.random() < 0.9 else (side,), build, rng)
 
 
-def _rest_in_front(pose: Pose, i: int, build: Build, rng: np.random.Generator) -> None:
-    """A hand loosely before the body."""
-    target = np.array([
-        (-1, 1)[i] * rng.uniform(0.015, 0.06),
-        rng.uniform(-0.05, 0.05),
-        rng.uniform(0.085, 0.12),
-    ])  # fmt: skip
-    _reach(pose, i, build, target * build.height, (1.0, -0.4, -0.6))
+def _rest(pose: Pose, sides: tuple[int, ...], build: Build, rng: np.random.Generator) -> None:
+    """Hands loosely before the body or behind the back."""
+    behind = rng.random() < 0.08
+    middle = np.array([0, rng.uniform(0.0, 0.05) if behind else rng.uniform(-0.06, 0.03), 0])
+    for i in sides:
+        out = (-1, 1)[i] * rng.uniform(0.005, 0.05)
+        forward = -0.075 if behind else rng.uniform(0.085, 0.12)
+        target = (middle + [out, 0, forward]) * build.height
+        _reach(pose, i, build, target, (1.0, -0.2, -0.5))

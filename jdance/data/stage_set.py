@@ -105,8 +105,8 @@ def stage_width(camera: Camera, size: tuple[int, int]) -> float:
 
 
 def _random_camera(rng: np.random.Generator, troupe: int, size: tuple[int, int]) -> Camera:
-    tall = max(2.3, 0.40 * troupe + 1.3) * rng.uniform(1.0, 1.28)  # metres that the picture shows
-    tall = max(tall, 0.60 * troupe * size[1] / size[0])
+    tall = max(2.5, 0.40 * troupe + 1.3) * rng.uniform(1.0, 1.22)  # metres that the picture shows
+    tall = max(tall, (0.78 * troupe + 1.1) * size[1] / size[0])
     focal = size[1] / (2 * np.tan(np.radians(rng.uniform(17, 27))))
     distance = tall * focal / size[1]
     return camera_at(

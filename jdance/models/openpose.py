@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-HEAT_CHANNELS = 19
-PAF_CHANNELS = 38
+NUM_HEAT_CHANNELS = 19
+NUM_PAF_CHANNELS = 38
 
 Maps = tuple[jax.Array, jax.Array]
 
-# Variances in the published final layers are as small as 1e-6: this epsilon is part of the network.
+# Some variances of the published weights are as small as 1e-6: epsilon is part of the network.
 _EPSILON = 1e-3
 
 
@@ -133,8 +133,9 @@ class SeparableBranch(nn.Module):
 class MobileNetV2Small(nn.Module):
     """The pose network "mobilenet_v2_small" of the tf-pose-estimation project (0.47 M parameters).
 
-    A MobileNetV2 backbone of half width, then six stages of two branches, each refining the maps
-    of the one before. The call is described at the top of this file.
+    A MobileNetV2 backbone (Sandler et al., 2018) of half width, then the six stages of OpenPose
+    (Cao et al., 2017) with separable convolutions, each refining the maps of the one before. The
+    call is described at the top of this file.
 
     Attributes:
         statistics: what batch norm in the backbone normalises with. "fixed": running averages, as
@@ -162,8 +163,8 @@ class MobileNetV2Small(nn.Module):
             branch = partial(
                 SeparableBranch, width4=256 if stage == 1 else 64, norm=norm, dtype=self.dtype
             )
-            paf = branch(PAF_CHANNELS, name=f"stage{stage}_paf")(x)
-            heat = branch(HEAT_CHANNELS, name=f"stage{stage}_heat")(x)
+            paf = branch(NUM_PAF_CHANNELS, name=f"stage{stage}_paf")(x)
+            heat = branch(NUM_HEAT_CHANNELS, name=f"stage{stage}_heat")(x)
             stages.append((heat.astype(jnp.float32), paf.astype(jnp.float32)))
             x = jnp.concatenate([paf, heat, features], axis=-1)
         return stages if all_stages else stages[-1]

@@ -133,18 +133,16 @@ def _find_peaks(heat: jax.Array, config: DecodeConfig) -> _Peaks:
 
         def log_heat(y: jax.Array, x: jax.Array) -> jax.Array:
             # The floor is there because maps may fall below 0 beside a peak.
-            return jnp.log(jnp.maximum(smooth[joint, y, x], 0.01 * height))
+            floor = jnp.maximum(0.01 * height, 1e-6)
+            return jnp.log(jnp.maximum(smooth[joint, y, x], floor))
 
         # Peaks are Gaussians, hence parabolas in the logarithm. At the border the parabola goes
         # through the peak and the two cells inward of it.
         inner_x, inner_y = jnp.clip(x, 1, w - 2), jnp.clip(y, 1, h - 2)
-        top = jnp.stack(
-            [
-                inner_x + _parabola_top(*(log_heat(y, inner_x + step) for step in (-1, 0, 1))),
-                inner_y + _parabola_top(*(log_heat(inner_y + step, x) for step in (-1, 0, 1))),
-            ],
-            axis=-1,
-        )
+        offset_x = _parabola_top(*(log_heat(y, inner_x + step) for step in (-1, 0, 1)))
+        offset_y = _parabola_top(*(log_heat(inner_y + step, x) for step in (-1, 0, 1)))
+        top = jnp.stack([inner_x, inner_y], axis=-1).astype(jnp.float32)
+        top += jnp.stack([offset_x, offset_y], axis=-1)
         position = jnp.clip(top, position - 0.5, position + 0.5)
     return _Peaks(position, heat[joint, y, x], height > 0)
 
@@ -280,7 +278,8 @@ def _assemble(
 
     found = members > 0
     joints = found.sum(axis=-1)
-    score = jnp.where(found, gain[joint, members - 1], 0).sum(axis=-1) / jnp.maximum(joints, 1)
+    total = jnp.where(found, gain[joint, members - 1], 0).sum(axis=-1)
+    score = total / jnp.maximum(joints, 1).astype(jnp.float32)
     is_person = (joints >= config.min_joints) & (score >= config.min_score)
     score, row = jax.lax.top_k(jnp.where(is_person, score, -jnp.inf), config.max_people)
     valid = score > -jnp.inf

@@ -7,6 +7,7 @@ import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
+from urllib.error import HTTPError
 
 from jdance.errors import UserError
 
@@ -79,6 +80,8 @@ def _download(source: Source, path: Path) -> bytes:
         with urllib.request.urlopen(source.url, timeout=_TIMEOUT) as response:
             data = response.read(source.size + 1)  # never more, whatever the server sends
     except (OSError, HTTPException) as error:  # refused, not found, timed out, not HTTP
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the connection
         raise UserError(f"cannot download {source.url} ({error}); {by_hand}") from error
     if _sha256(data) != source.sha256:
         raise UserError(

@@ -14,7 +14,7 @@ from jdance.pose import download, weights
 from jdance.pose.decode import DecodeConfig, People, decode
 from jdance.pose.letterbox import letterbox, to_picture
 
-_DECODE = DecodeConfig()
+_DEFAULT_DECODE = DecodeConfig()
 
 
 class PoseEstimator:
@@ -30,7 +30,7 @@ class PoseEstimator:
         self,
         config: Mapping[str, Any],
         variables: weights.Variables,
-        decode_config: DecodeConfig = _DECODE,
+        decode_config: DecodeConfig = _DEFAULT_DECODE,
     ):
         net = weights.build(config)
         weights.check(net, variables, source=f"variables for {config['network']}")
@@ -40,7 +40,9 @@ class PoseEstimator:
 
         def maps(variables: weights.Variables, images: jax.Array) -> tuple[jax.Array, jax.Array]:
             bgr = images[..., ::-1].astype(jnp.float32)
-            return net.apply(variables, bgr)  # type: ignore[return-value]
+            # In full float32 everywhere: a GPU's TF32 would give other maps than a CPU.
+            with jax.default_matmul_precision("highest"):
+                return net.apply(variables, bgr)  # type: ignore[return-value]
 
         def people(variables: weights.Variables, images: jax.Array) -> People:
             return decode(*maps(variables, images), decode_config)
@@ -49,7 +51,9 @@ class PoseEstimator:
         self._people = jax.jit(people)
 
     @classmethod
-    def load(cls, pose: str | Path, decode_config: DecodeConfig = _DECODE) -> "PoseEstimator":
+    def load(
+        cls, pose: str | Path, decode_config: DecodeConfig = _DEFAULT_DECODE
+    ) -> "PoseEstimator":
         """Loads a pose network.
 
         Args:

@@ -84,7 +84,8 @@ def _draw_joints(
     """Gaussians [B, h, w, 18] about the joints [B, 18, 2] of one person an image, all in cells."""
     row, column = (np.arange(n, dtype=np.float32)[:, None] for n in size)
     x, y = position[:, None, :, 0], position[:, None, :, 1]
-    across = jnp.exp(-0.5 * ((column - x) / sigma) ** 2) * labelled[:, None]  # [B, w, 18]
+    across = jnp.exp(-0.5 * ((column - x) / sigma) ** 2)  # [B, w, 18]
+    across = jnp.where(labelled[:, None], across, 0)
     down = jnp.exp(-0.5 * ((row - y) / sigma) ** 2)  # [B, h, 18]
     return down[:, :, None] * across[:, None]
 
@@ -113,4 +114,4 @@ def _draw_limbs(
     drawn = (labelled[:, _FIRST] & labelled[:, _SECOND])[:, None, None] & (length > 0)
     inside = drawn & (jnp.abs(across) <= width)
     inside &= (along >= -overhang) & (along <= length + overhang)
-    return inside[..., None] * direction, inside.astype(jnp.float32)
+    return jnp.where(inside[..., None], direction, 0), inside.astype(jnp.float32)

@@ -262,13 +262,13 @@ def save(folder: str | Path, config: Mapping[str, Any], variables: Mapping[str, 
         if folder.exists() and not file.exists() and any(folder.iterdir()):
             raise UserError(f"{folder}: holds something else; choose a new or empty folder")
         folder.mkdir(parents=True, exist_ok=True)
-        # pose.json goes first and comes last: with it, the checkpoint is whole.
-        file.unlink(missing_ok=True)
+        # First the small file, which marks the folder as ours, then orbax's all-or-nothing save:
+        # what an interruption leaves is never taken for whole, and can be written over.
+        file.write_text(json.dumps(dict(config), indent=2) + "\n")
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(
                 folder / _VARIABLES_FOLDER, jax.device_get(dict(variables)), force=True
             )
-        file.write_text(json.dumps(dict(config), indent=2) + "\n")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
 
@@ -299,7 +299,8 @@ def load(folder: str | Path) -> tuple[dict[str, Any], Variables]:
         raise UserError(f"{file}: {error}") from error
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            variables = checkpointer.restore(folder / _VARIABLES_FOLDER)
+            restored = checkpointer.restore(folder / _VARIABLES_FOLDER)
+        variables = dict(jax.tree.map(np.asarray, restored))
     except Exception as error:  # orbax and tensorstore raise many kinds for a damaged folder
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{folder}: a damaged pose checkpoint ({reason})") from error

@@ -47,12 +47,9 @@ class Checkpoints:
             )
         return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
-    def wait(self) -> None:
+    def close(self) -> None:
         """Returns when all that was saved is on the disk."""
         self._manager.wait_until_finished()
-
-    def close(self) -> None:
-        self.wait()
         self._manager.close()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,20 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Raises:
         UserError: the data set or the configuration cannot be used, or the loss is not finite.
     """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{workdir}: cannot be written to ({error.strerror})") from error
+    with (
+        closing(Checkpoints(workdir, config.checkpoints_kept)) as checkpoints,
+        closing(MetricWriter(workdir)) as writer,
+    ):
+        return _train(config, workdir, checkpoints, writer)
+
+
+def _train(
+    config: ConfigDict, workdir: Path, checkpoints: Checkpoints, writer: MetricWriter
+) -> dict[str, Any]:
     # --- Data ---------------------------------------------------------------------------------
     dataset = Dataset(config.data.dir)
     devices.check_batch_size(config.batch_size)
@@ -62,7 +77,6 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     # --- Resumption: the newest checkpoint of this folder, else from scratch --------------------
     write_config(config, dataset.classes, workdir)
-    checkpoints = Checkpoints(workdir, config.checkpoints_kept)
     start_step = checkpoints.latest_step() or 0
     if start_step:
         current = checkpoints.restore(start_step, current)
@@ -84,7 +98,6 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     eval_step = make_eval_step(config)
 
     # --- The loop -------------------------------------------------------------------------------
-    writer = MetricWriter(workdir)
     progress = Progress("training", total_steps, start_step)
     if start_step:
         progress.say(f"resuming from step {start_step}")
@@ -131,8 +144,6 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             if _due(step, config.checkpoint_every, steps_per_epoch, last):
                 with jax.transfer_guard("allow"), clock.paused():
                     checkpoints.save(step, current)
-    checkpoints.close()
-    writer.close()
     return result
 
 
@@ -142,10 +153,6 @@ def write_config(config: ConfigDict, classes: list[str], workdir: Path) -> None:
     Raises:
         UserError: the folder belongs to a run with another configuration of network or data.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{workdir}: cannot be written to ({error.strerror})") from error
     path = workdir / "config.json"
     text = json.dumps({"config": config.to_dict(), "classes": classes}, indent=2) + "\n"
     if path.exists() and json.loads(path.read_text())["classes"] != classes:
@@ -176,7 +183,11 @@ def load(workdir: Path) -> tuple[ConfigDict, list[str], Any]:
         UserError: the folder holds no run, or no checkpoint.
     """
     config, classes = read_config(workdir)
-    checkpoints = Checkpoints(workdir)
+    with closing(Checkpoints(workdir)) as checkpoints:
+        return config, classes, _newest_variables(config, workdir, checkpoints)
+
+
+def _newest_variables(config: ConfigDict, workdir: Path, checkpoints: Checkpoints) -> Any:
     step = checkpoints.latest_step()
     if step is None:
         raise UserError(f"{workdir}: has no checkpoint yet; train with launch/train.py first")
@@ -187,9 +198,7 @@ def load(workdir: Path) -> tuple[ConfigDict, list[str], Any]:
     like = devices.replicated_like(
         jax.eval_shape(partial(state.create, model, optimizer, config, size))
     )
-    variables = checkpoints.restore(step, like).variables
-    checkpoints.close()
-    return config, classes, variables
+    return checkpoints.restore(step, like).variables
 
 
 def _due(step: int, epochs: float, steps_per_epoch: float, last: bool) -> bool:

@@ -68,7 +68,7 @@ def train_step(
     metrics = {
         "loss": loss,
         "accuracy": (logits.argmax(-1) == batch["label"]).mean(),
-        "gradient_norm": optax.global_norm(gradients),
+        "gradient_norm": optax.tree.norm(gradients),
     }
     new_state = TrainState(
         step=state.step + 1,

@@ -1,0 +1,82 @@
+"""The attention modules against the paper's equations (1) to (7), stated in NumPy."""
+
+import jax
+import numpy as np
+import pytest
+
+from jdance.models.attention import CBAM, ChannelAttention, SpatialAttention
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def channel_gate(params, x):
+    """Equation (2): Mc(F) = sigmoid(W1 relu(W0 avg) + W1 relu(W0 max)), a vector per example."""
+    flat = x.reshape(len(x), -1, x.shape[-1])
+    gate = 0
+    for summary in (flat.mean(1), flat.max(1)):
+        hidden = summary @ params["squeeze"]["kernel"] + params["squeeze"]["bias"]
+        gate = gate + np.maximum(hidden, 0) @ params["expand"]["kernel"] + params["expand"]["bias"]
+    return sigmoid(gate).reshape(len(x), *[1] * (x.ndim - 2), x.shape[-1])
+
+
+def spatial_gate(params, x):
+    """Equation (3): Mh(F) = sigmoid(f([avg; max])), the convolution as explicit loops."""
+    kernel, bias = params["conv"]["kernel"], params["conv"]["bias"]
+    summary = np.stack([x.mean(-1), x.max(-1)], -1)
+    space = x.shape[1:-1]
+    half = kernel.shape[0] // 2
+    padded = np.pad(summary, [(0, 0), *[(half, half)] * len(space), (0, 0)])
+    result = np.zeros((*x.shape[:-1], 1))
+    for place in np.ndindex(space):
+        window = tuple(slice(p, p + kernel.shape[0]) for p in place)
+        patch = padded[(slice(None), *window)]
+        result[(slice(None), *place, 0)] = (patch * kernel[..., 0]).reshape(len(x), -1).sum(1)
+    return sigmoid(result + bias)
+
+
+def run(module, x):
+    variables = module.init(jax.random.key(1), x)
+    # Biases start at 0: fill them, so that they are tested, too.
+    leaves, tree = jax.tree.flatten(variables)
+    rng = np.random.default_rng(2)
+    leaves = [leaf + rng.normal(0, 0.3, leaf.shape).astype(np.float32) for leaf in leaves]
+    variables = jax.tree.unflatten(tree, leaves)
+    return jax.tree.map(np.asarray, variables["params"]), np.asarray(module.apply(variables, x))
+
+
+@pytest.fixture(params=[(9,), (6, 8)], ids=["one axis", "two axes"])
+def x(request):
+    return np.random.default_rng(0).normal(size=(3, *request.param, 32)).astype(np.float32)
+
+
+def test_channel_attention(x):
+    params, gate = run(ChannelAttention(reduction=8), x)
+    assert params["squeeze"]["kernel"].shape == (32, 4)
+    np.testing.assert_allclose(gate, channel_gate(params, x), atol=1e-6)
+
+
+def test_spatial_attention(x):
+    params, gate = run(SpatialAttention(kernel=5), x)
+    np.testing.assert_allclose(gate, spatial_gate(params, x), atol=1e-6)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_orders(x, order):
+    params, y = run(CBAM(order, reduction=4), x)
+    channel, spatial = params["channel"], params["spatial"]
+    if order == 0:
+        inner = channel_gate(channel, x) * x
+        expected = spatial_gate(spatial, inner) * inner
+    elif order == 1:
+        inner = spatial_gate(spatial, x) * x
+        expected = channel_gate(channel, inner) * inner
+    else:
+        expected = channel_gate(channel, x) * spatial_gate(spatial, x) * x
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+def test_unknown_order(x):
+    with pytest.raises(ValueError, match="CBAM order 3"):
+        CBAM(3).init(jax.random.key(0), x)

@@ -1,0 +1,130 @@
+"""The fused network: its exact size, its parts, and how it treats people who were not found."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jdance import config as defaults
+from jdance import models
+from jdance.models.dropout import Dropout
+from jdance.models.resnet import Bottleneck, ResNet
+
+
+def tiny(**changes):
+    config = defaults.model()
+    config.update(
+        classes=4, width=4, stage_sizes=(1, 1, 1, 1), image_widths=(8,), keypoint_widths=(8, 8),
+        fusion_widths=(8,),
+    )  # fmt: skip
+    config.update(changes)
+    return config
+
+
+def inputs(size=32, features=18):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (2, size, size, 3), np.uint8)
+    return image, rng.normal(size=(2, features)).astype(np.float32)
+
+
+def shapes(config, size=224):
+    net = models.build(config)
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+    features = jax.ShapeDtypeStruct((1, 18), jnp.float32)
+    return jax.eval_shape(partial(net.init, train=False), jax.random.key(0), image, features)
+
+
+def test_the_papers_network_has_its_exact_size():
+    config = defaults.base().model
+    config.classes = 6
+    variables = shapes(config)
+    assert models.count_parameters(variables) == 26_994_217
+    # Without attention, heads and fusion: ResNet-50 less its classifier.
+    assert models.count_parameters({"params": variables["params"]["backbone"]}) == (
+        25_557_032 - 2_049_000 + 526_464 + 99
+    )
+
+
+def test_the_literal_two_dense_layers():
+    config = defaults.base().model
+    config.update(classes=6, image_widths=(2048, 512))
+    assert round(models.count_parameters(shapes(config)) / 1e6, 2) == 31.19
+
+
+def test_last_stage_of_the_backbone_is_7x7x2048():
+    net = ResNet()
+    image = jnp.zeros((1, 224, 224, 3))
+    out, _ = jax.eval_shape(
+        lambda key: net.init_with_output(key, image, jnp.zeros(1, int), False), jax.random.key(0)
+    )
+    assert out.shape == (1, 7, 7, 2048)
+
+
+@pytest.mark.parametrize("branches", ["fused", "image", "keypoints"])
+@pytest.mark.parametrize("attention_place", ["end", "blocks"])
+def test_branches_use_what_they_should(branches, attention_place):
+    net = models.build(tiny(branches=branches, attention_place=attention_place))
+    image, features = inputs()
+    variables = net.init(jax.random.key(0), image, features, train=False)
+    logits = net.apply(variables, image, features)
+    assert logits.shape == (2, 4) and logits.dtype == jnp.float32
+    blind = net.apply(variables, image // 2, features)
+    deaf = net.apply(variables, image, features + 1)
+    assert np.allclose(blind, logits) == (branches == "keypoints")
+    assert np.allclose(deaf, logits) == (branches == "image")
+
+
+def test_people_who_were_not_found_silence_the_keypoint_branch():
+    net = models.build(tiny())
+    image, features = inputs()
+    variables = net.init(jax.random.key(0), image, features)
+    silent = net.apply(variables, image, features, jnp.array([False, True]))
+    other = net.apply(variables, image, features * 3, jnp.array([False, True]))
+    assert np.allclose(silent[0], other[0]) and not np.allclose(silent[1], other[1])
+    # Without a flag, all-zero features mean that nobody was found.
+    zeros = np.zeros_like(features)
+    np.testing.assert_allclose(net.apply(variables, image, zeros)[0], silent[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("version", ["v1", "v1.5"])
+@pytest.mark.parametrize("space", [(8,), (8, 6)])
+def test_bottleneck_strides_in_any_number_of_axes(version, space):
+    x = np.random.default_rng(0).normal(size=(2, *space, 8)).astype(np.float32)
+    block = Bottleneck(features=16, stride=2, version=version)
+    y, _ = block.init_with_output(jax.random.key(0), x, False)
+    assert y.shape == (2, *[-(-n // 2) for n in space], 16)
+
+
+def test_version_v1_strides_in_the_first_convolution():
+    x = np.random.default_rng(0).normal(size=(1, 8, 8, 8)).astype(np.float32)
+    block = Bottleneck(features=16, stride=2, version="v1")
+    variables = block.init(jax.random.key(0), x, False)
+    # Pixels at odd places never reach a 1x1 convolution of stride 2, nor the shortcut's.
+    changed = x.copy()
+    changed[:, 1::2] += 1
+    np.testing.assert_array_equal(
+        block.apply(variables, x, False), block.apply(variables, changed, False)
+    )
+    later = Bottleneck(features=16, stride=2, version="v1.5")
+    assert not np.allclose(later.apply(variables, x, False), later.apply(variables, changed, False))
+
+
+def test_dropout_follows_the_example_not_its_place():
+    x = jnp.ones((6, 1000))
+    index = jnp.array([5, 9, 2, 7, 40, 41])
+    layer = Dropout(0.3)
+    run = partial(layer.apply, {}, rngs={"dropout": jax.random.key(0)})
+    whole = run(x, index, True)
+    parts = jnp.concatenate([run(x[:2], index[:2], True), run(x[2:], index[2:], True)])
+    np.testing.assert_array_equal(whole, parts)
+    assert not np.array_equal(whole[0], whole[1])
+    assert float((whole == 0).mean()) == pytest.approx(0.3, abs=0.03)
+    assert float(whole.mean()) == pytest.approx(1, abs=0.05)
+    np.testing.assert_array_equal(run(x, index, False), x)
+
+
+def test_unknown_branches():
+    with pytest.raises(ValueError, match="model.branches='both'"):
+        models.build(tiny(branches="both"))

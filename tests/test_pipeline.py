@@ -1,0 +1,124 @@
+"""The loader: one global order, whatever reads it."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+from conftest import tiny_config
+
+from jdance import features
+from jdance.data import pipeline, records
+from jdance.errors import UserError
+
+
+@pytest.fixture
+def source(tiny_data):
+    return records.Dataset(tiny_data).source("train")
+
+
+def take(iterator, count):
+    return list(islice(iterator, count))
+
+
+def assert_same(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_batches_have_the_promised_shapes(tiny_data, source):
+    config = tiny_config(tiny_data)
+    batch = next(pipeline.train_batches(source, config))
+    expected = {
+        "image": ((8, 32, 32, 3), np.uint8),
+        "features": ((8, 18), np.float32),
+        "valid": ((8,), np.bool_),
+        "label": ((8,), np.int32),
+        "index": ((8,), np.int32),
+        "weight": ((8,), np.float32),
+    }
+    assert {name: (value.shape, value.dtype.type) for name, value in batch.items()} == expected
+    labels = [records.unpack(source[int(i)]).label for i in batch["index"]]
+    assert labels == batch["label"].tolist()
+
+
+def test_resuming_continues_the_same_order(tiny_data, source):
+    config = tiny_config(tiny_data)
+    whole = take(pipeline.train_batches(source, config), 12)
+    assert_same(whole[7:], take(pipeline.train_batches(source, config, start_step=7), 5))
+
+
+def test_every_epoch_has_every_example_once_in_another_order(tiny_data, source):
+    config = tiny_config(tiny_data)
+    config.batch_size = 15
+    epochs = np.concatenate(
+        [b["index"] for b in take(pipeline.train_batches(source, config), 9)]
+    ).reshape(3, 45)
+    assert (np.sort(epochs) == np.arange(45)).all()
+    assert not (epochs[0] == epochs[1]).all()
+
+
+def test_processes_share_the_same_global_batches(tiny_data, source):
+    config = tiny_config(tiny_data)
+    whole = take(pipeline.train_batches(source, config, 3), 4)
+    parts = [take(pipeline.train_batches(source, config, 3, p, 2), 4) for p in range(2)]
+    for step, batch in enumerate(whole):
+        joined = {k: np.concatenate([part[step][k] for part in parts]) for k in batch}
+        order, back = np.argsort(batch["index"]), np.argsort(joined["index"])
+        assert_same(
+            [{k: v[order] for k, v in batch.items()}], [{k: v[back] for k, v in joined.items()}]
+        )
+
+
+def test_numbers_depend_on_the_seed_only(tiny_data, source):
+    config = tiny_config(tiny_data)
+    config.augment.color = 0.4
+    first = take(pipeline.train_batches(source, config), 3)
+    config.data.threads = 1
+    assert_same(first, take(pipeline.train_batches(source, config), 3))
+    config.seed = 1
+    other = take(pipeline.train_batches(source, config), 3)
+    assert not np.array_equal(first[0]["index"], other[0]["index"])
+
+
+def test_evaluation_sees_every_example_once(tiny_data, source):
+    config = tiny_config(tiny_data)
+    batches = list(pipeline.eval_batches(source, config))
+    assert len(batches) == 6 and all(len(b["label"]) == 8 for b in batches)
+    real = np.concatenate([b["index"][b["weight"] > 0] for b in batches])
+    assert real.tolist() == list(range(45))
+    shares = [list(pipeline.eval_batches(source, config, p, 4)) for p in range(4)]
+    assert [len(share) for share in shares] == [6] * 4
+    real = np.concatenate([b["index"][b["weight"] > 0] for share in shares for b in share])
+    assert sorted(real.tolist()) == list(range(45))
+
+
+def test_features_are_those_of_the_augmented_keypoints(tiny_data, source):
+    config = tiny_config(tiny_data)
+    plain = next(pipeline.eval_batches(source, config))
+    stored = np.stack([records.unpack(source[i]).keypoints for i in range(8)])
+    np.testing.assert_allclose(plain["features"], features.compute("fused18", stored), atol=1e-4)
+    config.augment.rotation = 0.0
+    config.augment.flip = 1.0
+    mirrored = next(pipeline.train_batches(source, config))
+    stored = np.stack([records.unpack(source[int(i)]).keypoints for i in mirrored["index"]])
+    expected = features.compute("fused18", stored)[:, features.FUSED18_FLIP]
+    np.testing.assert_allclose(mirrored["features"], expected * features.FUSED18_SIGN, atol=1e-4)
+
+
+def test_dropped_keypoints(tiny_data, source):
+    batch = next(pipeline.eval_batches(source, tiny_config(tiny_data)))
+    silent = pipeline.without_keypoints(batch)
+    assert not silent["features"].any() and not silent["valid"].any()
+    assert silent["image"] is batch["image"]
+
+
+def test_skeletons_without_pictures_need_a_network_without_an_image_branch(tiny_data, source):
+    data = records.pack(records.Example(np.ones((18, 3), np.float32), 0, source="s.npz"))
+    config = tiny_config(tiny_data)
+    with pytest.raises(UserError, match="branches=keypoints"):
+        list(pipeline.eval_batches([data] * 3, config))
+    config.model.branches = "keypoints"
+    (batch,) = pipeline.eval_batches([data] * 3, config)
+    assert "image" not in batch and batch["weight"].sum() == 3

@@ -1,0 +1,291 @@
+"""From sources to a data set on disk: what is written, and what bad input leads to."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import tiny_picture
+
+from jdance import skeleton
+from jdance.data import crop, images, records, splits
+from jdance.data.prepare import prepare
+from jdance.data.sources import open_source
+from jdance.errors import UserError
+
+
+def nobody(image):
+    return np.zeros((0, 18, 3), np.float32)
+
+
+def two_people(image):
+    """A small person on the left, a large one on the right."""
+    people = np.zeros((2, 18, 3), np.float32)
+    rng = np.random.default_rng(0)
+    people[0, :, :2] = rng.uniform([5, 5], [25, 45], (18, 2))
+    people[1, :, :2] = rng.uniform([35, 5], [75, 90], (18, 2))
+    people[..., 2] = 0.9
+    return people
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder class/file of 12 pictures."""
+    for i in range(12):
+        folder = tmp_path / "photos" / ("jump", "turn")[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        images.write(folder / f"{i:02}.png", tiny_picture(i)[0])
+    return tmp_path / "photos"
+
+
+def load(folder, split):
+    source = records.Dataset(folder).source(split)
+    return [records.unpack(source[i]) for i in range(len(source))]
+
+
+def test_folder_of_classes(photos, tmp_path):
+    out = tmp_path / "data"
+    info = prepare(open_source(str(photos)), out, two_people, pose="fake")
+    assert info == json.loads((out / "dataset.json").read_text())
+    assert info["classes"] == ["jump", "turn"] and not info["skipped"]
+    assert {n: s["count"] for n, s in info["splits"].items()} == {"train": 8, "val": 2, "test": 2}
+    found = [e for name in info["splits"] for e in load(out, name)]
+    assert sorted(e.source for e in found) == sorted(
+        f"{('jump', 'turn')[i % 2]}/{i:02}.png" for i in range(12)
+    )
+    for example in found:
+        assert info["classes"][example.label] == example.source.split("/")[0]
+        assert example.person == 1  # the largest
+        large = two_people(None)[1]
+        square = crop.around(large)
+        np.testing.assert_allclose(example.keypoints, crop.into(large, square), atol=1e-4)
+        picture = images.read(photos / example.source)
+        difference = crop.cut(picture, square).astype(int) - records.decode_image(example.image)
+        assert np.abs(difference).mean() < 4  # JPEG
+
+
+def test_folder_with_splits(photos, tmp_path):
+    for split in ("train", "test"):
+        for label in ("jump", "turn"):
+            (photos / split / label).mkdir(parents=True)
+    for i in range(12):
+        label = ("jump", "turn")[i % 2]
+        name = f"{label}/{i:02}.png"
+        (photos / name).rename(photos / ("train" if i < 8 else "test") / name)
+    for label in ("jump", "turn"):
+        (photos / label).rmdir()
+    info = prepare(open_source(str(photos)), tmp_path / "data", nobody)
+    assert {n: s["count"] for n, s in info["splits"].items()} == {"train": 8, "test": 4}
+
+
+def test_nobody_found_keeps_the_whole_picture(photos, tmp_path):
+    info = prepare(open_source(str(photos)), tmp_path / "data", nobody)
+    assert info["splits"]["train"]["people_found"] == 0
+    example = load(tmp_path / "data", "train")[0]
+    assert not example.keypoints.any()
+    view = records.decode_image(example.image)
+    assert view.shape == (256, 256, 3) and view[:, :16].max() < 10 < view[:, 40].max()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "people"),
+    [("box", '"5,5,20,40"', [0]), ("box", "36 6 30 80", [1]), ("person", "0", [0]),
+     ("person", "1", [1]), ("person", "7", [0]), ("group", "film", [1])],
+)  # fmt: skip
+def test_manifest_chooses_whom_the_label_is_for(photos, tmp_path, column, value, people):
+    rows = "".join(f"jump/{i:02}.png,jump,train,{value}\n" for i in range(0, 12, 2))
+    (photos / "manifest.csv").write_text(f"path,label,split,{column}\n{rows}")
+    prepare(open_source(str(photos / "manifest.csv")), tmp_path / "data", two_people)
+    found = load(tmp_path / "data", "train")
+    assert [e.person for e in found] == people * 6
+    assert bool(found[0].keypoints.any()) == (value != "7")
+
+
+def test_a_label_for_everybody_and_chosen_rows(photos, tmp_path):
+    rows = "".join(f"jump/{i:02}.png,jump,train,{i // 2}\n" for i in range(0, 12, 2))
+    (photos / "manifest.csv").write_text(f"path,label,split,day\n{rows}")
+    source = open_source(str(photos / "manifest.csv"), label_all=True, where="day=3")
+    assert [p.name for p in source.pictures] == ["jump/06.png"]
+    source = open_source(str(photos / "manifest.csv"), label_all=True)
+    prepare(source, tmp_path / "data", two_people)
+    assert [e.person for e in load(tmp_path / "data", "train")] == [0, 1] * 6
+
+
+def test_skeleton_file(tmp_path):
+    rng = np.random.default_rng(0)
+    xy, conf = rng.uniform(0, 1, (20, 18, 2)), rng.uniform(0.2, 1, (20, 18))
+    conf[3] = 0
+    label = np.array(["sit", "stand"] * 10)
+    np.savez(tmp_path / "s.npz", xy=xy, conf=conf, label=label, split=np.array(["train"] * 20))
+    info = prepare(open_source(str(tmp_path / "s.npz")), tmp_path / "data", None)
+    assert info["splits"]["train"]["people_found"] == 19
+    found = load(tmp_path / "data", "train")
+    assert all(example.image is None for example in found)
+    # The crop is a shift and a scale, from which features are free.
+    from jdance import features
+
+    original = np.concatenate([xy, conf[..., None]], -1).astype(np.float32) * [640, 640, 1]
+    np.testing.assert_allclose(
+        features.compute("fused18", np.stack([e.keypoints for e in found])),
+        features.compute("fused18", original.astype(np.float32)),
+        atol=0.02,
+    )
+
+
+def test_stage_with_and_without_a_pose_network(tmp_path, monkeypatch):
+    from jdance.data import stage
+
+    small = {name: dict.fromkeys(stage.MOTIONS, 2) for name in ("train", "test")}
+    monkeypatch.setitem(stage.PRESETS, "small", small)
+    info = prepare(open_source("stage:small"), tmp_path / "given", None)
+    assert info["classes"] == list(stage.MOTIONS)
+    assert info["splits"]["train"]["per_class"] == small["train"]
+    known = load(tmp_path / "given", "test")
+    assert all(example.keypoints.any() for example in known)
+    # Pixel-exact people in mixed order: every label must find its own dancer again.
+    plan = open_source("stage:small").pictures
+    truth = {p.name: p.load().keypoints for p in plan}
+    images_to_people = {p.load().image.tobytes(): truth[p.name][::-1] for p in plan}
+    prepare(
+        open_source("stage:small"), tmp_path / "seen", lambda im: images_to_people[im.tobytes()]
+    )
+    for a, b in zip(known, load(tmp_path / "seen", "test"), strict=True):
+        assert a.label == b.label
+        np.testing.assert_allclose(a.keypoints, b.keypoints, atol=1e-3)
+
+
+def test_groups_are_never_divided_and_classes_are_in_all_splits():
+    rng = np.random.default_rng(0)
+    groups = [f"g{i}" for i in range(40) for _ in range(int(rng.integers(1, 6)))]
+    labels = [f"c{int(g[1:]) % 4}" for g in groups]
+    fractions = {"train": 0.8, "val": 0.1, "test": 0.1}
+    drawn = splits.draw(labels, groups, fractions, seed=3)
+    assert drawn == splits.draw(labels, groups, fractions, seed=3)
+    assert drawn != splits.draw(labels, groups, fractions, seed=4)
+    for group in set(groups):
+        assert len({s for s, g in zip(drawn, groups, strict=True) if g == group}) == 1
+    for label in set(labels):
+        own = [s for s, c in zip(drawn, labels, strict=True) if c == label]
+        assert own.count("train") > 0.6 * len(own) and "val" in own and "test" in own
+
+
+# --- Bad input: one clear line, and the good files are kept ------------------------------------
+
+
+def test_bad_pictures_are_listed_and_the_rest_is_prepared(photos, tmp_path):
+    (photos / "jump" / "text.jpg").write_text("this is no picture\n")
+    truncated = (photos / "turn" / "01.png").read_bytes()[:40]
+    (photos / "turn" / "01.png").write_bytes(truncated)
+    (photos / "turn" / "empty.jpg").touch()
+    (photos / "turn" / "notes.txt").write_text("hello")
+    info = prepare(open_source(str(photos)), tmp_path / "data", nobody)
+    assert {s["file"].split("/")[-1] for s in info["skipped"]} == {
+        "text.jpg", "01.png", "empty.jpg", "notes.txt",
+    }  # fmt: skip
+    assert all("\n" not in entry["reason"] for entry in info["skipped"])
+    assert sum(s["count"] for s in info["splits"].values()) == 11
+
+
+def test_only_bad_pictures(tmp_path):
+    for label in "ab":
+        (tmp_path / "in" / label).mkdir(parents=True)
+        for i in range(2):
+            (tmp_path / "in" / label / f"{i}.jpg").write_text("no")
+    with pytest.raises(UserError, match="not one picture could be used"):
+        prepare(open_source(str(tmp_path / "in")), tmp_path / "data", nobody)
+    assert not (tmp_path / "data" / "dataset.json").exists()
+
+
+def test_a_class_with_one_image(photos, tmp_path):
+    (photos / "lonely").mkdir()
+    images.write(photos / "lonely" / "one.png", tiny_picture(0)[0])
+    info = prepare(open_source(str(photos)), tmp_path / "data", nobody)
+    assert info["classes"] == ["jump", "turn"]
+    assert info["skipped"][0]["file"] == "lonely/one.png"
+    assert "the only example of class 'lonely'" in info["skipped"][0]["reason"]
+
+
+def test_manifest_that_names_a_missing_file(photos, tmp_path):
+    rows = "".join(f"jump/{i:02}.png,jump\n" for i in range(0, 12, 2))
+    (photos / "manifest.csv").write_text(f"path,label\n{rows}jump/gone.png,jump\njump/00.png,\n")
+    info = prepare(open_source(str(photos / "manifest.csv")), tmp_path / "data", nobody)
+    assert [entry["file"] for entry in info["skipped"]] == [
+        f"{photos / 'manifest.csv'}, line 8", f"{photos / 'manifest.csv'}, line 9",
+    ]  # fmt: skip
+    assert "gone.png: no such file" in info["skipped"][0]["reason"]
+    assert sum(s["count"] for s in info["splits"].values()) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty", None, "nothing to prepare"),
+        ("absent", None, "no such file or folder"),
+        ("m.csv", "file,class\na,b\n", "must name the columns path and label"),
+        ("m.csv", "path,label\n", "nothing to prepare"),
+        ("s.npz", "not an archive", "not a readable .npz"),
+        ("s.txt", "x", "not a source"),
+        ("stage:huge", None, "no such preset"),
+    ],
+)
+def test_sources_that_cannot_be_used(tmp_path, name, content, message):
+    if name == "empty":
+        (tmp_path / name).mkdir()
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    source = name if name.startswith("stage") else str(tmp_path / name)
+    with pytest.raises(UserError, match=message) as error:
+        open_source(source)
+    assert "\n" not in str(error.value)
+
+
+def test_skeleton_file_of_the_wrong_shape(tmp_path):
+    np.savez(tmp_path / "s.npz", xy=np.zeros((4, 17, 2)), conf=np.zeros((4, 18)), label=np.zeros(4))
+    with pytest.raises(UserError, match=r"xy \(4, 17, 2\)"):
+        open_source(str(tmp_path / "s.npz"))
+    np.savez(tmp_path / "s.npz", xy=np.zeros((4, 18, 2)))
+    with pytest.raises(UserError, match="lacks the array 'conf'"):
+        open_source(str(tmp_path / "s.npz"))
+
+
+def test_pictures_need_a_pose_network(photos, tmp_path):
+    with pytest.raises(UserError, match="--pose"):
+        prepare(open_source(str(photos)), tmp_path / "data", None)
+
+
+def test_a_finished_data_set_is_not_overwritten(photos, tmp_path):
+    prepare(open_source(str(photos)), tmp_path / "data", nobody)
+    before = (tmp_path / "data" / "dataset.json").read_bytes()
+    with pytest.raises(UserError, match="holds a data set already"):
+        prepare(open_source(str(photos)), tmp_path / "data", nobody)
+    assert (tmp_path / "data" / "dataset.json").read_bytes() == before
+
+
+def test_data_sets_that_cannot_be_opened(photos, tmp_path):
+    with pytest.raises(UserError, match="prepare"):
+        records.Dataset(tmp_path)
+    (tmp_path / "dataset.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        records.Dataset(tmp_path)
+    (tmp_path / "dataset.json").write_text("[1]")
+    with pytest.raises(UserError, match="not a data set"):
+        records.Dataset(tmp_path)
+    prepare(open_source(str(photos)), tmp_path / "data", nobody)
+    dataset = records.Dataset(tmp_path / "data")
+    with pytest.raises(UserError, match="no examples in split 'dev'; it has train, val, test"):
+        dataset.source("dev")
+    (tmp_path / "data" / "train-00000.array_record").unlink()
+    with pytest.raises(UserError, match="shard is missing"):
+        dataset.source("train")
+
+
+def test_layouts_of_other_estimators():
+    coco17 = np.arange(17 * 3, dtype=np.float32).reshape(17, 3) + 1
+    converted = skeleton.to_coco18(coco17)
+    np.testing.assert_array_equal(converted[skeleton.L_WRIST], coco17[9])
+    np.testing.assert_array_equal(converted[skeleton.R_ANKLE], coco17[16])
+    np.testing.assert_array_equal(converted[skeleton.NECK, :2], (coco17[5] + coco17[6])[:2] / 2)
+    body25 = np.arange(25 * 3, dtype=np.float32).reshape(25, 3) + 1
+    np.testing.assert_array_equal(skeleton.to_coco18(body25)[skeleton.R_HIP], body25[9])
+    np.testing.assert_array_equal(skeleton.to_coco18(body25)[skeleton.L_EAR], body25[18])
+    with pytest.raises(ValueError, match="21"):
+        skeleton.to_coco18(np.zeros((21, 3)))

@@ -1,0 +1,263 @@
+"""Training: steps, schedules, checkpoints, and runs that end as if never interrupted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from itertools import islice
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT, tiny_config
+
+from jdance import models
+from jdance.data import pipeline, records
+from jdance.errors import UserError
+from jdance.training import checkpoints, devices, evaluation, loop, state, steps
+
+
+def setup(config, axis_name=steps.AXIS):
+    model = models.build(config.model, axis_name=axis_name)
+    optimizer = state.make_optimizer(config.optimizer, lambda _: 0.05)
+    fresh = state.create(model, optimizer, config, 18)
+    step = partial(steps.train_step, model=model, optimizer=optimizer, seed=7)
+    return fresh, step
+
+
+@pytest.fixture
+def config(tiny_data):
+    config = tiny_config(tiny_data)
+    config.model.classes = 3
+    return config
+
+
+@pytest.fixture
+def batches(config):
+    source = records.Dataset(config.data.dir).source("train")
+    return list(islice(pipeline.train_batches(source, config), 3))
+
+
+def assert_trees_close(a, b, **tolerance):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, **tolerance)
+
+
+def test_four_devices_equal_one_with_the_whole_batch(config, batches):
+    """Synchronised batch norm, averaged gradients, and dropout that follows the example."""
+    fresh, step = setup(config)
+    mapped = jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0), out_axes=None)
+    many = devices.replicate(fresh)
+    one = fresh
+    single = jax.pmap(
+        step, axis_name=steps.AXIS, in_axes=(None, 0), out_axes=None, devices=jax.devices()[:1]
+    )
+    for batch in batches:
+        many, metrics = mapped(many, devices.shard(batch))
+        whole = {name: value[None] for name, value in batch.items()}
+        one, expected = single(one, whole)
+        assert_trees_close(metrics, expected, rtol=1e-4, atol=1e-5)
+    assert_trees_close(jax.device_get(many), jax.device_get(one), rtol=2e-3, atol=2e-5)
+    assert int(many.step) == 3
+
+
+def test_every_device_ends_a_step_with_the_same_numbers(config, batches):
+    fresh, step = setup(config)
+    mapped = jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0))  # out: one state a device
+    new, metrics = mapped(fresh, devices.shard(batches[0]))
+    for leaf in jax.tree.leaves((new, metrics)):
+        leaf = np.asarray(leaf)
+        assert len(leaf) == 4
+        np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
+
+
+def test_one_step_of_sgd_is_the_textbook_step(config, batches):
+    config.model.update(dropout=0.0, stage_dropout=0.0)
+    config.optimizer.update(momentum=0.9, weight_decay=0.1)
+    model = models.build(config.model)
+    optimizer = state.make_optimizer(config.optimizer, lambda _: 0.05)
+    fresh = state.create(model, optimizer, config, 18)
+
+    def loss(params):
+        logits, _ = model.apply(
+            {"params": params, "batch_stats": fresh.batch_stats}, batches[0]["image"],
+            batches[0]["features"], train=True, mutable=["batch_stats"],
+        )  # fmt: skip
+        probabilities = jax.nn.softmax(logits)[np.arange(8), batches[0]["label"]]
+        return -jnp.log(probabilities).mean()
+
+    gradient = jax.jit(jax.grad(loss))(fresh.params)
+    expected = jax.tree.map(
+        lambda p, g: p - 0.05 * (g + (0.1 * p if p.ndim > 1 else 0)), fresh.params, gradient
+    )
+    step = partial(steps.train_step, model=model, optimizer=optimizer, seed=7)
+    mapped = jax.pmap(
+        step, axis_name=steps.AXIS, in_axes=(None, 0), out_axes=None, devices=jax.devices()[:1]
+    )
+    new, _ = mapped(fresh, {name: value[None] for name, value in batches[0].items()})
+    assert_trees_close(new.params, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_the_papers_schedule():
+    from jdance import config as defaults
+
+    optimizer = defaults.base().optimizer
+    schedule = state.make_schedule(optimizer, steps_per_epoch=50, total_steps=1500)
+    rates = [float(schedule(step)) for step in (0, 499, 500, 999, 1000, 1499)]
+    np.testing.assert_allclose(rates, [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5], rtol=1e-5)
+    optimizer.update(schedule="cosine", warmup=2.0)
+    schedule = state.make_schedule(optimizer, 50, 1500)
+    assert float(schedule(0)) == pytest.approx(1e-5, rel=1e-3)
+    assert float(schedule(750)) == pytest.approx(5e-4, rel=1e-2)
+    assert float(schedule(1500)) == pytest.approx(0, abs=1e-9)
+
+
+def test_label_smoothing_against_its_definition():
+    logits = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    labels = np.array([0, 3, 1, 1, 2])
+    targets = np.full((5, 4), 0.1 / 4)
+    targets[np.arange(5), labels] += 0.9
+    log = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    np.testing.assert_allclose(
+        steps.cross_entropy(logits, labels, 0.1), -(targets * log).sum(-1), rtol=1e-5
+    )
+
+
+def test_summary_counts():
+    probabilities = np.eye(3)[[0, 0, 1, 2, 1]].astype(np.float32)
+    predictions = {
+        "probabilities": probabilities,
+        "label": np.array([0, 1, 1, 0, 1]),
+        "valid": np.array([True, True, False, False, True]),
+    }
+    result = evaluation.summarize(predictions, ["a", "b", "c"])
+    assert result["n"] == 5 and result["accuracy"] == pytest.approx(3 / 5)
+    assert result["mean_class_accuracy"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert result["confusion"] == [[1, 0, 1], [1, 2, 0], [0, 0, 0]]
+    assert result["per_class"]["c"] == {"accuracy": None, "n": 0}
+    assert result["found"] == {"n": 3, "accuracy": pytest.approx(2 / 3)}
+
+
+def test_training_learns_and_writes_what_it_should(tiny_data, tmp_path):
+    config = tiny_config(tiny_data)
+    config.epochs = 12.0
+    config.model.update(dropout=0.0, branches="keypoints")
+    config.optimizer.update(learning_rate=0.05, boundaries=(8.0,))
+    config.augment.update(rotation=2.0)
+    result = loop.train(config, tmp_path)
+    assert result["accuracy"] > 0.8  # the class is the height of the wrists
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    training = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in training] == list(range(1, 68))
+    assert training[-1]["learning_rate"] == pytest.approx(0.005)
+    assert {"images_per_second", "data_wait", "accuracy", "epoch"} <= training[0].keys()
+    assert any((tmp_path / "tensorboard").iterdir())
+    read, classes, variables = loop.load(tmp_path)
+    assert classes == ["a", "b", "c"] and read.model.classes == 3
+    source = records.Dataset(tiny_data).source("val")
+    again = evaluation.summarize(
+        evaluation.predict(
+            loop.make_eval_step(read), variables, pipeline.eval_batches(source, read)
+        ),
+        classes,
+    )
+    assert again == result
+
+
+def test_a_loss_that_is_not_finite_stops(tiny_data, tmp_path):
+    config = tiny_config(tiny_data)
+    config.optimizer.learning_rate = 1e30
+    with pytest.raises(UserError, match="lower --config"):
+        loop.train(config, tmp_path)
+
+
+def test_mistakes_in_the_configuration(tiny_data, tmp_path):
+    config = tiny_config(tiny_data)
+    config.batch_size = 6
+    with pytest.raises(UserError, match="cannot be shared equally by 4 devices"):
+        loop.train(config, tmp_path)
+    config.batch_size = 8
+    config.optimizer.schedule = "linear"
+    with pytest.raises(UserError, match="expected piecewise or cosine"):
+        loop.train(config, tmp_path)
+    config.data.dir = str(tmp_path / "nothing")
+    with pytest.raises(UserError, match="no such file"):
+        loop.train(config, tmp_path)
+
+
+def test_checkpoints_of_another_network_are_refused(tiny_data, tmp_path):
+    config = tiny_config(tiny_data)
+    config.epochs = 0.5
+    loop.train(config, tmp_path)
+    config.model.fusion_widths = (12,)
+    with pytest.raises(UserError, match=r"fusion/Dense_0/bias has shape \(16,\), expected \(12,\)"):
+        loop.train(config, tmp_path)
+
+
+def test_first_difference_names_dtype_and_missing_leaves():
+    a = {"x": np.zeros(3, np.float32), "y": np.zeros(2, np.float32)}
+    assert checkpoints.first_difference(a, a) == ""
+    assert "y is missing" in checkpoints.first_difference(a, {"x": a["x"]})
+    assert "y is not in the network" in checkpoints.first_difference({"x": a["x"]}, a)
+    half = {"x": a["x"], "y": a["y"].astype(np.float16)}
+    assert "y has dtype float16" in checkpoints.first_difference(a, half)
+
+
+# --- Killed and started again -------------------------------------------------------------------
+
+
+def start(workdir, data, config_file):
+    return subprocess.Popen(
+        [
+            sys.executable, str(ROOT / "launch" / "train.py"), f"--config={config_file}",
+            f"--workdir={workdir}", f"--config.data.dir={data}",
+        ],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+    )  # fmt: skip
+
+
+def final_state(workdir):
+    with checkpoints.ocp.StandardCheckpointer() as checkpointer:
+        folder = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
+        return folder.name, checkpointer.restore(folder.absolute() / "default")
+
+
+CONFIG = """
+import sys
+sys.path.insert(0, {tests!r})
+from conftest import tiny_config
+
+def get_config():
+    config = tiny_config("set by a flag")
+    config.epochs = 16.0
+    config.checkpoint_every = 0.5
+    config.eval_every = 100.0
+    return config
+"""
+
+
+def test_a_killed_run_ends_bit_identical_to_an_undisturbed_one(tiny_data, tmp_path):
+    config_file = tmp_path / "config.py"
+    config_file.write_text(CONFIG.format(tests=str(ROOT / "tests")))
+    undisturbed = start(tmp_path / "a", tiny_data, config_file)
+    killed = start(tmp_path / "b", tiny_data, config_file)
+    deadline = time.monotonic() + 240
+    while not any((tmp_path / "b" / "checkpoints").glob("[1-9]*[0-9]")):
+        assert time.monotonic() < deadline and killed.poll() is None, killed.communicate()[0]
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    resumed = start(tmp_path / "b", tiny_data, config_file)
+    for run in (undisturbed, resumed):
+        output, _ = run.communicate(timeout=240)
+        assert run.returncode == 0, output
+    assert "resuming from step" in output
+    (name, a), (other, b) = final_state(tmp_path / "a"), final_state(tmp_path / "b")
+    assert name == other == "90"
+    assert_trees_close(a, b, rtol=0, atol=0)
