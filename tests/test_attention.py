@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from jdance.models import attention
 from jdance.models.attention import CBAM, ChannelAttention, SpatialAttention
 
 
@@ -80,3 +81,14 @@ def test_orders(x, order):
 def test_unknown_order(x):
     with pytest.raises(ValueError, match="CBAM order 3"):
         CBAM(3).init(jax.random.key(0), x)
+
+
+def test_gradient_of_the_maximum_goes_to_the_first_largest_value():
+    x = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
+    x[0, [1, 4], 2] = 9
+    weight = np.arange(6, dtype=np.float32).reshape(2, 1, 3)
+    gradient = jax.grad(lambda x: (attention._max(x) * weight).sum())(x)
+    expected = np.zeros_like(x)
+    for b, c in np.ndindex(2, 3):
+        expected[b, x[b, :, c].argmax(), c] = weight[b, 0, c]
+    np.testing.assert_array_equal(gradient, expected)

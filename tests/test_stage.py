@@ -151,9 +151,8 @@ def test_every_angle_is_within_human_limits(motion):
             np.testing.assert_allclose(
                 np.linalg.norm(j[shoulder + 1] - j[shoulder]), build.upper_arm
             )
-            # Knees bend backward: the shin leans back from the thigh's line.
-            out = np.cross(body.pelvis[:, 0], thigh)
-            assert shank @ out * np.sign(out @ body.pelvis[:, 2]) < 0.35 * build.shank * build.thigh
+            # Knees bend backward only: about an axis to the body's left.
+            assert np.cross(thigh, shank) @ body.pelvis[:, 0] > -1e-9
         lowest = min(j[skeleton.R_ANKLE, 1], j[skeleton.L_ANKLE, 1])
         np.testing.assert_allclose(lowest, build.ankle, atol=1e-9)
         assert min(body.toes[:, 1].min(), body.heels[:, 1].min()) > -0.02
@@ -177,9 +176,9 @@ def test_motions_are_what_they_are_called():
                 reach = np.linalg.norm((wrists - shoulders)[:, [0, 2]], axis=1) / build.height
                 assert reach.max() > 0.22 and up.min() < -0.1
             elif motion == "wave":
-                assert up.max() > -0.06 and up.min() < -0.1
+                assert up.max() > -0.1 and up.min() < -0.1
             else:
-                assert up.max() < -0.1
+                assert up.max() < -0.05
 
 
 def test_hidden_and_outside_joints_are_missing(scenes):
@@ -266,7 +265,8 @@ def _skeletons(count, seed):
     for label in labels:
         build = stage.random_build(rng)
         pose = stage.random_pose(stage.MOTIONS[label], build, rng)
-        body = stage.assemble(build, pose, rng.uniform(-1, 1, 2), rng.uniform(-70, 70))
+        (place,), (yaw,) = stage._places(rng, 1, 4.0)
+        body = stage.assemble(build, pose, place, yaw)
         camera = stage_body.camera_at(rng.uniform(0.9, 2.5), 6.0, 0.0, 1.0, 800.0, (640, 480))
         keypoints.append(np.c_[camera.project(body.joints)[0], np.ones(18)])
     return np.array(keypoints, np.float32), labels

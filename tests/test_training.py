@@ -145,15 +145,15 @@ def test_summary_counts():
 
 def test_training_learns_and_writes_what_it_should(tiny_data, tmp_path):
     config = tiny_config(tiny_data)
-    config.epochs = 12.0
+    config.epochs = 30.0
     config.model.update(dropout=0.0, branches="keypoints")
-    config.optimizer.update(learning_rate=0.05, boundaries=(8.0,))
+    config.optimizer.update(learning_rate=0.05, boundaries=(20.0,))
     config.augment.update(rotation=2.0)
     result = loop.train(config, tmp_path)
     assert result["accuracy"] > 0.8  # the class is the height of the wrists
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     training = [row for row in rows if "loss" in row]
-    assert [row["step"] for row in training] == list(range(1, 68))
+    assert [row["step"] for row in training] == list(range(1, 169))
     assert training[-1]["learning_rate"] == pytest.approx(0.005)
     assert {"images_per_second", "data_wait", "accuracy", "epoch"} <= training[0].keys()
     assert any((tmp_path / "tensorboard").iterdir())
@@ -218,7 +218,6 @@ def start(workdir, data, config_file):
             f"--workdir={workdir}", f"--config.data.dir={data}",
         ],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
     )  # fmt: skip
 
 
@@ -252,7 +251,7 @@ def test_a_killed_run_ends_bit_identical_to_an_undisturbed_one(tiny_data, tmp_pa
         assert time.monotonic() < deadline and killed.poll() is None, killed.communicate()[0]
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed.communicate()
     resumed = start(tmp_path / "b", tiny_data, config_file)
     for run in (undisturbed, resumed):
         output, _ = run.communicate(timeout=240)

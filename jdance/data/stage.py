@@ -190,7 +190,7 @@ def _places(rng: np.random.Generator, count: int, width: float) -> tuple[np.ndar
     row = (np.arange(count) + rng.integers(2)) % 2 * 2 - 1
     z = row * rng.uniform(0.15, 0.6, count) + rng.uniform(-0.35, 0.15)
     # Profiles are harder than front views, and a little more frequent.
-    yaw = 70 * rng.choice([-1, 1], count) * rng.uniform(0, 1, count) ** 0.75
+    yaw = 70 * rng.choice([-1, 1], count) * rng.uniform(0, 1, count) ** 0.68
     return np.stack([x, z], 1), yaw
 
 

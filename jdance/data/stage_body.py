@@ -446,11 +446,8 @@ def _pose_arms(pose: Pose, motion: str, side: int, build: Build, rng: np.random.
 
 
 def _rest(pose: Pose, sides: tuple[int, ...], build: Build, rng: np.random.Generator) -> None:
-    """Hands loosely before the body or behind the back."""
-    behind = rng.random() < 0.08
-    middle = np.array([0, rng.uniform(0.0, 0.05) if behind else rng.uniform(-0.06, 0.03), 0])
+    """Hands loosely before the body, at one height."""
+    up = rng.uniform(-0.06, 0.03)
     for i in sides:
-        out = (-1, 1)[i] * rng.uniform(0.005, 0.05)
-        forward = -0.075 if behind else rng.uniform(0.085, 0.12)
-        target = (middle + [out, 0, forward]) * build.height
-        _reach(pose, i, build, target, (1.0, -0.2, -0.5))
+        target = np.array([(-1, 1)[i] * rng.uniform(0.005, 0.05), up, rng.uniform(0.085, 0.12)])
+        _reach(pose, i, build, target * build.height, (1.0, -0.2, -0.5))

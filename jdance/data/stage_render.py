@@ -313,7 +313,7 @@ def draw_dancer(body: Body, build: Build, outfit: Outfit, camera: Camera, light:
     bust = chest * (1 - 0.06 * curve)
     tube(
         body.waist - body.pelvis[:, 1] * 0.05, shoulders,
-        _limb((waist * 1.02, waist, bust, bust * 1.04, chest * 0.9, chest * 0.62), g), shirt,
+        _limb((waist * 1.02, waist, bust, bust * 1.04, chest * 0.92, chest * 0.66), g), shirt,
         body.chest, 0.68, cap=1.5,
     )  # fmt: skip
     throat = body.skull - body.head[:, 1] * build.head * 0.75
@@ -321,7 +321,7 @@ def draw_dancer(body: Body, build: Build, outfit: Outfit, camera: Camera, light:
     for i in range(2):
         slope = j[skeleton.L_SHOULDER if i else skeleton.R_SHOULDER]
         yoke: Paint | Colour = top if outfit.sleeve > 0 else skin
-        tube(shoulders + up * 0.005, slope, _limb((0.056, 0.050), g), yoke)
+        tube(shoulders + up * 0.005, slope, _limb((0.054, 0.045), g), yoke)
 
     _draw_head(tube, body, build, outfit)
     for i in range(2):
@@ -378,7 +378,7 @@ def _draw_arm(tube: Callable[..., None], body: Body, build: Build, outfit: Outfi
                    outfit.pattern, 3)  # fmt: skip
     thick = 1 + 0.4 * (outfit.loose - 1)
     upper = _cut(min(sleeve, 1.1), cloth, skin) if sleeve > 0 else skin
-    tube(shoulder, elbow, _limb((0.050, 0.053, 0.050, 0.045, 0.041), g * thick), upper)
+    tube(shoulder, elbow, _limb((0.046, 0.051, 0.049, 0.045, 0.041), g * thick), upper)
     lower = _cut(sleeve - 1, cloth, skin) if sleeve > 1 else skin
     cuff = thick * (1.15 if sleeve > 1.5 else 1)
     tube(elbow, wrist, _limb((0.041, 0.043, 0.037, 0.029 * cuff, 0.026 * cuff), g), lower)
@@ -398,11 +398,14 @@ def _draw_leg(tube: Callable[..., None], body: Body, build: Build, outfit: Outfi
     g, skin, legs = build.girth, outfit.skin, outfit.legs
     loose = outfit.loose
     cloth = _woven(outfit.bottom, outfit.second, "plain", 4)
-    covered = legs >= 1
-    thigh = _limb((0.080, 0.083, 0.077, 0.067, 0.057), g * (loose if covered else 1))
+    thick = loose if legs >= 1 else 1.0
+    if outfit.skirt:  # where a thigh lifts the skirt, it is the skirt that shows
+        cloth = _woven(outfit.bottom, outfit.second, outfit.pattern, 4)
+        legs = outfit.skirt * 2
+    thigh = _limb((0.080, 0.083, 0.077, 0.067, 0.057), g * thick)
     tube(hip, knee, thigh, _cut(min(legs, 1.1), cloth, skin) if legs > 0 else skin)
     shin = np.array([0.057, 0.061, 0.055, 0.043, 0.036]) * g
-    if legs > 1:
+    if outfit.legs > 1:
         shin *= np.linspace(loose, 1 + 2.2 * (loose - 1), 5)
     tube(knee, ankle, shin, _cut((legs - 1) * 0.98, cloth, skin) if legs > 1 else skin)
     heel, toe = body.heels[i], body.toes[i]

@@ -73,8 +73,9 @@ def random_stage(rng: np.random.Generator, troupe: int, size: tuple[int, int]) -
         pools += pool[..., None].astype(np.float32) * np.array(colour, np.float32)
         _cone(haze, camera, at, radius, colour, rng)
     strength = rng.uniform(0.35, 0.6) if dark else rng.uniform(0.05, 0.15)
-    picture = picture * (1 + 1.6 * strength * pools) + 0.28 * strength * pools
-    haze = cv2.resize(cv2.GaussianBlur(haze, (0, 0), 5 * width / 640), (width, height))
+    picture *= 1 + 1.6 * strength * pools
+    picture += 0.28 * strength * pools
+    haze = _enlarge(cv2.GaussianBlur(haze, (0, 0), 5 * width / 640), size)
     haze *= rng.uniform(0.6, 1.0) if dark else rng.uniform(0.0, 0.12)
     picture += haze * 0.75
     centre = np.hypot(
@@ -97,6 +98,10 @@ def random_stage(rng: np.random.Generator, troupe: int, size: tuple[int, int]) -
         shade=float(rng.uniform(0.45, 0.7)),
         grain=rng.normal(0, rng.uniform(0.5, 3.5), (height, width, 1)).astype(np.int16),
     )
+
+
+def _enlarge(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(cv2.resize(picture, size), np.float32)
 
 
 def stage_width(camera: Camera, size: tuple[int, int]) -> float:
@@ -432,7 +437,7 @@ def _props(
             _box(picture, camera, x, z, (0.46, 0.2, 0.3), tone * 0.9)
         else:
             tone = _rgb(*hsv(rng.uniform(0, 1), rng.uniform(0.2, 0.7), 0.65)) * dim
-            _box(picture, camera, x, z, rng.uniform(0.35, 0.8, 3), tone)
+            _box(picture, camera, x, z, rng.uniform(0.35, 0.8, 3).tolist(), tone)
 
 
 def _cone(

@@ -5,6 +5,7 @@ Every module takes features [B, *space, C] with any number of spatial axes: one 
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
@@ -12,6 +13,30 @@ from jax.typing import DTypeLike
 
 def _space(x: Array) -> tuple[int, ...]:
     return tuple(range(1, x.ndim - 1))
+
+
+@jax.custom_vjp
+def _max(x: Array) -> Array:
+    """The maximum of [B, N, C] over N, [B, 1, C]; its gradient goes to the first largest value.
+
+    JAX's own gradient compares x with its maximum again and divides by the number of matches. A
+    compiler that computes x twice, rounded differently, may find none, and the result is NaN.
+    """
+    return x.max(1, keepdims=True)
+
+
+def _max_forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
+    place = jnp.argmax(x, axis=1, keepdims=True)
+    return x.max(1, keepdims=True), (place, x)
+
+
+def _max_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array]:
+    place, x = saved
+    here = jax.lax.broadcasted_iota(place.dtype, x.shape, 1) == place
+    return (jnp.where(here, gradient, 0),)
+
+
+_max.defvjp(_max_forward, _max_backward)
 
 
 class ChannelAttention(nn.Module):
@@ -28,9 +53,10 @@ class ChannelAttention(nn.Module):
         channels = x.shape[-1]
         squeeze = nn.Dense(max(channels // self.reduction, 1), dtype=self.dtype, name="squeeze")
         expand = nn.Dense(channels, dtype=self.dtype, name="expand")
-        mean = x.mean(_space(x), keepdims=True)
-        peak = x.max(_space(x), keepdims=True)
-        return nn.sigmoid(expand(nn.relu(squeeze(mean))) + expand(nn.relu(squeeze(peak))))
+        flat = x.reshape(x.shape[0], -1, channels)
+        mean, peak = flat.mean(1, keepdims=True), _max(flat)
+        gate = nn.sigmoid(expand(nn.relu(squeeze(mean))) + expand(nn.relu(squeeze(peak))))
+        return gate.reshape(x.shape[0], *(1,) * len(_space(x)), channels)
 
 
 class SpatialAttention(nn.Module):
@@ -45,7 +71,8 @@ class SpatialAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        summary = jnp.stack([x.mean(-1), x.max(-1)], axis=-1)
+        across = x.reshape(-1, x.shape[-1], 1)
+        summary = jnp.stack([x.mean(-1), _max(across).reshape(x.shape[:-1])], axis=-1)
         window = (self.kernel,) * len(_space(x))
         return nn.sigmoid(nn.Conv(1, window, dtype=self.dtype, name="conv")(summary))
 
