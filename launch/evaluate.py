@@ -12,7 +12,7 @@ from jdance.data import pipeline
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.launcher import run
-from jdance.training import devices, loop
+from jdance.training import devices, loop, nearest_mean
 from jdance.training.evaluation import predict, summarize
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
@@ -20,6 +20,9 @@ _SPLIT = flags.DEFINE_string("split", "test", "Which part of the data set.")
 _DATA = flags.DEFINE_string("data", "", "Another data set than the run's own.")
 _DROP_KEYPOINTS = flags.DEFINE_bool(
     "drop_keypoints", False, "As if nobody had been found; writes eval_SPLIT_no_keypoints.json."
+)
+_NEAREST_MEAN = flags.DEFINE_bool(
+    "nearest_mean", False, "Also what the nearest class mean of the 18 features reaches."
 )
 
 
@@ -34,6 +37,9 @@ def main() -> None:
     if _DROP_KEYPOINTS.value:
         batches = map(pipeline.without_keypoints, batches)
     result = summarize(predict(loop.make_eval_step(config), variables, batches), classes)
+    if _NEAREST_MEAN.value:
+        result["nearest_mean_accuracy"] = nearest_mean.accuracy(dataset, _SPLIT.value)
+        print(f"nearest class mean of fused18: {result['nearest_mean_accuracy']:.4f}")
     suffix = "_no_keypoints" if _DROP_KEYPOINTS.value else ""
     path = workdir / f"eval_{_SPLIT.value}{suffix}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")

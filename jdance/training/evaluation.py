@@ -34,20 +34,22 @@ def predict(eval_step: EvalStep, variables: Any, batches: Iterable[Batch]) -> di
 def summarize(predictions: dict[str, np.ndarray], classes: list[str]) -> dict[str, Any]:
     """The evaluation's result, as written to eval_SPLIT.json.
 
-    Keys: accuracy, mean_class_accuracy (over the classes that occur), n, classes, per_class
-    {class: {accuracy, n}}, confusion [M][M] (true class, predicted class), and found: n and
-    accuracy of the examples in which somebody was found.
+    Keys: accuracy, mean_class_accuracy (over the classes that occur), loss (mean cross-entropy),
+    n, classes, per_class {class: {accuracy, n}}, confusion [M][M] (true class, predicted class),
+    and found: n and accuracy of the examples in which somebody was found.
     """
     labels, guesses = predictions["label"], predictions["probabilities"].argmax(-1)
     confusion = np.zeros((len(classes), len(classes)), int)
     np.add.at(confusion, (labels, guesses), 1)
     counts = confusion.sum(1)
+    own = predictions["probabilities"][np.arange(len(labels)), labels]
     right = labels == guesses
     valid = predictions["valid"]
     shares = confusion.diagonal() / np.maximum(counts, 1)
     return {
         "accuracy": float(right.mean()),
         "mean_class_accuracy": float(shares[counts > 0].mean()),
+        "loss": float(-np.log(np.maximum(own, 1e-30)).mean()),
         "n": len(labels),
         "classes": classes,
         "per_class": {

@@ -1,0 +1,42 @@
+"""A small fused network that a laptop trains in two minutes; what launch/quickstart.sh runs.
+
+    python launch/prepare.py --source=stage:quickstart --output=data/quickstart
+    python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart
+    python launch/evaluate.py --workdir=runs/quickstart --split=test
+"""
+
+from ml_collections import ConfigDict
+
+from jdance import config as defaults
+
+
+def get_config() -> ConfigDict:
+    config = defaults.base()
+    config.data.dir = "data/quickstart"
+    config.data.image_size = 64
+    config.batch_size = 64
+    config.epochs = 20.0
+    config.log_every = 20
+    config.eval_every = 5.0
+    config.checkpoint_every = 5.0
+
+    config.model.update(
+        features="full",
+        width=16,
+        stage_sizes=(1, 1, 1, 1),
+        stage_dropout=0.0,
+        image_widths=(64,),
+        keypoint_widths=(128, 128),
+        fusion_widths=(64,),
+        dropout=0.2,
+    )
+    config.optimizer.update(
+        name="adamw",
+        learning_rate=3e-3,
+        weight_decay=0.05,
+        schedule="cosine",
+        warmup=1.0,
+        label_smoothing=0.05,
+    )
+    config.augment.update(rotation=10.0, scale=0.1, shift=0.05, color=0.3)
+    return config

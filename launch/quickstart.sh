@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# The whole job on a fresh machine that has Python 3.11 to 3.13: installs jdance into .venv, draws
+# a data set, trains, evaluates, and recognises a picture that no part of it has seen.
+#
+#   bash launch/quickstart.sh [DIR]      DIR for the results: runs/quickstart
+#
+# Every part that is done already is left as it is.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+dir=${1:-runs/quickstart}
+source launch/environment.sh
+
+if cuda=$(nvidia-smi 2>/dev/null | grep -o 'CUDA Version: [0-9]*' | grep -o '[0-9]*$'); then
+  environment "cuda$((cuda >= 13 ? 13 : 12))"
+else
+  environment
+fi
+
+echo "1/4 drawing StageDance, a synthetic stage with dancers"
+[ -e "$dir/data/dataset.json" ] ||
+  python launch/prepare.py --source=stage:quickstart --output="$dir/data" --workers=2
+
+echo "2/4 training a small fused network"
+python launch/train.py --config=configs/quickstart.py --workdir="$dir" --config.data.dir="$dir/data"
+
+echo "3/4 evaluating on groups that training never saw"
+python launch/evaluate.py --workdir="$dir" --split=test --nearest_mean
+
+echo "4/4 recognising fresh scenes (key points come from the scenes' own files, as they would from"
+echo "    another pose estimator)"
+python launch/stage.py --output="$dir/scenes" --scenes=3 --dancers=5 --seed=2021
+python launch/recognize.py --model="$dir" --input="$dir/scenes" --keypoints="$dir/scenes" \
+  --output="$dir/recognized"
+
+echo
+echo "Look at:"
+echo "  $dir/recognized/scene-0.jpg   the annotated picture; scene-0.json holds the numbers"
+echo "  $dir/eval_test.json           accuracy and confusion matrix"
+echo "  $dir/metrics.jsonl            how training went; also: tensorboard --logdir=$dir"
