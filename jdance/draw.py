@@ -31,7 +31,7 @@ def people(
     Args:
         image: uint8 RGB [H, W, 3]; stays as it is.
         keypoints: [18, 3] of each person, or None.
-        boxes: x, y, width, height of each, in pixels.
+        boxes: x, y, width, height of the key points of each, in pixels.
         labels: a few words for each.
         colors: a number for each, such as the motion's, that chooses the colour of box and label.
 
@@ -46,7 +46,10 @@ def people(
     taken: list[tuple[int, int, int, int]] = []
     for box, label, number in zip(boxes, labels, colors, strict=True):
         color = _MOTIONS[number % len(_MOTIONS)]
-        x, y, width, height = (round(value) for value in box)
+        # Key points end at the eyes, wrists and ankles: leave room for what is beyond.
+        margin = 0.1 * max(box[2:])
+        x, y = round(box[0] - margin), round(box[1] - margin)
+        width, height = round(box[2] + 2 * margin), round(box[3] + 2 * margin)
         cv2.rectangle(canvas, (x, y), (x + width, y + height), color, round(2 * unit), cv2.LINE_AA)
         taken.append(_label(canvas, label, (x, y), width, color, unit, taken))
     return canvas

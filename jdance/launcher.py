@@ -1,9 +1,12 @@
 """What all programs in launch/ share: how they start and how they end."""
 
+import runpy
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 from jdance.errors import UserError
 
@@ -24,7 +27,50 @@ def run(main: Callable[[], None]) -> None:
                 raise UserError(f"unexpected argument {argv[1]!r}: options start with --")
             main()
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
+            _fail(error)
 
-    app.run(wrapped)
+    app.run(wrapped, flags_parser=_parse)
+
+
+def _fail(error: object) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """absl's own parser, after a look at --config, whose mistakes it answers with tracebacks."""
+    if "config" in flags.FLAGS:
+        try:
+            _check_config(argv)
+        except UserError as error:
+            _fail(error)
+    return app.parse_flags_with_usage(argv)
+
+
+def _check_config(argv: list[str]) -> None:
+    """Raises UserError if --config names no configuration, or an override an unknown key."""
+    words = [word.removeprefix("-") for word in argv]
+    path = next((word.partition("=")[2] for word in words if word.startswith("-config=")), None)
+    if path is None and "-config" in words[:-1]:
+        path = words[words.index("-config") + 1]
+    if path is None:
+        return  # absl tells that the flag is required
+    try:
+        config: Any = runpy.run_path(path)["get_config"]()
+    except OSError as error:
+        raise UserError(f"--config={path}: {error.strerror}; name a file from configs/") from error
+    except Exception as error:  # whatever somebody's Python may raise
+        raise UserError(f"--config={path}: not a configuration ({error!r})") from error
+    for word in words:
+        if word.startswith("-config."):
+            _check_key(config, word.removeprefix("-config.").partition("=")[0].split("."))
+
+
+def _check_key(config: Any, path: list[str]) -> None:
+    node = config
+    for depth, key in enumerate(path):
+        if not isinstance(node, ConfigDict) or key not in node:
+            place = ".".join(["config", *path[:depth]])
+            known = ", ".join(sorted(node)) if isinstance(node, ConfigDict) else "no parts"
+            raise UserError(f"--config.{'.'.join(path)}: no such key; {place} has {known}")
+        node = node[key]

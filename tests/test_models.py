@@ -126,5 +126,5 @@ def test_dropout_follows_the_example_not_its_place():
 
 
 def test_unknown_branches():
-    with pytest.raises(ValueError, match="model.branches='both'"):
+    with pytest.raises(ValueError, match="branches='both'"):
         models.build(tiny(branches="both"))

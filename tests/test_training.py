@@ -1,7 +1,6 @@
 """Training: steps, schedules, checkpoints, and runs that end as if never interrupted."""
 
 import json
-import os
 import signal
 import subprocess
 import sys

@@ -74,7 +74,10 @@ def decode_image(data: bytes, factor: int = 1) -> np.ndarray:
         2: cv2.IMREAD_REDUCED_COLOR_2,
         4: cv2.IMREAD_REDUCED_COLOR_4,
     }[factor]
-    return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), flag), cv2.COLOR_BGR2RGB)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+    if image is None:
+        raise UserError("a record holds a damaged picture; prepare the data again")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 class Writer:

@@ -141,6 +141,11 @@ def _subfolders(path: Path) -> list[Path]:
 
 def _folder(path: Path, label_all: bool) -> Source:
     tops = _subfolders(path)
+    if not tops and images.find(path):
+        raise UserError(
+            f"{path}: its pictures have no labels; put them into a folder for each class"
+        )
+    classes: list[tuple[str | None, Path]]
     if tops and {top.name for top in tops} <= set(SPLITS):
         classes = [(top.name, folder) for top in tops for folder in _subfolders(top)]
     else:

@@ -23,8 +23,8 @@ def draw(
     for i, group in enumerate(groups):
         members.setdefault(group, []).append(i)
     by_class: dict[str, list[str]] = {}
-    for group, pictures in members.items():
-        by_class.setdefault(labels[pictures[0]], []).append(group)
+    for group, (first, *_) in members.items():
+        by_class.setdefault(labels[first], []).append(group)
 
     rng = np.random.default_rng(seed)
     names = list(fractions)
@@ -38,11 +38,11 @@ def draw(
             wanted, taken = fractions[name] * total, 0
             # At least one group each, as long as one is left for the first split.
             while wanted > 0 and position < len(own) - 1:
-                group = members[own[position]]
-                if taken and abs(taken + len(group) - wanted) >= abs(taken - wanted):
+                pictures = members[own[position]]
+                if taken and abs(taken + len(pictures) - wanted) >= abs(taken - wanted):
                     break
-                for i in group:
+                for i in pictures:
                     result[i] = name
-                taken += len(group)
+                taken += len(pictures)
                 position += 1
     return result

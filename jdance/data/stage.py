@@ -40,6 +40,11 @@ PRESETS: dict[str, dict[str, dict[str, int]]] = {
         "val": dict.fromkeys(MOTIONS, 40),
         "test": dict.fromkeys(MOTIONS, 60),
     },
+    "tiny": {
+        "train": dict.fromkeys(MOTIONS, 6),
+        "val": dict.fromkeys(MOTIONS, 2),
+        "test": dict.fromkeys(MOTIONS, 2),
+    },
 }
 
 # Whether the camera can see a part of the head: (joint, its outward direction, least cosine).

@@ -8,6 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 from jax import Array
 
@@ -82,4 +83,4 @@ def train_step(
 def eval_step(variables: dict[str, Any], batch: dict[str, Array], *, model: nn.Module) -> Array:
     """Class probabilities float32 [B, M] of this device's part of the batch, on all devices."""
     logits = model.apply(variables, batch.get("image"), batch["features"], batch["valid"])
-    return jax.nn.softmax(logits)
+    return jax.nn.softmax(jnp.asarray(logits))

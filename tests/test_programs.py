@@ -1,0 +1,154 @@
+"""The programs in launch/, run as users run them: end to end, and with mistakes."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, tiny_config, tiny_picture
+
+from jdance.data import images
+from jdance.training import loop
+
+
+def program(name, *arguments, status=0):
+    """Runs a program; returns its standard output and the one line of its error, if any."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "launch" / f"{name}.py"), *map(str, arguments)],
+        capture_output=True, text=True, cwd=ROOT, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == status, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == (status == 1), done.stderr
+    return done.stdout, "".join(errors)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    config = tiny_config(tiny_data)
+    config.epochs = 0.5
+    loop.train(config, folder)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(2):
+        images.write(folder / f"{i}.png", tiny_picture(i)[0])
+    return folder
+
+
+def test_stage_from_data_set_to_recognised_scene(tmp_path):
+    program("prepare", "--source=stage:tiny", f"--output={tmp_path / 'data'}", "--workers=2")
+    run = tmp_path / "run"
+    program(
+        "train", "--config=configs/quickstart.py", f"--workdir={run}",
+        f"--config.data.dir={tmp_path / 'data'}", "--config.epochs=1.0",
+        "--config.model.stage_sizes=(1,)", "--config.batch_size=12",
+    )  # fmt: skip
+    program("evaluate", f"--workdir={run}", "--nearest_mean")
+    result = json.loads((run / "eval_test.json").read_text())
+    assert result["n"] == 12 and np.sum(result["confusion"]) == 12
+    assert {"accuracy", "mean_class_accuracy", "classes", "per_class"} <= result.keys()
+    program("evaluate", f"--workdir={run}", "--split=val", "--drop_keypoints")
+    assert json.loads((run / "eval_val_no_keypoints.json").read_text())["found"]["n"] == 0
+
+    scenes, out = tmp_path / "scenes", tmp_path / "out"
+    told, _ = program("stage", f"--output={scenes}", "--dancers=4", "--width=320", "--height=240")
+    program("recognize", f"--model={run}", f"--input={scenes}", f"--keypoints={scenes}",
+            f"--output={out}")  # fmt: skip
+    found = json.loads((out / "scene-0.json").read_text())
+    assert (found["width"], found["height"], found["fps"]) == (320, 240, None)
+    assert found["classes"] == result["classes"]
+    people = found["frames"][0]["people"]
+    assert len(people) == len(told.split("left to right ")[1].split(","))
+    for person in people:
+        assert np.shape(person["keypoints"]) == (18, 3) and len(person["box"]) == 4
+        assert person["motion"] == found["classes"][int(np.argmax(person["probabilities"]))]
+    assert images.read(out / "scene-0.jpg").shape == (240, 320, 3)
+
+
+def test_prepare_lists_bad_files_and_keeps_the_good_ones(real_data, photos, tmp_path):
+    pose = real_data("pose/mobilenet_v2_small.pb")
+    for i, name in enumerate(("p1.jpg", "p2.jpg", "apink3.jpg", "golf.jpg")):
+        folder = tmp_path / "in" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(real_data(f"photos/{name}").read_bytes())
+    (tmp_path / "in" / "a" / "text.jpg").write_text("no picture")
+    out = tmp_path / "data"
+    told, error = program(
+        "prepare", f"--source={tmp_path / 'in'}", f"--output={out}", f"--pose={pose}", status=1
+    )
+    assert "1 of the inputs skipped" in error and "text.jpg: not a readable picture" in told
+    info = json.loads((out / "dataset.json").read_text())
+    assert sum(split["count"] for split in info["splits"].values()) == 4
+    assert sum(split["people_found"] for split in info["splits"].values()) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("prepare", ["--source=empty", "--output=o", "--pose=x"], "nothing to prepare"),
+        ("prepare", ["--source=stage:tiny", "--output=o", "--pose=hourglass"], "hourglass"),
+        ("prepare", ["--source=photos", "--output=o"], "a folder for each class"),
+        ("prepare", ["--source=stage:tiny", "--output=o", "--fractions=3"], "--fractions=3"),
+        ("prepare", ["source=photos", "--source=photos", "--output=o"], "options start with --"),
+        ("train", ["--config=no.py", "--workdir=o"], "--config=no.py: No such file"),
+        ("train", ["--config=CONFIG", "--workdir=o", "--config.epoch=3"],
+         "no such key; config has augment, batch_size"),
+        ("train", ["--config=CONFIG", "--workdir=o", "--config.data.dir=o"], "launch/prepare.py"),
+        ("evaluate", ["--workdir=empty"], "train with launch/train.py first"),
+        ("recognize", ["--model=empty", "--input=photos", "--output=o"], "--pose or --keypoints"),
+        ("recognize", ["--model=empty", "--input=photos", "--output=o", "--keypoints=photos"],
+         "train with launch/train.py first"),
+        ("recognize", ["--model=empty", "--input=empty", "--output=o", "--keypoints=photos"],
+         "no pictures in it"),
+        ("import_weights", ["--kind=mobilenet_v2_small", "--input=photos/0.png", "--output=o"],
+         "0.png"),
+    ],
+)  # fmt: skip
+def test_mistakes_get_one_line(name, arguments, message, photos, tmp_path):
+    (tmp_path / "empty").mkdir()
+    places = {
+        "=empty": f"={tmp_path / 'empty'}",
+        "=photos": f"={photos}",
+        "=o": f"={tmp_path / 'o'}",
+        "=CONFIG": "=configs/quickstart.py",
+    }
+    for short, place in places.items():
+        arguments = [
+            word.replace(short, place, 1) if word.startswith("--") and short in word else word
+            for word in arguments
+        ]
+    _, error = program(name, *arguments, status=1)
+    assert message in error
+
+
+def test_evaluating_and_recognising_with_mistakes(trained, photos, tmp_path):
+    _, error = program("evaluate", f"--workdir={trained}", "--split=dev", status=1)
+    assert "it has train, val" in error
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    points = tmp_path / "points"
+    points.mkdir()
+    from jdance.data import openpose_json
+
+    for name, number in (("0", 0), ("broken", 1)):
+        openpose_json.write(points / f"{name}_keypoints.json", tiny_picture(number)[1])
+    told, error = program(
+        "recognize", f"--model={trained}", f"--input={photos}", f"--keypoints={points}",
+        f"--output={tmp_path / 'out'}", status=1,
+    )  # fmt: skip
+    assert "2 of 3 inputs skipped" in error
+    assert "broken.jpg: not a readable picture" in told
+    assert "1_keypoints.json: no such file" in told
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0.json", "0.png"]
+    _, error = program(
+        "recognize", f"--model={trained}", f"--input={photos}", f"--pose={photos / '0.png'}",
+        f"--output={tmp_path / 'out'}", status=1,
+    )  # fmt: skip
+    assert "0.png" in error

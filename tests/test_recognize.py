@@ -1,0 +1,104 @@
+"""Recognition of pictures: people in, motions out, the same as in evaluation."""
+
+import jax
+import numpy as np
+import pytest
+from conftest import tiny_config, tiny_picture
+
+from jdance import draw, models, skeleton
+from jdance.data import crop, openpose_json, pipeline, records
+from jdance.errors import UserError
+from jdance.recognize import Recognizer, annotate
+from jdance.training import evaluation, loop
+
+
+@pytest.fixture(scope="module")
+def setup(tiny_data):
+    config = tiny_config(tiny_data)
+    config.data.image_size = 56
+    config.model.classes = 3
+    net = models.build(config.model)
+    image = np.zeros((1, 56, 56, 3), np.uint8)
+    variables = net.init(jax.random.key(0), image, np.ones((1, 18), np.float32))
+    return config, variables
+
+
+def test_probabilities_are_those_of_evaluation(setup, tiny_data):
+    config, variables = setup
+    source = records.Dataset(tiny_data).source("val")
+    predictions = evaluation.predict(
+        loop.make_eval_step(config), variables, pipeline.eval_batches(source, config)
+    )
+    recognizer = Recognizer(config, ["a", "b", "c"], variables)
+    for i in range(4):
+        number = int(records.unpack(source[i]).source.split()[1])
+        image, keypoints = tiny_picture(number)
+        (person,) = recognizer(image, keypoints)
+        expected = predictions["probabilities"][i]
+        np.testing.assert_allclose(person.probabilities, expected, atol=0.02)  # JPEG
+        assert person.motion == "abc"[int(person.probabilities.argmax())]
+        assert person.box == pytest.approx(crop.tight_box(keypoints[0]))
+
+
+def test_company_does_not_change_a_persons_motion(setup):
+    recognizer = Recognizer(setup[0], ["a", "b", "c"], setup[1])
+    image = tiny_picture(0)[0]
+    people = np.concatenate([tiny_picture(i)[1] for i in range(5)])
+    together = recognizer(image, people)
+    for one, keypoints in zip(together, people, strict=True):
+        (alone,) = recognizer(image, keypoints[None])
+        np.testing.assert_allclose(one.probabilities, alone.probabilities, atol=1e-5)
+
+
+def test_nobody(setup):
+    recognizer = Recognizer(setup[0], ["a", "b", "c"], setup[1])
+    image, nobody = tiny_picture(0)[0], np.zeros((0, 18, 3), np.float32)
+    assert recognizer(image, nobody) == []
+    (person,) = recognizer(image, nobody, whole_picture=True)
+    entry = person.to_json(track=0)
+    assert entry["keypoints"] is None and entry["box"] == [0, 0, 80, 96]
+    assert sum(entry["probabilities"]) == pytest.approx(1, abs=1e-4)
+    with pytest.raises(UserError, match="--pose"):
+        recognizer(image)
+
+
+def test_annotation_draws_skeleton_box_and_label(setup):
+    recognizer = Recognizer(setup[0], ["a", "b", "c"], setup[1])
+    image, keypoints = tiny_picture(2)
+    before = image.copy()
+    drawn = annotate(image, recognizer(image, keypoints), ["a", "b", "c"])
+    np.testing.assert_array_equal(image, before)
+    assert drawn.shape == image.shape and drawn.dtype == np.uint8
+    for joint in (skeleton.NOSE, skeleton.L_ANKLE):
+        x, y = np.round(keypoints[0, joint, :2]).astype(int)
+        assert np.abs(drawn[y, x].astype(int) - 245).max() <= 12  # a white dot on the joint
+
+
+def test_labels_do_not_cover_each_other():
+    canvas = np.zeros((200, 300, 3), np.uint8)
+    taken: list[tuple[int, int, int, int]] = []
+    for x in (10, 20, 30, 250):
+        taken.append(draw._label(canvas, "wave 0.98", (x, 5), 40, (9, 9, 9), 1.0, taken))
+    for i, a in enumerate(taken):
+        assert a[0] >= 0 and a[1] >= 0 and a[0] + a[2] <= 300
+        assert not any(draw._cross(a, b) for b in taken[:i])
+
+
+def test_openpose_json_round_trip(tmp_path):
+    people = np.concatenate([tiny_picture(i)[1] for i in range(2)])
+    people[1, 4] = 0
+    openpose_json.write(tmp_path / "x.json", people)
+    np.testing.assert_allclose(openpose_json.read(tmp_path / "x.json"), people, atol=1e-3)
+    openpose_json.write(tmp_path / "x.json", people[:0])
+    assert openpose_json.read(tmp_path / "x.json").shape == (0, 18, 3)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '{"people": 3}', '{"people": [{"pose_keypoints_2d": [1, 2]}]}',
+     '{"people": [{"pose_keypoints_2d": ["a", 2, 3]}]}', '{"people": [[]]}'],
+)  # fmt: skip
+def test_openpose_json_of_the_wrong_kind(tmp_path, content):
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(UserError, match="not OpenPose key points"):
+        openpose_json.read(tmp_path / "x.json")
