@@ -89,7 +89,7 @@ def test_a_joint_at_a_cell_centre_and_its_limb():
     limb = skeleton.LIMBS.tolist().index([skeleton.NECK, skeleton.R_HIP])
     x, y = skeleton.PAF_CHANNELS[limb]
     expected = np.zeros(SIZE)
-    expected[5:10, 2:5] = 1  # straight down, one cell to either side
+    expected[4:11, 2:5] = 1  # straight down, one cell to either side and beyond the ends
     np.testing.assert_array_equal(paf[..., y], expected)
     assert not np.delete(paf, y, axis=-1).any() and not paf[..., x].any()
 

@@ -20,7 +20,7 @@ def encode(
     stride: int = 8,
     sigma: float = 7.0,
     limb_width: float = 1.0,
-    overhang: float = 0.0,
+    overhang: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
     """Draws the heat maps and part-affinity fields (PAFs) of people, as OpenPose is trained on.
 
@@ -37,7 +37,8 @@ def encode(
         sigma: standard deviation of the Gaussian in pixels; values under 1 % become 0.
         limb_width: how far to either side of a limb it is drawn, in cells.
         overhang: how far beyond its ends a limb is drawn, in cells. With 0 a limb shorter than a
-            cell may miss the centre of every cell, and cannot be decoded then.
+            cell may miss the centre of every cell, and cannot be decoded then: 1 person in 20 that
+            is 60 to 78 pixels tall loses a joint.
 
     Returns:
         heat: float32 [B, h, w, 19], the last channel the background, 1 - the maximum of the rest.
