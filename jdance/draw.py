@@ -43,15 +43,19 @@ def people(
     for person in keypoints:
         if person is not None:
             _skeleton(canvas, person, unit)
+    # Key points end at the eyes, wrists and ankles: leave room for what is beyond.
+    margins = [0.1 * max(box[2:]) for box in boxes]
+    corners = [(round(b[0] - m), round(b[1] - m)) for b, m in zip(boxes, margins, strict=True)]
+    widths = [round(b[2] + 2 * m) for b, m in zip(boxes, margins, strict=True)]
+    shades = [_MOTIONS[number % len(_MOTIONS)] for number in colors]
+    for box, margin, (x, y), width, color in zip(
+        boxes, margins, corners, widths, shades, strict=True
+    ):
+        end = (x + width, y + round(box[3] + 2 * margin))
+        cv2.rectangle(canvas, (x, y), end, color, round(2 * unit), cv2.LINE_AA)
     taken: list[tuple[int, int, int, int]] = []
-    for box, label, number in zip(boxes, labels, colors, strict=True):
-        color = _MOTIONS[number % len(_MOTIONS)]
-        # Key points end at the eyes, wrists and ankles: leave room for what is beyond.
-        margin = 0.1 * max(box[2:])
-        x, y = round(box[0] - margin), round(box[1] - margin)
-        width, height = round(box[2] + 2 * margin), round(box[3] + 2 * margin)
-        cv2.rectangle(canvas, (x, y), (x + width, y + height), color, round(2 * unit), cv2.LINE_AA)
-        taken.append(_label(canvas, label, (x, y), width, color, unit, taken))
+    for label, corner, width, color in zip(labels, corners, widths, shades, strict=True):
+        taken.append(_label(canvas, label, corner, width, color, unit, taken))
     return canvas
 
 
