@@ -7,10 +7,10 @@ from ml_collections import ConfigDict
 
 
 def model() -> ConfigDict:
-    """The network. `classes` is filled in from the data set."""
+    """The network; training takes `classes` from the data set."""
     return ConfigDict(
         dict(
-            classes=0,
+            classes=6,
             branches="fused",  # or "image", "keypoints"
             features="fused18",  # or "pos18", "full"
             stage_sizes=(3, 4, 6, 3),  # ResNet-50

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from jdance import draw, features, models, skeleton
 from jdance.data import augment, crop
 from jdance.errors import UserError
-from jdance.pose import PoseEstimator
+from jdance.pose import DecodeConfig, PoseEstimator
 from jdance.training import loop, steps
 
 _BUCKETS = (1, 2, 4, 8, 16, 32)  # numbers of people for which a program is compiled
@@ -70,14 +70,19 @@ class Recognizer:
         )
 
     @classmethod
-    def load(cls, model: str | Path, pose: str | None = None) -> "Recognizer":
+    def load(cls, model: str | Path, pose: str | None = None, min_joints: int = 4) -> "Recognizer":
         """Loads the newest checkpoint of a run, and the pose network `pose` if one is named.
+
+        People with fewer than `min_joints` joints do not count as found.
 
         Raises:
             UserError: either of them cannot be used.
         """
         config, classes, variables = loop.load(Path(model))
-        return cls(config, classes, variables, PoseEstimator.load(pose) if pose else None)
+        estimator = None
+        if pose:
+            estimator = PoseEstimator.load(pose, DecodeConfig(min_joints=min_joints))
+        return cls(config, classes, variables, estimator)
 
     def __call__(
         self,

@@ -28,6 +28,9 @@ _POSE = flags.DEFINE_string(
     "Pose network: a name, an upstream weights file, or a checkpoint folder. Not needed where the "
     "source knows the key points.",
 )
+_MIN_JOINTS = flags.DEFINE_integer(
+    "min_joints", 4, "Joints that a person must have to count as found.", 1, 18
+)
 _LABEL_ALL = flags.DEFINE_bool("label_all", False, "A label is for everybody in the picture.")
 _WHERE = flags.DEFINE_string("where", "", "COLUMN=VALUE: only those lines of the manifest.")
 _FRACTIONS = flags.DEFINE_string(
@@ -57,9 +60,10 @@ def main() -> None:
     estimator = None
     if _POSE.value:
         # Imported only here: reading pictures in worker processes needs no JAX.
-        from jdance.pose import PoseEstimator
+        from jdance.pose import DecodeConfig, PoseEstimator
 
-        estimator = PoseEstimator.load(_POSE.value).people
+        decode_config = DecodeConfig(min_joints=_MIN_JOINTS.value)
+        estimator = PoseEstimator.load(_POSE.value, decode_config).people
     output = Path(_OUTPUT.value)
     info = prepare(
         source,

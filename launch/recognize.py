@@ -29,6 +29,9 @@ _KEYPOINTS = flags.DEFINE_string(
     "Key points from another estimator instead of --pose: a folder with OpenPose's "
     "<stem>_keypoints.json for each picture, or one such file for one picture.",
 )
+_MIN_JOINTS = flags.DEFINE_integer(
+    "min_joints", 4, "Joints that a person must have to count as found.", 1, 18
+)
 _WHOLE_PICTURE = flags.DEFINE_bool(
     "whole_picture", False, "Where nobody is found, judge the picture as a whole."
 )
@@ -82,7 +85,7 @@ def main() -> None:
         raise UserError(f"{output}: cannot be written to ({error.strerror})") from error
     if any(path.parent.resolve() == output.resolve() for path in inputs):
         raise UserError(f"{output}: is the folder of the inputs; choose another --output")
-    recognizer = Recognizer.load(_MODEL.value, _POSE.value or None)
+    recognizer = Recognizer.load(_MODEL.value, _POSE.value or None, _MIN_JOINTS.value)
     stems = Counter(path.stem for path in inputs)
     failures = []
     progress = Progress("recognizing", len(inputs))

@@ -192,7 +192,9 @@ def _choose(person: Person, known: np.ndarray | None, found: np.ndarray | None) 
         return [(0, known, crop.around(known) if known.any() else None)]
     people = [(i, keypoints, crop.around(keypoints)) for i, keypoints in enumerate(found)]
     box = person.box
-    if known is not None and known.any():
+    if known is not None:
+        if not known.any():
+            return [(0, nobody, None)]
         box = crop.tight_box(known)
     if person.everybody:
         return list(people) or [(0, nobody, None)]

@@ -13,7 +13,7 @@ def build(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
     """The network that a configuration's `model` part describes.
 
     Args:
-        config: `jdance.config.model()` with `classes` set.
+        config: as `jdance.config.model()`.
         axis_name: the mapped axis over which batch-norm statistics are synchronised in training.
 
     Returns:

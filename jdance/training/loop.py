@@ -139,7 +139,7 @@ def _train(
                 result = summarize(predictions, dataset.classes)
                 writer.write(step, {"val_accuracy": result["accuracy"]})
                 progress.say(
-                    f"epoch {step / steps_per_epoch:.0f}: val accuracy {result['accuracy']:.4f}"
+                    f"epoch {step / steps_per_epoch:.4g}: val accuracy {result['accuracy']:.4f}"
                 )
             if _due(step, config.checkpoint_every, steps_per_epoch, last):
                 with jax.transfer_guard("allow"), clock.paused():

@@ -1,0 +1,67 @@
+"""Long runs, left out by default: bash launch/test.sh -m slow."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from jdance.training import loop
+
+pytestmark = pytest.mark.slow
+
+
+def run(*command, **environment):
+    environment = {name: v for name, v in os.environ.items() if name != "XLA_FLAGS"} | environment
+    subprocess.run([str(word) for word in command], cwd=ROOT, check=True, env=environment)
+
+
+def program(name, *arguments):
+    run(sys.executable, ROOT / "launch" / f"{name}.py", *arguments)
+
+
+def test_quickstart_learns_what_the_features_alone_do_not_show(tmp_path):
+    run("bash", "launch/quickstart.sh", tmp_path, PYTHON=sys.executable)
+    result = json.loads((tmp_path / "eval_test.json").read_text())
+    assert result["accuracy"] >= 0.93
+    assert result["nearest_mean_accuracy"] < 0.80
+    assert len(list((tmp_path / "recognized").glob("*.jpg"))) == 3
+
+
+def test_the_papers_network_takes_real_steps_at_batch_4(tmp_path):
+    program("prepare", "--source=stage:tiny", f"--output={tmp_path / 'data'}")
+    program(
+        "train", "--config=configs/paper.py", f"--workdir={tmp_path / 'run'}",
+        f"--config.data.dir={tmp_path / 'data'}", "--config.batch_size=4", "--config.epochs=0.5",
+        "--config.log_every=1",
+    )  # fmt: skip
+    rows = [json.loads(r) for r in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert len(losses) == 4 and np.isfinite(losses).all() and losses[0] != losses[3]
+    config, classes, _ = loop.load(tmp_path / "run")
+    assert len(classes) == 6 and config.model.width == 64
+
+
+def test_yoga5(real_data, tmp_path):
+    """One seed of configs/yoga5.py, from photos to the test photos that are not nearly in train."""
+    manifest = real_data("photos/yoga5/manifest.csv")
+    pose = real_data("pose/mobilenet_v2_small.pb")
+    run(
+        sys.executable, "launch/import_weights.py", "--kind=mobilenet_v2_small",
+        f"--input={pose}", f"--output={tmp_path / 'pose'}",
+        f"--calibrate={manifest.parent / 'train' / 'tree'}",
+    )  # fmt: skip
+    program(
+        "prepare", f"--source={manifest}", "--where=near_dup_in_train=0",
+        f"--output={tmp_path / 'data'}", f"--pose={tmp_path / 'pose'}",
+    )  # fmt: skip
+    program(
+        "train", "--config=configs/yoga5.py", f"--workdir={tmp_path / 'run'}",
+        f"--config.data.dir={tmp_path / 'data'}",
+    )  # fmt: skip
+    program("evaluate", f"--workdir={tmp_path / 'run'}")
+    result = json.loads((tmp_path / "run" / "eval_test.json").read_text())
+    assert result["n"] == 75 and result["accuracy"] >= 0.89
