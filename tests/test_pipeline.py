@@ -4,6 +4,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from absl import flags
 from conftest import tiny_config
 
 from jdance import features
@@ -77,6 +78,11 @@ def test_numbers_depend_on_the_seed_only(tiny_data, source):
     first = take(pipeline.train_batches(source, config), 3)
     config.data.threads = 1
     assert_same(first, take(pipeline.train_batches(source, config), 3))
+    config.data.workers = 2
+    flags.FLAGS(["tests"])  # grain's processes want absl's flags parsed
+    assert_same(first, take(pipeline.train_batches(source, config), 3))
+    assert_same(first[1:], take(pipeline.train_batches(source, config, start_step=1), 2))
+    config.data.workers = 0
     config.seed = 1
     other = take(pipeline.train_batches(source, config), 3)
     assert not np.array_equal(first[0]["index"], other[0]["index"])
@@ -90,6 +96,8 @@ def test_evaluation_sees_every_example_once(tiny_data, source):
     assert real.tolist() == list(range(45))
     shares = [list(pipeline.eval_batches(source, config, p, 4)) for p in range(4)]
     assert [len(share) for share in shares] == [6] * 4
+    last = list(pipeline.eval_batches(source, config, 7, 8))
+    assert [b["weight"].sum() for b in last] == [1, 1, 1, 1, 1, 0]
     real = np.concatenate([b["index"][b["weight"] > 0] for share in shares for b in share])
     assert sorted(real.tolist()) == list(range(45))
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from functools import partial
 from itertools import islice
 
@@ -18,6 +19,7 @@ from jdance import models
 from jdance.data import pipeline, records
 from jdance.errors import UserError
 from jdance.training import checkpoints, devices, evaluation, loop, state, steps
+from jdance.training.metrics import MetricWriter
 
 
 def setup(config, axis_name=steps.AXIS):
@@ -169,34 +171,94 @@ def test_training_learns_and_writes_what_it_should(tiny_data, tmp_path):
     assert again == result
 
 
-def test_a_loss_that_is_not_finite_stops(tiny_data, tmp_path):
+def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tiny_data, tmp_path):
     config = tiny_config(tiny_data)
     config.optimizer.learning_rate = 1e30
+    config.update(log_every=1000, checkpoint_every=0.2, epochs=4.0)
     with pytest.raises(UserError, match="lower --config"):
         loop.train(config, tmp_path)
+    for folder in (tmp_path / "checkpoints").iterdir():
+        with checkpoints.ocp.StandardCheckpointer() as checkpointer:
+            saved = checkpointer.restore(folder.absolute() / "default")
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved["params"]))
 
 
-def test_mistakes_in_the_configuration(tiny_data, tmp_path):
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("batch_size", 6, "cannot be shared equally by 4 devices"),
+        ("optimizer.schedule", "linear", "expected piecewise or cosine"),
+        ("optimizer.name", "lion", "expected sgd or adamw"),
+        ("model.features", "foo", "expected one of fused18, pos18, full"),
+        ("model.version", "v3", "expected v1 or v1.5"),
+        ("model.attention_place", "block", "expected end or blocks"),
+        ("model.attention", 3, "expected 0, 1, 2"),
+        ("model.dtype", "float33", "float33"),
+        ("log_every", 0, "log_every=0: must be greater than 0"),
+        ("seed", -1, "seed=-1: must not be negative"),
+        ("epochs", float("nan"), "epochs=nan"),
+        ("data.dir", "nothing", "no such file"),
+    ],
+)
+def test_mistakes_in_the_configuration(tiny_data, tmp_path, key, value, message):
     config = tiny_config(tiny_data)
-    config.batch_size = 6
-    with pytest.raises(UserError, match="cannot be shared equally by 4 devices"):
-        loop.train(config, tmp_path)
-    config.batch_size = 8
-    config.optimizer.schedule = "linear"
-    with pytest.raises(UserError, match="expected piecewise or cosine"):
-        loop.train(config, tmp_path)
-    config.data.dir = str(tmp_path / "nothing")
-    with pytest.raises(UserError, match="no such file"):
-        loop.train(config, tmp_path)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=message) as error:
+        loop.train(config, tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()  # nothing is left behind
 
 
-def test_checkpoints_of_another_network_are_refused(tiny_data, tmp_path):
+def test_a_folder_belongs_to_one_experiment(tiny_data, tmp_path):
     config = tiny_config(tiny_data)
     config.epochs = 0.5
-    loop.train(config, tmp_path)
-    config.model.fusion_widths = (12,)
-    with pytest.raises(UserError, match=r"fusion/Dense_0/bias has shape \(16,\), expected \(12,\)"):
+    first = loop.train(config, tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
+    for key, value in {"model.attention": 2, "model.fusion_widths": (12,), "seed": 3}.items():
+        other = tiny_config(tiny_data)
+        other.update_from_flattened_dict({"epochs": 0.5, key: value})
+        with pytest.raises(UserError, match=f"this run has {key}="):
+            loop.train(other, tmp_path)
+        assert (tmp_path / "config.json").read_bytes() == before
+    assert loop.train(config, tmp_path) == first  # nothing left to do but to look again
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="not the configuration of a run"):
         loop.train(config, tmp_path)
+
+
+def test_rows_of_an_interrupted_run_are_not_repeated(tmp_path):
+    first = MetricWriter(tmp_path, 0)
+    for step in range(1, 8):
+        first.write(step, {"loss": float(step)})
+    first.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "lo')
+    again = MetricWriter(tmp_path, 5)
+    again.write(6, {"loss": 0.5})
+    again.close()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6] and rows[5]["loss"] == 0.5
+
+
+def test_checkpoints_of_another_network_or_damaged_ones_are_refused(config, tmp_path):
+    fresh, _ = setup(config)
+    with closing(checkpoints.Checkpoints(tmp_path)) as saved:
+        saved.save(3, fresh)
+    config.model.fusion_widths = (12,)
+    other, _ = setup(config)
+    with (
+        closing(checkpoints.Checkpoints(tmp_path)) as saved,
+        pytest.raises(UserError, match=r"fusion/Dense_0/bias has shape \(16,\), expected \(12,\)"),
+    ):
+        saved.restore(3, other)
+    for path in (tmp_path / "checkpoints" / "3").rglob("*"):
+        if path.is_file() and "manifest" in path.name:
+            path.write_bytes(path.read_bytes()[:10])
+    with (
+        closing(checkpoints.Checkpoints(tmp_path)) as saved,
+        pytest.raises(UserError, match="checkpoints/3"),
+    ):
+        saved.restore(3, fresh)
 
 
 def test_first_difference_names_dtype_and_missing_leaves():

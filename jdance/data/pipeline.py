@@ -91,7 +91,7 @@ def train_batches(
     # Augment before slicing: what is drawn depends on the place in the global order.
     dataset = dataset.random_map(_example_function(config))
     dataset = dataset[start_step * config.batch_size + process :: processes]
-    return iter(_read(dataset, local_size, config))
+    return iter(_read(dataset.batch(local_size, drop_remainder=True), config))
 
 
 def eval_batches(
@@ -102,16 +102,15 @@ def eval_batches(
     All processes yield equally many batches; see `train_batches` for what is in them.
     """
     local_size = config.batch_size // processes
-    batches = -(-len(source) // config.batch_size)
-    dataset = _indexed(source)[process::processes]
-    plain = dataset.map(partial(_example_function(config), rng=None))
+    plain = _indexed(source).map(partial(_example_function(config), rng=None))
+    share = plain[process::processes]
     count = 0
-    batch: Batch = {}
-    for batch in _read(plain, local_size, config, drop_remainder=False):
+    for batch in _read(share.batch(local_size), config) if len(share) else ():
         count += 1
         yield _filled(batch, local_size)
-    for _ in range(count, batches):
-        yield {name: np.zeros_like(value) for name, value in _filled(batch, local_size).items()}
+    nothing = {name: np.zeros_like(value)[None][:0] for name, value in plain[0].items()}
+    for _ in range(count, -(-len(source) // config.batch_size)):
+        yield _filled(nothing, local_size)
 
 
 def without_keypoints(batch: Batch) -> Batch:
@@ -120,16 +119,15 @@ def without_keypoints(batch: Batch) -> Batch:
     return batch | silent
 
 
-def _read(
-    dataset: grain.MapDataset, batch_size: int, config: ConfigDict, drop_remainder: bool = True
-) -> grain.IterDataset:
-    options = grain.ReadOptions(
-        num_threads=config.data.threads, prefetch_buffer_size=2 * batch_size
-    )
-    batches = dataset.to_iter_dataset(options).batch(batch_size, drop_remainder=drop_remainder)
+def _read(batches: grain.MapDataset, config: ConfigDict) -> grain.IterDataset:
+    """Reads batches ahead, in order. Whole batches go to threads or processes: so neither matters
+    for what is in them."""
+    threads = config.data.threads
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads))
+    dataset = batches.to_iter_dataset(options)
     if config.data.workers:
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=config.data.workers))
-    return batches
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(config.data.workers))
+    return dataset
 
 
 def _filled(batch: Batch, size: int) -> Batch:

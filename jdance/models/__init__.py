@@ -24,6 +24,14 @@ def build(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
     """
     if config.branches not in ("fused", "image", "keypoints"):
         raise ValueError(f"model.branches={config.branches!r}: expected fused, image or keypoints")
+    if config.version not in ("v1", "v1.5"):
+        raise ValueError(f"model.version={config.version!r}: expected v1 or v1.5")
+    if config.attention_place not in ("end", "blocks"):
+        raise ValueError(
+            f"model.attention_place={config.attention_place!r}: expected end or blocks"
+        )
+    if config.attention not in (-1, 0, 1, 2):
+        raise ValueError(f"model.attention={config.attention}: expected 0, 1, 2, or -1 for none")
     dtype = jnp.dtype(config.dtype)
     backbone = None
     if config.branches != "keypoints":

@@ -39,13 +39,17 @@ class Checkpoints:
         try:
             saved = self._manager.item_metadata(step)
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{place}: not a readable checkpoint ({error})") from error
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{place}: not a readable checkpoint ({reason})") from error
         difference = first_difference(like, getattr(saved, "tree", saved))
         if difference:
             raise UserError(
                 f"{place}: does not fit this configuration: {difference}; use another --workdir"
             )
-        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+        try:
+            return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{place}: is damaged ({str(error).splitlines()[0]})") from error
 
     def close(self) -> None:
         """Returns when all that was saved is on the disk."""

@@ -1,6 +1,5 @@
 """The training loop: it owns every side effect. Read it from top to bottom."""
 
-import json
 import time
 from contextlib import closing
 from functools import partial
@@ -16,7 +15,7 @@ from jdance.data import pipeline
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.progress import Progress
-from jdance.training import devices, state, steps
+from jdance.training import devices, experiment, state, steps
 from jdance.training.checkpoints import Checkpoints
 from jdance.training.evaluation import EvalStep, predict, summarize
 from jdance.training.metrics import MetricWriter
@@ -29,7 +28,7 @@ def make_eval_step(config: ConfigDict) -> EvalStep:
 
 
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Trains until the configured epoch and returns the last evaluation on `val`.
+    """Trains until the configured epoch and returns the last evaluation on `val`, if there is one.
 
     Running it again on the same folder continues from the newest checkpoint; the numbers are those
     of a run that was never interrupted.
@@ -39,44 +38,42 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         workdir: gets config.json, metrics.jsonl, tensorboard/ and checkpoints/.
 
     Raises:
-        UserError: the data set or the configuration cannot be used, or the loss is not finite.
+        UserError: the data set or the configuration cannot be used, the folder belongs to another
+            experiment, or the loss is not finite.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{workdir}: cannot be written to ({error.strerror})") from error
+    dataset = Dataset(config.data.dir)
+    train_source = dataset.source("train")
+    config = config.copy_and_resolve_references()
+    config.model.classes = len(dataset.classes)
+    experiment.check(config)
+    devices.check_batch_size(config.batch_size)
+    experiment.claim(workdir, config, dataset.classes)
     with (
         closing(Checkpoints(workdir, config.checkpoints_kept)) as checkpoints,
-        closing(MetricWriter(workdir)) as writer,
+        closing(MetricWriter(workdir, checkpoints.latest_step() or 0)) as writer,
     ):
-        return _train(config, workdir, checkpoints, writer)
+        return _train(config, workdir, dataset, train_source, checkpoints, writer)
 
 
 def _train(
-    config: ConfigDict, workdir: Path, checkpoints: Checkpoints, writer: MetricWriter
+    config: ConfigDict,
+    workdir: Path,
+    dataset: Dataset,
+    train_source: Any,
+    checkpoints: Checkpoints,
+    writer: MetricWriter,
 ) -> dict[str, Any]:
-    # --- Data ---------------------------------------------------------------------------------
-    dataset = Dataset(config.data.dir)
-    devices.check_batch_size(config.batch_size)
-    config = config.copy_and_resolve_references()
-    config.model.classes = len(dataset.classes)
-    train_source = dataset.source("train")
+    # --- Model and optimiser ------------------------------------------------------------------
     steps_per_epoch = len(train_source) / config.batch_size
     total_steps = max(1, int(config.epochs * steps_per_epoch))
-
-    # --- Model and optimiser ------------------------------------------------------------------
-    try:
-        model = models.build(config.model, axis_name=steps.AXIS)
-        schedule = state.make_schedule(config.optimizer, steps_per_epoch, total_steps)
-        optimizer = state.make_optimizer(config.optimizer, schedule)
-    except ValueError as error:
-        raise UserError(f"--config.{error}") from error
+    model = models.build(config.model, axis_name=steps.AXIS)
+    schedule = state.make_schedule(config.optimizer, steps_per_epoch, total_steps)
+    optimizer = state.make_optimizer(config.optimizer, schedule)
     current = devices.replicate(
         state.create(model, optimizer, config, features.SIZES[config.model.features])
     )
 
     # --- Resumption: the newest checkpoint of this folder, else from scratch --------------------
-    write_config(config, dataset.classes, workdir)
     start_step = checkpoints.latest_step() or 0
     if start_step:
         current = checkpoints.restore(start_step, current)
@@ -100,80 +97,69 @@ def _train(
     # --- The loop -------------------------------------------------------------------------------
     progress = Progress("training", total_steps, start_step)
     if start_step:
-        progress.say(f"resuming from step {start_step}")
+        progress.say(f"resuming from step {start_step} of {total_steps}")
     batches = pipeline.train_batches(train_source, config, start_step)
     result: dict[str, Any] = {}
+    metrics: dict[str, jax.Array] = {}
     clock = _Clock()
     # Anything that goes to or from the device unasked would be slow: make it an error.
     with jax.transfer_guard("disallow"):
         for step in range(start_step + 1, total_steps + 1):
+            last = step == total_steps
+            log = step % config.log_every == 0 or last
+            evaluate = _due(step, config.eval_every, steps_per_epoch, last) and dataset.count("val")
+            save = _due(step, config.checkpoint_every, steps_per_epoch, last)
+
             with clock.waiting():
                 batch = next(batches)
+            previous = metrics
             current, metrics = train_step(current, devices.shard(batch))
             clock.images += config.batch_size
+            # At most two steps in flight: batches must not pile up on the device.
+            jax.block_until_ready(previous)
 
-            last = step == total_steps
-            if step % config.log_every == 0 or last:
-                values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-                if not np.isfinite(values["loss"]):
+            values: dict[str, float] = {}
+            if log or save:
+                values = {name: float(v) for name, v in jax.device_get(metrics).items()}
+                if not np.isfinite([values["loss"], values["gradient_norm"]]).all():
                     raise UserError(
-                        f"{workdir}: loss is {values['loss']} at step {step}; lower "
-                        f"--config.optimizer.learning_rate; checkpoints up to step "
-                        f"{checkpoints.latest_step() or 0} are kept"
+                        f"{workdir}: at step {step} the loss is {values['loss']}, the gradient's "
+                        f"norm {values['gradient_norm']}; lower --config.optimizer.learning_rate "
+                        f"(checkpoints up to step {checkpoints.latest_step() or 0} are kept)"
                     )
+            if log:
                 with jax.transfer_guard("allow"):
                     values["learning_rate"] = float(schedule(step - 1))
                 values["epoch"] = step / steps_per_epoch
                 values |= clock.rates()
-                writer.write(step, values)
                 progress.update(
                     step,
                     f"loss {values['loss']:.3f}, accuracy {values['accuracy']:.3f}, "
                     f"{values['images_per_second']:.0f} images/s, "
                     f"{values['data_wait']:.0%} of the time waiting for data",
                 )
-            if _due(step, config.eval_every, steps_per_epoch, last) and dataset.count("val"):
+            if evaluate:
                 with jax.transfer_guard("allow"), clock.paused():
-                    val_batches = pipeline.eval_batches(dataset.source("val"), config)
-                    predictions = predict(eval_step, current.variables, val_batches)
-                result = summarize(predictions, dataset.classes)
-                writer.write(step, {"val_accuracy": result["accuracy"]})
+                    result = _validate(config, eval_step, current.variables, dataset)
+                values |= {"val_accuracy": result["accuracy"], "val_loss": result["loss"]}
                 progress.say(
                     f"epoch {step / steps_per_epoch:.4g}: val accuracy {result['accuracy']:.4f}"
                 )
-            if _due(step, config.checkpoint_every, steps_per_epoch, last):
+            if log or evaluate:
+                writer.write(step, values)
+            if save:
                 with jax.transfer_guard("allow"), clock.paused():
                     checkpoints.save(step, current)
+    if start_step >= total_steps and dataset.count("val"):  # there was nothing left to train
+        result = _validate(config, eval_step, current.variables, dataset)
     return result
 
 
-def write_config(config: ConfigDict, classes: list[str], workdir: Path) -> None:
-    """Writes DIR/config.json: the configuration and the names of the classes.
-
-    Raises:
-        UserError: the folder belongs to a run with another configuration of network or data.
-    """
-    path = workdir / "config.json"
-    text = json.dumps({"config": config.to_dict(), "classes": classes}, indent=2) + "\n"
-    if path.exists() and json.loads(path.read_text())["classes"] != classes:
-        raise UserError(f"{path}: trained on other classes; use another --workdir")
-    path.write_text(text)
-
-
-def read_config(workdir: Path) -> tuple[ConfigDict, list[str]]:
-    """The configuration and the classes of a run.
-
-    Raises:
-        UserError: the folder holds no run.
-    """
-    path = workdir / "config.json"
-    try:
-        content = json.loads(path.read_text())
-        return ConfigDict(content["config"]), list(content["classes"])
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; train with launch/train.py first") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not the configuration of a run ({error})") from error
+def _validate(
+    config: ConfigDict, eval_step: EvalStep, variables: Any, dataset: Dataset
+) -> dict[str, Any]:
+    batches = pipeline.eval_batches(dataset.source("val"), config)
+    return summarize(predict(eval_step, variables, batches), dataset.classes)
 
 
 def load(workdir: Path) -> tuple[ConfigDict, list[str], Any]:
@@ -182,7 +168,7 @@ def load(workdir: Path) -> tuple[ConfigDict, list[str], Any]:
     Raises:
         UserError: the folder holds no run, or no checkpoint.
     """
-    config, classes = read_config(workdir)
+    config, classes = experiment.read(workdir)
     with closing(Checkpoints(workdir)) as checkpoints:
         return config, classes, _newest_variables(config, workdir, checkpoints)
 

@@ -7,11 +7,17 @@ from tensorboardX import SummaryWriter
 
 
 class MetricWriter:
-    """Appends one row a logged step to DIR/metrics.jsonl and the same to TensorBoard events."""
+    """Writes one row a logged step to DIR/metrics.jsonl, and the same to TensorBoard events.
 
-    def __init__(self, workdir: Path):
-        self._file = (workdir / "metrics.jsonl").open("a")
-        self._events = SummaryWriter(str(workdir / "tensorboard"))
+    Rows after `start_step`, which an interrupted run wrote and this one will write again, go.
+    """
+
+    def __init__(self, workdir: Path, start_step: int):
+        path = workdir / "metrics.jsonl"
+        rows = _rows_until(path, start_step)
+        self._file = path.open("w")
+        self._file.writelines(rows)
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         row = {name: float(value) for name, value in values.items()}
@@ -23,3 +29,15 @@ class MetricWriter:
     def close(self) -> None:
         self._file.close()
         self._events.close()
+
+
+def _rows_until(path: Path, step: int) -> list[str]:
+    """The whole rows of a metrics file that belong to steps up to `step`."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            if json.loads(line)["step"] <= step:
+                rows.append(line + "\n")
+        except (ValueError, KeyError, TypeError):  # half written when the run was killed
+            continue
+    return rows

@@ -59,9 +59,11 @@ def make_schedule(config: ConfigDict, steps_per_epoch: float, total_steps: int) 
     """
     rate, warmup = config.learning_rate, round(config.warmup * steps_per_epoch)
     if config.schedule == "piecewise":
-        schedule = optax.piecewise_constant_schedule(
-            rate, {round(epoch * steps_per_epoch): 0.1 for epoch in config.boundaries}
-        )
+        factors: dict[int, float] = {}
+        for epoch in config.boundaries:
+            step = round(epoch * steps_per_epoch)
+            factors[step] = factors.get(step, 1.0) / 10
+        schedule = optax.piecewise_constant_schedule(rate, factors)
     elif config.schedule == "cosine":
         schedule = optax.cosine_decay_schedule(rate, max(total_steps, 1))
     else:
