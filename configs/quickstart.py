@@ -1,8 +1,8 @@
 """A small fused network that a laptop trains in two minutes; what launch/quickstart.sh runs.
 
-    python launch/prepare.py --source=stage:quickstart --output=data/quickstart
-    python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart
-    python launch/evaluate.py --workdir=runs/quickstart --split=test
+python launch/prepare.py --source=stage:quickstart --output=data/quickstart
+python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart
+python launch/evaluate.py --workdir=runs/quickstart --split=test
 """
 
 from ml_collections import ConfigDict

@@ -8,14 +8,16 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
+from jdance.data import images
 from jdance.errors import UserError
 
 
 def run(main: Callable[[], None]) -> None:
     """Runs `main` after absl has read the flags.
 
-    Exit status: 0 done; 1 bad input, with one line on stderr and no traceback. Words on the command
-    line that are no flags are bad input, too: a forgotten "--" must not go unnoticed.
+    Exit status: 0 done; 1 bad input, with one line on stderr and no traceback; 130 interrupted by
+    Ctrl-C. Words on the command line that are no flags are bad input, too: a forgotten "--" must
+    not go unnoticed.
     """
 
     def wrapped(argv: list[str]) -> None:
@@ -28,12 +30,17 @@ def run(main: Callable[[], None]) -> None:
             main()
         except UserError as error:
             _fail(error)
+        except OSError as error:  # a disk that is full, a folder that cannot be written to
+            _fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
 
     app.run(wrapped, flags_parser=_parse)
 
 
 def _fail(error: object) -> None:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {images.printable(str(error))}", file=sys.stderr)
     sys.exit(1)
 
 

@@ -96,6 +96,7 @@ class Recognizer:
         Args:
             image: uint8 RGB [H, W, 3].
             keypoints: float32 [N, 18, 3] of the people, if they are known; else they are sought.
+                People without a single joint are left out.
             whole_picture: if nobody is found, judge the picture as a whole.
 
         Returns:
@@ -106,6 +107,7 @@ class Recognizer:
             if self.estimator is None:
                 raise UserError("key points are not known; choose a pose network with --pose")
             keypoints = self.estimator.people(image)
+        keypoints = keypoints[skeleton.is_present(keypoints).any(-1)]
         people: list[np.ndarray | None] = list(keypoints)
         boxes = [crop.tight_box(person) for person in keypoints]
         squares = [crop.around(person) for person in keypoints]

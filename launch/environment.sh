@@ -20,7 +20,7 @@ environment() {
   stamp=".venv/.installed-$(cksum <<<"$extras $(cat pyproject.toml)" | cut -d' ' -f1)"
   if [ ! -e "$stamp" ]; then
     python=$(find_python)
-    [ -x .venv/bin/python ] || "$python" -m venv .venv
+    .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv .venv
     echo "installing jdance into .venv (the first time takes a minute)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".${extras:+[$extras]}"
     touch "$stamp"

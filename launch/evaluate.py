@@ -6,13 +6,14 @@ python launch/evaluate.py --workdir=runs/paper --split=test
 import json
 from pathlib import Path
 
+import jax
 from absl import flags
 
 from jdance.data import pipeline
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.launcher import run
-from jdance.training import devices, loop, nearest_mean
+from jdance.training import loop, nearest_mean
 from jdance.training.evaluation import predict, summarize
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
@@ -32,7 +33,7 @@ def main() -> None:
     dataset = Dataset(_DATA.value or config.data.dir)
     if dataset.classes != classes:
         raise UserError(f"{dataset.folder}: its classes are not those of the run: {classes}")
-    devices.check_batch_size(config.batch_size)
+    config.batch_size += -config.batch_size % jax.device_count()  # a multiple of the devices
     batches = pipeline.eval_batches(dataset.source(_SPLIT.value), config)
     if _DROP_KEYPOINTS.value:
         batches = map(pipeline.without_keypoints, batches)

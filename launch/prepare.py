@@ -36,14 +36,16 @@ _WHERE = flags.DEFINE_string("where", "", "COLUMN=VALUE: only those lines of the
 _FRACTIONS = flags.DEFINE_string(
     "fractions", "train=0.8,val=0.1,test=0.1", "Splits to draw where the source has none."
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of drawn splits and of StageDance.")
-_WORKERS = flags.DEFINE_integer("workers", 0, "Processes that read or draw pictures.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of drawn splits and of StageDance.", lower_bound=0)
+_WORKERS = flags.DEFINE_integer(
+    "workers", 0, "Processes that read or draw pictures.", lower_bound=0
+)
 
 
 def _fractions() -> dict[str, float]:
     try:
         parts = dict(part.split("=") for part in _FRACTIONS.value.split(","))
-        result = {name: float(share) for name, share in parts.items()}
+        result = {name.strip(): float(share) for name, share in parts.items()}
     except ValueError:
         raise UserError(
             f"--fractions={_FRACTIONS.value}: expected train=0.8,val=0.1,test=0.1"
@@ -59,12 +61,15 @@ def main() -> None:
     )
     estimator = None
     if _POSE.value:
-        # Imported only here: reading pictures in worker processes needs no JAX.
+        # Imported only here: processes that read pictures start without it.
         from jdance.pose import DecodeConfig, PoseEstimator
 
         decode_config = DecodeConfig(min_joints=_MIN_JOINTS.value)
         estimator = PoseEstimator.load(_POSE.value, decode_config).people
     output = Path(_OUTPUT.value)
+    inside = Path(_SOURCE.value).resolve()
+    if inside.is_dir() and output.resolve().is_relative_to(inside):
+        raise UserError(f"{output}: lies inside the source; choose another --output")
     info = prepare(
         source,
         output,

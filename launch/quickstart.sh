@@ -6,8 +6,9 @@
 #
 # Every part that is done already is left as it is.
 set -euo pipefail
+[ -z "${1-}" ] || dir=$(realpath -m "$1")
 cd "$(dirname "$0")/.."
-dir=${1:-runs/quickstart}
+dir=${dir:-runs/quickstart}
 source launch/environment.sh
 
 if cuda=$(nvidia-smi 2>/dev/null | grep -o 'CUDA Version: [0-9]*' | grep -o '[0-9]*$'); then

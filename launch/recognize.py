@@ -62,7 +62,7 @@ def _recognize(recognizer: Recognizer, path: Path, name: str, output: Path) -> N
         "people": [person.to_json(track) for track, person in enumerate(people)],
     }
     result = {
-        "source": str(path),
+        "source": images.printable(str(path)),
         "width": image.shape[1],
         "height": image.shape[0],
         "fps": None,
@@ -78,6 +78,8 @@ def main() -> None:
     if bool(_POSE.value) == bool(_KEYPOINTS.value):
         raise UserError("give either --pose or --keypoints: one of them tells where people are")
     inputs = _inputs()
+    if len(inputs) > 1 and _KEYPOINTS.value and not Path(_KEYPOINTS.value).is_dir():
+        raise UserError(f"{_KEYPOINTS.value}: one file for {len(inputs)} pictures; name a folder")
     output = Path(_OUTPUT.value)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -94,7 +96,9 @@ def main() -> None:
             name = path.stem if stems[path.stem] == 1 else path.name
             _recognize(recognizer, path, name, output)
         except UserError as error:
-            failures.append(error)
+            failures.append(images.printable(str(error)))
+        except OSError as error:
+            failures.append(images.printable(f"{path}: {error.filename}: {error.strerror}"))
         progress.update(done)
     for failure in failures:
         print(f"skipped {failure}")

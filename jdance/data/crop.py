@@ -6,10 +6,12 @@ import cv2
 import numpy as np
 
 from jdance import skeleton
+from jdance.errors import UserError
 
 SIZE = 256  # side of stored crops in pixels (the paper, section 4.2)
 _MARGIN = 1.25  # side of the square : longer side of the key points' box
 _SMALLEST = 32  # side in pixels
+_LARGEST = 20_000  # likewise; what is larger than this comes from broken key points
 
 
 class Square(NamedTuple):
@@ -46,9 +48,14 @@ def cut(image: np.ndarray, square: Square, size: int = SIZE) -> np.ndarray:
     """Cuts a square out of uint8 [H, W, 3] and resamples it to [size, size, 3].
 
     Shrinking averages areas, growing interpolates linearly; outside the picture all is 0.
+
+    Raises:
+        UserError: the square is larger than any picture.
     """
-    height, width = image.shape[:2]
     left, top, side = square
+    if side > _LARGEST:
+        raise UserError(f"a person {side} pixels large: no key points can be that far apart")
+    height, width = image.shape[:2]
     x0, x1 = np.clip([left, left + side], 0, width)
     y0, y1 = np.clip([top, top + side], 0, height)
     if (x1 - x0, y1 - y0) == (side, side):

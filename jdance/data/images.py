@@ -1,5 +1,6 @@
 """Pictures from and to files: uint8 RGB in memory, whatever lies on the disk."""
 
+import os
 from pathlib import Path
 
 import cv2
@@ -46,10 +47,14 @@ def write(path: Path, image: np.ndarray) -> None:
     """Writes uint8 RGB [H, W, 3]; the suffix chooses the format.
 
     Raises:
-        UserError: the folder cannot be written to.
+        UserError: the file cannot be written.
     """
-    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
-        raise UserError(f"{path}: cannot be written; check the folder and its permissions")
+    # Encoded in memory: imwrite tells no reasons, and crashes on names that are not UTF-8.
+    _, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    try:
+        path.write_bytes(data.tobytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def find(folder: Path) -> list[Path]:
@@ -59,3 +64,8 @@ def find(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
+
+
+def printable(name: str) -> str:
+    """A file's name as valid Unicode, whatever bytes it has on the disk."""
+    return os.fsencode(name).decode("utf-8", "replace")

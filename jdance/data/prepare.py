@@ -2,9 +2,9 @@
 
 import json
 import multiprocessing
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def prepare(
 
     Args:
         source: what to prepare.
-        output: a new or empty folder.
+        output: a new or empty folder, or one in which a run of this was interrupted.
         estimator: finds people; None where the source knows the key points itself.
         pose: the estimator's name, for the description.
         fractions: share of each split for pictures that come without one; 80, 10, 10 % by default.
@@ -48,8 +48,8 @@ def prepare(
     Raises:
         UserError: the folder is in use, or not one picture could be used.
     """
-    _claim(output)
-    skipped = list(source.skipped)
+    marker = _claim(output)
+    skipped = [(images.printable(name), reason) for name, reason in source.skipped]
     pictures = _with_enough(source.pictures, skipped)
     pictures = _with_splits(pictures, fractions or {"train": 0.8, "val": 0.1, "test": 0.1}, seed)
     labels = {person.label for picture in pictures for person in picture.people}
@@ -65,7 +65,7 @@ def prepare(
             for example in examples(picture, loaded, estimator, classes):
                 writers[picture.split].add(example)
         except UserError as error:
-            skipped.append((picture.name, str(error)))
+            skipped.append((images.printable(picture.name), images.printable(str(error))))
         progress.update(done)
     for writer in writers.values():
         writer.close()
@@ -82,21 +82,29 @@ def prepare(
         "skipped": [{"file": name, "reason": reason} for name, reason in skipped],
     }
     # Last, and at once: a folder with dataset.json is complete.
-    partial = output / "dataset.json.partial"
-    partial.write_text(json.dumps(info, indent=2) + "\n")
-    partial.rename(output / "dataset.json")
+    marker.write_text(json.dumps(info, indent=2) + "\n")
+    marker.rename(output / "dataset.json")
     return info
 
 
-def _claim(output: Path) -> None:
-    if (output / "dataset.json").exists():
-        raise UserError(f"{output}: holds a data set already; remove it or choose another --output")
+def _claim(output: Path) -> Path:
+    """Makes the folder ours; returns the file that marks it as unfinished."""
+    marker = output / "dataset.json.partial"
     try:
         output.mkdir(parents=True, exist_ok=True)
-        for leftover in output.glob("*.array_record"):  # of a run that was interrupted
-            leftover.unlink()
+        if (output / "dataset.json").exists():
+            raise UserError(
+                f"{output}: holds a data set already; remove it or choose another --output"
+            )
+        if marker.exists():
+            for leftover in output.glob("*.array_record"):
+                leftover.unlink()
+        elif any(output.iterdir()):
+            raise UserError(f"{output}: is not empty; choose another --output")
+        marker.touch()
     except OSError as error:
         raise UserError(f"{output}: cannot be written to ({error.strerror})") from error
+    return marker
 
 
 def _with_enough(pictures: list[Picture], skipped: list[tuple[str, str]]) -> list[Picture]:
@@ -114,6 +122,15 @@ def _with_enough(pictures: list[Picture], skipped: list[tuple[str, str]]) -> lis
 def _with_splits(
     pictures: list[Picture], fractions: Mapping[str, float], seed: int
 ) -> list[Picture]:
+    # A group that has a split keeps it as a whole; only the others are drawn.
+    known: dict[str, str] = {}
+    for picture in pictures:
+        if picture.split and known.setdefault(picture.group, picture.split) != picture.split:
+            raise UserError(
+                f"{picture.name}: its group {picture.group!r} is in the splits "
+                f"{known[picture.group]!r} and {picture.split!r}; a group cannot be divided"
+            )
+    pictures = [replace(picture, split=known.get(picture.group)) for picture in pictures]
     open_ones = [picture for picture in pictures if picture.split is None]
     drawn = iter(
         splits.draw(
@@ -139,10 +156,14 @@ def _load_all(
     # Spawned, not forked: the parent may hold threads of JAX.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context) as pool:
-        step = 32 * workers  # bounds what waits in memory
-        for start in range(0, len(pictures), step):
-            part = pictures[start : start + step]
-            yield from zip(part, pool.map(_load, part, chunksize=4), strict=True)
+        waiting: deque[tuple[Picture, Future[Loaded | UserError]]] = deque()
+        for picture in pictures:
+            waiting.append((picture, pool.submit(_load, picture)))
+            if len(waiting) > 4 * workers:  # bounds what waits in memory
+                done, future = waiting.popleft()
+                yield done, future.result()
+        for done, future in waiting:
+            yield done, future.result()
 
 
 def examples(
@@ -175,8 +196,8 @@ def examples(
                 keypoints=crop.into(keypoints, square),
                 label=classes.index(person.label),
                 image=None if image is None else images.encode_jpeg(crop.cut(image, square)),
-                group=picture.group,
-                source=picture.name,
+                group=images.printable(picture.group),
+                source=images.printable(picture.name),
                 person=number,
             )
 

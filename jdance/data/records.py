@@ -134,7 +134,10 @@ class Dataset:
             ) from None
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read ({error}); prepare the data again") from error
-        if not isinstance(self.info, dict) or self.info.get("version") != VERSION:
+        keys = {"version", "classes", "splits"}
+        if not (isinstance(self.info, dict) and self.info.keys() >= keys) or (
+            self.info["version"] != VERSION
+        ):
             raise UserError(f"{path}: not a data set of version {VERSION}; prepare the data again")
 
     @property
@@ -158,4 +161,11 @@ class Dataset:
         for path in paths:
             if not path.exists():
                 raise UserError(f"{path}: shard is missing; prepare the data again")
-        return ArrayRecordDataSource([str(path) for path in paths])
+        try:
+            source = ArrayRecordDataSource([str(path) for path in paths])
+            complete = len(source) == self.count(split)
+        except (OSError, RuntimeError, ValueError):
+            complete = False
+        if not complete:
+            raise UserError(f"{paths[0]}: a shard of this split is damaged; prepare the data again")
+        return source

@@ -4,6 +4,9 @@ Every source is turned into `Picture`s: something to read, and whom in it the la
 """
 
 import csv
+import os
+import re
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -151,6 +154,10 @@ def _folder(path: Path, label_all: bool) -> Source:
     else:
         classes = [(None, folder) for folder in tops]
     source = Source([], sorted({folder.name for _, folder in classes}))
+    for place in {path, *(folder.parent for _, folder in classes)}:
+        source.skipped += [
+            (str(p), "lies in no class's folder, so has no label") for p in images.find(place)
+        ]
     for split, folder in classes:
         person = Person(folder.name, everybody=label_all)
         files = images.find(folder)
@@ -169,14 +176,11 @@ def _read(path: Path) -> Loaded:
     return Loaded(images.read(path), None)
 
 
-_MANIFEST_COLUMNS = {"path", "label", "split", "group", "start", "end", "box", "person"}
-
-
 def _manifest(path: Path, label_all: bool, where: str) -> Source:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            rows = list(reader)
+            rows = [(reader.line_num, row) for row in reader]
             columns = reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as a CSV file ({error})") from error
@@ -186,12 +190,12 @@ def _manifest(path: Path, label_all: bool, where: str) -> Source:
     if where and column not in columns:
         raise UserError(f"--where={where}: {path} has the columns {', '.join(columns)}")
     source = Source([], [])
-    for line, row in enumerate(rows, start=2):
+    for line, row in rows:
         if where and row[column] != value:
             continue
         try:
             source.pictures.append(_manifest_picture(path.parent, row, label_all))
-        except (UserError, ValueError) as error:
+        except UserError as error:
             source.skipped.append((f"{path}, line {line}", str(error)))
     source.classes = sorted({person.label for p in source.pictures for person in p.people})
     return source
@@ -204,34 +208,53 @@ def _manifest_picture(root: Path, row: dict[str, str], label_all: bool) -> Pictu
     if row.get("start") or row.get("end"):
         raise UserError(f"{name}: start and end are for videos, which cannot be read yet")
     file = root / name
-    if not file.is_file():
+    if not os.path.isfile(file):  # False, too, for names that no file can have
         raise UserError(f"{file}: no such file; correct the path or remove the line")
     if file.suffix.lower() not in images.SUFFIXES:
         raise UserError(f"{file}: not a kind of picture that can be read")
     box = None
     if row.get("box"):
-        box = tuple(float(part) for part in row["box"].replace(",", " ").split())
-        if len(box) != 4:
+        box = tuple(_number(part, "box") for part in row["box"].replace(",", " ").split())
+        if len(box) != 4 or min(box[2:]) < 0:
             raise UserError(f"box {row['box']!r}: expected x,y,width,height")
-    index = int(row["person"]) if row.get("person") else None
+    index = int(_number(row["person"], "person")) if row.get("person") else None
     chosen = box is not None or index is not None
     person = Person(label, box=box, index=index, everybody=label_all and not chosen)
-    return Picture(
-        name, (person,), partial(_read, file), row.get("split") or None, row.get("group") or name
-    )
+    split, group = _split_name(row.get("split")), (row.get("group") or name).strip()
+    return Picture(name, (person,), partial(_read, file), split, group)
+
+
+def _number(text: str, column: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = np.nan
+    if not abs(value) < 1e6:
+        raise UserError(f"{column} {text!r}: expected a number of pixels or people")
+    return value
+
+
+def _split_name(text: object) -> str | None:
+    """The name of a split, which is part of file names; None if there is none."""
+    name = str(text or "").strip()
+    if name and not re.fullmatch(r"[\w-]+", name):
+        raise UserError(f"split {name!r}: only letters, digits, - and _ can name a split")
+    return name or None
 
 
 def _skeletons(path: Path) -> Source:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not a readable .npz file; write it with numpy.savez") from error
     missing = {"xy", "conf", "label"} - arrays.keys()
     if missing:
         raise UserError(f"{path}: lacks the array {sorted(missing)[0]!r}; needs xy, conf, label")
     xy, conf, labels = arrays["xy"], arrays["conf"], arrays["label"]
-    count = len(xy)
+    count = xy.shape[0] if xy.ndim else 0
+    if xy.dtype.kind not in "fiu" or conf.dtype.kind not in "fiu" or labels.dtype.kind == "S":
+        raise UserError(f"{path}: xy and conf must be numbers, label numbers or (unicode) strings")
     if xy.shape != (count, 18, 2) or conf.shape != (count, 18) or labels.shape != (count,):
         raise UserError(
             f"{path}: xy {xy.shape}, conf {conf.shape}, label {labels.shape}: expected [N, 18, 2], "
@@ -247,7 +270,7 @@ def _skeletons(path: Path) -> Source:
             name=f"skeleton {i}",
             people=(Person(str(labels[i])),),
             load=partial(Loaded, None, keypoints[i : i + 1]),
-            split=None if splits is None else str(splits[i]),
+            split=None if splits is None else _split_name(splits[i]),
             group=str(i) if groups is None else str(groups[i]),
         )
         for i in range(count)

@@ -125,7 +125,8 @@ def _find_peaks(heat: jax.Array, config: DecodeConfig) -> _Peaks:
         is_peak &= smooth > neighbour if (dy, dx) < (1, 1) else smooth >= neighbour
 
     candidates = jnp.where(is_peak, smooth, 0).reshape(_JOINTS, h * w)
-    height, cell = jax.lax.top_k(candidates, config.peaks_per_joint)
+    peaks = min(config.peaks_per_joint, h * w)
+    height, cell = jax.lax.top_k(candidates, peaks)
     y, x = cell // w, cell % w
     joint = np.arange(_JOINTS)[:, None]
     position = jnp.stack([x, y], axis=-1).astype(jnp.float32)

@@ -101,6 +101,7 @@ def _write_at_once(path: Path, data: bytes) -> None:
         try:
             file.write(data)
             file.close()
+            os.chmod(file.name, 0o644)  # a cache may be shared
             os.replace(file.name, path)
         except BaseException:
             os.unlink(file.name)

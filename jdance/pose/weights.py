@@ -6,11 +6,11 @@ Variables are the two Flax collections `params` and `batch_stats`, with NumPy le
 import functools
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jdance.data import images
 from jdance.errors import UserError
 from jdance.models import openpose
 from jdance.pose import graphdef
@@ -27,7 +28,6 @@ Variables = dict[str, Any]
 
 _CONFIG_FILE = "pose.json"
 _VARIABLES_FOLDER = "variables"
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 _STATISTICS_FILE = Path(__file__).with_name("mobilenet_v2_small_statistics.npz")
 
 
@@ -217,7 +217,7 @@ def calibrate_folder(
 
     Args:
         variables: as for `calibrate`.
-        folder: with pictures (.jpg, .jpeg, .png, .bmp, .webp); other files are passed over.
+        folder: with pictures (`images.SUFFIXES`); other files are passed over.
         max_images: of a larger folder so many pictures are used, evenly spaced in the order of
             their names, to bound the memory.
 
@@ -225,20 +225,13 @@ def calibrate_folder(
         UserError: the folder holds no picture, or one that cannot be read.
     """
     folder = Path(folder)
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGE_SUFFIXES)
+    below = sorted(path for path in folder.rglob("*") if path.is_dir())
+    paths = [path for place in (folder, *below) for path in images.find(place)]
     if not paths:
-        raise UserError(f"{folder}: no pictures ({', '.join(sorted(_IMAGE_SUFFIXES))}) in there")
+        raise UserError(f"{folder}: no pictures in it")
     if len(paths) > max_images:
         paths = [paths[i * len(paths) // max_images] for i in range(max_images)]
-    return calibrate(variables, np.stack([letterbox(_read_image(path))[0] for path in paths]))
-
-
-def _read_image(path: Path) -> np.ndarray:
-    """A picture uint8 RGB [H, W, 3], turned upright."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise UserError(f"{path}: not a readable picture; remove or replace it")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return calibrate(variables, np.stack([letterbox(images.read(path))[0] for path in paths]))
 
 
 # Checkpoints -------------------------------------------------------------------------------------
@@ -264,6 +257,7 @@ def save(folder: str | Path, config: Mapping[str, Any], variables: Mapping[str, 
         folder.mkdir(parents=True, exist_ok=True)
         # First the small file, which marks the folder as ours, then orbax's all-or-nothing save:
         # what an interruption leaves is never taken for whole, and can be written over.
+        shutil.rmtree(folder / _VARIABLES_FOLDER, ignore_errors=True)
         file.write_text(json.dumps(dict(config), indent=2) + "\n")
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(
