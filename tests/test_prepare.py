@@ -289,3 +289,100 @@ def test_layouts_of_other_estimators():
     np.testing.assert_array_equal(skeleton.to_coco18(body25)[skeleton.L_EAR], body25[18])
     with pytest.raises(ValueError, match="21"):
         skeleton.to_coco18(np.zeros((21, 3)))
+
+
+def test_folders_of_others_are_left_alone_and_interrupted_runs_are_redone(photos, tmp_path):
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "mine.array_record").write_text("precious")
+    with pytest.raises(UserError, match="is not empty"):
+        prepare(open_source(str(photos)), foreign, nobody)
+    assert (foreign / "mine.array_record").read_text() == "precious"
+
+    def interrupted(image):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(open_source(str(photos)), tmp_path / "data", interrupted)
+    prepare(open_source(str(photos)), tmp_path / "data", nobody)
+    assert sum(len(load(tmp_path / "data", split)) for split in ("train", "val", "test")) == 12
+
+
+def test_a_group_stays_in_the_split_that_a_part_of_it_has(photos, tmp_path):
+    rows = "jump/00.png,jump,test,film\njump/02.png,jump,,film\njump/04.png,jump,,other\n"
+    (photos / "manifest.csv").write_text(f"path,label,split,group\n{rows}")
+    prepare(open_source(str(photos / "manifest.csv")), tmp_path / "data", nobody)
+    assert {e.group for e in load(tmp_path / "data", "test")} == {"film"}
+    assert len(load(tmp_path / "data", "test")) == 2
+    (photos / "manifest.csv").write_text(
+        f"path,label,split,group\n{rows}jump/06.png,jump,train,film\n"
+    )
+    with pytest.raises(UserError, match="a group cannot be divided"):
+        prepare(open_source(str(photos / "manifest.csv")), tmp_path / "more", nobody)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("jump/00.png,jump,a/b,,", "only letters"),
+        ("jump/00.png,jump,,x,", "expected a number"),
+        ('jump/00.png,jump,,,"nan,0,5,5"', "expected a number"),
+        ('jump/00.png,jump,,,"1,2,3"', "expected x,y,width,height"),
+        ('jump/00.png,jump,,,"1,2,-3,4"', "expected x,y,width,height"),
+        (f"{'x' * 300}.png,jump,,,", "no such file"),
+    ],
+)
+def test_bad_lines_of_a_manifest(photos, row, message):
+    text = f"path,label,split,person,box\n\njump/02.png,jump,,,\n{row}\n"
+    (photos / "manifest.csv").write_text(text)
+    source = open_source(str(photos / "manifest.csv"))
+    assert len(source.pictures) == 1
+    ((where, reason),) = source.skipped
+    assert where.endswith("manifest.csv, line 4") and message in reason
+
+
+def test_names_that_are_not_unicode(photos, tmp_path):
+    (photos / "jump" / "00.png").rename(photos / "jump" / "caf\udce9.png")
+    info = prepare(open_source(str(photos)), tmp_path / "data", nobody)
+    assert not info["skipped"]
+    found = [e for split in info["splits"] for e in load(tmp_path / "data", split)]
+    assert "jump/caf\ufffd.png" in {e.source for e in found}
+    images.write(photos / "na\udcefve.png", tiny_picture(0)[0])
+    assert images.read(photos / "na\udcefve.png").shape == (96, 80, 3)
+
+
+def test_people_of_impossible_size_are_skipped(photos, tmp_path):
+    def giant(image):
+        people = two_people(image)[:1]
+        people[0, 0, 0] = 1e8
+        return people
+
+    with pytest.raises(UserError, match="no key points can be that far apart"):
+        prepare(open_source(str(photos)), tmp_path / "data", giant)
+
+
+def test_a_damaged_shard_is_named(photos, tmp_path):
+    prepare(open_source(str(photos)), tmp_path / "data", nobody)
+    shard = tmp_path / "data" / "train-00000.array_record"
+    shard.write_bytes(shard.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"train-00000.array_record: a shard .* is damaged"):
+        records.Dataset(tmp_path / "data").source("train")
+
+
+@pytest.mark.parametrize("kind", ["npy", "truncated", "strings", "bytes"])
+def test_skeleton_files_that_are_none(tmp_path, kind):
+    arrays = {"xy": np.zeros((4, 18, 2)), "conf": np.ones((4, 18)), "label": np.array(["a"] * 4)}
+    path = tmp_path / "s.npz"
+    if kind == "npy":
+        with path.open("wb") as file:
+            np.save(file, arrays["xy"])
+    else:
+        if kind == "strings":
+            arrays["xy"] = arrays["xy"].astype(str)
+        if kind == "bytes":
+            arrays["label"] = arrays["label"].astype("S")
+        np.savez(path, **arrays)
+        if kind == "truncated":
+            path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(UserError, match=r"s\.npz"):
+        open_source(str(path))

@@ -244,7 +244,7 @@ def _split_name(text: object) -> str | None:
 
 def _skeletons(path: Path) -> Source:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not a readable .npz file; write it with numpy.savez") from error
