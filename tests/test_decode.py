@@ -317,3 +317,13 @@ def test_real_maps(real_data, name, joints):
 @pytest.mark.parametrize("name", ["p1/", "p1/lb_", "apink3/", "apink3/lb_", "handsup1/lb_"])
 def test_equals_the_reference_on_real_maps(real_data, name):
     assert len(assert_equals_reference(*real_maps(real_data, name))) >= 1
+
+
+@pytest.mark.parametrize("side", [2, 4])
+def test_maps_with_fewer_cells_than_peaks(side):
+    rng = np.random.default_rng(0)
+    heat = rng.uniform(0, 1, (2, side, side, 19)).astype(np.float32)
+    paf = rng.uniform(-1, 1, (2, side, side, 38)).astype(np.float32)
+    people = decode(heat, paf)
+    assert people.keypoints.shape == (2, 24, 18, 3)
+    assert np.isfinite(people.keypoints).all()

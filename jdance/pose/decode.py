@@ -243,7 +243,7 @@ def _assemble(
         parent: int32 [19, K], for each peak of a limb's second joint the peak of its first, or -1.
         limb_score: float32 [19, K], the score of that limb, or 0.
     """
-    k = config.peaks_per_joint
+    k = peaks.valid.shape[1]
     peak_id = np.arange(_JOINTS * k).reshape(_JOINTS, k)
     nowhere = _JOINTS * k  # an index that scatters drop
 
