@@ -24,6 +24,7 @@ def model() -> ConfigDict:
             fusion_widths=(512, 512, 256, 256),
             dropout=0.5,
             keypoint_dropout=0.0,  # share of examples trained as if nobody had been found
+            image_dropout=0.0,  # share trained on key points alone, where they were found
             dtype="float32",  # of activations; parameters and statistics are float32
         )
     )

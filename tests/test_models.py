@@ -9,7 +9,7 @@ import pytest
 
 from jdance import config as defaults
 from jdance import models
-from jdance.models.dropout import Dropout
+from jdance.models.dropout import BranchDropout, Dropout
 from jdance.models.resnet import Bottleneck, ResNet
 
 
@@ -123,6 +123,39 @@ def test_dropout_follows_the_example_not_its_place():
     assert float((whole == 0).mean()) == pytest.approx(0.3, abs=0.03)
     assert float(whole.mean()) == pytest.approx(1, abs=0.05)
     np.testing.assert_array_equal(run(x, index, False), x)
+
+
+def test_branch_dropout_silences_one_branch_or_none():
+    index = jnp.arange(4000)
+    first, second = BranchDropout(0.2, 0.3).apply(
+        {}, index, True, rngs={"dropout": jax.random.key(0)}
+    )
+    assert not (~first & ~second).any()
+    assert float((~first).mean()) == pytest.approx(0.2, abs=0.03)
+    assert float((~second).mean()) == pytest.approx(0.3, abs=0.03)
+    kept, _ = BranchDropout(0.2, 0.3).apply({}, index, False)
+    assert kept.all()
+
+
+def test_silenced_branches_do_not_matter():
+    image, features = inputs()
+    for silent in ("keypoint_dropout", "image_dropout"):
+        net = models.build(tiny(**{silent: 1.0}, dropout=0.0, stage_dropout=0.0))
+        variables = net.init(jax.random.key(0), image, features)
+
+        def run(image, features, valid, net=net, variables=variables):
+            logits, _ = net.apply(
+                variables, image, features, jnp.array([valid, True]), train=True,
+                rngs={"dropout": jax.random.key(0)}, mutable=["batch_stats"],
+            )  # fmt: skip
+            return np.asarray(logits)
+
+        plain = run(image, features, True)
+        deaf, blind = run(image, features + 1, True), run(image // 3, features, True)
+        assert np.allclose(plain, deaf) == (silent == "keypoint_dropout")
+        assert np.allclose(plain, blind) == (silent == "image_dropout")
+        # Where nobody was found, the picture is all there is: it is never silenced.
+        assert not np.allclose(run(image, features, False)[0], run(image // 3, features, False)[0])
 
 
 def test_unknown_branches():

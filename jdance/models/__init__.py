@@ -53,6 +53,7 @@ def build(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
         fusion_widths=tuple(config.fusion_widths),
         dropout=config.dropout,
         keypoint_dropout=config.keypoint_dropout,
+        image_dropout=config.image_dropout,
         dtype=dtype,
     )
 

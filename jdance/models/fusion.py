@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from jdance.models.dropout import Dropout
+from jdance.models.dropout import BranchDropout
 from jdance.models.mlp import MLP
 
 # Mean and standard deviation of ImageNet's RGB, which pretrained ResNets expect.
@@ -25,8 +25,9 @@ class FusedNet(nn.Module):
         keypoint_widths: dense layers of the key-point branch; empty leaves the branch out.
         fusion_widths: hidden dense layers after the branches are joined.
         dropout: rate after each hidden dense layer.
-        keypoint_dropout: share of training examples whose key-point branch is silenced as if
-            nobody had been found.
+        keypoint_dropout, image_dropout: share of training examples whose key-point branch is
+            silenced, as if nobody had been found, and of those that are judged by their key points
+            alone. Only where there are two branches and somebody was found.
     """
 
     classes: int
@@ -36,6 +37,7 @@ class FusedNet(nn.Module):
     fusion_widths: Sequence[int] = (512, 512, 256, 256)
     dropout: float = 0.5
     keypoint_dropout: float = 0.0
+    image_dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -61,22 +63,25 @@ class FusedNet(nn.Module):
             index = jnp.arange(features.shape[0])
         if valid is None:
             valid = (features != 0).any(-1)
+        keep_keypoints = keep_image = jnp.ones((len(index), 1), bool)
+        if self.keypoint_widths and self.backbone is not None:
+            keep_keypoints, keep_image = BranchDropout(self.keypoint_dropout, self.image_dropout)(
+                index, train
+            )
         branches = []
         if self.keypoint_widths:
             x = features.astype(self.dtype)
             x = MLP(self.keypoint_widths, self.dropout, self.dtype, name="keypoints")(
                 x, index, train
             )
-            flag = valid[:, None].astype(self.dtype)
-            heard = Dropout(self.keypoint_dropout)(flag, index, train) > 0
-            branches.append(jnp.where(heard, x, 0))
+            branches.append(jnp.where(valid[:, None] & keep_keypoints, x, 0))
         if self.backbone is not None:
             x = (image.astype(self.dtype) - jnp.array(MEAN, self.dtype)) / jnp.array(
                 STD, self.dtype
             )
             x = self.backbone(x, index, train).mean((1, 2))
             x = MLP(self.image_widths, self.dropout, self.dtype, name="image")(x, index, train)
-            branches.append(x)
+            branches.append(jnp.where(keep_image | ~valid[:, None], x, 0))
         x = jnp.concatenate(branches, axis=-1)
         x = MLP(self.fusion_widths, self.dropout, self.dtype, name="fusion")(x, index, train)
         return nn.Dense(self.classes, name="logits")(x.astype(jnp.float32))
