@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     config.data.dir = "data/yoga5"
     config.data.image_size = 112
     config.batch_size = 32
-    config.epochs = 60.0
+    config.epochs = 40.0
     config.eval_every = 10.0
     config.checkpoint_every = 10.0
 
@@ -26,8 +26,8 @@ def get_config() -> ConfigDict:
         keypoint_widths=(128, 128),
         fusion_widths=(128,),
         dropout=0.3,
-        # Some poses are never found by the pose network: the picture alone must do, then.
         keypoint_dropout=0.15,
+        image_dropout=0.35,
     )
     config.optimizer.update(
         name="adamw",

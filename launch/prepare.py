@@ -32,6 +32,12 @@ _MIN_JOINTS = flags.DEFINE_integer(
     "min_joints", 4, "Joints that a person must have to count as found.", 1, 18
 )
 _LABEL_ALL = flags.DEFINE_bool("label_all", False, "A label is for everybody in the picture.")
+_ALSO_WHOLE = flags.DEFINE_bool(
+    "also_whole",
+    False,
+    "Each training picture also becomes an example as if nobody had been found in it. For pictures "
+    "of one person in poses that the pose network often misses.",
+)
 _WHERE = flags.DEFINE_string("where", "", "COLUMN=VALUE: only those lines of the manifest.")
 _FRACTIONS = flags.DEFINE_string(
     "fractions", "train=0.8,val=0.1,test=0.1", "Splits to draw where the source has none."
@@ -78,6 +84,7 @@ def main() -> None:
         fractions=_fractions(),
         seed=_SEED.value,
         workers=_WORKERS.value,
+        also_whole=_ALSO_WHOLE.value,
     )
     for name, split in info["splits"].items():
         print(f"{name}: {split['count']} examples, people found in {split['people_found']}")

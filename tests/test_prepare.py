@@ -86,6 +86,17 @@ def test_nobody_found_keeps_the_whole_picture(photos, tmp_path):
     assert view.shape == (256, 256, 3) and view[:, :16].max() < 10 < view[:, 40].max()
 
 
+def test_whole_pictures_beside_the_crops_in_training(photos, tmp_path):
+    source = open_source(str(photos))
+    info = prepare(source, tmp_path / "data", two_people, also_whole=True)
+    assert {n: s["count"] for n, s in info["splits"].items()} == {"train": 16, "val": 2, "test": 2}
+    assert info["splits"]["train"]["people_found"] == 8
+    crops, whole = load(tmp_path / "data", "train")[:2]
+    assert crops.source == whole.source and crops.label == whole.label
+    assert crops.keypoints.any() and not whole.keypoints.any()
+    assert records.decode_image(whole.image)[:, :16].max() < 10  # beside the upright picture
+
+
 @pytest.mark.parametrize(
     ("column", "value", "people"),
     [("box", '"5,5,20,40"', [0]), ("box", "36 6 30 80", [1]), ("person", "0", [0]),

@@ -30,6 +30,7 @@ def prepare(
     fractions: Mapping[str, float] | None = None,
     seed: int = 0,
     workers: int = 0,
+    also_whole: bool = False,
 ) -> dict[str, Any]:
     """Writes a data set (see `records`) and returns its description, as in dataset.json.
 
@@ -44,6 +45,8 @@ def prepare(
         fractions: share of each split for pictures that come without one; 80, 10, 10 % by default.
         seed: of the splits.
         workers: processes that read or draw pictures; 0: this one.
+        also_whole: every training picture also becomes an example as if nobody had been found in
+            it, so that the network learns what to do then. For pictures of one person.
 
     Raises:
         UserError: the folder is in use, or not one picture could be used.
@@ -62,7 +65,10 @@ def prepare(
     for done, (picture, loaded) in enumerate(_load_all(pictures, workers), start=1):
         assert picture.split is not None
         try:
-            for example in examples(picture, loaded, estimator, classes):
+            found = list(examples(picture, loaded, estimator, classes))
+            if also_whole and picture.split == "train":
+                found += list(examples(picture, loaded, _nobody, classes))
+            for example in found:
                 writers[picture.split].add(example)
         except UserError as error:
             skipped.append((images.printable(picture.name), images.printable(str(error))))
@@ -138,6 +144,11 @@ def _with_splits(
         )
     )
     return [replace(p, split=next(drawn)) if p.split is None else p for p in pictures]
+
+
+def _nobody(image: np.ndarray) -> np.ndarray:
+    """The estimator that never finds anybody."""
+    return np.zeros((0, skeleton.NUM_JOINTS, 3), np.float32)
 
 
 def _load(picture: Picture) -> Loaded | UserError:
