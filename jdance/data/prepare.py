@@ -45,8 +45,8 @@ def prepare(
         fractions: share of each split for pictures that come without one; 80, 10, 10 % by default.
         seed: of the splits.
         workers: processes that read or draw pictures; 0: this one.
-        also_whole: every training picture also becomes an example as if nobody had been found in
-            it, so that the network learns what to do then. For pictures of one person.
+        also_whole: every training picture with people also becomes an example as if nobody had
+            been found in it, so that the network learns what to do then. For pictures of one person.
 
     Raises:
         UserError: the folder is in use, or not one picture could be used.
@@ -66,7 +66,8 @@ def prepare(
         assert picture.split is not None
         try:
             found = list(examples(picture, loaded, estimator, classes))
-            if also_whole and picture.split == "train":
+            seen = any(example.keypoints.any() for example in found)
+            if also_whole and picture.split == "train" and seen:
                 found += list(examples(picture, loaded, _nobody, classes))
             for example in found:
                 writers[picture.split].add(example)
