@@ -46,7 +46,7 @@ def prepare(
         seed: of the splits.
         workers: processes that read or draw pictures; 0: this one.
         also_whole: every training picture with people also becomes an example as if nobody had
-            been found in it, so that the network learns what to do then. For pictures of one person.
+            been found, so that the network learns what to do then. For pictures of one person.
 
     Raises:
         UserError: the folder is in use, or not one picture could be used.
