@@ -2,7 +2,10 @@
 
 python launch/prepare.py --source=stage:quickstart --output=data/quickstart
 python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart
-python launch/evaluate.py --workdir=runs/quickstart --split=test
+python launch/evaluate.py --workdir=runs/quickstart --split=test --nearest_mean
+
+Result (2 CPU cores, jax 0.10.2): accuracy 0.964 of 360 persons of unseen groups, 0.950 on val; the
+nearest class mean of fused18 reaches 0.753 there. 614,681 parameters.
 """
 
 from ml_collections import ConfigDict
