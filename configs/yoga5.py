@@ -1,6 +1,30 @@
-"""Five yoga poses from 790 photos, from scratch.
+"""Five yoga poses from 790 photos of the web, from scratch.
 
-YOGA_DOC
+DIR is a folder of photos with a manifest.csv (path,label,split,near_dup_in_train); photos of val
+and test that have a near-duplicate in train are left out.
+
+python launch/prepare.py --source=DIR/manifest.csv --where=near_dup_in_train=0 --min_joints=8
+  --also_whole --output=data/yoga5 --pose=mobilenet_v2_small
+python launch/train.py --config=configs/yoga5.py --workdir=runs/yoga5 --config.seed=0
+python launch/evaluate.py --workdir=runs/yoga5 --split=test [--drop_keypoints]
+
+Results (2 CPU cores, jax 0.10.2, 4 minutes a seed; accuracy on the 75 test photos, seeds 0, 1, 2):
+
+                                    mean   each               with somebody found (57 photos)
+  fused                             0.942  0.933 0.933 0.960  0.930
+  the same, all key points dropped  0.898  0.920 0.893 0.880
+  image branch alone                IMAGE_ROW
+  key-point branch alone (*)        0.911  0.893 0.920 0.920  0.936
+  fused, first attempt (*)          0.916  0.907 0.920 0.920  0.918
+
+(*) prepared without --also_whole, 60 epochs, keypoint_dropout 0.15, image_dropout 0. That the
+second attempt is better shows on val (65 photos), too: mean cross-entropy 0.13 against 0.18,
+accuracy 0.969 against 0.959. The test photos have been looked at twice: for the first
+attempt and for the second.
+
+What limits it: the pose network finds nobody in nearly all photos of downdog and in few of the
+other poses, so that absence alone nearly tells one class; most other mistakes are goddess taken
+for tree or warrior2. One test photo is 1.3 points.
 """
 
 from ml_collections import ConfigDict

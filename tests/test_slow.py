@@ -56,7 +56,8 @@ def test_yoga5(real_data, tmp_path):
     )  # fmt: skip
     program(
         "prepare", f"--source={manifest}", "--where=near_dup_in_train=0",
-        f"--output={tmp_path / 'data'}", f"--pose={tmp_path / 'pose'}",
+        f"--output={tmp_path / 'data'}", f"--pose={tmp_path / 'pose'}", "--min_joints=8",
+        "--also_whole",
     )  # fmt: skip
     program(
         "train", "--config=configs/yoga5.py", f"--workdir={tmp_path / 'run'}",
