@@ -17,7 +17,8 @@ _SOURCE = flags.DEFINE_string(
     "source",
     None,
     "A folder split/class/file or class/file of pictures, a manifest .csv (path,label[,split,group,"
-    "box,person]), a skeleton file .npz (xy [N,18,2], conf [N,18], label [N] [,split,group]), or "
+    "box,person]), a skeleton file .npz (xy [N,J,2], conf [N,J], label [N] [,split,group]; of "
+    "sequences xy [F,J,2], lengths [N], label [N]), or "
     "stage:PRESET, the synthetic StageDance.",
     required=True,
 )
@@ -38,7 +39,15 @@ _ALSO_WHOLE = flags.DEFINE_bool(
     "Each training picture also becomes an example as if nobody had been found in it. For pictures "
     "of one person in poses that the pose network often misses.",
 )
-_WHERE = flags.DEFINE_string("where", "", "COLUMN=VALUE: only those lines of the manifest.")
+_WHERE = flags.DEFINE_string(
+    "where", "", "COLUMN=VALUE: only those lines of a manifest, or entries of a skeleton file."
+)
+_SPLIT_COLUMN = flags.DEFINE_string(
+    "split_column", "split", "The array of a skeleton file that tells the splits."
+)
+_LABELS = flags.DEFINE_list(
+    "labels", [], "OLD=NEW,...: only these classes, under new names. A name alone is kept."
+)
 _FRACTIONS = flags.DEFINE_string(
     "fractions", "train=0.8,val=0.1,test=0.1", "Splits to draw where the source has none."
 )
@@ -62,8 +71,14 @@ def _fractions() -> dict[str, float]:
 
 
 def main() -> None:
+    labels = {old: new or old for old, _, new in (word.partition("=") for word in _LABELS.value)}
     source = open_source(
-        _SOURCE.value, label_all=_LABEL_ALL.value, where=_WHERE.value, seed=_SEED.value
+        _SOURCE.value,
+        label_all=_LABEL_ALL.value,
+        where=_WHERE.value,
+        split_column=_SPLIT_COLUMN.value,
+        labels=labels,
+        seed=_SEED.value,
     )
     estimator = None
     if _POSE.value:

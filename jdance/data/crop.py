@@ -67,6 +67,22 @@ def cut(image: np.ndarray, square: Square, size: int = SIZE) -> np.ndarray:
     return cv2.resize(region, (size, size), interpolation=method)
 
 
+def fit(keypoints: np.ndarray, size: int = SIZE) -> np.ndarray:
+    """Key points [..., J, 3] without a picture, moved and scaled as if a crop had been cut.
+
+    The longer side of the box around all present joints gets the share of `size` that it has in
+    `around`, whatever the unit was; the middle of the box becomes the middle of the square.
+    """
+    xy = keypoints[skeleton.is_present(keypoints), :2]
+    if not len(xy):
+        return np.zeros_like(keypoints, np.float32)
+    low, high = xy.min(0).astype(np.float64), xy.max(0).astype(np.float64)
+    scale = size / _MARGIN / max(float((high - low).max()), 1e-9)
+    moved = keypoints.astype(np.float64)
+    moved[..., :2] = (moved[..., :2] - (low + high) / 2) * scale + (size - 1) / 2
+    return skeleton.clean(moved)
+
+
 def into(keypoints: np.ndarray, square: Square, size: int = SIZE) -> np.ndarray:
     """Key points [..., 3] of the picture in pixels of the crop; missing ones stay 0."""
     scale = size / square.side

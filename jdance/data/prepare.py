@@ -83,6 +83,8 @@ def prepare(
     info = {
         "version": records.VERSION,
         "classes": classes,
+        "layout": source.layout,
+        "sequences": source.sequences,
         "pose": pose,
         "seed": seed,
         "splits": {name: writer.summary(classes) for name, writer in writers.items()},
@@ -198,12 +200,18 @@ def examples(
     elif known is None:
         raise UserError("key points are not known; choose a pose network with --pose")
     for i, person in enumerate(picture.people):
+        if image is None and known is not None:  # a bare skeleton, in whatever unit
+            yield records.Example(
+                keypoints=crop.fit(known[i]),
+                label=classes.index(person.label),
+                group=images.printable(picture.group),
+                source=images.printable(picture.name),
+            )
+            continue
         chosen = _choose(person, None if known is None else known[i], found)
         for number, keypoints, square in chosen:
             if square is None and image is not None:
                 square = crop.whole(*image.shape[:2])
-            if square is None:  # a bare skeleton without a single joint
-                square = crop.Square(0, 0, crop.SIZE)
             yield records.Example(
                 keypoints=crop.into(keypoints, square),
                 label=classes.index(person.label),

@@ -2,14 +2,17 @@
 
 One record is a msgpack map:
     image       JPEG of the crop, 256x256 RGB; absent in data sets of skeletons only
-    keypoints   float32 [18, 3] as bytes, little endian: x, y in pixels of the crop, score
+    keypoints   float32 [J, 3], or [T, J, 3] of a sequence of T frames, as bytes, little endian:
+                x, y in pixels of the crop, score
+    shape       that shape
     label       index into dataset.json's classes
     group       what must not be divided between splits, such as the video's name
     source      the file that the example comes from
     person      which person of the file, counted from the left
 
-dataset.json: {"version", "classes", "pose", "seed", "splits": {name: {"count", "people_found",
-"per_class", "shards"}}, "skipped": [{"file", "reason"}]}.
+dataset.json: {"version", "classes", "layout", "sequences", "pose", "seed", "splits": {name:
+{"count", "people_found", "per_class", "shards"}}, "skipped": [{"file", "reason"}]}. The layout says
+what the J joints are, by its name in `jdance.skeleton.LAYOUTS`.
 """
 
 import json
@@ -25,13 +28,16 @@ from grain.sources import ArrayRecordDataSource
 
 from jdance.errors import UserError
 
-VERSION = 1
+VERSION = 2
 _RECORDS_PER_SHARD = 2048
 
 
 @dataclass(frozen=True)
 class Example:
-    """One person and its motion; `image` is JPEG, `keypoints` [18, 3] in pixels of the crop."""
+    """One person and its motion.
+
+    `image` is JPEG, `keypoints` float32 [J, 3] or [T, J, 3] in pixels of the crop.
+    """
 
     keypoints: np.ndarray
     label: int
@@ -44,6 +50,7 @@ class Example:
 def pack(example: Example) -> bytes:
     record = {
         "keypoints": example.keypoints.astype("<f4").tobytes(),
+        "shape": example.keypoints.shape,
         "label": example.label,
         "group": example.group,
         "source": example.source,
@@ -56,9 +63,9 @@ def pack(example: Example) -> bytes:
 
 def unpack(data: bytes) -> Example:
     record = msgpack.unpackb(data)
-    keypoints = np.frombuffer(record["keypoints"], "<f4").reshape(18, 3).astype(np.float32)
+    keypoints = np.frombuffer(record["keypoints"], "<f4").reshape(record["shape"])
     return Example(
-        keypoints,
+        keypoints.astype(np.float32),
         record["label"],
         record.get("image"),
         record["group"],
@@ -134,7 +141,7 @@ class Dataset:
             ) from None
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read ({error}); prepare the data again") from error
-        keys = {"version", "classes", "splits"}
+        keys = {"version", "classes", "layout", "sequences", "splits"}
         if not (isinstance(self.info, dict) and self.info.keys() >= keys) or (
             self.info["version"] != VERSION
         ):
@@ -143,6 +150,15 @@ class Dataset:
     @property
     def classes(self) -> list[str]:
         return self.info["classes"]
+
+    @property
+    def layout(self) -> str:
+        return self.info["layout"]
+
+    @property
+    def sequences(self) -> bool:
+        """Whether the examples are sequences of skeletons rather than single ones."""
+        return self.info["sequences"]
 
     def count(self, split: str) -> int:
         """The number of examples in a split; 0 if there is no such split."""
