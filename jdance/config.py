@@ -11,7 +11,8 @@ def model() -> ConfigDict:
     return ConfigDict(
         dict(
             classes=6,
-            branches="fused",  # or "image", "keypoints"
+            layout="coco18",  # of the skeleton; training takes it from the data set, too
+            branches="fused",  # or "image", "keypoints", "sequence"
             features="fused18",  # or "pos18", "full"
             stage_sizes=(3, 4, 6, 3),  # ResNet-50
             width=64,
@@ -25,6 +26,16 @@ def model() -> ConfigDict:
             dropout=0.5,
             keypoint_dropout=0.0,  # share of examples trained as if nobody had been found
             image_dropout=0.0,  # share trained on key points alone, where they were found
+            sequence=dict(  # of the network for branches="sequence"
+                frames=32,  # T that a sequence of any length is resampled to
+                stem_width=64,
+                stem_kernel=5,
+                width=128,
+                blocks=3,
+                kernel=3,
+                reduction=8,
+                dense_widths=(256, 128),
+            ),
             dtype="float32",  # of activations; parameters and statistics are float32
         )
     )
@@ -76,5 +87,9 @@ def augment() -> ConfigDict:
             erase=0.0,  # probability of a grey rectangle, 10 to 40 % of each side
             joint_noise=0.0,  # of the picture's side, normal
             joint_dropout=0.0,  # probability of each joint
+            legs_dropout=0.0,  # probability that hips, knees and ankles are missing together
+            shear=0.0,  # of x by y, uniform +-
+            time_crop=1.0,  # least share of a sequence's time that is kept
+            time_warp=0.0,  # exponent exp(uniform +-) of its time
         )
     )

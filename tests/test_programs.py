@@ -55,8 +55,8 @@ def test_stage_from_data_set_to_recognised_scene(tmp_path):
     result = json.loads((run / "eval_test.json").read_text())
     assert result["n"] == 12 and np.sum(result["confusion"]) == 12
     assert {"accuracy", "mean_class_accuracy", "classes", "per_class"} <= result.keys()
-    program("evaluate", f"--workdir={run}", "--split=val", "--drop_keypoints")
-    assert json.loads((run / "eval_val_no_keypoints.json").read_text())["found"]["n"] == 0
+    program("evaluate", f"--workdir={run}", "--split=val", "--drop_joints=all")
+    assert json.loads((run / "eval_val_without_all.json").read_text())["found"]["n"] == 0
 
     scenes, out = tmp_path / "scenes", tmp_path / "out"
     told, _ = program("stage", f"--output={scenes}", "--dancers=4", "--width=320", "--height=240")

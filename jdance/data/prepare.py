@@ -210,12 +210,12 @@ def examples(
             continue
         chosen = _choose(person, None if known is None else known[i], found)
         for number, keypoints, square in chosen:
-            if square is None and image is not None:
-                square = crop.whole(*image.shape[:2])
+            assert image is not None
+            square = square or crop.whole(*image.shape[:2])
             yield records.Example(
                 keypoints=crop.into(keypoints, square),
                 label=classes.index(person.label),
-                image=None if image is None else images.encode_jpeg(crop.cut(image, square)),
+                image=images.encode_jpeg(crop.cut(image, square)),
                 group=images.printable(picture.group),
                 source=images.printable(picture.name),
                 person=number,

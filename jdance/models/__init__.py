@@ -5,8 +5,11 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from jdance import features
 from jdance.models.fusion import FusedNet
 from jdance.models.resnet import ResNet
+from jdance.models.sequence import SequenceNet
+from jdance.skeleton import LAYOUTS
 
 
 def build(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
@@ -22,8 +25,10 @@ def build(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
     Raises:
         ValueError: the configuration describes no network.
     """
-    if config.branches not in ("fused", "image", "keypoints"):
-        raise ValueError(f"model.branches={config.branches!r}: expected fused, image or keypoints")
+    if config.branches not in ("fused", "image", "keypoints", "sequence"):
+        raise ValueError(
+            f"model.branches={config.branches!r}: expected fused, image, keypoints or sequence"
+        )
     if config.version not in ("v1", "v1.5"):
         raise ValueError(f"model.version={config.version!r}: expected v1 or v1.5")
     if config.attention_place not in ("end", "blocks"):
@@ -33,13 +38,27 @@ def build(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
     if config.attention not in (-1, 0, 1, 2):
         raise ValueError(f"model.attention={config.attention}: expected 0, 1, 2, or -1 for none")
     dtype = jnp.dtype(config.dtype)
+    attention = None if config.attention < 0 else config.attention
+    if config.branches == "sequence":
+        if config.sequence.frames < 4:
+            raise ValueError(f"model.sequence.frames={config.sequence.frames}: must be 4 or more")
+        parts = {name: value for name, value in config.sequence.items() if name != "frames"}
+        return SequenceNet(
+            classes=config.classes,
+            attention=attention,
+            stage_dropout=config.stage_dropout,
+            dropout=config.dropout,
+            axis_name=axis_name,
+            dtype=dtype,
+            **parts | {"dense_widths": tuple(parts["dense_widths"])},
+        )
     backbone = None
-    if config.branches != "keypoints":
+    if uses_image(config):
         backbone = ResNet(
             stage_sizes=tuple(config.stage_sizes),
             width=config.width,
             version=config.version,
-            attention=None if config.attention < 0 else config.attention,
+            attention=attention,
             attention_place=config.attention_place,
             dropout=config.stage_dropout,
             axis_name=axis_name,
@@ -60,7 +79,16 @@ def build(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
 
 def uses_image(config: ConfigDict) -> bool:
     """Whether the network that `config` describes looks at the picture at all."""
-    return config.branches != "keypoints"
+    return config.branches in ("fused", "image")
+
+
+def feature_shape(config: ConfigDict) -> tuple[int, ...]:
+    """The shape of one example's key-point features: (D,), or (T, D) of sequences."""
+    layout = LAYOUTS[config.layout]
+    size = features.size(config.features, layout)
+    if config.branches == "sequence":
+        return (config.sequence.frames, size + 4 * len(layout))
+    return (size,)
 
 
 def count_parameters(variables: dict) -> int:

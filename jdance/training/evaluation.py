@@ -1,6 +1,6 @@
 """Accuracy of a classifier on a split: exact counts, every example once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -11,9 +11,10 @@ from jdance.training import devices
 
 # (variables, device batch) -> probabilities [devices, B / devices, M]
 EvalStep = Callable[[Any, dict[str, jax.Array]], jax.Array]
+Predictions = dict[str, np.ndarray]
 
 
-def predict(eval_step: EvalStep, variables: Any, batches: Iterable[Batch]) -> dict[str, np.ndarray]:
+def predict(eval_step: EvalStep, variables: Any, batches: Iterable[Batch]) -> Predictions:
     """Runs the network over batches.
 
     Returns:
@@ -31,7 +32,13 @@ def predict(eval_step: EvalStep, variables: Any, batches: Iterable[Batch]) -> di
     return {name: np.concatenate(parts) for name, parts in rows.items()}
 
 
-def summarize(predictions: dict[str, np.ndarray], classes: list[str]) -> dict[str, Any]:
+def average(parts: Sequence[Predictions]) -> Predictions:
+    """Predictions for the same examples by several views or networks: the mean probability."""
+    probabilities = np.mean([part["probabilities"] for part in parts], axis=0)
+    return parts[0] | {"probabilities": probabilities}
+
+
+def summarize(predictions: Predictions, classes: list[str]) -> dict[str, Any]:
     """The evaluation's result, as written to eval_SPLIT.json.
 
     Keys: accuracy, mean_class_accuracy (over the classes that occur), loss (mean cross-entropy),

@@ -33,17 +33,17 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"--config.{key}={value}: must be finite")
         if isinstance(value, int | float) and value < 0 and key != "model.attention":
             raise UserError(f"--config.{key}={value}: must not be negative")
-    if config.model.features not in features.SIZES:
+    if config.model.features not in features.NAMES:
         raise UserError(
             f"--config.model.features={config.model.features}: expected one of "
-            f"{', '.join(features.SIZES)}"
+            f"{', '.join(features.NAMES)}"
         )
     try:
         model = models.build(config.model)
         state.make_optimizer(config.optimizer, state.make_schedule(config.optimizer, 1, 1))
         size = config.data.image_size
         image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
-        numbers = jax.ShapeDtypeStruct((1, features.SIZES[config.model.features]), jnp.float32)
+        numbers = jax.ShapeDtypeStruct((1, *models.feature_shape(config.model)), jnp.float32)
         jax.eval_shape(model.init, jax.random.key(0), image, numbers)
     except (TypeError, ValueError) as error:
         raise UserError(f"--config: {str(error).splitlines()[0]}") from error

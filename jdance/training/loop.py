@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jdance import features, models
+from jdance import models
 from jdance.data import pipeline
 from jdance.data.records import Dataset
 from jdance.errors import UserError
@@ -44,7 +44,12 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     dataset = Dataset(config.data.dir)
     train_source = dataset.source("train")
     config = config.copy_and_resolve_references()
-    config.model.classes = len(dataset.classes)
+    config.model.update(classes=len(dataset.classes), layout=dataset.layout)
+    if dataset.sequences != (config.model.branches == "sequence"):
+        kind, branches = ("sequences", "sequence") if dataset.sequences else ("pictures", "fused")
+        raise UserError(
+            f"{dataset.folder}: holds {kind}; train it with --config.model.branches={branches}"
+        )
     experiment.check(config)
     devices.check_batch_size(config.batch_size)
     experiment.claim(workdir, config, dataset.classes)
@@ -70,7 +75,7 @@ def _train(
     schedule = state.make_schedule(config.optimizer, steps_per_epoch, total_steps)
     optimizer = state.make_optimizer(config.optimizer, schedule)
     current = devices.replicate(
-        state.create(model, optimizer, config, features.SIZES[config.model.features])
+        state.create(model, optimizer, config, models.feature_shape(config.model))
     )
 
     # --- Resumption: the newest checkpoint of this folder, else from scratch --------------------
@@ -180,9 +185,9 @@ def _newest_variables(config: ConfigDict, workdir: Path, checkpoints: Checkpoint
     model = models.build(config.model)
     schedule = state.make_schedule(config.optimizer, 1, 1)
     optimizer = state.make_optimizer(config.optimizer, schedule)
-    size = features.SIZES[config.model.features]
+    shape = models.feature_shape(config.model)
     like = devices.replicated_like(
-        jax.eval_shape(partial(state.create, model, optimizer, config, size))
+        jax.eval_shape(partial(state.create, model, optimizer, config, shape))
     )
     return checkpoints.restore(step, like).variables
 

@@ -26,7 +26,10 @@ class TrainState:
 
 
 def create(
-    model: nn.Module, optimizer: optax.GradientTransformation, config: ConfigDict, features: int
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+    features: tuple[int, ...],
 ) -> TrainState:
     """A fresh state; the same seed gives the same numbers.
 
@@ -34,13 +37,13 @@ def create(
         model: called with (image, features).
         optimizer: see `make_optimizer`.
         config: the experiment.
-        features: length D of the key-point features.
+        features: shape of one example's key-point features.
     """
     size = config.data.image_size
     variables = jax.jit(model.init)(
         jax.random.key(config.seed),
         jnp.zeros((1, size, size, 3), jnp.uint8),
-        jnp.zeros((1, features), jnp.float32),
+        jnp.zeros((1, *features), jnp.float32),
     )
     params = variables["params"]
     return TrainState(
