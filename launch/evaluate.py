@@ -14,7 +14,7 @@ from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.launcher import run
 from jdance.training import loop, nearest_mean
-from jdance.training.evaluation import predict, summarize
+from jdance.training.evaluation import make_eval_step, predict, summarize
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 _SPLIT = flags.DEFINE_string("split", "test", "Which part of the data set.")
@@ -37,7 +37,7 @@ def main() -> None:
     batches = pipeline.eval_batches(dataset.source(_SPLIT.value), config)
     if _DROP_KEYPOINTS.value:
         batches = map(pipeline.without_keypoints, batches)
-    result = summarize(predict(loop.make_eval_step(config), variables, batches), classes)
+    result = summarize(predict(make_eval_step(config), variables, batches), classes)
     if _NEAREST_MEAN.value:
         result["nearest_mean_accuracy"] = nearest_mean.accuracy(dataset, _SPLIT.value)
         print(f"nearest class mean of fused18: {result['nearest_mean_accuracy']:.4f}")
