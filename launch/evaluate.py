@@ -15,7 +15,7 @@ from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.launcher import run
 from jdance.training import loop, nearest_mean
-from jdance.training.evaluation import Predictions, average, predict, summarize
+from jdance.training.evaluation import Predictions, average, make_eval_step, predict, summarize
 
 _WORKDIR = flags.DEFINE_list(
     "workdir",
@@ -60,7 +60,7 @@ def _predict(workdir: Path) -> tuple[Dataset, list[str], Predictions]:
     if foreign:
         raise UserError(f"{dataset.folder}: the run knows no class {foreign[0]!r}, only {classes}")
     config.batch_size += -config.batch_size % jax.device_count()  # a multiple of the devices
-    source, eval_step = dataset.source(_SPLIT.value), loop.make_eval_step(config)
+    source, eval_step = dataset.source(_SPLIT.value), make_eval_step(config)
     views = []
     for view in range(_VIEWS.value):
         batches = pipeline.eval_batches(source, config, drop=_DROP_JOINTS.value, view=view)

@@ -19,7 +19,8 @@ flags.mark_flag_as_required("config")
 def main() -> None:
     result = loop.train(_CONFIG.value, Path(_WORKDIR.value))
     if result:
-        print(f"val accuracy {result['accuracy']:.4f} of {result['n']}")
+        numbers = {name: value for name, value in result.items() if isinstance(value, float)}
+        print("val", ", ".join(f"{name} {value:.4f}" for name, value in numbers.items()))
 
 
 if __name__ == "__main__":

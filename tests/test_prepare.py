@@ -250,11 +250,23 @@ def test_sources_that_cannot_be_used(tmp_path, name, content, message):
 
 
 def test_skeleton_file_of_the_wrong_shape(tmp_path):
-    np.savez(tmp_path / "s.npz", xy=np.zeros((4, 17, 2)), conf=np.zeros((4, 18)), label=np.zeros(4))
-    with pytest.raises(UserError, match=r"xy \(4, 17, 2\)"):
-        open_source(str(tmp_path / "s.npz"))
+    good = {"xy": np.zeros((4, 18, 2)), "conf": np.zeros((4, 18)), "label": np.zeros(4)}
+    wrong = [
+        ({"xy": np.zeros((4, 17, 2))}, r"conf \(4, 18\): expected \(4, 17\)"),
+        ({"xy": np.zeros((4, 18, 3))}, r"xy \(4, 18, 3\)"),
+        ({"label": np.zeros(3)}, "4 skeletons with 3 labels"),
+        ({"group": np.zeros(3)}, "group"),
+        ({"lengths": np.array([1, 1, 1, 2])}, "lengths sum to 5"),
+        ({"lengths": np.array([1.0, 1, 1, 1])}, "lengths: expected"),
+        ({"xy": np.zeros((4, 16, 2)), "conf": np.zeros((4, 16))}, "16 joints, a layout"),
+        ({"xy": np.full((4, 18, 2), "a")}, "must be numbers"),
+    ]
+    for change, message in wrong:
+        np.savez(tmp_path / "s.npz", **good | change)
+        with pytest.raises(UserError, match=message):
+            open_source(str(tmp_path / "s.npz"))
     np.savez(tmp_path / "s.npz", xy=np.zeros((4, 18, 2)))
-    with pytest.raises(UserError, match="lacks the array 'conf'"):
+    with pytest.raises(UserError, match="lacks the array 'label'"):
         open_source(str(tmp_path / "s.npz"))
 
 

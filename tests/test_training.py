@@ -20,12 +20,13 @@ from jdance.data import pipeline, records
 from jdance.errors import UserError
 from jdance.training import checkpoints, devices, evaluation, loop, state, steps
 from jdance.training.metrics import MetricWriter
+from jdance.training.motion_task import MotionTask
 
 
 def setup(config, axis_name=steps.AXIS):
     model = models.build(config.model, axis_name=axis_name)
     optimizer = state.make_optimizer(config.optimizer, lambda _: 0.05)
-    fresh = state.create(model, optimizer, config, (18,))
+    fresh = state.create(model, optimizer, config.seed, MotionTask(config, list("abc")).inputs())
     step = partial(steps.train_step, model=model, optimizer=optimizer, seed=7)
     return fresh, step
 
@@ -82,7 +83,7 @@ def test_one_step_of_sgd_is_the_textbook_step(config, batches):
     config.optimizer.update(momentum=0.9, weight_decay=0.1)
     model = models.build(config.model)
     optimizer = state.make_optimizer(config.optimizer, lambda _: 0.05)
-    fresh = state.create(model, optimizer, config, (18,))
+    fresh = state.create(model, optimizer, config.seed, MotionTask(config, list("abc")).inputs())
 
     def loss(params):
         logits, _ = model.apply(
@@ -164,7 +165,7 @@ def test_training_learns_and_writes_what_it_should(tiny_data, tmp_path):
     source = records.Dataset(tiny_data).source("val")
     again = evaluation.summarize(
         evaluation.predict(
-            loop.make_eval_step(read), variables, pipeline.eval_batches(source, read)
+            evaluation.make_eval_step(read), variables, pipeline.eval_batches(source, read)
         ),
         classes,
     )

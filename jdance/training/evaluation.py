@@ -1,17 +1,26 @@
 """Accuracy of a classifier on a split: exact counts, every example once."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
+from jdance import models
 from jdance.data.pipeline import Batch
-from jdance.training import devices
+from jdance.training import devices, steps
 
 # (variables, device batch) -> probabilities [devices, B / devices, M]
 EvalStep = Callable[[Any, dict[str, jax.Array]], jax.Array]
 Predictions = dict[str, np.ndarray]
+
+
+def make_eval_step(config: ConfigDict) -> EvalStep:
+    """`steps.eval_step`, compiled for all devices."""
+    step = partial(steps.eval_step, model=models.build(config.model))
+    return jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0))
 
 
 def predict(eval_step: EvalStep, variables: Any, batches: Iterable[Batch]) -> Predictions:

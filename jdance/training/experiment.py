@@ -6,22 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from jdance import config as defaults
-from jdance import features, models
 from jdance.errors import UserError
 from jdance.training import state
+from jdance.training.tasks import Task
 
 # What may differ when a run is continued: it does not change what is learned.
 _FREE = ("epochs", "log_every", "eval_every", "checkpoint_every", "checkpoints_kept", "data.dir",
          "data.threads", "data.workers")  # fmt: skip
 
 
-def check(config: ConfigDict) -> None:
+def check(task: Task) -> None:
     """Raises UserError, naming the key, for values with which nothing can be trained."""
+    config = task.config
     positive = {
         "batch_size", "epochs", "log_every", "eval_every", "checkpoint_every", "checkpoints_kept",
         "data.image_size", "data.threads", "model.width", "optimizer.learning_rate",
@@ -33,18 +33,10 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"--config.{key}={value}: must be finite")
         if isinstance(value, int | float) and value < 0 and key != "model.attention":
             raise UserError(f"--config.{key}={value}: must not be negative")
-    if config.model.features not in features.NAMES:
-        raise UserError(
-            f"--config.model.features={config.model.features}: expected one of "
-            f"{', '.join(features.NAMES)}"
-        )
+    task.check()
     try:
-        model = models.build(config.model)
         state.make_optimizer(config.optimizer, state.make_schedule(config.optimizer, 1, 1))
-        size = config.data.image_size
-        image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
-        numbers = jax.ShapeDtypeStruct((1, *models.feature_shape(config.model)), jnp.float32)
-        jax.eval_shape(model.init, jax.random.key(0), image, numbers)
+        jax.eval_shape(task.model().init, jax.random.key(0), *task.inputs())
     except (TypeError, ValueError) as error:
         raise UserError(f"--config: {str(error).splitlines()[0]}") from error
 

@@ -10,21 +10,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jdance import models
-from jdance.data import pipeline
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.progress import Progress
-from jdance.training import devices, experiment, state, steps
+from jdance.training import devices, experiment, state, steps, tasks
 from jdance.training.checkpoints import Checkpoints
-from jdance.training.evaluation import EvalStep, predict, summarize
 from jdance.training.metrics import MetricWriter
-
-
-def make_eval_step(config: ConfigDict) -> EvalStep:
-    """`steps.eval_step`, compiled for all devices."""
-    step = partial(steps.eval_step, model=models.build(config.model))
-    return jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0))
+from jdance.training.tasks import Task
 
 
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -43,25 +35,20 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """
     dataset = Dataset(config.data.dir)
     train_source = dataset.source("train")
-    config = config.copy_and_resolve_references()
-    config.model.update(classes=len(dataset.classes), layout=dataset.layout)
-    if dataset.sequences != (config.model.branches == "sequence"):
-        kind, branches = ("sequences", "sequence") if dataset.sequences else ("pictures", "fused")
-        raise UserError(
-            f"{dataset.folder}: holds {kind}; train it with --config.model.branches={branches}"
-        )
-    experiment.check(config)
-    devices.check_batch_size(config.batch_size)
-    experiment.claim(workdir, config, dataset.classes)
+    task = tasks.make(config, dataset.classes)
+    task.suit(dataset)
+    experiment.check(task)
+    devices.check_batch_size(task.config.batch_size)
+    experiment.claim(workdir, task.config, dataset.classes)
     with (
         closing(Checkpoints(workdir, config.checkpoints_kept)) as checkpoints,
         closing(MetricWriter(workdir, checkpoints.latest_step() or 0)) as writer,
     ):
-        return _train(config, workdir, dataset, train_source, checkpoints, writer)
+        return _train(task, workdir, dataset, train_source, checkpoints, writer)
 
 
 def _train(
-    config: ConfigDict,
+    task: Task,
     workdir: Path,
     dataset: Dataset,
     train_source: Any,
@@ -69,14 +56,13 @@ def _train(
     writer: MetricWriter,
 ) -> dict[str, Any]:
     # --- Model and optimiser ------------------------------------------------------------------
+    config = task.config
     steps_per_epoch = len(train_source) / config.batch_size
     total_steps = max(1, int(config.epochs * steps_per_epoch))
-    model = models.build(config.model, axis_name=steps.AXIS)
+    model = task.model(axis_name=steps.AXIS)
     schedule = state.make_schedule(config.optimizer, steps_per_epoch, total_steps)
     optimizer = state.make_optimizer(config.optimizer, schedule)
-    current = devices.replicate(
-        state.create(model, optimizer, config, models.feature_shape(config.model))
-    )
+    current = devices.replicate(state.create(model, optimizer, config.seed, task.inputs()))
 
     # --- Resumption: the newest checkpoint of this folder, else from scratch --------------------
     start_step = checkpoints.latest_step() or 0
@@ -90,20 +76,19 @@ def _train(
             model=model,
             optimizer=optimizer,
             seed=config.seed,
-            smoothing=config.optimizer.label_smoothing,
+            loss=task.loss,
         ),
         axis_name=steps.AXIS,
         in_axes=(None, 0),
         out_axes=None,
         donate_argnums=0,
     )
-    eval_step = make_eval_step(config)
 
     # --- The loop -------------------------------------------------------------------------------
     progress = Progress("training", total_steps, start_step)
     if start_step:
         progress.say(f"resuming from step {start_step} of {total_steps}")
-    batches = pipeline.train_batches(train_source, config, start_step)
+    batches = task.train_batches(train_source, start_step)
     result: dict[str, Any] = {}
     metrics: dict[str, jax.Array] = {}
     clock = _Clock()
@@ -137,34 +122,28 @@ def _train(
                     values["learning_rate"] = float(schedule(step - 1))
                 values["epoch"] = step / steps_per_epoch
                 values |= clock.rates()
+                learned = ", ".join(
+                    f"{name} {values[name]:.3f}" for name in metrics if name != "gradient_norm"
+                )
                 progress.update(
                     step,
-                    f"loss {values['loss']:.3f}, accuracy {values['accuracy']:.3f}, "
-                    f"{values['images_per_second']:.0f} images/s, "
+                    f"{learned}, {values['images_per_second']:.0f} images/s, "
                     f"{values['data_wait']:.0%} of the time waiting for data",
                 )
             if evaluate:
                 with jax.transfer_guard("allow"), clock.paused():
-                    result = _validate(config, eval_step, current.variables, dataset)
-                values |= {"val_accuracy": result["accuracy"], "val_loss": result["loss"]}
-                progress.say(
-                    f"epoch {step / steps_per_epoch:.4g}: val accuracy {result['accuracy']:.4f}"
-                )
+                    result = task.evaluate(current.variables, dataset, "val")
+                values |= {f"val_{name}": result[name] for name in task.headline}
+                name = task.headline[0]
+                progress.say(f"epoch {step / steps_per_epoch:.4g}: val {name} {result[name]:.4f}")
             if log or evaluate:
                 writer.write(step, values)
             if save:
                 with jax.transfer_guard("allow"), clock.paused():
                     checkpoints.save(step, current)
     if start_step >= total_steps and dataset.count("val"):  # there was nothing left to train
-        result = _validate(config, eval_step, current.variables, dataset)
+        result = task.evaluate(current.variables, dataset, "val")
     return result
-
-
-def _validate(
-    config: ConfigDict, eval_step: EvalStep, variables: Any, dataset: Dataset
-) -> dict[str, Any]:
-    batches = pipeline.eval_batches(dataset.source("val"), config)
-    return summarize(predict(eval_step, variables, batches), dataset.classes)
 
 
 def load(workdir: Path) -> tuple[ConfigDict, list[str], Any]:
@@ -175,19 +154,18 @@ def load(workdir: Path) -> tuple[ConfigDict, list[str], Any]:
     """
     config, classes = experiment.read(workdir)
     with closing(Checkpoints(workdir)) as checkpoints:
-        return config, classes, _newest_variables(config, workdir, checkpoints)
+        return config, classes, _newest_variables(tasks.make(config, classes), workdir, checkpoints)
 
 
-def _newest_variables(config: ConfigDict, workdir: Path, checkpoints: Checkpoints) -> Any:
+def _newest_variables(task: Task, workdir: Path, checkpoints: Checkpoints) -> Any:
     step = checkpoints.latest_step()
     if step is None:
         raise UserError(f"{workdir}: has no checkpoint yet; train with launch/train.py first")
-    model = models.build(config.model)
+    config = task.config
     schedule = state.make_schedule(config.optimizer, 1, 1)
     optimizer = state.make_optimizer(config.optimizer, schedule)
-    shape = models.feature_shape(config.model)
     like = devices.replicated_like(
-        jax.eval_shape(partial(state.create, model, optimizer, config, shape))
+        jax.eval_shape(partial(state.create, task.model(), optimizer, config.seed, task.inputs()))
     )
     return checkpoints.restore(step, like).variables
 

@@ -1,5 +1,6 @@
 """What training changes: one immutable pytree."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -28,23 +29,19 @@ class TrainState:
 def create(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    config: ConfigDict,
-    features: tuple[int, ...],
+    seed: int,
+    inputs: Sequence[jax.ShapeDtypeStruct],
 ) -> TrainState:
     """A fresh state; the same seed gives the same numbers.
 
     Args:
-        model: called with (image, features).
+        model: called with arrays like `inputs`.
         optimizer: see `make_optimizer`.
-        config: the experiment.
-        features: shape of one example's key-point features.
+        seed: of the parameters.
+        inputs: shapes and dtypes.
     """
-    size = config.data.image_size
-    variables = jax.jit(model.init)(
-        jax.random.key(config.seed),
-        jnp.zeros((1, size, size, 3), jnp.uint8),
-        jnp.zeros((1, *features), jnp.float32),
-    )
+    zeros = [jnp.zeros(x.shape, x.dtype) for x in inputs]
+    variables = jax.jit(model.init)(jax.random.key(seed), *zeros)
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
