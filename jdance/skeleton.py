@@ -100,6 +100,8 @@ JHMDB15 = Layout(
 
 LAYOUTS = {layout.name: layout for layout in (COCO18, JHMDB15)}
 
+FARTHEST = 1e6  # pixels; a coordinate beyond is none
+
 # For each COCO-18 joint its place in another layout; -1 marks the neck where the layout has none.
 _FROM_LAYOUT = {
     17: (0, -1, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3),  # COCO
@@ -140,9 +142,14 @@ def to_coco18(keypoints: np.ndarray) -> np.ndarray:
 
 
 def clean(keypoints: np.ndarray) -> np.ndarray:
-    """Zeroes every joint [..., 3] that has no positive score or a coordinate that is not finite."""
-    present = is_present(keypoints)
-    return np.where(present[..., None], keypoints, 0).astype(np.float32)
+    """Zeroes every joint of [..., 3] that is not there: float32.
+
+    It has no positive score, or a coordinate that is not finite or beyond any picture.
+    """
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, hence not there
+        keypoints = np.asarray(keypoints).astype(np.float32)
+    inside = (abs(keypoints[..., :2]) <= FARTHEST).all(-1)
+    return np.where((is_present(keypoints) & inside)[..., None], keypoints, np.float32(0))
 
 
 def is_present(keypoints: Any) -> Any:

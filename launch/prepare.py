@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import flags
 
 from jdance.data.prepare import prepare
-from jdance.data.sources import open_source
+from jdance.data.sources import SPLITS, open_source, split_name
 from jdance.errors import UserError
 from jdance.launcher import run
 
@@ -60,7 +60,7 @@ _WORKERS = flags.DEFINE_integer(
 def _fractions() -> dict[str, float]:
     try:
         parts = dict(part.split("=") for part in _FRACTIONS.value.split(","))
-        result = {name.strip(): float(share) for name, share in parts.items()}
+        result = {split_name(name) or "": float(share) for name, share in parts.items()}
     except ValueError:
         raise UserError(
             f"--fractions={_FRACTIONS.value}: expected train=0.8,val=0.1,test=0.1"
@@ -103,6 +103,9 @@ def main() -> None:
     )
     for name, split in info["splits"].items():
         print(f"{name}: {split['count']} examples, people found in {split['people_found']}")
+    for name in SPLITS:
+        if name not in info["splits"]:
+            print(f"note: no split {name!r} (there are {', '.join(info['splits'])})")
     print(f"wrote {output / 'dataset.json'}")
     if info["skipped"]:
         for entry in info["skipped"]:

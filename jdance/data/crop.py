@@ -54,7 +54,10 @@ def cut(image: np.ndarray, square: Square, size: int = SIZE) -> np.ndarray:
     """
     left, top, side = square
     if side > _LARGEST:
-        raise UserError(f"a person {side} pixels large: no key points can be that far apart")
+        raise UserError(
+            f"needs a square of {side} pixels, more than {_LARGEST}: a very long picture, or "
+            "key points that cannot be right"
+        )
     height, width = image.shape[:2]
     x0, x1 = np.clip([left, left + side], 0, width)
     y0, y1 = np.clip([top, top + side], 0, height)

@@ -15,6 +15,7 @@ dataset.json: {"version", "classes", "layout", "sequences", "pose", "seed", "spl
 what the J joints are, by its name in `jdance.skeleton.LAYOUTS`.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,25 @@ class Writer:
         }
 
 
+class Shards:
+    """Random access to the packed examples of a split; damage is told in one line."""
+
+    def __init__(self, paths: list[str]):
+        self._paths, self._records = paths, ArrayRecordDataSource(paths)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> bytes:
+        try:
+            return self._records[index]
+        except RuntimeError as error:
+            raise UserError(
+                f"{Path(self._paths[0]).parent}: example {index} of the shards from "
+                f"{Path(self._paths[0]).name} on is damaged; prepare the data again"
+            ) from error
+
+
 class Dataset:
     """A prepared data set: its description, and its examples by split.
 
@@ -164,7 +184,15 @@ class Dataset:
         """The number of examples in a split; 0 if there is no such split."""
         return self.info["splits"].get(split, {}).get("count", 0)
 
-    def source(self, split: str) -> ArrayRecordDataSource:
+    def fingerprint(self) -> str:
+        """Tells this data set from others, wherever it lies: a digest of what describes it."""
+        described = {name: self.info.get(name) for name in ("classes", "layout", "pose", "seed")}
+        shards = [name for part in self.info["splits"].values() for name in part["shards"]]
+        sizes = [(self.folder / name).stat().st_size for name in shards]
+        text = json.dumps([described, self.info["splits"], sizes], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def source(self, split: str) -> "Shards":
         """Random access to the packed examples of a split.
 
         Raises:
@@ -178,7 +206,7 @@ class Dataset:
             if not path.exists():
                 raise UserError(f"{path}: shard is missing; prepare the data again")
         try:
-            source = ArrayRecordDataSource([str(path) for path in paths])
+            source = Shards([str(path) for path in paths])
             complete = len(source) == self.count(split)
         except (OSError, RuntimeError, ValueError):
             complete = False

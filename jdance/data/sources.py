@@ -170,6 +170,12 @@ def _folder(path: Path, label_all: bool) -> Source:
         classes = [(top.name, folder) for top in tops for folder in _subfolders(top)]
     else:
         classes = [(None, folder) for folder in tops]
+        splits = sorted({top.name for top in tops} & {*SPLITS, "valid", "validation"})
+        if splits:
+            raise UserError(
+                f"{path}: looks divided ({', '.join(splits)}); folders of splits must be called "
+                "train, val and test, with no others beside them"
+            )
     source = Source([], sorted({folder.name for _, folder in classes}))
     for place in {path, *(folder.parent for _, folder in classes)}:
         source.skipped += [
@@ -234,10 +240,13 @@ def _manifest_picture(root: Path, row: dict[str, str], label_all: bool) -> Pictu
         box = tuple(_number(part, "box") for part in row["box"].replace(",", " ").split())
         if len(box) != 4 or min(box[2:]) < 0:
             raise UserError(f"box {row['box']!r}: expected x,y,width,height")
-    index = int(_number(row["person"], "person")) if row.get("person") else None
+    number = _number(row["person"], "person") if row.get("person") else None
+    if number is not None and (number < 0 or number != int(number)):
+        raise UserError(f"person {row['person']!r}: expected 0 or a whole number above it")
+    index = None if number is None else int(number)
     chosen = box is not None or index is not None
     person = Person(label, box=box, index=index, everybody=label_all and not chosen)
-    split, group = _split_name(row.get("split")), (row.get("group") or name).strip()
+    split, group = split_name(row.get("split")), (row.get("group") or name).strip()
     return Picture(name, (person,), partial(_read, file), split, group)
 
 
@@ -251,7 +260,7 @@ def _number(text: str, column: str) -> float:
     return value
 
 
-def _split_name(text: object) -> str | None:
+def split_name(text: object) -> str | None:
     """The name of a split, which is part of file names; None if there is none."""
     name = str(text or "").strip()
     if name and not re.fullmatch(r"[\w-]+", name):
@@ -267,7 +276,7 @@ def _skeletons(path: Path, where: str, split_column: str) -> Source:
             name=f"{kind} {i}",
             people=(Person(label),),
             load=partial(Loaded, None, keypoints[None]),
-            split=None if found.splits is None else _split_name(found.splits[i]),
+            split=None if found.splits is None else split_name(found.splits[i]),
             group=str(i) if found.groups is None else found.groups[i],
         )
         for i, (keypoints, label) in enumerate(zip(found.keypoints, found.labels, strict=True))

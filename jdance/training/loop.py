@@ -39,7 +39,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     task.suit(dataset)
     experiment.check(task)
     devices.check_batch_size(task.config.batch_size)
-    experiment.claim(workdir, task.config, dataset.classes)
+    experiment.claim(workdir, task.config, dataset)
     with (
         closing(Checkpoints(workdir, config.checkpoints_kept)) as checkpoints,
         closing(MetricWriter(workdir, checkpoints.latest_step() or 0)) as writer,
@@ -58,7 +58,7 @@ def _train(
     # --- Model and optimiser ------------------------------------------------------------------
     config = task.config
     steps_per_epoch = len(train_source) / config.batch_size
-    total_steps = max(1, int(config.epochs * steps_per_epoch))
+    total_steps = max(1, int(config.epochs * len(train_source) / config.batch_size))
     model = task.model(axis_name=steps.AXIS)
     schedule = state.make_schedule(config.optimizer, steps_per_epoch, total_steps)
     optimizer = state.make_optimizer(config.optimizer, schedule)
@@ -134,6 +134,11 @@ def _train(
                 with jax.transfer_guard("allow"), clock.paused():
                     result = task.evaluate(current.variables, dataset, "val")
                 values |= {f"val_{name}": result[name] for name in task.headline}
+                if not np.isfinite([result[name] for name in task.headline]).all():
+                    raise UserError(
+                        f"{workdir}: at step {step} the network answers with numbers that are not "
+                        "finite; lower --config.optimizer.learning_rate (nothing of it was saved)"
+                    )
                 name = task.headline[0]
                 progress.say(f"epoch {step / steps_per_epoch:.4g}: val {name} {result[name]:.4f}")
             if log or evaluate:
