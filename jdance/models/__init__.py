@@ -6,15 +6,18 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jdance.models.fusion import FusedNet
-from jdance.models.resnet import ResNet
+from jdance.models.resnet import BLOCKS, ResNet
 
 
-def build(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
+def build(
+    config: ConfigDict, axis_name: str | None = None, freeze_backbone: bool = False
+) -> nn.Module:
     """The network that a configuration's `model` part describes.
 
     Args:
         config: as `jdance.config.model()`.
         axis_name: the mapped axis over which batch-norm statistics are synchronised in training.
+        freeze_backbone: see `FusedNet`.
 
     Returns:
         A module called as `apply(variables, image, features, valid, index=..., train=...)`.
@@ -24,6 +27,8 @@ def build(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
     """
     if config.branches not in ("fused", "image", "keypoints"):
         raise ValueError(f"model.branches={config.branches!r}: expected fused, image or keypoints")
+    if config.block not in BLOCKS:
+        raise ValueError(f"model.block={config.block!r}: expected {' or '.join(BLOCKS)}")
     if config.version not in ("v1", "v1.5"):
         raise ValueError(f"model.version={config.version!r}: expected v1 or v1.5")
     if config.attention_place not in ("end", "blocks"):
@@ -36,11 +41,14 @@ def build(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
     backbone = None
     if config.branches != "keypoints":
         backbone = ResNet(
+            block=config.block,
             stage_sizes=tuple(config.stage_sizes),
             width=config.width,
             version=config.version,
             attention=None if config.attention < 0 else config.attention,
             attention_place=config.attention_place,
+            gate_norm=config.gate_norm,
+            zero_gamma=config.zero_gamma,
             dropout=config.stage_dropout,
             axis_name=axis_name,
             dtype=dtype,
@@ -48,6 +56,7 @@ def build(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
     return FusedNet(
         classes=config.classes,
         backbone=backbone,
+        freeze_backbone=freeze_backbone,
         image_widths=tuple(config.image_widths),
         keypoint_widths=tuple(config.keypoint_widths) if config.branches != "image" else (),
         fusion_widths=tuple(config.fusion_widths),
