@@ -38,6 +38,11 @@ def check(config: ConfigDict) -> None:
             f"--config.model.features={config.model.features}: expected one of "
             f"{', '.join(features.SIZES)}"
         )
+    if config.freeze_epochs and not models.uses_image(config.model):
+        raise UserError(
+            f"--config.freeze_epochs={config.freeze_epochs}: there is no backbone to freeze where "
+            f"model.branches={config.model.branches}"
+        )
     try:
         model = models.build(config.model)
         state.make_optimizer(config.optimizer, state.make_schedule(config.optimizer, 1, 1))

@@ -1,5 +1,6 @@
 """The training loop: it owns every side effect. Read it from top to bottom."""
 
+import math
 import time
 from contextlib import closing
 from functools import partial
@@ -15,8 +16,8 @@ from jdance.data import pipeline
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.progress import Progress
-from jdance.training import devices, experiment, state, steps
-from jdance.training.checkpoints import Checkpoints
+from jdance.training import devices, experiment, initialize, state, steps
+from jdance.training.checkpoints import Checkpoints, has_checkpoint
 from jdance.training.evaluation import EvalStep, predict, summarize
 from jdance.training.metrics import MetricWriter
 
@@ -47,12 +48,13 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     config.model.classes = len(dataset.classes)
     experiment.check(config)
     devices.check_batch_size(config.batch_size)
+    initial = _initial_variables(config, workdir)
     experiment.claim(workdir, config, dataset.classes)
     with (
         closing(Checkpoints(workdir, config.checkpoints_kept)) as checkpoints,
         closing(MetricWriter(workdir, checkpoints.latest_step() or 0)) as writer,
     ):
-        return _train(config, workdir, dataset, train_source, checkpoints, writer)
+        return _train(config, workdir, dataset, train_source, initial, checkpoints, writer)
 
 
 def _train(
@@ -60,37 +62,42 @@ def _train(
     workdir: Path,
     dataset: Dataset,
     train_source: Any,
+    initial: initialize.Flat,
     checkpoints: Checkpoints,
     writer: MetricWriter,
 ) -> dict[str, Any]:
     # --- Model and optimiser ------------------------------------------------------------------
     steps_per_epoch = len(train_source) / config.batch_size
     total_steps = max(1, int(config.epochs * steps_per_epoch))
+    freeze_steps = math.ceil(config.freeze_epochs * steps_per_epoch)
     model = models.build(config.model, axis_name=steps.AXIS)
+    frozen_model = models.build(config.model, axis_name=steps.AXIS, freeze_backbone=True)
     schedule = state.make_schedule(config.optimizer, steps_per_epoch, total_steps)
-    optimizer = state.make_optimizer(config.optimizer, schedule)
-    current = devices.replicate(
-        state.create(model, optimizer, config, features.SIZES[config.model.features])
-    )
+    optimizer = state.make_optimizer(config.optimizer, schedule, freeze_steps)
+    fresh = state.create(model, optimizer, config, features.SIZES[config.model.features])
+    current = devices.replicate(initialize.apply(fresh, initial))
 
-    # --- Resumption: the newest checkpoint of this folder, else from scratch --------------------
+    # --- Resumption: the newest checkpoint of this folder, else init_from, else from scratch -----
     start_step = checkpoints.latest_step() or 0
     if start_step:
         current = checkpoints.restore(start_step, current)
 
     # --- Compiled steps -------------------------------------------------------------------------
-    train_step = jax.pmap(
-        partial(
-            steps.train_step,
-            model=model,
-            optimizer=optimizer,
-            seed=config.seed,
-            smoothing=config.optimizer.label_smoothing,
-        ),
-        axis_name=steps.AXIS,
-        in_axes=(None, 0),
-        out_axes=None,
-        donate_argnums=0,
+    train_step, frozen_step = (
+        jax.pmap(
+            partial(
+                steps.train_step,
+                model=variant,
+                optimizer=optimizer,
+                seed=config.seed,
+                smoothing=config.optimizer.label_smoothing,
+            ),
+            axis_name=steps.AXIS,
+            in_axes=(None, 0),
+            out_axes=None,
+            donate_argnums=0,
+        )
+        for variant in (model, frozen_model)
     )
     eval_step = make_eval_step(config)
 
@@ -113,7 +120,8 @@ def _train(
             with clock.waiting():
                 batch = next(batches)
             previous = metrics
-            current, metrics = train_step(current, devices.shard(batch))
+            update = frozen_step if step <= freeze_steps else train_step
+            current, metrics = update(current, devices.shard(batch))
             clock.images += config.batch_size
             # At most two steps in flight: batches must not pile up on the device.
             jax.block_until_ready(previous)
@@ -155,6 +163,15 @@ def _train(
     return result
 
 
+def _initial_variables(config: ConfigDict, workdir: Path) -> initialize.Flat:
+    """What `init_from` gives to a run that has no checkpoint; prints what that is."""
+    if not config.init_from or has_checkpoint(workdir):
+        return {}
+    initial, message = initialize.read(config.init_from, _abstract_state(config).variables)
+    print(message)
+    return initial
+
+
 def _validate(
     config: ConfigDict, eval_step: EvalStep, variables: Any, dataset: Dataset
 ) -> dict[str, Any]:
@@ -177,14 +194,18 @@ def _newest_variables(config: ConfigDict, workdir: Path, checkpoints: Checkpoint
     step = checkpoints.latest_step()
     if step is None:
         raise UserError(f"{workdir}: has no checkpoint yet; train with launch/train.py first")
-    model = models.build(config.model)
+    return checkpoints.restore(step, devices.replicated_like(_abstract_state(config))).variables
+
+
+def _abstract_state(config: ConfigDict) -> Any:
+    """The tree, shapes and dtypes of a run's state."""
     schedule = state.make_schedule(config.optimizer, 1, 1)
-    optimizer = state.make_optimizer(config.optimizer, schedule)
+    # Of freezing only whether it takes place shows in the tree.
+    optimizer = state.make_optimizer(config.optimizer, schedule, config.freeze_epochs)
     size = features.SIZES[config.model.features]
-    like = devices.replicated_like(
-        jax.eval_shape(partial(state.create, model, optimizer, config, size))
+    return jax.eval_shape(
+        partial(state.create, models.build(config.model), optimizer, config, size)
     )
-    return checkpoints.restore(step, like).variables
 
 
 def _due(step: int, epochs: float, steps_per_epoch: float, last: bool) -> bool:
