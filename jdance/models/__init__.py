@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from jdance import features
 from jdance.models.fusion import FusedNet
 from jdance.models.resnet import BLOCKS, ResNet
 
@@ -65,6 +66,23 @@ def build(
         image_dropout=config.image_dropout,
         dtype=dtype,
     )
+
+
+def summary(config: ConfigDict, image_size: int) -> str:
+    """A table of the modules: their inputs, outputs, variables and FLOPs, for one example.
+
+    A multiplication and an addition are two FLOPs, as XLA counts them.
+    """
+    image = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
+    numbers = jnp.zeros((1, features.SIZES[config.features]))
+    table = nn.tabulate(
+        build(config),
+        jax.random.key(0),
+        depth=2,
+        compute_flops=True,
+        console_kwargs={"width": 140, "force_terminal": False},
+    )
+    return table(image, numbers).strip("\n")
 
 
 def uses_image(config: ConfigDict) -> bool:
