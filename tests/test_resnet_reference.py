@@ -117,9 +117,9 @@ def test_logits_and_gradients_in_single_precision(name):
     assert worst[0] < 5e-4
 
 
-@pytest.mark.parametrize("name", ["resnet18", "cbam_resnet50"])
-def test_a_training_step(name):
+def test_a_training_step():
     """In double precision: batch statistics of so few pixels amplify rounding to percents."""
+    name = "cbam_resnet50"
     with jax.enable_x64(True):
         _, gradients, statistics = our_step(name, True, "float64")
     _, their_gradients, their_statistics = their_step(name, True)

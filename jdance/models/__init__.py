@@ -80,7 +80,7 @@ def summary(config: ConfigDict, image_size: int) -> str:
         jax.random.key(0),
         depth=2,
         compute_flops=True,
-        console_kwargs={"width": 140, "force_terminal": False},
+        console_kwargs={"width": 160, "force_terminal": False},
     )
     return table(image, numbers).strip("\n")
 

@@ -21,7 +21,7 @@ def read(path: str | Path, shapes: Mapping[str, Any]) -> tuple[Flat, str]:
     """The variables that a network can take over from elsewhere.
 
     The backbone comes whole, but for an attention that the source lacks. Of the other parts every
-    variable comes whose path and shape are the same.
+    layer comes whose variables have the same paths and shapes.
 
     Args:
         path: the folder of a run (its newest checkpoint), a folder of launch/import_weights.py, or
@@ -38,10 +38,15 @@ def read(path: str | Path, shapes: Mapping[str, Any]) -> tuple[Flat, str]:
     found = _read(Path(path), expected)
     if any(_in_backbone(name) for name in found):
         _check_backbone(found, expected, path)
+    fits = {
+        name: name in found and found[name].shape == leaf.shape for name, leaf in expected.items()
+    }
+    # By layers: a bias of the right length is of no use beside a fresh kernel.
+    unfit = {name[1:-1] for name in expected if not fits[name]}
     loaded = {
         name: np.asarray(found[name], leaf.dtype)
         for name, leaf in expected.items()
-        if name in found and found[name].shape == leaf.shape
+        if name[1:-1] not in unfit
     }
     if not loaded:
         raise UserError(f"--config.init_from={path}: nothing in it fits the network")

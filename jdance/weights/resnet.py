@@ -63,13 +63,14 @@ def import_file(kind: str, path: str | Path) -> tuple[ConfigDict, Variables]:
         branches="image",
         image_widths=(),
         fusion_widths=(),
-        classes=fc.size,
+        classes=fc.size or 1,
         attention=0 if attention else -1,
         attention_place="blocks" if attention else "end",
         gate_norm=any("spatial.bn" in name for name in tensors),
     )
     expected = abstract_variables(config)
-    if not config.classes:
+    if not fc.size:
+        config.classes = 0
         expected = {name: leaf for name, leaf in expected.items() if name[1] != "logits"}
     variables = unflatten_dict(convert(tensors, expected, path))
     checkpoint.check(expected, variables, path)
@@ -105,23 +106,23 @@ def convert(
         UserError: a tensor has another shape than the backbone, or no place in it; a classifier
             of another shape is left out.
     """
-    found, used = {}, {"fc.weight", "fc.bias"}
-    for path, leaf in expected.items():
-        name = _torch_name(path)
-        if name not in tensors:
-            continue
-        used.add(name)
-        shape = _torch_shape(path, leaf.shape)
-        if tensors[name].shape == shape:
-            found[path] = _from_torch(path, tensors[name], leaf)
-        elif path[1] == "backbone":
+    places = {_torch_name(path): path for path in expected}
+    found = {}
+    for name, tensor in tensors.items():
+        path = places.get(name)
+        classifier = name in ("fc.weight", "fc.bias")
+        if path is None or not name:
+            if classifier:
+                continue
+            raise UserError(f"{source}: {name} is not in the network; it was made for another one")
+        shape = _torch_shape(path, expected[path].shape)
+        if tensor.shape == shape:
+            found[path] = _from_torch(path, tensor, expected[path])
+        elif not classifier:
             raise UserError(
-                f"{source}: {name} has shape {tensors[name].shape}, but the network {shape}; "
+                f"{source}: {name} has shape {tensor.shape}, but the network {shape}; "
                 "it was made for another network"
             )
-    for name in tensors:
-        if name not in used:
-            raise UserError(f"{source}: {name} is not in the network; it was made for another one")
     return found
 
 
