@@ -7,17 +7,20 @@ from ml_collections import ConfigDict
 
 from jdance import features
 from jdance.models.fusion import FusedNet
-from jdance.models.resnet import ResNet
+from jdance.models.resnet import BLOCKS, ResNet
 from jdance.models.sequence import SequenceNet
 from jdance.skeleton import LAYOUTS
 
 
-def build(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
+def build(
+    config: ConfigDict, axis_name: str | None = None, freeze_backbone: bool = False
+) -> nn.Module:
     """The network that a configuration's `model` part describes.
 
     Args:
         config: as `jdance.config.model()`.
         axis_name: the mapped axis over which batch-norm statistics are synchronised in training.
+        freeze_backbone: see `FusedNet`.
 
     Returns:
         A module called as `apply(variables, image, features, valid, index=..., train=...)`.
@@ -29,6 +32,8 @@ def build(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
         raise ValueError(
             f"model.branches={config.branches!r}: expected fused, image, keypoints or sequence"
         )
+    if config.block not in BLOCKS:
+        raise ValueError(f"model.block={config.block!r}: expected {' or '.join(BLOCKS)}")
     if config.version not in ("v1", "v1.5"):
         raise ValueError(f"model.version={config.version!r}: expected v1 or v1.5")
     if config.attention_place not in ("end", "blocks"):
@@ -55,11 +60,14 @@ def build(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
     backbone = None
     if uses_image(config):
         backbone = ResNet(
+            block=config.block,
             stage_sizes=tuple(config.stage_sizes),
             width=config.width,
             version=config.version,
             attention=attention,
             attention_place=config.attention_place,
+            gate_norm=config.gate_norm,
+            zero_gamma=config.zero_gamma,
             dropout=config.stage_dropout,
             axis_name=axis_name,
             dtype=dtype,
@@ -67,6 +75,7 @@ def build(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
     return FusedNet(
         classes=config.classes,
         backbone=backbone,
+        freeze_backbone=freeze_backbone,
         image_widths=tuple(config.image_widths),
         keypoint_widths=tuple(config.keypoint_widths) if config.branches != "image" else (),
         fusion_widths=tuple(config.fusion_widths),
@@ -75,6 +84,23 @@ def build(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
         image_dropout=config.image_dropout,
         dtype=dtype,
     )
+
+
+def summary(config: ConfigDict, image_size: int) -> str:
+    """A table of the modules: their inputs, outputs, variables and FLOPs, for one example.
+
+    A multiplication and an addition are two FLOPs, as XLA counts them.
+    """
+    image = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
+    numbers = jnp.zeros((1, *feature_shape(config)))
+    table = nn.tabulate(
+        build(config),
+        jax.random.key(0),
+        depth=2,
+        compute_flops=True,
+        console_kwargs={"width": 160, "force_terminal": False},
+    )
+    return table(image, numbers).strip("\n")
 
 
 def uses_image(config: ConfigDict) -> bool:

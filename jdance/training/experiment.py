@@ -13,6 +13,7 @@ from jdance import config as defaults
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.training import state
+from jdance.training.checkpoints import has_checkpoint
 from jdance.training.tasks import Task
 
 # What may differ when a run is continued: a run may go on longer, and the data may have moved.
@@ -66,7 +67,7 @@ def claim(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
             difference is named.
     """
     path, classes, data = workdir / "config.json", dataset.classes, dataset.fingerprint()
-    if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
+    if path.exists() and has_checkpoint(workdir):
         old, old_classes = read(workdir)
         if old_classes != classes:
             raise UserError(f"{path}: trained on the classes {old_classes}; use another --workdir")

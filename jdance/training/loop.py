@@ -1,5 +1,6 @@
 """The training loop: it owns every side effect. Read it from top to bottom."""
 
+import math
 import time
 from contextlib import closing
 from functools import partial
@@ -13,8 +14,8 @@ from ml_collections import ConfigDict
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.progress import Progress
-from jdance.training import devices, experiment, state, steps, tasks
-from jdance.training.checkpoints import Checkpoints
+from jdance.training import devices, experiment, initialize, state, steps, tasks
+from jdance.training.checkpoints import Checkpoints, has_checkpoint
 from jdance.training.metrics import MetricWriter
 from jdance.training.tasks import Task
 
@@ -39,12 +40,13 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     task.suit(dataset)
     experiment.check(task)
     devices.check_batch_size(task.config.batch_size)
+    initial = _initial_variables(task, workdir)
     experiment.claim(workdir, task.config, dataset)
     with (
         closing(Checkpoints(workdir, config.checkpoints_kept)) as checkpoints,
         closing(MetricWriter(workdir, checkpoints.latest_step() or 0)) as writer,
     ):
-        return _train(task, workdir, dataset, train_source, checkpoints, writer)
+        return _train(task, workdir, dataset, train_source, initial, checkpoints, writer)
 
 
 def _train(
@@ -52,6 +54,7 @@ def _train(
     workdir: Path,
     dataset: Dataset,
     train_source: Any,
+    initial: initialize.Flat,
     checkpoints: Checkpoints,
     writer: MetricWriter,
 ) -> dict[str, Any]:
@@ -59,29 +62,35 @@ def _train(
     config = task.config
     steps_per_epoch = len(train_source) / config.batch_size
     total_steps = max(1, int(config.epochs * len(train_source) / config.batch_size))
+    freeze_steps = math.ceil(config.freeze_epochs * steps_per_epoch)
     model = task.model(axis_name=steps.AXIS)
+    frozen_model = task.model(axis_name=steps.AXIS, freeze_backbone=True)
     schedule = state.make_schedule(config.optimizer, steps_per_epoch, total_steps)
-    optimizer = state.make_optimizer(config.optimizer, schedule)
-    current = devices.replicate(state.create(model, optimizer, config.seed, task.inputs()))
+    optimizer = state.make_optimizer(config.optimizer, schedule, freeze_steps)
+    fresh = state.create(model, optimizer, config.seed, task.inputs())
+    current = devices.replicate(initialize.apply(fresh, initial))
 
-    # --- Resumption: the newest checkpoint of this folder, else from scratch --------------------
+    # --- Resumption: the newest checkpoint of this folder, else init_from, else from scratch -----
     start_step = checkpoints.latest_step() or 0
     if start_step:
         current = checkpoints.restore(start_step, current)
 
     # --- Compiled steps -------------------------------------------------------------------------
-    train_step = jax.pmap(
-        partial(
-            steps.train_step,
-            model=model,
-            optimizer=optimizer,
-            seed=config.seed,
-            loss=task.loss,
-        ),
-        axis_name=steps.AXIS,
-        in_axes=(None, 0),
-        out_axes=None,
-        donate_argnums=0,
+    train_step, frozen_step = (
+        jax.pmap(
+            partial(
+                steps.train_step,
+                model=variant,
+                optimizer=optimizer,
+                seed=config.seed,
+                loss=task.loss,
+            ),
+            axis_name=steps.AXIS,
+            in_axes=(None, 0),
+            out_axes=None,
+            donate_argnums=0,
+        )
+        for variant in (model, frozen_model)
     )
 
     # --- The loop -------------------------------------------------------------------------------
@@ -103,7 +112,8 @@ def _train(
             with clock.waiting():
                 batch = next(batches)
             previous = metrics
-            current, metrics = train_step(current, devices.shard(batch))
+            update = frozen_step if step <= freeze_steps else train_step
+            current, metrics = update(current, devices.shard(batch))
             clock.images += config.batch_size
             # At most two steps in flight: batches must not pile up on the device.
             jax.block_until_ready(previous)
@@ -151,6 +161,15 @@ def _train(
     return result
 
 
+def _initial_variables(task: Task, workdir: Path) -> initialize.Flat:
+    """What `init_from` gives to a run that has no checkpoint; prints what that is."""
+    if not task.config.init_from or has_checkpoint(workdir):
+        return {}
+    initial, message = initialize.read(task.config.init_from, _abstract_state(task).variables)
+    print(message)
+    return initial
+
+
 def load(workdir: Path) -> tuple[ConfigDict, list[str], Any]:
     """The configuration, classes and newest variables of a run, the latter on every device.
 
@@ -166,13 +185,17 @@ def _newest_variables(task: Task, workdir: Path, checkpoints: Checkpoints) -> An
     step = checkpoints.latest_step()
     if step is None:
         raise UserError(f"{workdir}: has no checkpoint yet; train with launch/train.py first")
-    config = task.config
-    schedule = state.make_schedule(config.optimizer, 1, 1)
-    optimizer = state.make_optimizer(config.optimizer, schedule)
-    like = devices.replicated_like(
-        jax.eval_shape(partial(state.create, task.model(), optimizer, config.seed, task.inputs()))
+    return checkpoints.restore(step, devices.replicated_like(_abstract_state(task))).variables
+
+
+def _abstract_state(task: Task) -> Any:
+    """The tree, shapes and dtypes of a run's state."""
+    schedule = state.make_schedule(task.config.optimizer, 1, 1)
+    # Of freezing only whether it takes place shows in the tree.
+    optimizer = state.make_optimizer(task.config.optimizer, schedule, task.config.freeze_epochs)
+    return jax.eval_shape(
+        partial(state.create, task.model(), optimizer, task.config.seed, task.inputs())
     )
-    return checkpoints.restore(step, like).variables
 
 
 def _due(step: int, epochs: float, steps_per_epoch: float, last: bool) -> bool:

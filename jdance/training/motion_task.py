@@ -45,9 +45,14 @@ class MotionTask:
                 f"--config.model.features={config.model.features}: expected one of "
                 f"{', '.join(features.NAMES)}"
             )
+        if config.freeze_epochs and not models.uses_image(config.model):
+            raise UserError(
+                f"--config.freeze_epochs={config.freeze_epochs}: there is no backbone to freeze "
+                f"where model.branches={config.model.branches}"
+            )
 
-    def model(self, axis_name: str | None = None) -> nn.Module:
-        return models.build(self.config.model, axis_name)
+    def model(self, axis_name: str | None = None, freeze_backbone: bool = False) -> nn.Module:
+        return models.build(self.config.model, axis_name, freeze_backbone)
 
     def inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         size = self.config.data.image_size

@@ -39,8 +39,10 @@ class Task(Protocol):
     def check(self) -> None:
         """Raises UserError, naming the key, for values that mean nothing to this task."""
 
-    def model(self, axis_name: str | None = None) -> nn.Module:
+    def model(self, axis_name: str | None = None, freeze_backbone: bool = False) -> nn.Module:
         """The network; `axis_name` is the mapped axis that shares batch-norm statistics.
+
+        With `freeze_backbone` the backbone's statistics stay as they are in training, too.
 
         Raises:
             ValueError: the configuration describes none.
