@@ -11,7 +11,7 @@ from ml_collections import config_flags
 
 from jdance import models
 from jdance.launcher import run
-from jdance.training import experiment, loop
+from jdance.training import experiment, loop, tasks
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, from configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
@@ -29,7 +29,8 @@ flags.register_multi_flags_validator(
 def main() -> None:
     config = _CONFIG.value
     if _SUMMARY.value:
-        experiment.check(config)
+        classes = [str(number) for number in range(config.model.classes)]
+        experiment.check(tasks.make(config, classes))
         print(models.summary(config.model, config.data.image_size))
         return
     result = loop.train(config, Path(_WORKDIR.value))

@@ -15,11 +15,17 @@ from jdance import models
 from jdance.errors import UserError
 from jdance.training import initialize, loop, state
 from jdance.training.checkpoints import Checkpoints
+from jdance.training.motion_task import MotionTask
 from jdance.weights import checkpoint, resnet
 
 
+def abstract_state(config):
+    classes = [str(number) for number in range(config.model.classes)]
+    return loop._abstract_state(MotionTask(config, classes))
+
+
 def shapes(config):
-    return loop._abstract_state(config).variables
+    return abstract_state(config).variables
 
 
 def tensors(model, **changes):
@@ -119,7 +125,7 @@ def test_a_file_an_imported_folder_and_a_run_start_the_same(kind, config, plain,
     assert message.startswith(f"starting from {path}: ") and message.endswith(
         "fresh: backbone/attention, fusion, image, keypoints, logits"
     )
-    fresh = loop._abstract_state(config)
+    fresh = abstract_state(config)
     fresh = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), fresh)
     with closing(Checkpoints(tmp_path / "run")) as run:
         run.save(1, initialize.apply(fresh, loaded))
