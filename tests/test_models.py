@@ -94,7 +94,7 @@ def test_a_frozen_backbone_works_as_in_evaluation():
     """Running statistics, no dropout, no gradient; the head trains."""
     image, features = inputs()
     config = tiny(
-        dropout=0.0, stage_sizes=(1, 1), gate_norm=True, attention_place="blocks"
+        dropout=0.0, stage_sizes=(1,), gate_norm=True, attention_place="blocks"
     )  # fmt: skip
     net = models.build(config, freeze_backbone=True)
     variables = net.init(jax.random.key(0), image, features)

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from jdance import models
 from jdance.models.fusion import MEAN, STD
 from jdance.training.steps import cross_entropy
-from jdance.weights import resnet
+from jdance.weights import pth, resnet
 
 torch = pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
 import reference_resnet  # noqa: E402
@@ -98,6 +98,28 @@ def errors(ours, theirs):
     assert theirs.keys() == ours.keys()
     pairs = [(error(ours[path], theirs[path]), "/".join(path)) for path in ours]
     return sorted(pairs, reverse=True)
+
+
+@pytest.mark.parametrize("zip_format", [True, False])
+def test_reads_what_pytorch_writes(tmp_path, zip_format):
+    tensors = {
+        "transposed": torch.arange(12.0).reshape(3, 4).t(),
+        "part": torch.arange(5)[2:],
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+        "scalar": torch.tensor(3, dtype=torch.int8),
+        "half": torch.tensor([0.5, -2]).half(),
+        "brain": torch.tensor([0.5, -2]).bfloat16(),
+        "empty": torch.zeros(0, 3),
+    }
+    path = tmp_path / "net.pth"
+    torch.save(tensors | {"epoch": 3}, path, _use_new_zipfile_serialization=zip_format)
+    found = pth.read(path)
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert str(tensor.dtype) == f"torch.{found[name].dtype}"
+        np.testing.assert_array_equal(
+            found[name].astype(np.float64), tensor.detach().double().numpy()
+        )
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
