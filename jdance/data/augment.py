@@ -51,9 +51,9 @@ def matrix(
 
 
 def warp_keypoints(keypoints: np.ndarray, affine: np.ndarray, mirrored: bool) -> np.ndarray:
-    """Applies a map [2, 3] to key points [18, 3]; a mirror also swaps left and right."""
-    moved = keypoints[skeleton.FLIP].copy() if mirrored else keypoints.copy()
-    moved[:, :2] = moved[:, :2] @ affine[:, :2].T + affine[:, 2]
+    """Applies a map [2, 3] to key points [..., 18, 3]; a mirror also swaps left and right."""
+    moved = keypoints[..., skeleton.FLIP, :].copy() if mirrored else keypoints.copy()
+    moved[..., :2] = moved[..., :2] @ affine[:, :2].T + affine[:, 2]
     return skeleton.clean(moved)
 
 

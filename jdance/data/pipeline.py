@@ -5,7 +5,7 @@ resuming at a step needs nothing but the step, and the numbers depend neither on
 processes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -86,10 +86,22 @@ def train_batches(
         image uint8 [B, S, S, 3] RGB, features float32 [B, D], valid bool [B], label int32 [B],
         index int32 [B] (place in the source), weight float32 [B] (1).
     """
+    return train_examples(source, _example_function(config), config, start_step, process, processes)
+
+
+def train_examples(
+    source: Any,
+    make_example: Callable[[tuple[int, bytes], np.random.Generator], Batch],
+    config: ConfigDict,
+    start_step: int = 0,
+    process: int = 0,
+    processes: int = 1,
+) -> Iterator[Batch]:
+    """`train_batches` of whatever `make_example` makes of a record's index and bytes."""
     local_size = config.batch_size // processes
     dataset = _indexed(source).seed(config.seed).shuffle().repeat()
     # Augment before slicing: what is drawn depends on the place in the global order.
-    dataset = dataset.random_map(_example_function(config))
+    dataset = dataset.random_map(make_example)
     dataset = dataset[start_step * config.batch_size + process :: processes]
     return iter(_read(dataset.batch(local_size, drop_remainder=True), config))
 

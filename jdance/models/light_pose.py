@@ -91,7 +91,10 @@ class LightPose(nn.Module):
                 )
                 x = blocks(x, f"stage{stage}", 1, 2, 4, 1)
             x = nn.Dense(
-                NUM_PAF_CHANNELS + NUM_HEAT_CHANNELS, dtype=self.dtype, name=f"stage{stage}_maps"
+                NUM_PAF_CHANNELS + NUM_HEAT_CHANNELS,
+                dtype=self.dtype,
+                kernel_init=nn.initializers.normal(1e-3),  # maps are nearly 0 nearly everywhere
+                name=f"stage{stage}_maps",
             )(x)
             paf, heat = jnp.split(x.astype(jnp.float32), [NUM_PAF_CHANNELS], axis=-1)
             stages.append((heat, paf))

@@ -251,7 +251,3 @@ def upsample2(x: jax.Array) -> jax.Array:
         shape[axis] *= 2
         x = jnp.stack([x, (x + following) * 0.5], axis=axis + 1).reshape(shape)
     return x
-
-
-# The networks by the name that configurations and pose checkpoints give them.
-NETWORKS: dict[str, type[nn.Module]] = {"mobilenet_v2_small": MobileNetV2Small}

@@ -21,10 +21,17 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jdance.data import images
 from jdance.errors import UserError
 from jdance.models import openpose
+from jdance.models.light_pose import LightPose
 from jdance.pose import graphdef
 from jdance.pose.letterbox import letterbox
 
 Variables = dict[str, Any]
+
+# The networks by the name that configurations and pose checkpoints give them.
+NETWORKS: dict[str, type[nn.Module]] = {
+    "mobilenet_v2_small": openpose.MobileNetV2Small,
+    "light": LightPose,
+}
 
 _CONFIG_FILE = "pose.json"
 _VARIABLES_FOLDER = "variables"
@@ -42,10 +49,10 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     """
     attributes = dict(config)
     name = attributes.pop("network", None)
-    if name not in openpose.NETWORKS:
-        raise UserError(f"unknown pose network {name!r}; known: {', '.join(openpose.NETWORKS)}")
+    if name not in NETWORKS:
+        raise UserError(f"unknown pose network {name!r}; known: {', '.join(NETWORKS)}")
     try:
-        net = openpose.NETWORKS[name](**attributes)
+        net = NETWORKS[name](**attributes)
         abstract_variables(net)
     except (TypeError, ValueError) as error:
         raise UserError(f"pose network {name!r}: {error}") from error

@@ -33,7 +33,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         UserError: the data set or the configuration cannot be used, the folder belongs to another
             experiment, or the loss is not finite.
     """
-    dataset = Dataset(config.data.dir)
+    dataset = Dataset(config.data.dir, tasks.data_kind(config))
     train_source = dataset.source("train")
     task = tasks.make(config, dataset.classes)
     experiment.check(task)
@@ -60,13 +60,15 @@ def _train(
     total_steps = max(1, int(config.epochs * steps_per_epoch))
     model = task.model(axis_name=steps.AXIS)
     schedule = state.make_schedule(config.optimizer, steps_per_epoch, total_steps)
-    optimizer = state.make_optimizer(config.optimizer, schedule)
-    current = devices.replicate(state.create(model, optimizer, config.seed, task.inputs()))
+    optimizer = state.make_optimizer(config.optimizer, schedule, task.rate_factors)
+    fresh = state.create(model, optimizer, config.seed, task.inputs())
 
-    # --- Resumption: the newest checkpoint of this folder, else from scratch --------------------
+    # --- Resumption: the newest checkpoint of this folder, else what the task begins with -------
     start_step = checkpoints.latest_step() or 0
     if start_step:
-        current = checkpoints.restore(start_step, current)
+        current = checkpoints.restore(start_step, devices.replicate(fresh))
+    else:
+        current = devices.replicate(task.begin(fresh))
 
     # --- Compiled steps -------------------------------------------------------------------------
     train_step = jax.pmap(
@@ -142,6 +144,7 @@ def _train(
                     checkpoints.save(step, current)
     if start_step >= total_steps and dataset.count("val"):  # there was nothing left to train
         result = task.evaluate(current.variables, dataset, "val")
+    task.finish(current.variables, workdir)
     return result
 
 
@@ -162,7 +165,7 @@ def _newest_variables(task: Task, workdir: Path, checkpoints: Checkpoints) -> An
         raise UserError(f"{workdir}: has no checkpoint yet; train with launch/train.py first")
     config = task.config
     schedule = state.make_schedule(config.optimizer, 1, 1)
-    optimizer = state.make_optimizer(config.optimizer, schedule)
+    optimizer = state.make_optimizer(config.optimizer, schedule, task.rate_factors)
     like = devices.replicated_like(
         jax.eval_shape(partial(state.create, task.model(), optimizer, config.seed, task.inputs()))
     )

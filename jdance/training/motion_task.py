@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +16,7 @@ from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.training import steps
 from jdance.training.evaluation import EvalStep, make_eval_step, predict, summarize
+from jdance.training.state import Factors, TrainState
 
 
 class MotionTask:
@@ -28,6 +30,8 @@ class MotionTask:
         self.loss: steps.Loss = partial(
             steps.motion_loss, smoothing=config.optimizer.label_smoothing
         )
+
+    rate_factors: Factors | None = None
 
     def check(self) -> None:
         config = self.config
@@ -47,12 +51,18 @@ class MotionTask:
             jax.ShapeDtypeStruct((1, features.SIZES[self.config.model.features]), jnp.float32),
         )
 
+    def begin(self, state: TrainState) -> TrainState:
+        return state
+
     def train_batches(self, source: Any, start_step: int) -> Iterator[pipeline.Batch]:
         return pipeline.train_batches(source, self.config, start_step)
 
     def evaluate(self, variables: Any, dataset: Dataset, split: str) -> dict[str, Any]:
         batches = pipeline.eval_batches(dataset.source(split), self.config)
         return summarize(predict(self._eval_step, variables, batches), self._classes)
+
+    def finish(self, variables: Any, workdir: Path) -> None:
+        pass
 
     @cached_property
     def _eval_step(self) -> EvalStep:

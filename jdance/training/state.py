@@ -1,6 +1,6 @@
 """What training changes: one immutable pytree."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -10,6 +10,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from ml_collections import ConfigDict
+
+# From parameters to a tree like them of factors of the learning rate.
+Factors = Callable[[Any], Any]
 
 
 @flax.struct.dataclass
@@ -73,8 +76,31 @@ def make_schedule(config: ConfigDict, steps_per_epoch: float, total_steps: int) 
     return lambda step: schedule(step) * jnp.minimum((step + 1) / warmup, 1)
 
 
-def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """SGD with momentum (the paper's) or AdamW; weight decay acts on kernels only."""
+def make_optimizer(
+    config: ConfigDict,
+    schedule: optax.Schedule,
+    factors: Factors | None = None,
+) -> optax.GradientTransformation:
+    """SGD with momentum (the paper's) or AdamW; weight decay acts on kernels only.
+
+    Args:
+        config: the experiment's `optimizer`.
+        schedule: see `make_schedule`.
+        factors: None where the rate is the same for all parameters.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    optimizer = _make_optimizer(config, schedule)
+    if factors is None:
+        return optimizer
+    scale = optax.stateless(
+        lambda updates, params: jax.tree.map(jnp.multiply, updates, factors(params))
+    )
+    return optax.chain(optimizer, scale)
+
+
+def _make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
 
     def kernels(params: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
