@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict(dict(network="light", width=32, stages=2))
     config.optimizer.update(
         name="adamw",
-        learning_rate=4e-3,
+        learning_rate=3e-3,
         weight_decay=0.01,
         schedule="cosine",
         warmup=0.1,
