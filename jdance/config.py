@@ -79,6 +79,7 @@ def pose() -> ConfigDict:
             stages=2,
         )
     )
+    config.heat_weight = 1.0  # of the heat maps' loss beside that of the PAFs
     config.init_from = ""  # whatever --pose takes, to start from its weights
     config.data.update(dir="data/pose", image_size=368)
     config.data.max_people = 24  # in a view; those farther from its middle are not drawn

@@ -31,7 +31,7 @@ class PoseTask:
 
     def __init__(self, config: ConfigDict):
         self.config = config.copy_and_resolve_references()
-        self.loss: Loss = pose_loss
+        self.loss: Loss = partial(pose_loss, heat_weight=config.heat_weight)
         self.rate_factors: Factors | None = partial(
             stage_factors, later=config.optimizer.later_stages
         )
@@ -76,7 +76,12 @@ class PoseTask:
 
 
 def pose_loss(
-    model: nn.Module, variables: dict[str, Any], batch: dict[str, Array], key: Array
+    model: nn.Module,
+    variables: dict[str, Any],
+    batch: dict[str, Array],
+    key: Array,
+    *,
+    heat_weight: float = 1.0,
 ) -> tuple[Array, tuple[dict[str, Array], Any]]:
     """The masked squared error of all stages' maps, halved, a picture (Cao et al., 2017).
 
@@ -86,15 +91,16 @@ def pose_loss(
     stages, updates = model.apply(
         variables, bgr, train=True, all_stages=True, mutable=["batch_stats"]
     )
-    mask = batch["mask"][..., None]
-    heat, paf = targets.encode(batch["keypoints"], (mask.shape[1], mask.shape[2]))
-    losses = [
-        (mask * (jnp.square(h - heat).sum(-1) + jnp.square(p - paf).sum(-1))[..., None]).sum()
-        / (2 * len(bgr))
-        for h, p in stages
-    ]
-    metrics = {"last_stage_loss": losses[-1]}
-    return sum(losses[1:], start=losses[0]), (metrics, updates.get("batch_stats", {}))
+    mask = batch["mask"]
+    true_heat, true_paf = targets.encode(batch["keypoints"], (mask.shape[1], mask.shape[2]))
+
+    def error(maps: Array, true: Array) -> Array:
+        return (mask * jnp.square(maps - true).sum(-1)).sum() / (2 * len(mask))
+
+    heat = jnp.stack([error(maps, true_heat) for maps, _ in stages])
+    paf = jnp.stack([error(maps, true_paf) for _, maps in stages])
+    metrics = {"heat_loss": heat[-1], "paf_loss": paf[-1]}  # of the last stage
+    return (heat_weight * heat + paf).sum(), (metrics, updates.get("batch_stats", {}))
 
 
 def stage_factors(params: Any, later: float) -> Any:
