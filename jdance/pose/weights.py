@@ -7,6 +7,7 @@ import functools
 import json
 import re
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from jdance.data import images
 from jdance.errors import UserError
 from jdance.models import openpose
 from jdance.models.light_pose import LightPose
+from jdance.models.openpose_vgg19 import OpenPoseVGG19
 from jdance.pose import graphdef
 from jdance.pose.letterbox import letterbox
 
@@ -31,11 +33,15 @@ Variables = dict[str, Any]
 NETWORKS: dict[str, type[nn.Module]] = {
     "mobilenet_v2_small": openpose.MobileNetV2Small,
     "light": LightPose,
+    "openpose_vgg19": OpenPoseVGG19,
 }
 
 _CONFIG_FILE = "pose.json"
 _VARIABLES_FOLDER = "variables"
 _STATISTICS_FILE = Path(__file__).with_name("mobilenet_v2_small_statistics.npz")
+
+# Packed checkpoints that come with the package, by the name that --pose knows them by.
+SHIPPED = {"stage": Path(__file__).with_name("stage.npz")}
 
 
 # The networks and their variables ----------------------------------------------------------------
@@ -186,10 +192,6 @@ def with_statistics(variables: Mapping[str, Any], backbone: Mapping[str, Any]) -
     return {**variables, "batch_stats": {**variables["batch_stats"], "backbone": backbone}}
 
 
-# What launch/import_weights.py and `PoseEstimator.load` can read, by the network's name.
-IMPORTERS = {"mobilenet_v2_small": import_mobilenet_v2_small}
-
-
 # Calibration -------------------------------------------------------------------------------------
 
 
@@ -272,6 +274,34 @@ def save(folder: str | Path, config: Mapping[str, Any], variables: Mapping[str, 
             )
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
+
+
+def pack(file: Path, config: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
+    """Writes a pose checkpoint into one small file (.npz), the parameters in half precision."""
+    check(build(config), variables, source=file)
+    arrays = {
+        "/".join(path): np.asarray(leaf, np.float16 if path[0] == "params" else np.float32)
+        for path, leaf in flatten_dict(dict(variables)).items()
+    }
+    np.savez_compressed(file, config=np.array(json.dumps(dict(config))), **arrays)
+
+
+def unpack(file: Path) -> tuple[dict[str, Any], Variables]:
+    """Reads what `pack` wrote; see `load`.
+
+    Raises:
+        UserError: not such a file, a damaged one, or variables that do not fit the network.
+    """
+    try:
+        with np.load(file) as content:
+            config = json.loads(str(content["config"]))
+            names = [name for name in content.files if name != "config"]
+            flat = {tuple(name.split("/")): content[name].astype(np.float32) for name in names}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file}: not a packed pose checkpoint ({error})") from error
+    variables = unflatten_dict(flat)
+    check(build(config), variables, source=file)
+    return config, variables
 
 
 def load(folder: str | Path) -> tuple[dict[str, Any], Variables]:

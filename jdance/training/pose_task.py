@@ -65,8 +65,8 @@ class PoseTask:
         return average_precision(self._estimator, dataset.source(split))
 
     def finish(self, variables: Any, workdir: Path) -> None:
-        """Writes DIR/pose, the pose checkpoint for any program's --pose."""
-        weights.save(workdir / "pose", self.config.model.to_dict(), jax.device_get(variables))
+        """Writes DIR/pose.npz, a pose checkpoint for any program's --pose."""
+        weights.pack(workdir / "pose.npz", self.config.model.to_dict(), jax.device_get(variables))
 
     @cached_property
     def _estimator(self) -> PoseEstimator:
