@@ -64,7 +64,7 @@ class PoseEstimator:
                 - the file of that network as published (.pb): batch norm uses the statistics of
                   each picture, as the published graph does;
                 - OpenPose's weights for COCO, a .caffemodel or a PyTorch .pth;
-                - a pose checkpoint: the folder that `weights.save` writes, or `weights.pack`'s .npz.
+                - a pose checkpoint: a folder of `weights.save`, or an .npz of `weights.pack`.
             decode_config: how maps become people.
 
         Raises:

@@ -279,7 +279,7 @@ def save(folder: str | Path, config: Mapping[str, Any], variables: Mapping[str, 
 def pack(file: Path, config: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
     """Writes a pose checkpoint into one small file (.npz), the parameters in half precision."""
     check(build(config), variables, source=file)
-    arrays = {
+    arrays: dict[str, Any] = {
         "/".join(path): np.asarray(leaf, np.float16 if path[0] == "params" else np.float32)
         for path, leaf in flatten_dict(dict(variables)).items()
     }
