@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from jdance import skeleton
 from jdance.data import crop, images, people, records, stage
@@ -128,7 +127,8 @@ def read_annotations(file: Path) -> list[tuple[dict[str, Any], list[dict[str, An
         for annotation in content["annotations"]:
             np.reshape(np.asarray(annotation["keypoints"], float), (17, 3))
             np.reshape(np.asarray(annotation["bbox"], float), 4)
-            float(annotation["area"]), int(annotation["iscrowd"]), annotation["segmentation"]
+            float(annotation["area"]), int(annotation["iscrowd"])
+            _check_segmentation(annotation["segmentation"])
             by_image[annotation["image_id"]].append(annotation)
         for image in content["images"]:
             str(image["file_name"])
@@ -137,6 +137,15 @@ def read_annotations(file: Path) -> list[tuple[dict[str, Any], list[dict[str, An
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: not COCO key-point annotations ({error!r})") from error
+
+
+def _check_segmentation(segmentation: Any) -> None:
+    """Raises ValueError, TypeError or KeyError for what `_mask` could not draw."""
+    if not isinstance(segmentation, dict):
+        for polygon in segmentation:
+            np.reshape(np.asarray(polygon, float), (-1, 2))
+    elif np.prod(segmentation["size"]) != np.sum(segmentation["counts"]):
+        raise ValueError("run lengths that do not fill the picture")
 
 
 def _read(path: Path, annotations: list[dict[str, Any]]) -> people.People:
@@ -155,19 +164,22 @@ def _read(path: Path, annotations: list[dict[str, Any]]) -> people.People:
         boxes=np.array([a["bbox"] for a in annotations], np.float32).reshape(-1, 4),
         areas=np.array([a["area"] for a in annotations], np.float32),
         crowd=np.array([a["iscrowd"] for a in annotations], bool),
-        mask=_mask(unknown, *image.shape[:2]) if unknown else None,
+        mask=_mask(unknown, *image.shape[:2], path) if unknown else None,
         name=images.printable(str(path.name)),
     )
 
 
-def _mask(segmentations: list[Any], height: int, width: int) -> np.ndarray:
+def _mask(segmentations: list[Any], height: int, width: int, path: Path) -> np.ndarray:
     """uint8 [H, W], 0 inside the segmentations (polygons or run lengths) and 255 elsewhere."""
     result = np.full((height, width), 255, np.uint8)
     for segmentation in segmentations:
         if isinstance(segmentation, dict):
-            if isinstance(segmentation["counts"], list):
-                segmentation = coco_mask.frPyObjects(segmentation, height, width)
-            result[coco_mask.decode(segmentation) > 0] = 0
+            # Lengths of runs down the columns, by turns outside and inside.
+            counts = segmentation["counts"]
+            if segmentation["size"] != [height, width]:
+                raise UserError(f"{path}: is not of the size that its annotations are for")
+            inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+            result[inside.reshape(width, height).T] = 0
         else:
             polygons = [np.reshape(p, (-1, 2)).round().astype(np.int32) for p in segmentation]
             cv2.fillPoly(result, polygons, 0)
