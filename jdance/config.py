@@ -48,6 +48,7 @@ def base() -> ConfigDict:
     """A whole experiment."""
     return ConfigDict(
         dict(
+            task="motion",
             seed=0,
             batch_size=64,  # over all devices
             epochs=30.0,
@@ -77,6 +78,44 @@ def base() -> ConfigDict:
             checkpoints_kept=2,
         )
     )
+
+
+def pose() -> ConfigDict:
+    """An experiment that trains a pose network; the rest is as in `base`.
+
+    The defaults are OpenPose's recipe (Cao et al., 2017), except for the network.
+    """
+    config = base()
+    config.task = "pose"
+    config.batch_size = 10
+    config.model = ConfigDict(
+        dict(
+            network="light",  # a name in jdance.pose.weights.NETWORKS, and its attributes
+            width=32,
+            stages=2,
+        )
+    )
+    config.heat_weight = 1.0  # of the heat maps' loss beside that of the PAFs
+    # config.init_from takes whatever --pose takes.
+    config.data.update(dir="data/pose", image_size=368)
+    config.data.max_people = 24  # in a view; those farther from its middle are not drawn
+    config.augment = ConfigDict(
+        dict(
+            person_height=(110.4, 242.9),  # pixels in the view
+            rotation=40.0,  # degrees, uniform in +-
+            flip=0.5,  # probability
+            jitter=40.0,  # pixels, uniform in +-
+            color=0.0,  # strength of changes of brightness, contrast, saturation
+            erase=0.0,  # probability of a grey rectangle, 10 to 40 % of each side
+        )
+    )
+    config.optimizer.update(
+        learning_rate=4e-5,
+        weight_decay=5e-4,
+        boundaries=(),
+    )
+    config.optimizer.later_stages = 4.0  # factor of the rate in stages from the second on
+    return config
 
 
 def augment() -> ConfigDict:

@@ -141,6 +141,12 @@ def to_coco18(keypoints: np.ndarray) -> np.ndarray:
     return clean(result)
 
 
+def to_coco17(keypoints: np.ndarray) -> np.ndarray:
+    """The 17 joints [..., 17, 3] of COCO's annotations from [..., 18, 3]: all but the neck."""
+    order = _FROM_LAYOUT[17]
+    return keypoints[..., [order.index(joint) for joint in range(17)], :]
+
+
 def clean(keypoints: np.ndarray) -> np.ndarray:
     """Zeroes every joint of [..., 3] that is not there: float32.
 

@@ -1,29 +1,38 @@
 """Evaluates a trained network on a split and writes DIR/eval_SPLIT.json.
 
 python launch/evaluate.py --workdir=runs/paper --split=test
+python launch/evaluate.py --workdir=runs/pose_stage --split=test
+python launch/evaluate.py --pose=mobilenet_v2_small --data=data/pose --split=test
+
+Motion networks: accuracy and confusion. Pose networks: AP, AP50, AP75 and AR by COCO's own program,
+of a run or of whatever --pose takes; --data is what launch/prepare.py --for=pose wrote.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
 from jdance.data import pipeline
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.launcher import run
-from jdance.training import loop, nearest_mean
+from jdance.pose import PoseEstimator
+from jdance.pose.evaluation import average_precision
+from jdance.training import experiment, loop, nearest_mean, tasks
 from jdance.training.evaluation import Predictions, average, make_eval_step, predict, summarize
 
 _WORKDIR = flags.DEFINE_list(
     "workdir",
-    None,
-    "Folder of the run. Several, with commas, are judged as an ensemble, by their mean "
-    "probabilities; writes eval_SPLIT_ensemble.json to the first.",
-    required=True,
+    [],
+    "Folder of the run. Several motion networks, with commas, are judged as an ensemble, by their "
+    "mean probabilities; writes eval_SPLIT_ensemble.json to the first.",
 )
+_POSE = flags.DEFINE_string("pose", "", "A pose network instead of a run; needs --data.")
 _SPLIT = flags.DEFINE_string("split", "test", "Which part of the data set.")
 _DATA = flags.DEFINE_string("data", "", "Another data set than the run's own.")
 _DROP_JOINTS = flags.DEFINE_string(
@@ -53,8 +62,9 @@ def _check_drop() -> None:
         raise UserError(f"--drop_joints={_DROP_JOINTS.value}: expected all, legs or 0 to 1")
 
 
-def _predict(workdir: Path) -> tuple[Dataset, list[str], Predictions]:
-    config, classes, variables = loop.load(workdir)
+def _predict(
+    config: ConfigDict, classes: list[str], variables: Any
+) -> tuple[Dataset, list[str], Predictions]:
     dataset = Dataset(_DATA.value or config.data.dir)
     foreign = sorted(set(dataset.classes) - set(classes))
     if foreign:
@@ -71,10 +81,8 @@ def _predict(workdir: Path) -> tuple[Dataset, list[str], Predictions]:
     return dataset, classes, result | {"label": own[result["label"]]}
 
 
-def main() -> None:
-    _check_drop()
-    workdirs = [Path(name) for name in _WORKDIR.value]
-    runs = [_predict(workdir) for workdir in workdirs]
+def _evaluate_motions(workdirs: list[Path]) -> dict[str, Any]:
+    runs = [_predict(*loop.load(workdir)) for workdir in workdirs]
     dataset, classes, first = runs[0]
     for workdir, (other, their_classes, predictions) in zip(workdirs, runs, strict=True):
         if their_classes != classes or not np.array_equal(predictions["label"], first["label"]):
@@ -83,11 +91,39 @@ def main() -> None:
     if _NEAREST_MEAN.value:
         result["nearest_mean_accuracy"] = nearest_mean.accuracy(dataset, _SPLIT.value)
         print(f"nearest class mean of fused18: {result['nearest_mean_accuracy']:.4f}")
+    print(f"accuracy {result['accuracy']:.4f} of {result['n']}")
+    return result
+
+
+def _print_precision(result: dict[str, Any]) -> None:
+    numbers = ", ".join(f"{name} {result[name]:.4f}" for name in ("AP", "AP50", "AP75", "AR"))
+    print(f"{numbers} on {result['n']} pictures")
+
+
+def main() -> None:
+    _check_drop()
+    if bool(_WORKDIR.value) == bool(_POSE.value):
+        raise UserError("give either --workdir, a run, or --pose, a pose network")
+    if _POSE.value:
+        if not _DATA.value:
+            raise UserError("--pose needs --data, what launch/prepare.py --for=pose wrote")
+        source = Dataset(_DATA.value, "people").source(_SPLIT.value)
+        _print_precision(average_precision(PoseEstimator.load(_POSE.value), source))
+        return
+    workdirs = [Path(name) for name in _WORKDIR.value]
+    config, _ = experiment.read(workdirs[0])
+    if config.task == "pose":
+        _, classes, variables = loop.load(workdirs[0])
+        dataset = Dataset(_DATA.value or config.data.dir, "people")
+        result = tasks.make(config, classes).evaluate(variables, dataset, _SPLIT.value)
+        _print_precision(result)
+    else:
+        result = _evaluate_motions(workdirs)
     suffix = "_ensemble" if len(workdirs) > 1 else ""
     suffix += f"_without_{_DROP_JOINTS.value}" if _DROP_JOINTS.value else ""
     path = workdirs[0] / f"eval_{_SPLIT.value}{suffix}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"accuracy {result['accuracy']:.4f} of {result['n']}, wrote {path}")
+    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

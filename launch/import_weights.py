@@ -6,10 +6,11 @@ reads a ResNet in torchvision's format (.pth or .safetensors; with or without cl
 the names of CBAM's authors); train with --config.init_from=DIR.
 
     python launch/import_weights.py --kind=mobilenet_v2_small --input=graph_opt.pb --output=DIR
+    python launch/import_weights.py --kind=openpose_vgg19 --input=pose.caffemodel --output=DIR
 
-reads a pose network; any program's --pose=DIR then uses it. Without --calibrate it normalises with
-the statistics of each picture, as its graph was published; with it, with fixed statistics measured
-on your own pictures, which suit them better.
+reads a pose network, OpenPose's from a .caffemodel or a .pth; any program's --pose=DIR then uses it.
+mobilenet_v2_small without --calibrate normalises with the statistics of each picture, as its graph
+was published; with it, with fixed statistics measured on your own pictures, which suit them better.
 """
 
 from absl import flags
@@ -17,11 +18,11 @@ from absl import flags
 from jdance import models
 from jdance.errors import UserError
 from jdance.launcher import run
-from jdance.pose import weights
+from jdance.pose import importers, weights
 from jdance.weights import resnet
 
 _KIND = flags.DEFINE_enum(
-    "kind", None, [*weights.IMPORTERS, *resnet.KINDS], "The network.", required=True
+    "kind", None, [*importers.IMPORTERS, *resnet.KINDS], "The network.", required=True
 )
 _INPUT = flags.DEFINE_string("input", None, "The weights file as published.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "The folder to write.", required=True)
@@ -33,14 +34,15 @@ _CALIBRATE = flags.DEFINE_string(
 
 
 def _import_pose() -> str:
-    variables = weights.IMPORTERS[_KIND.value](_INPUT.value)
-    config = {"network": _KIND.value, "statistics": "picture"}
+    config, variables = importers.IMPORTERS[_KIND.value](_INPUT.value)
     if _CALIBRATE.value is not None:
+        if _KIND.value != "mobilenet_v2_small":
+            raise UserError(f"--calibrate: {_KIND.value} has no statistics of its own to measure")
         config["statistics"] = "fixed"
         statistics = weights.calibrate_folder(variables, _CALIBRATE.value)
         variables = weights.with_statistics(variables, statistics)
     weights.save(_OUTPUT.value, config, variables)
-    return f"statistics {config['statistics']}"
+    return ", ".join(f"{name} {value}" for name, value in config.items())
 
 
 def _import_resnet() -> str:

@@ -2,12 +2,19 @@
 
 python launch/prepare.py --source=photos/ --output=data/photos --pose=mobilenet_v2_small
 python launch/prepare.py --source=stage:paper --output=data/stage
+python launch/prepare.py --source=stage:pose --for=pose --output=data/pose
+
+With --for=pose the data set is one of whole pictures, to train and judge pose networks on; its
+source is stage:PRESET or a folder laid out as COCO's (annotations/person_keypoints_train2017.json,
+train2017/, ...).
 """
 
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
+from jdance.data import prepare_people
 from jdance.data.prepare import prepare
 from jdance.data.sources import SPLITS, open_source, split_name
 from jdance.errors import UserError
@@ -23,6 +30,7 @@ _SOURCE = flags.DEFINE_string(
     required=True,
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the data set.", required=True)
+_FOR = flags.DEFINE_enum("for", "motion", ["motion", "pose"], "What will be trained on it.")
 _POSE = flags.DEFINE_string(
     "pose",
     "",
@@ -70,7 +78,15 @@ def _fractions() -> dict[str, float]:
     return result
 
 
-def main() -> None:
+def _prepare() -> dict[str, Any]:
+    output = Path(_OUTPUT.value)
+    inside = Path(_SOURCE.value).resolve()
+    if inside.is_dir() and output.resolve().is_relative_to(inside):
+        raise UserError(f"{output}: lies inside the source; choose another --output")
+    if _FOR.value == "pose":
+        return prepare_people.prepare(
+            _SOURCE.value, output, seed=_SEED.value, workers=_WORKERS.value
+        )
     labels = {old: new or old for old, _, new in (word.partition("=") for word in _LABELS.value)}
     source = open_source(
         _SOURCE.value,
@@ -87,11 +103,7 @@ def main() -> None:
 
         decode_config = DecodeConfig(min_joints=_MIN_JOINTS.value)
         estimator = PoseEstimator.load(_POSE.value, decode_config).people
-    output = Path(_OUTPUT.value)
-    inside = Path(_SOURCE.value).resolve()
-    if inside.is_dir() and output.resolve().is_relative_to(inside):
-        raise UserError(f"{output}: lies inside the source; choose another --output")
-    info = prepare(
+    return prepare(
         source,
         output,
         estimator,
@@ -101,12 +113,16 @@ def main() -> None:
         workers=_WORKERS.value,
         also_whole=_ALSO_WHOLE.value,
     )
+
+
+def main() -> None:
+    info = _prepare()
     for name, split in info["splits"].items():
         print(f"{name}: {split['count']} examples, people found in {split['people_found']}")
     for name in SPLITS:
         if name not in info["splits"]:
             print(f"note: no split {name!r} (there are {', '.join(info['splits'])})")
-    print(f"wrote {output / 'dataset.json'}")
+    print(f"wrote {Path(_OUTPUT.value) / 'dataset.json'}")
     if info["skipped"]:
         for entry in info["skipped"]:
             print(f"skipped {entry['file']}: {entry['reason']}")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
+from protobuf_writer import field, varint
 
 from jdance.errors import UserError
 from jdance.models.openpose import MobileNetV2Small
@@ -23,21 +24,6 @@ PICTURE = {"network": "mobilenet_v2_small", "statistics": "picture"}
 
 
 # A writer of graphs, to test the reader -----------------------------------------------------------
-
-
-def varint(number):
-    number &= 2**64 - 1
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*out, number])
-
-
-def field(number, value):
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
 
 
 def shape_message(shape):

@@ -5,7 +5,7 @@ resuming at a step needs nothing but the step, and the numbers depend neither on
 processes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -106,12 +106,37 @@ def train_batches(
         [B, D] or, of sequences, [B, T, D], valid bool [B], label int32 [B], index int32 [B] (place
         in the source), weight float32 [B] (1).
     """
+    return train_examples(
+        source,
+        partial(example, config=config),
+        config,
+        start_step,
+        process,
+        processes,
+        finish=partial(_with_features, config=config),
+    )
+
+
+def train_examples(
+    source: Any,
+    make_example: Callable[[tuple[int, bytes], np.random.Generator], Batch],
+    config: ConfigDict,
+    start_step: int = 0,
+    process: int = 0,
+    processes: int = 1,
+    finish: Callable[[Batch], Batch] | None = None,
+) -> Iterator[Batch]:
+    """`train_batches` of whatever `make_example` makes of a record's index and bytes.
+
+    `finish` completes whole batches.
+    """
     local_size = config.batch_size // processes
     dataset = _indexed(source).seed(config.seed).shuffle().repeat()
     # Augment before slicing: what is drawn depends on the place in the global order.
-    dataset = dataset.random_map(partial(example, config=config))
+    dataset = dataset.random_map(make_example)
     dataset = dataset[start_step * config.batch_size + process :: processes]
-    return iter(_read(dataset.batch(local_size, drop_remainder=True), config))
+    batches = dataset.batch(local_size, drop_remainder=True)
+    return iter(_read(batches.map(finish) if finish else batches, config))
 
 
 def eval_batches(
@@ -144,7 +169,8 @@ def eval_batches(
         dataset = dataset.map(partial(example, rng=None, config=config, drop=drop))
     share = dataset[process::processes]
     count = 0
-    for batch in _read(share.batch(local_size), config) if len(share) else ():
+    batches = share.batch(local_size).map(partial(_with_features, config=config))
+    for batch in _read(batches, config) if len(share) else ():
         count += 1
         yield _filled(batch, local_size)
     first = {name: np.asarray(value)[None] for name, value in dataset[0].items()}
@@ -154,11 +180,8 @@ def eval_batches(
 
 
 def _read(batches: grain.MapDataset, config: ConfigDict) -> grain.IterDataset:
-    """Reads batches ahead, in order, and makes features of their key points.
-
-    Whole batches go to threads or processes: so neither matters for what is in them.
-    """
-    batches = batches.map(partial(_with_features, config=config))
+    """Reads batches ahead, in order. Whole batches go to threads or processes: so neither matters
+    for what is in them."""
     threads = config.data.threads
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads))
     dataset = batches.to_iter_dataset(options)

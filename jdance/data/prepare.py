@@ -3,11 +3,11 @@
 import json
 import multiprocessing
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from jdance.data import crop, images, records, splits
 from jdance.data.sources import SPLITS, Loaded, Person, Picture, Source
 from jdance.errors import UserError
 from jdance.progress import Progress
+
+T = TypeVar("T")
 
 # uint8 RGB [H, W, 3] -> people float32 [N, 18, 3], from left to right.
 Estimator = Callable[[np.ndarray], np.ndarray]
@@ -51,7 +53,7 @@ def prepare(
     Raises:
         UserError: the folder is in use, or not one picture could be used.
     """
-    marker = _claim(output)
+    marker = claim(output)
     skipped = [(images.printable(name), reason) for name, reason in source.skipped]
     pictures = _with_enough(source.pictures, skipped)
     pictures = _with_splits(pictures, fractions or {"train": 0.8, "val": 0.1, "test": 0.1}, seed)
@@ -62,7 +64,8 @@ def prepare(
     writers = {name: records.Writer(output, name) for name in names}
 
     progress = Progress("preparing", len(pictures))
-    for done, (picture, loaded) in enumerate(_load_all(pictures, workers), start=1):
+    everything = load_all([picture.load for picture in pictures], workers)
+    for done, (picture, loaded) in enumerate(zip(pictures, everything, strict=True), start=1):
         assert picture.split is not None
         try:
             found = list(examples(picture, loaded, estimator, classes))
@@ -82,6 +85,7 @@ def prepare(
 
     info = {
         "version": records.VERSION,
+        "kind": "persons",
         "classes": classes,
         "layout": source.layout,
         "sequences": source.sequences,
@@ -90,14 +94,19 @@ def prepare(
         "splits": {name: writer.summary(classes) for name, writer in writers.items()},
         "skipped": [{"file": name, "reason": reason} for name, reason in skipped],
     }
-    # Last, and at once: a folder with dataset.json is complete.
-    marker.write_text(json.dumps(info, indent=2) + "\n")
-    marker.rename(output / "dataset.json")
+    finish(marker, info)
     return info
 
 
-def _claim(output: Path) -> Path:
-    """Makes the folder ours; returns the file that marks it as unfinished."""
+def claim(output: Path) -> Path:
+    """Makes the folder ours.
+
+    Returns:
+        The file that marks it as unfinished; `finish` makes it the description.
+
+    Raises:
+        UserError: the folder is in use.
+    """
     marker = output / "dataset.json.partial"
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -114,6 +123,12 @@ def _claim(output: Path) -> Path:
     except OSError as error:
         raise UserError(f"{output}: cannot be written to ({error.strerror})") from error
     return marker
+
+
+def finish(marker: Path, info: dict[str, Any]) -> None:
+    """Writes dataset.json, last and at once: a folder that has it is complete."""
+    marker.write_text(json.dumps(info, indent=2) + "\n")
+    marker.rename(marker.with_name("dataset.json"))
 
 
 def _with_enough(pictures: list[Picture], skipped: list[tuple[str, str]]) -> list[Picture]:
@@ -154,30 +169,28 @@ def _nobody(image: np.ndarray) -> np.ndarray:
     return np.zeros((0, skeleton.NUM_JOINTS, 3), np.float32)
 
 
-def _load(picture: Picture) -> Loaded | UserError:
+def _call(load: Callable[[], T]) -> T | UserError:
     try:
-        return picture.load()
+        return load()
     except UserError as error:
         return error
 
 
-def _load_all(
-    pictures: list[Picture], workers: int
-) -> Iterator[tuple[Picture, Loaded | UserError]]:
+def load_all(loads: Sequence[Callable[[], T]], workers: int) -> Iterator[T | UserError]:
+    """The results of all functions in their order, or the error; by `workers` processes if any."""
     if not workers:
-        yield from ((picture, _load(picture)) for picture in pictures)
+        yield from map(_call, loads)
         return
     # Spawned, not forked: the parent may hold threads of JAX.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context) as pool:
-        waiting: deque[tuple[Picture, Future[Loaded | UserError]]] = deque()
-        for picture in pictures:
-            waiting.append((picture, pool.submit(_load, picture)))
+        waiting: deque[Future[T | UserError]] = deque()
+        for load in loads:
+            waiting.append(pool.submit(_call, load))
             if len(waiting) > 4 * workers:  # bounds what waits in memory
-                done, future = waiting.popleft()
-                yield done, future.result()
-        for done, future in waiting:
-            yield done, future.result()
+                yield waiting.popleft().result()
+        for future in waiting:
+            yield future.result()
 
 
 def examples(

@@ -10,9 +10,12 @@ One record is a msgpack map:
     source      the file that the example comes from
     person      which person of the file, counted from the left
 
-dataset.json: {"version", "classes", "layout", "sequences", "pose", "seed", "splits": {name:
-{"count", "people_found", "per_class", "shards"}}, "skipped": [{"file", "reason"}]}. The layout says
-what the J joints are, by its name in `jdance.skeleton.LAYOUTS`.
+Data sets for pose networks hold whole pictures instead; see `people`.
+
+dataset.json: {"version", "kind" ("persons" or "people"), "classes", "layout", "sequences", "pose",
+"seed", "splits": {name: {"count", "people_found", "per_class", "shards"}}, "skipped": [{"file",
+"reason"}]}. The layout says what the J joints are, by its name in `jdance.skeleton.LAYOUTS`; data
+sets of people have no layout and no sequences.
 """
 
 import hashlib
@@ -99,15 +102,18 @@ class Writer:
         self.people_found = 0
 
     def add(self, example: Example) -> None:
+        self.add_packed(pack(example), example.label, bool(example.keypoints.any()))
+
+    def add_packed(self, record: bytes, label: int, people_found: bool) -> None:
         if len(self.labels) % _RECORDS_PER_SHARD == 0:
             self.close()
             name = f"{self._split}-{len(self.shards):05}.array_record"
             self.shards.append(name)
             self._writer = ArrayRecordWriter(str(self._folder / name), "group_size:1")
         assert self._writer is not None
-        self._writer.write(pack(example))
-        self.labels.append(example.label)
-        self.people_found += bool(example.keypoints.any())
+        self._writer.write(record)
+        self.labels.append(label)
+        self.people_found += people_found
 
     def close(self) -> None:
         if self._writer is not None:
@@ -146,11 +152,15 @@ class Shards:
 class Dataset:
     """A prepared data set: its description, and its examples by split.
 
+    Args:
+        folder: that launch/prepare.py wrote.
+        kind: "persons" (crops with motions) or "people" (whole pictures, for pose networks).
+
     Raises:
-        UserError: the folder holds no data set, or a part of it is missing.
+        UserError: the folder holds no data set of that kind, or a part of it is missing.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, kind: str = "persons"):
         self.folder = Path(folder)
         path = self.folder / "dataset.json"
         try:
@@ -161,11 +171,14 @@ class Dataset:
             ) from None
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read ({error}); prepare the data again") from error
-        keys = {"version", "classes", "layout", "sequences", "splits"}
+        keys = {"version", "kind", "classes", "splits"}
         if not (isinstance(self.info, dict) and self.info.keys() >= keys) or (
             self.info["version"] != VERSION
         ):
             raise UserError(f"{path}: not a data set of version {VERSION}; prepare the data again")
+        found = self.info["kind"]
+        if found != kind:
+            raise UserError(f"{path}: holds {found}, not {kind}; see --for in launch/prepare.py")
 
     @property
     def classes(self) -> list[str]:

@@ -40,6 +40,11 @@ PRESETS: dict[str, dict[str, dict[str, int]]] = {
         "val": dict.fromkeys(MOTIONS, 40),
         "test": dict.fromkeys(MOTIONS, 60),
     },
+    "pose": {  # to train a pose network
+        "train": dict.fromkeys(MOTIONS, 2400),
+        "val": dict.fromkeys(MOTIONS, 50),
+        "test": dict.fromkeys(MOTIONS, 150),
+    },
     "tiny": {
         "train": dict.fromkeys(MOTIONS, 6),
         "val": dict.fromkeys(MOTIONS, 2),
@@ -70,6 +75,7 @@ class Dancer:
         joints: float64 [18, 3], where the joints are on the stage, in metres.
         root: x and y in pixels, where the hips would be if the dancer stood upright.
         height: of the upright dancer, in pixels. Neither root nor height knows the pose.
+        area: how many pixels of the scene show the dancer.
     """
 
     keypoints: np.ndarray
@@ -78,6 +84,7 @@ class Dancer:
     joints: np.ndarray
     root: tuple[float, float]
     height: float
+    area: float
 
     @property
     def motion(self) -> str:
@@ -211,8 +218,7 @@ def _compose(
         _mirror(image, stage, layers[k], bodies[k])
     for k in order:
         layer = layers[k]
-        h, w = layer.cover.shape
-        part = image[layer.top : layer.top + h, layer.left : layer.left + w]
+        part = _window(image, layer)
         part *= (1 - layer.cover)[..., None]
         part += np.minimum(layer.colour, 1) * 255
     image += stage.haze
@@ -294,6 +300,9 @@ def _describe(
     # A joint lies inside its limb: the surface over it may be nearer by the limb's radius.
     visible = present & (_at(layer, layer.depth, x, y, np.inf) > depth - 0.17 * build.girth)
     keypoints = np.concatenate([xy, np.ones((len(xy), 1))], 1) * present[:, None]
+    seen = 1 - stage.crowd
+    for cover in covers:
+        _window(seen, cover)[:] *= 1 - cover.cover
     upright = np.array([[place[0], 0.53 * build.height, place[1]]])
     root, away = camera.project(upright)
     return Dancer(
@@ -303,7 +312,14 @@ def _describe(
         joints=body.joints,
         root=(float(root[0, 0]), float(root[0, 1])),
         height=build.height * camera.focal / float(away[0]),
+        area=float((_window(seen, layer) * layer.cover).sum()),
     )
+
+
+def _window(image: np.ndarray, layer: Layer) -> np.ndarray:
+    """The part of a picture [H, W, ...] that a layer lies on."""
+    h, w = layer.cover.shape
+    return image[layer.top : layer.top + h, layer.left : layer.left + w]
 
 
 def _at(

@@ -10,7 +10,7 @@ import numpy as np
 
 from jdance import skeleton
 from jdance.errors import UserError
-from jdance.pose import download, weights
+from jdance.pose import download, importers, weights
 from jdance.pose.decode import DecodeConfig, People, decode
 from jdance.pose.letterbox import letterbox, to_picture
 
@@ -58,31 +58,35 @@ class PoseEstimator:
 
         Args:
             pose: one of
+                - "stage": the light network that jdance brings, trained on StageDance alone;
                 - the name of a published network, "mobilenet_v2_small": its weights come from the
                   cache or are downloaded, batch norm uses fixed statistics that jdance brings;
                 - the file of that network as published (.pb): batch norm uses the statistics of
                   each picture, as the published graph does;
-                - the folder of a pose checkpoint, as `weights.save` writes it.
+                - OpenPose's weights for COCO, a .caffemodel or a PyTorch .pth;
+                - a pose checkpoint: a folder of `weights.save`, or an .npz of `weights.pack`.
             decode_config: how maps become people.
 
         Raises:
             UserError: none of these, or a damaged one.
         """
         path = Path(pose)
+        if str(pose) in weights.SHIPPED:
+            return cls(*weights.unpack(weights.SHIPPED[str(pose)]), decode_config)
         if str(pose) in download.SOURCES:
             name = str(pose)
-            published = weights.IMPORTERS[name](download.find(name))
+            published = weights.import_mobilenet_v2_small(download.find(name))
             variables = weights.with_statistics(published, weights.default_statistics())
             return cls({"network": name, "statistics": "fixed"}, variables, decode_config)
         if path.is_dir():
             return cls(*weights.load(path), decode_config)
+        if path.suffix == ".npz" and path.is_file():
+            return cls(*weights.unpack(path), decode_config)
         if path.is_file():
-            variables = weights.import_mobilenet_v2_small(path)
-            config = {"network": "mobilenet_v2_small", "statistics": "picture"}
-            return cls(config, variables, decode_config)
+            return cls(*importers.import_file(path), decode_config)
         raise UserError(
-            f"{pose}: no such pose network, weights file (.pb) or pose checkpoint folder; "
-            f"known networks: {', '.join(download.SOURCES)}"
+            f"{pose}: no such pose network, weights file or pose checkpoint; "
+            f"known networks: {', '.join([*weights.SHIPPED, *download.SOURCES])}"
         )
 
     def maps(self, images: Any) -> tuple[jax.Array, jax.Array]:

@@ -4,7 +4,9 @@ Variables are the two Flax collections `params` and `batch_stats`, with NumPy le
 """
 
 import functools
+import json
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,25 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jdance.data import images
 from jdance.errors import UserError
 from jdance.models import openpose
+from jdance.models.light_pose import LightPose
+from jdance.models.openpose_vgg19 import OpenPoseVGG19
 from jdance.pose import graphdef
 from jdance.pose.letterbox import letterbox
 from jdance.weights import checkpoint
 from jdance.weights.checkpoint import Variables
 
+# The networks by the name that configurations and pose checkpoints give them.
+NETWORKS: dict[str, type[nn.Module]] = {
+    "mobilenet_v2_small": openpose.MobileNetV2Small,
+    "light": LightPose,
+    "openpose_vgg19": OpenPoseVGG19,
+}
+
 _CONFIG_FILE = "pose.json"
 _STATISTICS_FILE = Path(__file__).with_name("mobilenet_v2_small_statistics.npz")
+
+# Packed checkpoints that come with the package, by the name that --pose knows them by.
+SHIPPED = {"stage": Path(__file__).with_name("stage.npz")}
 
 
 # The networks and their variables ----------------------------------------------------------------
@@ -38,10 +52,10 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     """
     attributes = dict(config)
     name = attributes.pop("network", None)
-    if name not in openpose.NETWORKS:
-        raise UserError(f"unknown pose network {name!r}; known: {', '.join(openpose.NETWORKS)}")
+    if name not in NETWORKS:
+        raise UserError(f"unknown pose network {name!r}; known: {', '.join(NETWORKS)}")
     try:
-        net = openpose.NETWORKS[name](**attributes)
+        net = NETWORKS[name](**attributes)
         abstract_variables(net)
     except (TypeError, ValueError) as error:
         raise UserError(f"pose network {name!r}: {error}") from error
@@ -161,10 +175,6 @@ def with_statistics(variables: Mapping[str, Any], backbone: Mapping[str, Any]) -
     return {**variables, "batch_stats": {**variables["batch_stats"], "backbone": backbone}}
 
 
-# What launch/import_weights.py and `PoseEstimator.load` can read, by the network's name.
-IMPORTERS = {"mobilenet_v2_small": import_mobilenet_v2_small}
-
-
 # Calibration -------------------------------------------------------------------------------------
 
 
@@ -233,6 +243,34 @@ def save(folder: str | Path, config: Mapping[str, Any], variables: Mapping[str, 
     folder = Path(folder).absolute()
     check(build(config), variables, source=folder)
     checkpoint.save(folder, _CONFIG_FILE, config, variables)
+
+
+def pack(file: Path, config: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
+    """Writes a pose checkpoint into one small file (.npz), the parameters in half precision."""
+    check(build(config), variables, source=file)
+    arrays: dict[str, Any] = {
+        "/".join(path): np.asarray(leaf, np.float16 if path[0] == "params" else np.float32)
+        for path, leaf in flatten_dict(dict(variables)).items()
+    }
+    np.savez_compressed(file, config=np.array(json.dumps(dict(config))), **arrays)
+
+
+def unpack(file: Path) -> tuple[dict[str, Any], Variables]:
+    """Reads what `pack` wrote; see `load`.
+
+    Raises:
+        UserError: not such a file, a damaged one, or variables that do not fit the network.
+    """
+    try:
+        with np.load(file) as content:
+            config = json.loads(str(content["config"]))
+            names = [name for name in content.files if name != "config"]
+            flat = {tuple(name.split("/")): content[name].astype(np.float32) for name in names}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file}: not a packed pose checkpoint ({error})") from error
+    variables = unflatten_dict(flat)
+    check(build(config), variables, source=file)
+    return config, variables
 
 
 def load(folder: str | Path) -> tuple[dict[str, Any], Variables]:

@@ -104,7 +104,7 @@ def read(workdir: Path) -> tuple[ConfigDict, list[str]]:
     path = workdir / "config.json"
     try:
         content = json.loads(path.read_text())
-        config = defaults.base()
+        config = defaults.pose() if content["config"].get("task") == "pose" else defaults.base()
         config.update(content["config"])
         return config, [str(name) for name in content["classes"]]
     except FileNotFoundError:

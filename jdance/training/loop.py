@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.progress import Progress
-from jdance.training import devices, experiment, initialize, state, steps, tasks
-from jdance.training.checkpoints import Checkpoints, has_checkpoint
+from jdance.training import devices, experiment, state, steps, tasks
+from jdance.training.checkpoints import Checkpoints
 from jdance.training.metrics import MetricWriter
 from jdance.training.tasks import Task
 
@@ -34,19 +34,18 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         UserError: the data set or the configuration cannot be used, the folder belongs to another
             experiment, or the loss is not finite.
     """
-    dataset = Dataset(config.data.dir)
+    dataset = Dataset(config.data.dir, tasks.data_kind(config))
     train_source = dataset.source("train")
     task = tasks.make(config, dataset.classes)
     task.suit(dataset)
     experiment.check(task)
     devices.check_batch_size(task.config.batch_size)
-    initial = _initial_variables(task, workdir)
     experiment.claim(workdir, task.config, dataset)
     with (
         closing(Checkpoints(workdir, config.checkpoints_kept)) as checkpoints,
         closing(MetricWriter(workdir, checkpoints.latest_step() or 0)) as writer,
     ):
-        return _train(task, workdir, dataset, train_source, initial, checkpoints, writer)
+        return _train(task, workdir, dataset, train_source, checkpoints, writer)
 
 
 def _train(
@@ -54,7 +53,6 @@ def _train(
     workdir: Path,
     dataset: Dataset,
     train_source: Any,
-    initial: initialize.Flat,
     checkpoints: Checkpoints,
     writer: MetricWriter,
 ) -> dict[str, Any]:
@@ -66,14 +64,15 @@ def _train(
     model = task.model(axis_name=steps.AXIS)
     frozen_model = task.model(axis_name=steps.AXIS, freeze_backbone=True)
     schedule = state.make_schedule(config.optimizer, steps_per_epoch, total_steps)
-    optimizer = state.make_optimizer(config.optimizer, schedule, freeze_steps)
+    optimizer = state.make_optimizer(config.optimizer, schedule, freeze_steps, task.rate_factors)
     fresh = state.create(model, optimizer, config.seed, task.inputs())
-    current = devices.replicate(initialize.apply(fresh, initial))
 
-    # --- Resumption: the newest checkpoint of this folder, else init_from, else from scratch -----
+    # --- Resumption: the newest checkpoint of this folder, else what the task begins with -------
     start_step = checkpoints.latest_step() or 0
     if start_step:
-        current = checkpoints.restore(start_step, current)
+        current = checkpoints.restore(start_step, devices.replicate(fresh))
+    else:
+        current = devices.replicate(task.begin(fresh))
 
     # --- Compiled steps -------------------------------------------------------------------------
     train_step, frozen_step = (
@@ -158,16 +157,8 @@ def _train(
                     checkpoints.save(step, current)
     if start_step >= total_steps and dataset.count("val"):  # there was nothing left to train
         result = task.evaluate(current.variables, dataset, "val")
+    task.finish(current.variables, workdir)
     return result
-
-
-def _initial_variables(task: Task, workdir: Path) -> initialize.Flat:
-    """What `init_from` gives to a run that has no checkpoint; prints what that is."""
-    if not task.config.init_from or has_checkpoint(workdir):
-        return {}
-    initial, message = initialize.read(task.config.init_from, _abstract_state(task).variables)
-    print(message)
-    return initial
 
 
 def load(workdir: Path) -> tuple[ConfigDict, list[str], Any]:
@@ -190,11 +181,14 @@ def _newest_variables(task: Task, workdir: Path, checkpoints: Checkpoints) -> An
 
 def _abstract_state(task: Task) -> Any:
     """The tree, shapes and dtypes of a run's state."""
-    schedule = state.make_schedule(task.config.optimizer, 1, 1)
+    config = task.config
+    schedule = state.make_schedule(config.optimizer, 1, 1)
     # Of freezing only whether it takes place shows in the tree.
-    optimizer = state.make_optimizer(task.config.optimizer, schedule, task.config.freeze_epochs)
+    optimizer = state.make_optimizer(
+        config.optimizer, schedule, config.freeze_epochs, task.rate_factors
+    )
     return jax.eval_shape(
-        partial(state.create, task.model(), optimizer, task.config.seed, task.inputs())
+        partial(state.create, task.model(), optimizer, config.seed, task.inputs())
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -13,14 +14,16 @@ from jdance import features, models
 from jdance.data import pipeline
 from jdance.data.records import Dataset
 from jdance.errors import UserError
-from jdance.training import steps
+from jdance.training import initialize, steps
 from jdance.training.evaluation import EvalStep, make_eval_step, predict, summarize
+from jdance.training.state import Factors, TrainState
 
 
 class MotionTask:
     """See `tasks.Task`."""
 
     headline: tuple[str, ...] = ("accuracy", "loss")
+    rate_factors: Factors | None = None
 
     def __init__(self, config: ConfigDict, classes: list[str]):
         self.config, self._classes = config.copy_and_resolve_references(), classes
@@ -61,12 +64,22 @@ class MotionTask:
             jax.ShapeDtypeStruct((1, *models.feature_shape(self.config.model)), jnp.float32),
         )
 
+    def begin(self, state: TrainState) -> TrainState:
+        if not self.config.init_from:
+            return state
+        loaded, message = initialize.read(self.config.init_from, state.variables)
+        print(message)
+        return initialize.apply(state, loaded)
+
     def train_batches(self, source: Any, start_step: int) -> Iterator[pipeline.Batch]:
         return pipeline.train_batches(source, self.config, start_step)
 
     def evaluate(self, variables: Any, dataset: Dataset, split: str) -> dict[str, Any]:
         batches = pipeline.eval_batches(dataset.source(split), self.config)
         return summarize(predict(self._eval_step, variables, batches), self._classes)
+
+    def finish(self, variables: Any, workdir: Path) -> None:
+        pass
 
     @cached_property
     def _eval_step(self) -> EvalStep:

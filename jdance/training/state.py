@@ -1,6 +1,6 @@
 """What training changes: one immutable pytree."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -10,6 +10,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from ml_collections import ConfigDict
+
+# From parameters to a tree like them of factors of the learning rate.
+Factors = Callable[[Any], Any]
 
 
 @flax.struct.dataclass
@@ -74,13 +77,37 @@ def make_schedule(config: ConfigDict, steps_per_epoch: float, total_steps: int) 
 
 
 def make_optimizer(
-    config: ConfigDict, schedule: optax.Schedule, freeze_steps: float = 0
+    config: ConfigDict,
+    schedule: optax.Schedule,
+    freeze_steps: float = 0,
+    factors: Factors | None = None,
 ) -> optax.GradientTransformation:
     """SGD with momentum (the paper's) or AdamW; weight decay acts on kernels only.
 
     With `freeze_steps` the parameters below "backbone" do not change in the first so many steps.
     Then they get an optimiser that knows nothing of those steps but the learning rate.
+
+    Args:
+        config: the experiment's `optimizer`.
+        schedule: see `make_schedule`.
+        freeze_steps: 0 where nothing is frozen.
+        factors: None where the rate is the same for all parameters.
+
+    Raises:
+        ValueError: an unknown name.
     """
+    optimizer = _freezing_optimizer(config, schedule, freeze_steps)
+    if factors is None:
+        return optimizer
+    scale = optax.stateless(
+        lambda updates, params: jax.tree.map(jnp.multiply, updates, factors(params))
+    )
+    return optax.chain(optimizer, scale)
+
+
+def _freezing_optimizer(
+    config: ConfigDict, schedule: optax.Schedule, freeze_steps: float
+) -> optax.GradientTransformation:
     if not freeze_steps:
         return _make_optimizer(config, schedule)
 

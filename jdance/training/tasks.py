@@ -4,6 +4,7 @@ The loop, the steps and the checkpoints know nothing of motions or maps; they as
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import flax.linen as nn
@@ -12,7 +13,10 @@ from ml_collections import ConfigDict
 
 from jdance.data.pipeline import Batch
 from jdance.data.records import Dataset
+from jdance.errors import UserError
 from jdance.training.motion_task import MotionTask
+from jdance.training.pose_task import PoseTask
+from jdance.training.state import Factors, TrainState
 from jdance.training.steps import Loss
 
 
@@ -22,11 +26,13 @@ class Task(Protocol):
     Attributes:
         config: the experiment, completed with what the data set tells.
         loss: what `steps.train_step` minimises.
+        rate_factors: from parameters to a tree like them of factors of the learning rate, or None.
         headline: keys of an evaluation's result that are logged; the first sums it up.
     """
 
     config: ConfigDict
     loss: Loss
+    rate_factors: Factors | None
     headline: tuple[str, ...]
 
     def suit(self, dataset: Dataset) -> None:
@@ -45,11 +51,14 @@ class Task(Protocol):
         With `freeze_backbone` the backbone's statistics stay as they are in training, too.
 
         Raises:
-            ValueError: the configuration describes none.
+            ValueError, UserError: the configuration describes none.
         """
 
     def inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """Shapes and dtypes with which the network is initialised."""
+
+    def begin(self, state: TrainState) -> TrainState:
+        """The state before the first step, from a fresh one."""
 
     def train_batches(self, source: Any, start_step: int) -> Iterator[Batch]:
         """Endless training batches of host arrays [B, ...] from `start_step` on."""
@@ -57,7 +66,23 @@ class Task(Protocol):
     def evaluate(self, variables: Any, dataset: Dataset, split: str) -> dict[str, Any]:
         """Judges the network on a split; `variables` are on every device."""
 
+    def finish(self, variables: Any, workdir: Path) -> None:
+        """Writes what else of a finished run other programs use."""
+
+
+def data_kind(config: ConfigDict) -> str:
+    """The kind of data set that a configuration trains on, see `records.Dataset`."""
+    return "people" if config.task == "pose" else "persons"
+
 
 def make(config: ConfigDict, classes: list[str]) -> Task:
-    """The task of a configuration, for a data set's classes."""
-    return MotionTask(config, classes)
+    """The task of a configuration, for a data set's classes.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    if config.task == "motion":
+        return MotionTask(config, classes)
+    if config.task == "pose":
+        return PoseTask(config)
+    raise UserError(f"--config.task={config.task}: expected motion or pose")

@@ -1,0 +1,69 @@
+"""Whole pictures with everybody in them: what pose networks are trained and judged on.
+
+One record is a msgpack map:
+    image       the picture's file, as it came or JPEG
+    people      float32 [M, 18, 3] as bytes, little endian: x, y in pixels of the picture, score 1;
+                somebody without a labelled joint is all zeros
+    boxes       float32 [M, 4]: x, y, width, height
+    areas       float32 [M]: how many pixels show the person
+    crowd       bool [M]: not one person but a crowd
+    mask        PNG of the picture's size, 0 where nothing is known of the people there; or None
+    name        the picture's name
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import msgpack
+import numpy as np
+
+from jdance import skeleton
+from jdance.errors import UserError
+
+
+@dataclass(frozen=True)
+class People:
+    """One picture; the fields are those of the record, `mask` is uint8 [H, W] or None."""
+
+    image: bytes
+    people: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+    mask: np.ndarray | None = None
+    name: str = ""
+
+
+def pack(record: People) -> bytes:
+    mask = None
+    if record.mask is not None:
+        mask = cv2.imencode(".png", record.mask)[1].tobytes()
+    return msgpack.packb(
+        {
+            "image": record.image,
+            "people": record.people.astype("<f4").tobytes(),
+            "boxes": record.boxes.astype("<f4").tobytes(),
+            "areas": record.areas.astype("<f4").tobytes(),
+            "crowd": record.crowd.astype(bool).tobytes(),
+            "mask": mask,
+            "name": record.name,
+        }
+    )
+
+
+def unpack(data: bytes) -> People:
+    record = msgpack.unpackb(data)
+    mask = record["mask"]
+    if mask is not None:
+        mask = cv2.imdecode(np.frombuffer(mask, np.uint8), cv2.IMREAD_GRAYSCALE)
+        if mask is None:
+            raise UserError(f"{record['name']}: a damaged mask; prepare the data again")
+    return People(
+        record["image"],
+        np.frombuffer(record["people"], "<f4").reshape(-1, skeleton.NUM_JOINTS, 3),
+        np.frombuffer(record["boxes"], "<f4").reshape(-1, 4),
+        np.frombuffer(record["areas"], "<f4"),
+        np.frombuffer(record["crowd"], bool),
+        mask,
+        record["name"],
+    )

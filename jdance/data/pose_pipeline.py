@@ -1,0 +1,121 @@
+"""From whole pictures to a pose network's training batches; see `pipeline` for how they are read.
+
+Picture, key points and mask go through one map (Cao et al., 2017): somebody in the picture is
+brought to a random height, turned, and put near the middle of a square view.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import cv2
+import numpy as np
+from ml_collections import ConfigDict
+
+from jdance import skeleton
+from jdance.data import augment, crop, images, people
+from jdance.data.pipeline import Batch, train_examples
+from jdance.errors import UserError
+
+_SCALES = (0.2, 3.0)  # somebody of whom only a hand is seen shall not fill the view
+STRIDE = 8
+
+
+def example(item: tuple[int, bytes], rng: np.random.Generator, *, config: ConfigDict) -> Batch:
+    """One packed record -> picture, people and mask of a random view of it."""
+    index, data = item
+    record = people.unpack(data)
+    image = images.decode(record.image)
+    if image is None:
+        raise UserError(f"{record.name}: a damaged picture; prepare the data again")
+    size = config.data.image_size
+    scale, affine, mirrored = view(record.people, image.shape[:2], size, rng, config.augment)
+    keypoints = augment.warp_keypoints(record.people, affine, mirrored)
+    mask = np.ones((size // STRIDE, size // STRIDE), np.float32)
+    if record.mask is not None:
+        warped = warp(record.mask, scale, affine, size, outside=255)
+        mask = cv2.resize(warped, mask.shape, interpolation=cv2.INTER_AREA) / np.float32(255)
+    return {
+        "image": augment.disturb_image(
+            warp(image, scale, affine, size, outside=0), rng, config.augment
+        ),
+        "keypoints": _nearest(keypoints, size, config.data.max_people),
+        "mask": mask,
+        "index": np.array(index, np.int32),
+    }
+
+
+def view(
+    keypoints: np.ndarray,
+    picture: tuple[int, int],
+    size: int,
+    rng: np.random.Generator,
+    config: ConfigDict,
+) -> tuple[float, np.ndarray, bool]:
+    """Draws the map from a picture to a view of `size` pixels.
+
+    Args:
+        keypoints: float [M, 18, 3] in the picture.
+        picture: its height and width.
+        size: side of the view.
+        rng: what to draw from.
+        config: `jdance.config.pose().augment`.
+
+    Returns:
+        How much the map enlarges, the map [2, 3], and whether it mirrors.
+    """
+    boxes = [crop.tight_box(person) for person in keypoints if person.any()]
+    x, y, width, height = 0.0, 0.0, float(picture[1]), float(picture[0])
+    if boxes:
+        x, y, width, height = boxes[rng.integers(len(boxes))]
+    scale = float(np.clip(rng.uniform(*config.person_height) / max(height, 1), *_SCALES))
+    angle = np.deg2rad(rng.uniform(-config.rotation, config.rotation))
+    mirrored = bool(rng.random() < config.flip)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    linear = scale * turn @ np.diag([-1.0 if mirrored else 1.0, 1.0])
+    middle = np.array([x + width / 2, y + height / 2])
+    place = size / 2 - 0.5 + rng.uniform(-config.jitter, config.jitter, 2)
+    return scale, np.concatenate([linear, (place - linear @ middle)[:, None]], 1), mirrored
+
+
+def warp(
+    image: np.ndarray, scale: float, affine: np.ndarray, size: int, outside: int
+) -> np.ndarray:
+    """Applies a map [2, 3] that enlarges by `scale` to uint8 [H, W(, C)]: [size, size(, C)].
+
+    Shrinking averages areas, as `letterbox` does, and only the rest of the map interpolates.
+    """
+    factor = np.ones(2)
+    if scale < 1:
+        height, width = (max(1, round(n * scale)) for n in image.shape[:2])
+        factor = np.array([image.shape[1] / width, image.shape[0] / height])
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    # Pixel x of the small picture is pixel factor * (x + 0.5) - 0.5 of the full one.
+    adapted = affine.copy()
+    adapted[:, 2] += affine[:, :2] @ (factor / 2 - 0.5)
+    adapted[:, :2] *= factor
+    return cv2.warpAffine(
+        image, adapted, (size, size), flags=cv2.INTER_LINEAR, borderValue=(outside,) * 3
+    )
+
+
+def _nearest(keypoints: np.ndarray, size: int, count: int) -> np.ndarray:
+    """Key points [count, 18, 3] of the people nearest to the middle of the view; zeros fill up."""
+    present = skeleton.is_present(keypoints)
+    away = np.linalg.norm(keypoints[..., :2] - size / 2, axis=-1)
+    away = np.where(present, away, np.inf).min(axis=-1, initial=np.inf)
+    chosen = keypoints[np.argsort(away, kind="stable")[:count]]
+    result = np.zeros((count, skeleton.NUM_JOINTS, 3), np.float32)
+    result[: len(chosen)] = chosen
+    return result
+
+
+def train_batches(source: Any, config: ConfigDict, start_step: int = 0) -> Iterator[Batch]:
+    """Endless training batches from `start_step` on; the arguments are those of
+    `pipeline.train_batches`.
+
+    Yields:
+        image uint8 [B, S, S, 3] RGB, keypoints float32 [B, M, 18, 3] in pixels of it, mask float32
+        [B, S/8, S/8] (0 where nothing is known of the people), index int32 [B].
+    """
+    return train_examples(source, partial(example, config=config), config, start_step)

@@ -1,0 +1,205 @@
+"""Data for pose networks: COCO's annotations, masks, and one warp for picture, people and mask."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from jdance import config as defaults
+from jdance import skeleton
+from jdance.data import images, people, pose_pipeline, prepare_people, records
+from jdance.errors import UserError
+from jdance.pose import evaluation
+
+
+def disc_picture(rng, count=3, height=240, width=320):
+    """A dark picture with a bright disc at each joint of its people: [H, W, 3], [M, 18, 3]."""
+    image = rng.integers(0, 40, (height, width, 3), np.uint8)
+    keypoints = np.ones((count, skeleton.NUM_JOINTS, 3), np.float32)
+    keypoints[..., 0] = rng.uniform(10, width - 10, keypoints.shape[:2])
+    keypoints[..., 1] = rng.uniform(10, height - 10, keypoints.shape[:2])
+    for x, y, _ in keypoints.reshape(-1, 3):
+        cv2.circle(image, (round(float(x)), round(float(y))), 5, (250, 250, 250), -1)
+    return image, keypoints
+
+
+def record_of(image, keypoints, mask=None):
+    return people.People(
+        image=cv2.imencode(".png", image)[1].tobytes(),
+        people=keypoints,
+        boxes=np.zeros((len(keypoints), 4), np.float32),
+        areas=np.ones(len(keypoints), np.float32),
+        crowd=np.zeros(len(keypoints), bool),
+        mask=mask,
+    )
+
+
+@pytest.fixture
+def config():
+    config = defaults.pose()
+    config.data.update(image_size=128, max_people=4)
+    config.augment.update(person_height=(90.0, 400.0), jitter=20.0)
+    return config
+
+
+def test_a_record_comes_back_exactly():
+    rng = np.random.default_rng(0)
+    image, keypoints = disc_picture(rng)
+    mask = rng.integers(0, 2, image.shape[:2]).astype(np.uint8) * 255
+    before = record_of(image, keypoints, mask)
+    after = people.unpack(people.pack(before))
+    for name in ("people", "boxes", "areas", "crowd", "mask"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
+    assert after.image == before.image
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_one_warp_moves_picture_people_and_mask_together(config, seed):
+    rng = np.random.default_rng(seed)
+    image, keypoints = disc_picture(rng)
+    # Unknown is the left half, which is made blue there.
+    mask = np.full(image.shape[:2], 255, np.uint8)
+    mask[:, :160] = 0
+    image[:, :160, :2] = 0
+    data = people.pack(record_of(image[..., ::-1], keypoints, mask))
+    batch = pose_pipeline.example((5, data), np.random.default_rng(seed), config=config)
+    assert batch["image"].shape == (128, 128, 3) and batch["image"].dtype == np.uint8
+    assert batch["keypoints"].shape == (4, 18, 3) and batch["mask"].shape == (16, 16)
+    assert batch["index"] == 5 and not batch["keypoints"][3].any()
+    inside = batch["keypoints"][..., 2] > 0
+    inside &= ((batch["keypoints"][..., :2] > 3) & (batch["keypoints"][..., :2] < 124)).all(-1)
+    assert inside.any()
+    for x, y, _ in batch["keypoints"][inside]:
+        assert batch["image"][round(float(y)), round(float(x)), 2] > 150
+
+    def cells(values):
+        return values.reshape(16, 8, 16, 8).mean((1, 3))
+
+    # A cell without red and green lies in the unknown half, or outside the picture.
+    seen = batch["image"].astype(float)
+    known, outside = cells(seen[..., 1] > 0) > 0.5, cells(seen.sum(-1) == 0) > 0.5
+    sure = (batch["mask"] < 0.05) | (batch["mask"] > 0.95)
+    agree = known == (batch["mask"] > 0.5)
+    assert agree[sure & ~outside].mean() > 0.97 and (batch["mask"][outside] > 0.3).all()
+
+
+def test_left_and_right_change_places_in_a_mirror(config):
+    config.augment.update(flip=1.0, rotation=0.0, jitter=0.0)
+    person = np.zeros((1, 18, 3), np.float32)
+    person[0, [skeleton.R_WRIST, skeleton.L_WRIST]] = [[50, 40, 1], [90, 140, 1]]
+    view = (240, 320), 128, np.random.default_rng(0), config.augment
+    _, affine, mirrored = pose_pipeline.view(person, *view)
+    moved = pose_pipeline.augment.warp_keypoints(person, affine, mirrored)
+    right, left = moved[0, [skeleton.R_WRIST, skeleton.L_WRIST]]
+    assert mirrored and right[1] > left[1] and right[0] < left[0]
+    np.testing.assert_allclose((right + left)[:2] / 2, 63.5, atol=1e-3)  # brought to the middle
+
+
+def test_shrinking_places_pixels_as_the_letterbox_does(config):
+    """A view without turn is the letterboxed picture, moved."""
+    rng = np.random.default_rng(3)
+    image = cv2.GaussianBlur(rng.integers(0, 256, (240, 320, 3), np.uint8), (0, 0), 3)
+    affine = np.array([[0.5, 0, 0.5 * 0.5 - 0.5], [0, 0.5, 0.5 * 0.5 - 0.5]])
+    small = pose_pipeline.warp(image, 0.5, affine, 128, outside=0)
+    expected = cv2.resize(image, (160, 120), interpolation=cv2.INTER_AREA)[:120, :128]
+    np.testing.assert_allclose(small[:120], expected, atol=1)
+    assert not small[120:].any()
+
+
+# COCO ---------------------------------------------------------------------------------------------
+
+
+def annotation(number, image, keypoints=None, box=(5, 6, 30, 40), crowd=0, segmentation=None):
+    joints = np.zeros((17, 3)) if keypoints is None else np.array(keypoints)
+    x, y, w, h = box
+    polygon = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    return {
+        "id": number, "image_id": image, "category_id": 1, "iscrowd": crowd, "bbox": list(box),
+        "area": w * h * 0.7, "keypoints": joints.ravel().tolist(),
+        "num_keypoints": int((joints[:, 2] > 0).sum()), "segmentation": segmentation or polygon,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """A folder laid out as COCO's, with two pictures to train on and one to validate."""
+    rng = np.random.default_rng(0)
+    joints = rng.uniform(5, 95, (17, 3)).round()
+    joints[:, 2] = rng.integers(0, 3, 17)
+    joints[joints[:, 2] == 0] = 0
+    run_lengths = {"counts": [100, 50, 120 * 100 - 150], "size": [120, 100]}
+    content = {
+        "train": [annotation(1, 0, joints), annotation(2, 0, box=(60, 70, 20, 30)),
+                  annotation(3, 0, crowd=1, segmentation=run_lengths)],
+        "val": [annotation(4, 0, joints)],
+    }  # fmt: skip
+    for split, annotations in content.items():
+        folder = tmp_path / "coco" / f"{split}2017"
+        folder.mkdir(parents=True)
+        pictures = [{"id": i, "file_name": f"{i}.jpg"} for i in range(2 if split == "train" else 1)]
+        for picture in pictures:
+            images.write(folder / picture["file_name"], np.full((120, 100, 3), 99, np.uint8))
+        file = tmp_path / "coco" / "annotations" / f"person_keypoints_{split}2017.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({"images": pictures, "annotations": annotations}))
+    return tmp_path / "coco"
+
+
+def test_coco_annotations_become_records_and_annotations_again(coco, tmp_path):
+    info = prepare_people.prepare(str(coco), tmp_path / "data")
+    assert {name: split["count"] for name, split in info["splits"].items()} == {
+        "train": 2, "val": 1,
+    }  # fmt: skip
+    source = records.Dataset(tmp_path / "data", "people").source("train")
+    first, second = (people.unpack(source[i]) for i in range(2))
+    assert len(first.people) == 3 and first.crowd.tolist() == [False, False, True]
+    assert second.people.shape == (0, 18, 3) and second.mask is None
+    # Masked are the person without a labelled joint and the crowd, run length 50 in column 0.
+    expected = np.full((120, 100), 255, np.uint8)
+    expected[70:101, 60:81] = 0
+    expected[100:120, 0] = expected[0:30, 1] = 0
+    np.testing.assert_array_equal(first.mask, expected)
+    # Back to annotations: what the judge looks at is as it was.
+    original = json.loads((coco / "annotations/person_keypoints_train2017.json").read_text())
+    for ours, theirs in zip(
+        evaluation.to_coco([first, second])["annotations"], original["annotations"], strict=True
+    ):
+        for name in ("image_id", "num_keypoints", "iscrowd", "bbox"):
+            assert ours[name] == theirs[name]
+        assert ours["area"] == pytest.approx(theirs["area"])
+        before, after = (np.reshape(a["keypoints"], (17, 3)) for a in (theirs, ours))
+        np.testing.assert_array_equal(before[:, 2] > 0, after[:, 2] > 0)
+        np.testing.assert_allclose(before[:, :2], after[:, :2])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: (f / "annotations/person_keypoints_val2017.json").write_text("{"), "not COCO"),
+        (lambda f: (f / "annotations/person_keypoints_val2017.json").write_text("{}"), "not COCO"),
+        (lambda f: (f / "annotations/person_keypoints_val2017.json").rename(
+            f / "annotations/person_keypoints_minival.json"), "must go on with one of"),
+        (lambda f: [p.unlink() for p in (f / "annotations").iterdir()], "no annotations/"),
+    ],
+)  # fmt: skip
+def test_broken_coco_folders_are_named(coco, tmp_path, change, message):
+    change(coco)
+    with pytest.raises(UserError, match=message) as error:
+        prepare_people.prepare(str(coco), tmp_path / "data")
+    assert "\n" not in str(error.value)
+
+
+def test_pictures_that_cannot_be_read_are_listed(coco, tmp_path):
+    (coco / "train2017" / "0.jpg").write_text("no picture")
+    info = prepare_people.prepare(str(coco), tmp_path / "data")
+    assert info["splits"]["train"]["count"] == 1
+    assert "0.jpg: not a readable picture" in info["skipped"][0]["reason"]
+
+
+def test_each_kind_of_data_set_is_told_from_the_other(coco, tiny_data, tmp_path):
+    prepare_people.prepare(str(coco), tmp_path / "data")
+    with pytest.raises(UserError, match="holds people, not persons"):
+        records.Dataset(tmp_path / "data")
+    with pytest.raises(UserError, match="holds persons, not people"):
+        records.Dataset(tiny_data, "people")
