@@ -149,7 +149,7 @@ def _check_segmentation(segmentation: Any) -> None:
 
 
 def _read(path: Path, annotations: list[dict[str, Any]]) -> people.People:
-    image = images.read(path)
+    height, width = images.read(path).shape[:2]
     joints = [np.reshape(a["keypoints"], (17, 3)) for a in annotations]
     keypoints = skeleton.to_coco18(np.array(joints, np.float32).reshape(-1, 17, 3))
     keypoints[..., 2] = keypoints[..., 2] > 0  # labelled, whether in sight or not
@@ -164,7 +164,7 @@ def _read(path: Path, annotations: list[dict[str, Any]]) -> people.People:
         boxes=np.array([a["bbox"] for a in annotations], np.float32).reshape(-1, 4),
         areas=np.array([a["area"] for a in annotations], np.float32),
         crowd=np.array([a["iscrowd"] for a in annotations], bool),
-        mask=_mask(unknown, *image.shape[:2], path) if unknown else None,
+        mask=_mask(unknown, height, width, path) if unknown else None,
         name=images.printable(str(path.name)),
     )
 

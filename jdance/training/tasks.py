@@ -70,19 +70,20 @@ class Task(Protocol):
         """Writes what else of a finished run other programs use."""
 
 
+_DATA_KINDS = {"motion": "persons", "pose": "people"}
+
+
 def data_kind(config: ConfigDict) -> str:
-    """The kind of data set that a configuration trains on, see `records.Dataset`."""
-    return "people" if config.task == "pose" else "persons"
-
-
-def make(config: ConfigDict, classes: list[str]) -> Task:
-    """The task of a configuration, for a data set's classes.
+    """The kind of data set that a configuration trains on, see `records.Dataset`.
 
     Raises:
         UserError: there is no such task.
     """
-    if config.task == "motion":
-        return MotionTask(config, classes)
-    if config.task == "pose":
-        return PoseTask(config)
-    raise UserError(f"--config.task={config.task}: expected motion or pose")
+    if config.task not in _DATA_KINDS:
+        raise UserError(f"--config.task={config.task}: expected {' or '.join(_DATA_KINDS)}")
+    return _DATA_KINDS[config.task]
+
+
+def make(config: ConfigDict, classes: list[str]) -> Task:
+    """The task of a configuration, for a data set's classes."""
+    return PoseTask(config) if config.task == "pose" else MotionTask(config, classes)
