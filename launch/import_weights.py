@@ -8,7 +8,7 @@ the names of CBAM's authors); train with --config.init_from=DIR.
     python launch/import_weights.py --kind=mobilenet_v2_small --input=graph_opt.pb --output=DIR
     python launch/import_weights.py --kind=openpose_vgg19 --input=pose.caffemodel --output=DIR
 
-reads a pose network, OpenPose's from a .caffemodel or a .pth; any program's --pose=DIR then uses it.
+reads a pose network, OpenPose's from a .caffemodel or a .pth; any --pose=DIR then uses it.
 mobilenet_v2_small without --calibrate normalises with the statistics of each picture, as its graph
 was published; with it, with fixed statistics measured on your own pictures, which suit them better.
 """

@@ -142,7 +142,7 @@ def test_later_stages_learn_at_their_own_rate():
     }
     config = defaults.pose().optimizer
     optimizer = state.make_optimizer(
-        config, lambda _: 0.1, partial(pose_task.stage_factors, later=config.later_stages)
+        config, lambda _: 0.1, factors=partial(pose_task.stage_factors, later=config.later_stages)
     )
     plain = state.make_optimizer(config, lambda _: 0.1)
     gradient = jax.tree.map(jnp.ones_like, params)
@@ -195,7 +195,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one_and_both_can_be_used(
     )  # fmt: skip
     config.init_from = str(packed)
     task = tasks.make(config, ["person"])
-    optimizer = state.make_optimizer(config.optimizer, lambda _: 1e-2, task.rate_factors)
+    optimizer = state.make_optimizer(config.optimizer, lambda _: 1e-2, factors=task.rate_factors)
     begun = task.begin(state.create(task.model(), optimizer, 0, task.inputs()))
     jax.tree.map(np.testing.assert_array_equal, begun.params, estimator.variables["params"])
     config.model.width = 8

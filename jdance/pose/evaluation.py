@@ -16,6 +16,7 @@ from pycocotools.cocoeval import COCOeval
 
 from jdance import skeleton
 from jdance.data import images, people
+from jdance.data.records import Shards
 from jdance.errors import UserError
 from jdance.pose.estimator import PoseEstimator
 from jdance.pose.letterbox import letterbox, to_picture
@@ -25,7 +26,7 @@ _BATCH = 8
 _NAMES = {"AP": 0, "AP50": 1, "AP75": 2, "AR": 5}
 
 
-def average_precision(estimator: PoseEstimator, source: Sequence[bytes]) -> dict[str, Any]:
+def average_precision(estimator: PoseEstimator, source: Shards) -> dict[str, Any]:
     """AP, AP50, AP75 and AR of a pose network on packed records of `people`; n is their number."""
     truth, found = [], []
     for start in range(0, len(source), _BATCH):
