@@ -23,7 +23,7 @@ image_dropout 0. That the second attempt is better shows on val (65 photos), too
 first attempt and for the second.
 
 The branches alone (--config.model.branches=image or keypoints) say how little the photos need both:
-fusing them gains 1 to 3 points, less than two photos over the image branch.
+fusing them gains 1 to 3 points, over the image branch less than one photo.
 
 What limits it: the pose network finds nobody in nearly all photos of downdog and in few of the
 other poses, so that absence alone nearly tells one class; most other mistakes are goddess taken
