@@ -11,20 +11,34 @@ def model() -> ConfigDict:
     return ConfigDict(
         dict(
             classes=6,
-            branches="fused",  # or "image", "keypoints"
+            layout="coco18",  # of the skeleton; training takes it from the data set, too
+            branches="fused",  # or "image", "keypoints", "sequence"
             features="fused18",  # or "pos18", "full"
-            stage_sizes=(3, 4, 6, 3),  # ResNet-50
+            block="bottleneck",  # or "basic"
+            stage_sizes=(3, 4, 6, 3),  # ResNet-50; (2, 2, 2, 2) and basic: ResNet-18
             width=64,
             version="v1.5",  # stride in the 3x3 convolution; "v1": in the first 1x1
             attention=1,  # CBAM order 0, 1, 2; -1: none
             attention_place="end",  # or "blocks"
+            gate_norm=False,  # batch norm in the spatial gate, as CBAM's authors released it
+            zero_gamma=False,  # blocks start as their shortcuts
             stage_dropout=0.5,  # between the last two stages
-            image_widths=(512,),
+            image_widths=(512,),  # (2048, 512): the literal two dense layers after the pool
             keypoint_widths=(256, 512, 512, 512, 512),
             fusion_widths=(512, 512, 256, 256),
             dropout=0.5,
             keypoint_dropout=0.0,  # share of examples trained as if nobody had been found
             image_dropout=0.0,  # share trained on key points alone, where they were found
+            sequence=dict(  # of the network for branches="sequence"
+                frames=32,  # T that a sequence of any length is resampled to
+                stem_width=64,
+                stem_kernel=5,
+                width=128,
+                blocks=3,
+                kernel=3,
+                reduction=8,
+                dense_widths=(256, 128),
+            ),
             dtype="float32",  # of activations; parameters and statistics are float32
         )
     )
@@ -37,6 +51,8 @@ def base() -> ConfigDict:
             seed=0,
             batch_size=64,  # over all devices
             epochs=30.0,
+            init_from="",  # a run, an imported folder or a weights file to start from
+            freeze_epochs=0.0,  # in which the backbone stays as it was initialised
             model=model(),
             data=dict(
                 dir="data/stage",  # what launch/prepare.py wrote
@@ -76,5 +92,9 @@ def augment() -> ConfigDict:
             erase=0.0,  # probability of a grey rectangle, 10 to 40 % of each side
             joint_noise=0.0,  # of the picture's side, normal
             joint_dropout=0.0,  # probability of each joint
+            legs_dropout=0.0,  # probability that hips, knees and ankles are missing together
+            shear=0.0,  # of x by y, uniform +-
+            time_crop=1.0,  # least share of a sequence's time that is kept
+            time_warp=0.0,  # exponent exp(uniform +-) of its time
         )
     )

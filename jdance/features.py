@@ -8,112 +8,164 @@ All features are free of the position and size of the person: the origin is the 
 the length of the trunk. A feature that needs a missing joint is 0.
 """
 
-from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from jdance import skeleton as sk
+from jdance.skeleton import COCO18, Layout, is_present
 
-SIZES = {"fused18": 18, "pos18": 18, "full": 99}
+_Tuples = tuple[tuple[str, ...], ...]  # pairs, triples, ... of joints
+
+NAMES = ("fused18", "pos18", "full")
 
 # How fused18 changes in a mirror: new[i] = FUSED18_SIGN[i] * old[FUSED18_FLIP[i]].
 FUSED18_FLIP = np.array([4, 5, 6, 7, 0, 1, 2, 3, 9, 8, 11, 10, 13, 12, 15, 14, 17, 16], np.int32)
 FUSED18_SIGN = np.ones(18, np.float32)
 FUSED18_SIGN[[0, 2, 4, 6, 8, 9]] = -1
 
-_ARM_JOINTS = (sk.R_ELBOW, sk.R_WRIST, sk.L_ELBOW, sk.L_WRIST)
-_POS18_JOINTS = (*_ARM_JOINTS, sk.R_KNEE, sk.R_ANKLE, sk.L_KNEE, sk.L_ANKLE, sk.NOSE)
-_ELBOWS = ((2, 3, 4), (5, 6, 7))
-_HIPS = ((1, 8, 9), (1, 11, 12))
-_KNEES = ((8, 9, 10), (11, 12, 13))
-_SHOULDERS = ((1, 2, 3), (1, 5, 6))
-_ARMPITS = ((8, 2, 3), (11, 5, 6))
-_CHAINS = ((2, 3, 4), (5, 6, 7), (8, 9, 10), (11, 12, 13))
-_LIMB_BONES = ((2, 3), (3, 4), (5, 6), (6, 7), (8, 9), (9, 10), (11, 12), (12, 13))
-_BODY_BONES = tuple((int(a), int(b)) for a, b in sk.LIMBS[:13])
+
+def _both(*joints: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The joints on the right side, then on the left; a neck has no side."""
+
+    def on(side: str) -> tuple[str, ...]:
+        return tuple(j if j == "neck" else f"{side}_{j}" for j in joints)
+
+    return on("right"), on("left")
+
+
+_ARM_JOINTS = ("right_elbow", "right_wrist", "left_elbow", "left_wrist")
+_ANKLES = ("right_ankle", "left_ankle")
+_POS18_JOINTS = (*_ARM_JOINTS, "right_knee", "right_ankle", "left_knee", "left_ankle", "nose")
+_ARMS = _both("shoulder", "elbow", "wrist")
+_LEGS = _both("hip", "knee", "ankle")
+_HIPS = _both("neck", "hip", "knee")
+_SHOULDERS = _both("neck", "shoulder", "elbow")
+_ARMPITS = _both("hip", "shoulder", "elbow")
+_LIMB_BONES = tuple(bone for a, b, c in _ARMS + _LEGS for bone in ((a, b), (b, c)))
 
 _FARTHEST = 1e9  # pixels; keeps squares finite in float32
 _LARGEST = 3.0  # trunk lengths; the clip of positions and lengths
 
 
-def compute(name: str, keypoints: Any) -> Any:
+def compute(name: str, keypoints: Any, layout: Layout = COCO18) -> Any:
     """Computes a named feature set.
 
     Args:
         name: "fused18" (the paper's 18 numbers), "pos18" (positions of the eight limb joints and
-            the nose only) or "full" (99: positions, limb directions, lengths, angles, extensions,
-            widths, visibility).
-        keypoints: float32 [..., 18, 3], x and y in any unit and a score; score 0 = missing.
+            the nose only) or "full" (positions, limb directions, lengths, angles, extensions,
+            widths, visibility: 99 numbers for COCO-18).
+        keypoints: float32 [..., J, 3], x and y in any unit and a score; score 0 = missing.
+        layout: what the J joints are.
 
     Returns:
-        float32 [..., SIZES[name]]; all 0 where `valid(keypoints)` is False.
+        float32 [..., size(name, layout)]; all 0 where `valid(keypoints, layout)` is False.
 
     Raises:
         ValueError: unknown name.
     """
-    if name not in SIZES:
-        raise ValueError(f"unknown feature set {name!r}: expected one of {sorted(SIZES)}")
-    body = _Body(keypoints)
+    if name not in NAMES:
+        raise ValueError(f"unknown feature set {name!r}: expected one of {', '.join(NAMES)}")
+    body = _Body(keypoints, layout)
     if name == "fused18":
-        ankles = body.positions((sk.R_ANKLE, sk.L_ANKLE))[..., 0]
         groups = [
             body.flat_positions(_ARM_JOINTS),
-            ankles,
-            body.angles(_ELBOWS + _HIPS),
-            body.extensions(_CHAINS),
+            body.positions(_ANKLES)[..., 0],
+            body.angles(_ARMS + _HIPS),
+            body.extensions(_ARMS + _LEGS),
         ]
     elif name == "pos18":
         groups = [body.flat_positions(_POS18_JOINTS)]
     else:
-        stance = abs(body.offsets(((sk.R_ANKLE, sk.L_ANKLE),))[..., 0])
         groups = [
-            body.flat_positions(range(sk.NUM_JOINTS)),
+            body.flat_positions(layout.joints),
             body.directions(_LIMB_BONES),
-            body.lengths(_BODY_BONES),
-            body.angles(_ELBOWS + _HIPS + _KNEES + _SHOULDERS + _ARMPITS),
-            body.extensions(_CHAINS),
-            body.clipped(stance),
-            body.lengths(((sk.R_WRIST, sk.L_WRIST),)),
+            body.lengths(layout.limbs),
+            body.angles(_ARMS + _HIPS + _LEGS + _SHOULDERS + _ARMPITS),
+            body.extensions(_ARMS + _LEGS),
+            body.clipped(abs(body.offsets((_ANKLES,))[..., 0])),  # the width of the stance
+            body.lengths((("right_wrist", "left_wrist"),)),
             body.present.astype(np.float32),
         ]
     result = body.xp.concatenate(groups, axis=-1)
     return body.xp.where(body.valid[..., None], result, 0).astype(np.float32)
 
 
-def valid(keypoints: Any) -> Any:
+def sequence(name: str, keypoints: Any, layout: Layout = COCO18) -> Any:
+    """Features of a skeleton in motion: those of each frame, and how its joints move.
+
+    Args:
+        name, layout: as for `compute`.
+        keypoints: float32 [..., T, J, 3], frames at an even pace.
+
+    Returns:
+        float32 [..., T, size(name, layout) + 4 J]: after the frame's own features come, for each
+        joint, its way to the next frame and to the one after the next (the paper's motion at two
+        speeds, section 2.1), x and y, in mean trunk lengths of the sequence. A way from or to a
+        missing joint, or beyond the last frame, is 0.
+    """
+    body = _Body(keypoints, layout)
+    xp, frames = body.xp, keypoints.shape[-3]
+    weight = body.valid.astype(np.float32)
+    unit = (body.unit * weight).sum(-1) / xp.clip(weight.sum(-1), 1, None)
+    unit = xp.where(unit > 0, unit, 1)[..., None, None, None]
+    groups = [compute(name, keypoints, layout)]
+    for pace in (1, 2):
+        before, after = slice(None, max(frames - pace, 0)), slice(pace, None)
+        way = (body.xy[..., after, :, :] - body.xy[..., before, :, :]) / unit
+        both = body.present[..., after, :] & body.present[..., before, :]
+        way = xp.where(both[..., None], body.clipped(way), 0)
+        missing = [(0, 0)] * (way.ndim - 3) + [(0, frames - way.shape[-3]), (0, 0), (0, 0)]
+        way = xp.pad(way, missing)
+        groups.append(way.reshape(*way.shape[:-2], -1))
+    return xp.concatenate(groups, axis=-1).astype(np.float32)
+
+
+@cache
+def size(name: str, layout: Layout = COCO18) -> int:
+    """How many features a set has."""
+    return compute(name, np.zeros((len(layout), 3), np.float32), layout).shape[-1]
+
+
+def valid(keypoints: Any, layout: Layout = COCO18) -> Any:
     """Whether a skeleton can be placed (it has a neck or both shoulders): bool [...]."""
-    return _Body(keypoints).valid
+    return _Body(keypoints, layout).valid
 
 
 class _Body:
-    """A skeleton [..., 18, 3] with its origin and unit; a missing neck is the shoulder middle."""
+    """A skeleton [..., J, 3] with its origin and unit; a missing neck is the shoulder middle."""
 
-    def __init__(self, keypoints: Any):
+    def __init__(self, keypoints: Any, layout: Layout):
         xp = self.xp = keypoints.__array_namespace__()
-        present = sk.is_present(keypoints)
+        self._layout = layout
+        present = is_present(keypoints)
         xy = xp.where(present[..., None], keypoints[..., :2], 0)
         xy = xp.clip(xy, -_FARTHEST, _FARTHEST).astype(np.float32)
 
-        shoulders = present[..., sk.R_SHOULDER] & present[..., sk.L_SHOULDER]
-        middle = (xy[..., sk.R_SHOULDER, :] + xy[..., sk.L_SHOULDER, :]) / 2
-        neck = xp.where(present[..., sk.NECK, None], xy[..., sk.NECK, :], middle)
-        self.valid = present[..., sk.NECK] | shoulders
-        is_neck = np.arange(sk.NUM_JOINTS) == sk.NECK
+        right, left, at_neck = layout.at(("right_shoulder", "left_shoulder", "neck"))
+        shoulders = present[..., right] & present[..., left]
+        middle = (xy[..., right, :] + xy[..., left, :]) / 2
+        neck = xp.where(present[..., at_neck, None], xy[..., at_neck, :], middle)
+        self.valid = present[..., at_neck] | shoulders
+        is_neck = np.arange(len(layout)) == at_neck
         self.present = xp.where(is_neck, self.valid[..., None], present)
         self.xy = xp.where(is_neck[:, None], neck[..., None, :], xy)
         self.neck = neck
-        self.unit = self._unit(shoulders)
+        self.unit = self._unit(shoulders, xy[..., right, :] - xy[..., left, :])
 
-    def _unit(self, shoulders: Any) -> Any:
-        """s of the feature table [...]: the trunk's length, or the next best guess of it."""
+    def _unit(self, shoulders: Any, across: Any) -> Any:
+        """s of the feature table [...]: the trunk's length, or the next best guess of it.
+
+        `shoulders` [...] tells whether there are both, `across` [..., 2] how far apart they are.
+        """
         xp = self.xp
-        right, left = self.present[..., sk.R_HIP], self.present[..., sk.L_HIP]
+        places = self._layout.at(("right_hip", "left_hip"))
+        right, left = (self.present[..., place] for place in places)
         weights = xp.stack([right, left], axis=-1).astype(np.float32)
-        hips = self.xy[..., [sk.R_HIP, sk.L_HIP], :]
+        hips = self.xy[..., places, :]
         hip = (hips * weights[..., None]).sum(-2) / xp.clip(weights.sum(-1), 1, None)[..., None]
         trunk = self._norm(self.neck - hip)
-        width = 1.3 * self._norm(self.xy[..., sk.R_SHOULDER, :] - self.xy[..., sk.L_SHOULDER, :])
+        width = 1.3 * self._norm(across)
         y = self.xy[..., 1]
         top = xp.where(self.present, y, xp.inf).min(-1)
         bottom = xp.where(self.present, y, -xp.inf).max(-1)
@@ -128,62 +180,65 @@ class _Body:
         root = self.xp.sqrt(self.xp.where(square > 0, square, 1))
         return self.xp.where(square > 0, root, 0)
 
-    def _have(self, *joints: Sequence[int]) -> Any:
+    def _places(self, tuples: _Tuples) -> list[list[int]]:
+        """The indices of the first joints of N tuples, of the second ones, and so on."""
+        return [self._layout.at(joints) for joints in zip(*tuples, strict=True)]
+
+    def _have(self, tuples: _Tuples) -> Any:
         """bool [..., N]: whether all of the N tuples' joints are present."""
-        result = self.present[..., list(joints[0])]
-        for other in joints[1:]:
-            result = result & self.present[..., list(other)]
+        first, *others = self._places(tuples)
+        result = self.present[..., first]
+        for other in others:
+            result = result & self.present[..., other]
         return result
 
     def clipped(self, values: Any) -> Any:
         return self.xp.clip(values, -_LARGEST, _LARGEST)
 
-    def positions(self, joints: Sequence[int]) -> Any:
+    def positions(self, joints: tuple[str, ...]) -> Any:
         """(p - neck) / s of N joints: [..., N, 2]."""
-        joints = list(joints)
-        relative = (self.xy[..., joints, :] - self.neck[..., None, :]) / self.unit[..., None, None]
-        return self.xp.where(self.present[..., joints, None], self.clipped(relative), 0)
+        places = self._layout.at(joints)
+        relative = (self.xy[..., places, :] - self.neck[..., None, :]) / self.unit[..., None, None]
+        return self.xp.where(self.present[..., places, None], self.clipped(relative), 0)
 
-    def flat_positions(self, joints: Sequence[int]) -> Any:
+    def flat_positions(self, joints: tuple[str, ...]) -> Any:
         """`positions` as x, y, x, y, ...: [..., 2 N]."""
         relative = self.positions(joints)
         return relative.reshape(*relative.shape[:-2], -1)
 
-    def offsets(self, pairs: Sequence[tuple[int, int]]) -> Any:
+    def offsets(self, pairs: _Tuples) -> Any:
         """(b - a) / s of N pairs of joints: [..., N, 2]."""
-        a, b = zip(*pairs, strict=True)
-        vectors = (self.xy[..., list(b), :] - self.xy[..., list(a), :]) / self.unit[..., None, None]
-        return self.xp.where(self._have(a, b)[..., None], vectors, 0)
+        a, b = self._places(pairs)
+        vectors = (self.xy[..., b, :] - self.xy[..., a, :]) / self.unit[..., None, None]
+        return self.xp.where(self._have(pairs)[..., None], vectors, 0)
 
-    def lengths(self, pairs: Sequence[tuple[int, int]]) -> Any:
+    def lengths(self, pairs: _Tuples) -> Any:
         """|b - a| / s of N pairs of joints: [..., N]."""
         return self.clipped(self._norm(self.offsets(pairs)))
 
-    def directions(self, pairs: Sequence[tuple[int, int]]) -> Any:
+    def directions(self, pairs: _Tuples) -> Any:
         """Unit vectors from a to b of N pairs of joints, flat: [..., 2 N]."""
         vectors = self.offsets(pairs)
         length = self._norm(vectors)
         unit = vectors / self.xp.where(length > 0, length, 1)[..., None]
         return unit.reshape(*unit.shape[:-2], -1)
 
-    def angles(self, triples: Sequence[tuple[int, int, int]]) -> Any:
+    def angles(self, triples: _Tuples) -> Any:
         """The angle at b between a and c of N triples, divided by pi: [..., N] in 0 to 1."""
         xp = self.xp
-        a, b, c = zip(*triples, strict=True)
-        first = self.offsets(tuple(zip(b, a, strict=True)))
-        second = self.offsets(tuple(zip(b, c, strict=True)))
+        first = self.offsets(tuple((b, a) for a, b, _ in triples))
+        second = self.offsets(tuple((b, c) for _, b, c in triples))
         dot = (first * second).sum(-1)
         cross = abs(first[..., 0] * second[..., 1] - first[..., 1] * second[..., 0])
-        defined = self._have(a, b, c) & (self._norm(first) > 0) & (self._norm(second) > 0)
+        defined = self._have(triples) & (self._norm(first) > 0) & (self._norm(second) > 0)
         angle = xp.arctan2(cross, xp.where(defined & ((dot != 0) | (cross != 0)), dot, 1))
         return xp.where(defined, angle / np.float32(np.pi), 0)
 
-    def extensions(self, chains: Sequence[tuple[int, int, int]]) -> Any:
+    def extensions(self, chains: _Tuples) -> Any:
         """|a - c| / (|a - b| + |b - c|) of N chains of two bones: [..., N] in 0 to 1."""
-        a, b, c = zip(*chains, strict=True)
-        reach = self._norm(self.offsets(tuple(zip(a, c, strict=True))))
-        bones = self._norm(self.offsets(tuple(zip(a, b, strict=True)))) + self._norm(
-            self.offsets(tuple(zip(b, c, strict=True)))
-        )
+        reach = self._norm(self.offsets(tuple((a, c) for a, _, c in chains)))
+        upper = self._norm(self.offsets(tuple((a, b) for a, b, _ in chains)))
+        lower = self._norm(self.offsets(tuple((b, c) for _, b, c in chains)))
+        bones = upper + lower
         ratio = reach / self.xp.where(bones > 0, bones, 1)
-        return self.xp.where(self._have(a, b, c), ratio, 0)
+        return self.xp.where(self._have(chains), ratio, 0)

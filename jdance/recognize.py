@@ -53,6 +53,7 @@ class Recognizer:
         classes: the motions' names.
         variables: the motion network's variables.
         estimator: finds people; None: key points always come with the picture.
+        min_joints: people with fewer joints do not count as found.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class Recognizer:
         classes: list[str],
         variables: Any,
         estimator: PoseEstimator | None = None,
+        min_joints: int = 1,
     ):
         self.config, self.classes, self.estimator = config, classes, estimator
+        self._min_joints = min_joints
         self._variables = jax.device_put(variables, jax.devices()[0])
         model = models.build(config.model)
         self._classify = jax.jit(
@@ -82,7 +85,7 @@ class Recognizer:
         estimator = None
         if pose:
             estimator = PoseEstimator.load(pose, DecodeConfig(min_joints=min_joints))
-        return cls(config, classes, variables, estimator)
+        return cls(config, classes, variables, estimator, min_joints)
 
     def __call__(
         self,
@@ -96,7 +99,6 @@ class Recognizer:
         Args:
             image: uint8 RGB [H, W, 3].
             keypoints: float32 [N, 18, 3] of the people, if they are known; else they are sought.
-                People without a single joint are left out.
             whole_picture: if nobody is found, judge the picture as a whole.
 
         Returns:
@@ -107,7 +109,7 @@ class Recognizer:
             if self.estimator is None:
                 raise UserError("key points are not known; choose a pose network with --pose")
             keypoints = self.estimator.people(image)
-        keypoints = keypoints[skeleton.is_present(keypoints).any(-1)]
+        keypoints = keypoints[skeleton.is_present(keypoints).sum(-1) >= self._min_joints]
         people: list[np.ndarray | None] = list(keypoints)
         boxes = [crop.tight_box(person) for person in keypoints]
         squares = [crop.around(person) for person in keypoints]

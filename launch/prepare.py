@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import flags
 
 from jdance.data.prepare import prepare
-from jdance.data.sources import open_source
+from jdance.data.sources import SPLITS, open_source, split_name
 from jdance.errors import UserError
 from jdance.launcher import run
 
@@ -17,7 +17,8 @@ _SOURCE = flags.DEFINE_string(
     "source",
     None,
     "A folder split/class/file or class/file of pictures, a manifest .csv (path,label[,split,group,"
-    "box,person]), a skeleton file .npz (xy [N,18,2], conf [N,18], label [N] [,split,group]), or "
+    "box,person]), a skeleton file .npz (xy [N,J,2], conf [N,J], label [N] [,split,group]; of "
+    "sequences xy [F,J,2], lengths [N], label [N]), or "
     "stage:PRESET, the synthetic StageDance.",
     required=True,
 )
@@ -38,7 +39,15 @@ _ALSO_WHOLE = flags.DEFINE_bool(
     "Each training picture also becomes an example as if nobody had been found in it. For pictures "
     "of one person in poses that the pose network often misses.",
 )
-_WHERE = flags.DEFINE_string("where", "", "COLUMN=VALUE: only those lines of the manifest.")
+_WHERE = flags.DEFINE_string(
+    "where", "", "COLUMN=VALUE: only those lines of a manifest, or entries of a skeleton file."
+)
+_SPLIT_COLUMN = flags.DEFINE_string(
+    "split_column", "split", "The array of a skeleton file that tells the splits."
+)
+_LABELS = flags.DEFINE_list(
+    "labels", [], "OLD=NEW,...: only these classes, under new names. A name alone is kept."
+)
 _FRACTIONS = flags.DEFINE_string(
     "fractions", "train=0.8,val=0.1,test=0.1", "Splits to draw where the source has none."
 )
@@ -51,7 +60,7 @@ _WORKERS = flags.DEFINE_integer(
 def _fractions() -> dict[str, float]:
     try:
         parts = dict(part.split("=") for part in _FRACTIONS.value.split(","))
-        result = {name.strip(): float(share) for name, share in parts.items()}
+        result = {split_name(name) or "": float(share) for name, share in parts.items()}
     except ValueError:
         raise UserError(
             f"--fractions={_FRACTIONS.value}: expected train=0.8,val=0.1,test=0.1"
@@ -62,8 +71,14 @@ def _fractions() -> dict[str, float]:
 
 
 def main() -> None:
+    labels = {old: new or old for old, _, new in (word.partition("=") for word in _LABELS.value)}
     source = open_source(
-        _SOURCE.value, label_all=_LABEL_ALL.value, where=_WHERE.value, seed=_SEED.value
+        _SOURCE.value,
+        label_all=_LABEL_ALL.value,
+        where=_WHERE.value,
+        split_column=_SPLIT_COLUMN.value,
+        labels=labels,
+        seed=_SEED.value,
     )
     estimator = None
     if _POSE.value:
@@ -88,6 +103,9 @@ def main() -> None:
     )
     for name, split in info["splits"].items():
         print(f"{name}: {split['count']} examples, people found in {split['people_found']}")
+    for name in SPLITS:
+        if name not in info["splits"]:
+            print(f"note: no split {name!r} (there are {', '.join(info['splits'])})")
     print(f"wrote {output / 'dataset.json'}")
     if info["skipped"]:
         for entry in info["skipped"]:

@@ -6,9 +6,9 @@
 #
 # Every part that is done already is left as it is.
 set -euo pipefail
-[ -z "${1-}" ] || dir=$(realpath -m "$1")
+dir=${1:-runs/quickstart}
+case ${1-} in "" | /*) ;; *) dir=$PWD/$1 ;; esac
 cd "$(dirname "$0")/.."
-dir=${dir:-runs/quickstart}
 source launch/environment.sh
 
 if cuda=$(nvidia-smi 2>/dev/null | grep -o 'CUDA Version: [0-9]*' | grep -o '[0-9]*$'); then
@@ -37,4 +37,4 @@ echo
 echo "Look at:"
 echo "  $dir/recognized/scene-0.jpg   the annotated picture; scene-0.json holds the numbers"
 echo "  $dir/eval_test.json           accuracy and confusion matrix"
-echo "  $dir/metrics.jsonl            how training went; also: tensorboard --logdir=$dir"
+echo "  $dir/metrics.jsonl            how training went"

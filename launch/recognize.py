@@ -96,7 +96,8 @@ def main() -> None:
             name = path.stem if stems[path.stem] == 1 else path.name
             _recognize(recognizer, path, name, output)
         except UserError as error:
-            failures.append(images.printable(str(error)))
+            named = str(path) in str(error)
+            failures.append(images.printable(str(error) if named else f"{path}: {error}"))
         except OSError as error:
             failures.append(images.printable(f"{path}: {error.filename}: {error.strerror}"))
         progress.update(done)

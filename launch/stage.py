@@ -41,7 +41,7 @@ def main() -> None:
         path = output / f"scene-{number}.jpg"
         images.write(path, scene.image)
         openpose_json.write(
-            openpose_json.path_for(path, output), np.stack([d.keypoints for d in seen])
+            openpose_json.path_for(path, output), np.array([d.keypoints for d in seen])
         )
         print(f"{path}: from left to right {', '.join(d.motion for d in seen)}")
 

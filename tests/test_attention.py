@@ -22,9 +22,9 @@ def channel_gate(params, x):
     return sigmoid(gate).reshape(len(x), *[1] * (x.ndim - 2), x.shape[-1])
 
 
-def spatial_gate(params, x):
+def spatial_gate(params, x, norm=lambda y: y):
     """Equation (3): Mh(F) = sigmoid(f([avg; max])), the convolution as explicit loops."""
-    kernel, bias = params["conv"]["kernel"], params["conv"]["bias"]
+    kernel, bias = params["conv"]["kernel"], params["conv"].get("bias", 0)
     summary = np.stack([x.mean(-1), x.max(-1)], -1)
     space = x.shape[1:-1]
     half = kernel.shape[0] // 2
@@ -34,7 +34,7 @@ def spatial_gate(params, x):
         window = tuple(slice(p, p + kernel.shape[0]) for p in place)
         patch = padded[(slice(None), *window)]
         result[(slice(None), *place, 0)] = (patch * kernel[..., 0]).reshape(len(x), -1).sum(1)
-    return sigmoid(result + bias)
+    return sigmoid(norm(result + bias))
 
 
 def run(module, x):
@@ -61,6 +61,33 @@ def test_channel_attention(x):
 def test_spatial_attention(x):
     params, gate = run(SpatialAttention(kernel=5), x)
     np.testing.assert_allclose(gate, spatial_gate(params, x), atol=1e-6)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_batch_norm_in_the_spatial_gate(x, train):
+    module = CBAM(1, reduction=4, kernel=3, gate_norm=True)
+    variables = jax.device_get(module.init(jax.random.key(1), x))
+    assert "bias" not in variables["params"]["spatial"]["conv"]
+    old = {"mean": np.float32([0.2]), "var": np.float32([1.7])}
+    variables["batch_stats"]["spatial"]["norm"] = old
+    scale, bias = np.float32([0.8]), np.float32([-0.3])
+    variables["params"]["spatial"]["norm"] = {"scale": scale, "bias": bias}
+    y, updated = module.apply(variables, x, train, mutable=["batch_stats"])
+
+    seen = {}
+
+    def norm(y):
+        seen.update({"mean": y.mean(), "var": y.var()})
+        used = seen if train else old
+        return (y - used["mean"]) / np.sqrt(used["var"] + 1e-5) * scale + bias
+
+    inner = spatial_gate(variables["params"]["spatial"], x, norm) * x
+    np.testing.assert_allclose(
+        y, channel_gate(variables["params"]["channel"], inner) * inner, atol=1e-5
+    )
+    for name, value in updated["batch_stats"]["spatial"]["norm"].items():
+        expected = 0.99 * old[name] + 0.01 * seen[name] if train else old[name]
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])

@@ -71,7 +71,7 @@ def test_image_and_keypoints_are_warped_together(size, seed):
         if augment.reduction(size) > 1:
             small = crop.SIZE // augment.reduction(size)
             image = cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA)
-        after = skeleton.FLIP[before] if mirrored else before
+        after = skeleton.COCO18.flip[before] if mirrored else before
         seen = centre(augment.warp_image(image, affine, size))
         np.testing.assert_allclose(seen, warped[after, :2], atol=0.35)
 

@@ -10,7 +10,8 @@ import pytest
 from jdance import config as defaults
 from jdance import models
 from jdance.models.dropout import BranchDropout, Dropout
-from jdance.models.resnet import Bottleneck, ResNet
+from jdance.models.resnet import BLOCKS, Bottleneck, ResNet
+from jdance.weights import resnet
 
 
 def tiny(**changes):
@@ -51,6 +52,77 @@ def test_the_literal_two_dense_layers():
     config = defaults.base().model
     config.update(classes=6, image_widths=(2048, 512))
     assert round(models.count_parameters(shapes(config)) / 1e6, 2) == 31.19
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "count"),
+    [
+        ("resnet18", {}, 11_689_512),
+        ("resnet34", {}, 21_797_672),
+        ("resnet50", {}, 25_557_032),
+        ("resnet101", {}, 44_549_160),
+        ("resnet50", dict(attention=0, attention_place="blocks", gate_norm=True), 28_089_624),
+    ],
+)
+def test_plain_classifiers_have_the_published_sizes(kind, changes, count):
+    config = defaults.model()
+    config.update(
+        resnet.KINDS[kind], branches="image", image_widths=(), fusion_widths=(), classes=1000,
+        attention=-1,
+    )  # fmt: skip
+    config.update(changes)
+    assert models.count_parameters(shapes(config)) == count
+
+
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+def test_zero_gamma_makes_a_block_its_shortcut(block):
+    x = np.random.default_rng(0).normal(size=(2, 6, 6, 8)).astype(np.float32)
+    net = BLOCKS[block](features=8, zero_gamma=True)
+    variables = net.init(jax.random.key(0), x, False)
+    np.testing.assert_array_equal(net.apply(variables, x, False), np.maximum(x, 0))
+    plain = BLOCKS[block](features=8)
+    assert not np.allclose(plain.apply(plain.init(jax.random.key(0), x, False), x, False), x)
+
+
+def test_basic_blocks_of_one_axis():
+    x = np.zeros((2, 9, 8), np.float32)
+    y, _ = BLOCKS["basic"](16, stride=2).init_with_output(jax.random.key(0), x, False)
+    assert y.shape == (2, 5, 16)
+
+
+def test_a_frozen_backbone_works_as_in_evaluation():
+    """Running statistics, no dropout, no gradient; the head trains."""
+    image, features = inputs()
+    config = tiny(
+        dropout=0.0, stage_sizes=(1,), gate_norm=True, attention_place="blocks"
+    )  # fmt: skip
+    net = models.build(config, freeze_backbone=True)
+    variables = net.init(jax.random.key(0), image, features)
+
+    def loss(params):
+        logits, updated = net.apply(
+            {**variables, "params": params}, image, features, train=True,
+            rngs={"dropout": jax.random.key(1)}, mutable=["batch_stats"],
+        )  # fmt: skip
+        return logits.sum(), (logits, updated)
+
+    gradients, (logits, updated) = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+    np.testing.assert_allclose(logits, net.apply(variables, image, features), rtol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"], variables["batch_stats"])
+    for part, tree in gradients.items():
+        largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
+        assert (largest == 0) == (part == "backbone")
+
+
+def test_the_summary_counts_parameters_and_flops():
+    config = tiny(stage_sizes=(1, 1))
+    table = models.summary(config, 32)
+    lines = table.splitlines()
+    total = models.count_parameters(shapes(config, 32))
+    assert f"{total:,}" in table and "stage2_block1" in table and "float32[1,4]" in table
+    stem = next(line for line in lines if "backbone/stem " in line)
+    # 16x16 places, 7x7x3 inputs, 4 outputs, two operations each; the border sees less.
+    assert 0.85 * 2 * 256 * 147 * 4 < int(stem.split("│")[5]) <= 2 * 256 * 147 * 4
 
 
 def test_last_stage_of_the_backbone_is_7x7x2048():
@@ -158,6 +230,7 @@ def test_silenced_branches_do_not_matter():
         assert not np.allclose(run(image, features, False)[0], run(image // 3, features, False)[0])
 
 
-def test_unknown_branches():
-    with pytest.raises(ValueError, match="branches='both'"):
-        models.build(tiny(branches="both"))
+@pytest.mark.parametrize("key", ["branches", "block"])
+def test_unknown_values(key):
+    with pytest.raises(ValueError, match=f"{key}='both'"):
+        models.build(tiny(**{key: "both"}))

@@ -100,7 +100,7 @@ def test_whole_pictures_beside_the_crops_in_training(photos, tmp_path):
 @pytest.mark.parametrize(
     ("column", "value", "people"),
     [("box", '"5,5,20,40"', [0]), ("box", "36 6 30 80", [1]), ("person", "0", [0]),
-     ("person", "1", [1]), ("person", "7", [0]), ("group", "film", [1])],
+     ("person", "1", [1]), ("group", "film", [1])],
 )  # fmt: skip
 def test_manifest_chooses_whom_the_label_is_for(photos, tmp_path, column, value, people):
     rows = "".join(f"jump/{i:02}.png,jump,train,{value}\n" for i in range(0, 12, 2))
@@ -108,7 +108,25 @@ def test_manifest_chooses_whom_the_label_is_for(photos, tmp_path, column, value,
     prepare(open_source(str(photos / "manifest.csv")), tmp_path / "data", two_people)
     found = load(tmp_path / "data", "train")
     assert [e.person for e in found] == people * 6
-    assert bool(found[0].keypoints.any()) == (value != "7")
+    assert found[0].keypoints.any()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("person", "7", "person 7, counted from 0, but 2 were found"),
+        ("person", "-1", "expected 0 or a whole number"),
+        ("person", "0.5", "expected 0 or a whole number"),
+        ("box", '"500,500,20,20"', "lies outside the picture"),
+        ("box", '"0,0,0,0"', "lies outside the picture"),
+    ],
+)
+def test_labels_for_somebody_who_is_not_there(photos, tmp_path, column, value, message):
+    rows = f"jump/00.png,jump,train,{value}\n" + "jump/02.png,jump,train,\n" * 2
+    (photos / "manifest.csv").write_text(f"path,label,split,{column}\n{rows}")
+    info = prepare(open_source(str(photos / "manifest.csv")), tmp_path / "data", two_people)
+    assert info["splits"]["train"]["count"] == 2
+    assert message in info["skipped"][0]["reason"]
 
 
 def test_a_label_for_everybody_and_chosen_rows(photos, tmp_path):
@@ -250,11 +268,23 @@ def test_sources_that_cannot_be_used(tmp_path, name, content, message):
 
 
 def test_skeleton_file_of_the_wrong_shape(tmp_path):
-    np.savez(tmp_path / "s.npz", xy=np.zeros((4, 17, 2)), conf=np.zeros((4, 18)), label=np.zeros(4))
-    with pytest.raises(UserError, match=r"xy \(4, 17, 2\)"):
-        open_source(str(tmp_path / "s.npz"))
+    good = {"xy": np.zeros((4, 18, 2)), "conf": np.zeros((4, 18)), "label": np.zeros(4)}
+    wrong = [
+        ({"xy": np.zeros((4, 17, 2))}, r"conf \(4, 18\): expected \(4, 17\)"),
+        ({"xy": np.zeros((4, 18, 3))}, r"xy \(4, 18, 3\)"),
+        ({"label": np.zeros(3)}, "4 skeletons with 3 labels"),
+        ({"group": np.zeros(3)}, "group"),
+        ({"lengths": np.array([1, 1, 1, 2])}, "lengths sum to 5"),
+        ({"lengths": np.array([1.0, 1, 1, 1])}, "lengths: expected"),
+        ({"xy": np.zeros((4, 16, 2)), "conf": np.zeros((4, 16))}, "16 joints, a layout"),
+        ({"xy": np.full((4, 18, 2), "a")}, "must be numbers"),
+    ]
+    for change, message in wrong:
+        np.savez(tmp_path / "s.npz", **good | change)
+        with pytest.raises(UserError, match=message):
+            open_source(str(tmp_path / "s.npz"))
     np.savez(tmp_path / "s.npz", xy=np.zeros((4, 18, 2)))
-    with pytest.raises(UserError, match="lacks the array 'conf'"):
+    with pytest.raises(UserError, match="lacks the array 'label'"):
         open_source(str(tmp_path / "s.npz"))
 
 
@@ -368,7 +398,7 @@ def test_people_of_impossible_size_are_skipped(photos, tmp_path):
         people[0, 0, 0] = 1e8
         return people
 
-    with pytest.raises(UserError, match="no key points can be that far apart"):
+    with pytest.raises(UserError, match="key points that cannot be right"):
         prepare(open_source(str(photos)), tmp_path / "data", giant)
 
 

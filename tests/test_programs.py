@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, tiny_config, tiny_picture
 
+from jdance import config as defaults
 from jdance.data import images
 from jdance.training import loop
+from jdance.weights import resnet
 
 
 def program(name, *arguments, status=0):
@@ -55,8 +57,8 @@ def test_stage_from_data_set_to_recognised_scene(tmp_path):
     result = json.loads((run / "eval_test.json").read_text())
     assert result["n"] == 12 and np.sum(result["confusion"]) == 12
     assert {"accuracy", "mean_class_accuracy", "classes", "per_class"} <= result.keys()
-    program("evaluate", f"--workdir={run}", "--split=val", "--drop_keypoints")
-    assert json.loads((run / "eval_val_no_keypoints.json").read_text())["found"]["n"] == 0
+    program("evaluate", f"--workdir={run}", "--split=val", "--drop_joints=all")
+    assert json.loads((run / "eval_val_without_all.json").read_text())["found"]["n"] == 0
 
     scenes, out = tmp_path / "scenes", tmp_path / "out"
     told, _ = program("stage", f"--output={scenes}", "--dancers=4", "--width=320", "--height=240")
@@ -71,6 +73,31 @@ def test_stage_from_data_set_to_recognised_scene(tmp_path):
         assert np.shape(person["keypoints"]) == (18, 3) and len(person["box"]) == 4
         assert person["motion"] == found["classes"][int(np.argmax(person["probabilities"]))]
     assert images.read(out / "scene-0.jpg").shape == (240, 320, 3)
+
+
+def test_summary_needs_neither_data_nor_a_folder():
+    told, _ = program("train", "--config=configs/quickstart.py", "--summary")
+    assert "stage4_block1" in told and "614,681" in told
+
+
+def test_import_of_a_resnet(tmp_path):
+    rng = np.random.default_rng(0)
+    model = defaults.model()
+    model.update(resnet.KINDS["resnet18"], attention=-1, branches="image")
+    header, end = {}, 0
+    for path, leaf in resnet.abstract_variables(model).items():
+        if path[1] == "backbone":
+            shape = resnet._torch_shape(path, leaf.shape)
+            offsets = [end, end := end + 4 * leaf.size]
+            entry = {"dtype": "F32", "shape": shape, "data_offsets": offsets}
+            header[resnet._torch_name(path)] = entry
+    text = json.dumps(header).encode()
+    file = tmp_path / "resnet18.safetensors"
+    numbers = rng.uniform(0.01, 0.02, end // 4).astype(np.float32)
+    file.write_bytes(len(text).to_bytes(8, "little") + text + numbers.tobytes())
+    told, _ = program("import_weights", "--kind=resnet18", f"--input={file}",
+                      f"--output={tmp_path / 'imported'}")  # fmt: skip
+    assert "resnet18, 11,176,512 parameters, no attention, no classifier" in told
 
 
 def test_prepare_lists_bad_files_and_keeps_the_good_ones(real_data, photos, tmp_path):
@@ -110,6 +137,10 @@ def test_prepare_lists_bad_files_and_keeps_the_good_ones(real_data, photos, tmp_
          "no pictures in it"),
         ("import_weights", ["--kind=mobilenet_v2_small", "--input=photos/0.png", "--output=o"],
          "0.png"),
+        ("import_weights", ["--kind=resnet50", "--input=photos/0.png", "--output=o"],
+         "0.png: not a PyTorch checkpoint"),
+        ("train", ["--config=CONFIG", "--summary", "--config.model.block=wide"],
+         "model.block='wide': expected basic or bottleneck"),
     ],
 )  # fmt: skip
 def test_mistakes_get_one_line(name, arguments, message, photos, tmp_path):

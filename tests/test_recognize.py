@@ -9,7 +9,7 @@ from jdance import draw, models, skeleton
 from jdance.data import crop, openpose_json, pipeline, records
 from jdance.errors import UserError
 from jdance.recognize import Recognizer, annotate
-from jdance.training import evaluation, loop
+from jdance.training import evaluation
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def test_probabilities_are_those_of_evaluation(setup, tiny_data):
     config, variables = setup
     source = records.Dataset(tiny_data).source("val")
     predictions = evaluation.predict(
-        loop.make_eval_step(config), variables, pipeline.eval_batches(source, config)
+        evaluation.make_eval_step(config), variables, pipeline.eval_batches(source, config)
     )
     recognizer = Recognizer(config, ["a", "b", "c"], variables)
     for i in range(4):

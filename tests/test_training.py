@@ -13,19 +13,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, tiny_config
+from conftest import ROOT, tiny_config, tiny_source
 
 from jdance import models
 from jdance.data import pipeline, records
+from jdance.data.prepare import prepare
 from jdance.errors import UserError
 from jdance.training import checkpoints, devices, evaluation, loop, state, steps
 from jdance.training.metrics import MetricWriter
+from jdance.training.motion_task import MotionTask
 
 
 def setup(config, axis_name=steps.AXIS):
     model = models.build(config.model, axis_name=axis_name)
     optimizer = state.make_optimizer(config.optimizer, lambda _: 0.05)
-    fresh = state.create(model, optimizer, config, 18)
+    fresh = state.create(model, optimizer, config.seed, MotionTask(config, list("abc")).inputs())
     step = partial(steps.train_step, model=model, optimizer=optimizer, seed=7)
     return fresh, step
 
@@ -82,7 +84,7 @@ def test_one_step_of_sgd_is_the_textbook_step(config, batches):
     config.optimizer.update(momentum=0.9, weight_decay=0.1)
     model = models.build(config.model)
     optimizer = state.make_optimizer(config.optimizer, lambda _: 0.05)
-    fresh = state.create(model, optimizer, config, 18)
+    fresh = state.create(model, optimizer, config.seed, MotionTask(config, list("abc")).inputs())
 
     def loss(params):
         logits, _ = model.apply(
@@ -164,7 +166,7 @@ def test_training_learns_and_writes_what_it_should(tiny_data, tmp_path):
     source = records.Dataset(tiny_data).source("val")
     again = evaluation.summarize(
         evaluation.predict(
-            loop.make_eval_step(read), variables, pipeline.eval_batches(source, read)
+            evaluation.make_eval_step(read), variables, pipeline.eval_batches(source, read)
         ),
         classes,
     )
@@ -198,6 +200,8 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tiny_data, tmp_path)
         ("seed", -1, "seed=-1: must not be negative"),
         ("epochs", float("nan"), "epochs=nan"),
         ("data.dir", "nothing", "no such file"),
+        ("model.dropout", 1.5, "must be less than 1"),
+        ("augment.flip", 7.0, "a share, must be at most 1"),
     ],
 )
 def test_mistakes_in_the_configuration(tiny_data, tmp_path, key, value, message):
@@ -221,9 +225,25 @@ def test_a_folder_belongs_to_one_experiment(tiny_data, tmp_path):
             loop.train(other, tmp_path)
         assert (tmp_path / "config.json").read_bytes() == before
     assert loop.train(config, tmp_path) == first  # nothing left to do but to look again
+    other = tmp_path / "other_data"
+    prepare(tiny_source(64), other, None)
+    config.data.dir = str(other)
+    with pytest.raises(UserError, match="trained on other data"):
+        loop.train(config, tmp_path)
+    config.data.dir = str(tiny_data)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(UserError, match="not the configuration of a run"):
         loop.train(config, tmp_path)
+
+
+def test_a_folder_without_checkpoints_may_become_another_run(tiny_data, tmp_path):
+    config = tiny_config(tiny_data)
+    config.optimizer.learning_rate = float(np.finfo(np.float32).max)
+    with pytest.raises(UserError, match="lower --config"):
+        loop.train(config, tmp_path)
+    config.update(epochs=0.5)
+    config.optimizer.learning_rate = 1e-3
+    assert loop.train(config, tmp_path)["n"] == 15
 
 
 def test_rows_of_an_interrupted_run_are_not_repeated(tmp_path):

@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 from jdance import skeleton
 from jdance.data import crop
 
+LEGS = ("right_hip", "left_hip", "right_knee", "left_knee", "right_ankle", "left_ankle")
+
 _VISIBLE = 224 / 256  # part of the crop's side that the network sees
 
 
@@ -45,15 +47,22 @@ def matrix(
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         mirror = np.diag([-1.0 if mirrored else 1.0, 1.0])
         linear = linear @ turn @ np.diag([stretch, 1 / stretch]) @ mirror * scale
+        if config.shear:
+            linear = linear @ np.array([[1, rng.uniform(-config.shear, config.shear)], [0, 1]])
         centre = centre + rng.uniform(-config.shift, config.shift, 2) * size
     offset = centre - linear @ np.full(2, crop.SIZE / 2 - 0.5)
     return np.concatenate([linear, offset[:, None]], 1), mirrored
 
 
-def warp_keypoints(keypoints: np.ndarray, affine: np.ndarray, mirrored: bool) -> np.ndarray:
-    """Applies a map [2, 3] to key points [18, 3]; a mirror also swaps left and right."""
-    moved = keypoints[skeleton.FLIP].copy() if mirrored else keypoints.copy()
-    moved[:, :2] = moved[:, :2] @ affine[:, :2].T + affine[:, 2]
+def warp_keypoints(
+    keypoints: np.ndarray,
+    affine: np.ndarray,
+    mirrored: bool,
+    layout: skeleton.Layout = skeleton.COCO18,
+) -> np.ndarray:
+    """Applies a map [2, 3] to key points [..., J, 3]; a mirror also swaps left and right."""
+    moved = keypoints[..., layout.flip, :].copy() if mirrored else keypoints.copy()
+    moved[..., :2] = moved[..., :2] @ affine[:, :2].T + affine[:, 2]
     return skeleton.clean(moved)
 
 
@@ -68,15 +77,21 @@ def warp_image(image: np.ndarray, affine: np.ndarray, size: int) -> np.ndarray:
 
 
 def disturb_keypoints(
-    keypoints: np.ndarray, size: int, rng: np.random.Generator, config: ConfigDict
+    keypoints: np.ndarray,
+    size: int,
+    rng: np.random.Generator,
+    config: ConfigDict,
+    layout: skeleton.Layout = skeleton.COCO18,
 ) -> np.ndarray:
-    """Adds noise to the joints of [18, 3] and drops some of them."""
-    noise = rng.normal(0, config.joint_noise * size, (skeleton.NUM_JOINTS, 2))
-    dropped = rng.random(skeleton.NUM_JOINTS) < config.joint_dropout
+    """Adds noise to the joints of [..., J, 3] and drops some of them, the same in all frames."""
+    noise = rng.normal(0, config.joint_noise * size, (*keypoints.shape[:-1], 2))
+    dropped = rng.random(len(layout)) < config.joint_dropout
+    if config.legs_dropout and rng.random() < config.legs_dropout:
+        dropped[layout.at(LEGS)] = True
     noisy = keypoints.copy()
-    noisy[:, :2] += noise
-    noisy[dropped, 2] = 0
-    return np.where(keypoints[:, 2:] > 0, skeleton.clean(noisy), 0).astype(np.float32)
+    noisy[..., :2] += noise
+    noisy[..., dropped, 2] = 0
+    return np.where(keypoints[..., 2:] > 0, skeleton.clean(noisy), 0).astype(np.float32)
 
 
 def disturb_image(image: np.ndarray, rng: np.random.Generator, config: ConfigDict) -> np.ndarray:

@@ -54,7 +54,10 @@ def cut(image: np.ndarray, square: Square, size: int = SIZE) -> np.ndarray:
     """
     left, top, side = square
     if side > _LARGEST:
-        raise UserError(f"a person {side} pixels large: no key points can be that far apart")
+        raise UserError(
+            f"needs a square of {side} pixels, more than {_LARGEST}: a very long picture, or "
+            "key points that cannot be right"
+        )
     height, width = image.shape[:2]
     x0, x1 = np.clip([left, left + side], 0, width)
     y0, y1 = np.clip([top, top + side], 0, height)
@@ -65,6 +68,22 @@ def cut(image: np.ndarray, square: Square, size: int = SIZE) -> np.ndarray:
         region[y0 - top : y1 - top, x0 - left : x1 - left] = image[y0:y1, x0:x1]
     method = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
     return cv2.resize(region, (size, size), interpolation=method)
+
+
+def fit(keypoints: np.ndarray, size: int = SIZE) -> np.ndarray:
+    """Key points [..., J, 3] without a picture, moved and scaled as if a crop had been cut.
+
+    The longer side of the box around all present joints gets the share of `size` that it has in
+    `around`, whatever the unit was; the middle of the box becomes the middle of the square.
+    """
+    xy = keypoints[skeleton.is_present(keypoints), :2]
+    if not len(xy):
+        return np.zeros_like(keypoints, np.float32)
+    low, high = xy.min(0).astype(np.float64), xy.max(0).astype(np.float64)
+    scale = size / _MARGIN / max(float((high - low).max()), 1e-9)
+    moved = keypoints.astype(np.float64)
+    moved[..., :2] = (moved[..., :2] - (low + high) / 2) * scale + (size - 1) / 2
+    return skeleton.clean(moved)
 
 
 def into(keypoints: np.ndarray, square: Square, size: int = SIZE) -> np.ndarray:

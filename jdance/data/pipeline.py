@@ -13,62 +13,81 @@ import grain
 import numpy as np
 from ml_collections import ConfigDict
 
-from jdance import features, models
-from jdance.data import augment, records
+from jdance import features, models, skeleton
+from jdance.data import augment, records, tempo
 from jdance.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
 
 def example(
-    item: tuple[int, bytes],
-    rng: np.random.Generator | None,
-    *,
-    image_size: int,
-    use_image: bool,
-    feature_set: str,
-    augmentation: ConfigDict,
+    item: tuple[int, bytes], rng: np.random.Generator | None, *, config: ConfigDict, drop: str = ""
 ) -> Batch:
-    """One packed record -> what the network sees of it, changed at random if there is an rng."""
+    """One packed record -> what is to be seen of it, changed at random if there is an rng.
+
+    `drop` takes joints away, see `eval_batches`.
+    """
     index, data = item
     record = records.unpack(data)
-    affine, mirrored = augment.matrix(image_size, rng, augmentation)
-    keypoints = augment.warp_keypoints(record.keypoints, affine, mirrored)
+    layout, size = skeleton.LAYOUTS[config.model.layout], config.data.image_size
+    keypoints = record.keypoints
+    if config.model.branches == "sequence":
+        at = tempo.times(len(keypoints), config.model.sequence.frames, rng, config.augment)
+        keypoints = tempo.resample(tempo.smooth(keypoints), at)
+    affine, mirrored = augment.matrix(size, rng, config.augment)
+    keypoints = augment.warp_keypoints(keypoints, affine, mirrored, layout)
     if rng is not None:
-        keypoints = augment.disturb_keypoints(keypoints, image_size, rng, augmentation)
-    result = {
-        "features": features.compute(feature_set, keypoints),
-        "valid": features.valid(keypoints),
-        "label": np.int32(record.label),
-        "index": np.int32(index),
-        "weight": np.float32(1),
+        keypoints = augment.disturb_keypoints(keypoints, size, rng, config.augment, layout)
+    if drop:
+        keypoints = _without(keypoints, drop, index, layout)
+    result: Batch = {
+        "keypoints": keypoints,
+        "label": np.asarray(record.label, np.int32),
+        "index": np.asarray(index, np.int32),
+        "weight": np.ones((), np.float32),
     }
-    if use_image:
+    if models.uses_image(config.model):
         if record.image is None:
             raise UserError(
                 f"{record.source}: has no picture; train --config.model.branches=keypoints"
             )
-        image = records.decode_image(record.image, augment.reduction(image_size))
-        image = augment.warp_image(image, affine, image_size)
+        image = records.decode_image(record.image, augment.reduction(size))
+        image = augment.warp_image(image, affine, size)
         if rng is not None:
-            image = augment.disturb_image(image, rng, augmentation)
+            image = augment.disturb_image(image, rng, config.augment)
         result["image"] = image
     return result
+
+
+def _without(keypoints: np.ndarray, drop: str, index: int, layout: skeleton.Layout) -> np.ndarray:
+    """Key points [..., J, 3] less some joints."""
+    if drop == "all":
+        gone = np.ones(len(layout), bool)
+    elif drop == "legs":
+        gone = np.isin(np.arange(len(layout)), layout.at(augment.LEGS))
+    else:
+        gone = np.random.default_rng(index).random(len(layout)) < float(drop)
+    return np.where(gone[:, None], 0, keypoints).astype(np.float32)
+
+
+def _with_features(batch: Batch, config: ConfigDict) -> Batch:
+    """Features in place of key points; of a whole batch at once, which is quicker."""
+    batch = dict(batch)
+    keypoints = batch.pop("keypoints")
+    layout = skeleton.LAYOUTS[config.model.layout]
+    valid = features.valid(keypoints, layout)
+    if config.model.branches == "sequence":
+        batch["features"] = features.sequence(config.model.features, keypoints, layout)
+        batch["valid"] = valid.any(-1)
+    else:
+        batch["features"] = features.compute(config.model.features, keypoints, layout)
+        batch["valid"] = valid
+    return batch
 
 
 def _indexed(source: Any) -> grain.MapDataset:
     count = len(source)  # a repeated data set counts on through its epochs
     return grain.MapDataset.source(source).map_with_index(lambda i, data: (i % count, data))
-
-
-def _example_function(config: ConfigDict) -> Any:
-    return partial(
-        example,
-        image_size=config.data.image_size,
-        use_image=models.uses_image(config.model),
-        feature_set=config.model.features,
-        augmentation=config.augment,
-    )
 
 
 def train_batches(
@@ -83,45 +102,63 @@ def train_batches(
         process, processes: which share of each global batch to make.
 
     Yields:
-        image uint8 [B, S, S, 3] RGB, features float32 [B, D], valid bool [B], label int32 [B],
-        index int32 [B] (place in the source), weight float32 [B] (1).
+        image uint8 [B, S, S, 3] RGB (unless the network looks at none), features float32
+        [B, D] or, of sequences, [B, T, D], valid bool [B], label int32 [B], index int32 [B] (place
+        in the source), weight float32 [B] (1).
     """
     local_size = config.batch_size // processes
     dataset = _indexed(source).seed(config.seed).shuffle().repeat()
     # Augment before slicing: what is drawn depends on the place in the global order.
-    dataset = dataset.random_map(_example_function(config))
+    dataset = dataset.random_map(partial(example, config=config))
     dataset = dataset[start_step * config.batch_size + process :: processes]
     return iter(_read(dataset.batch(local_size, drop_remainder=True), config))
 
 
 def eval_batches(
-    source: Any, config: ConfigDict, process: int = 0, processes: int = 1
+    source: Any,
+    config: ConfigDict,
+    process: int = 0,
+    processes: int = 1,
+    *,
+    drop: str = "",
+    view: int = 0,
 ) -> Iterator[Batch]:
-    """Every example once, in order, unchanged; the last batch is filled up with weight 0.
+    """Every example once, in order; the last batch is filled up with weight 0.
 
     All processes yield equally many batches; see `train_batches` for what is in them.
+
+    Args:
+        source, config, process, processes: as for `train_batches`.
+        drop: joints to take away: "all", "legs" (hips, knees, ankles) or a share such as "0.2",
+            drawn for each example; "" none.
+        view: 0 shows the examples unchanged, other numbers as random changes, drawn as in
+            training, for test-time augmentation.
     """
     local_size = config.batch_size // processes
-    plain = _indexed(source).map(partial(_example_function(config), rng=None))
-    share = plain[process::processes]
+    dataset = _indexed(source)
+    if view:
+        dataset = dataset.seed(config.seed + view).random_map(
+            partial(example, config=config, drop=drop)
+        )
+    else:
+        dataset = dataset.map(partial(example, rng=None, config=config, drop=drop))
+    share = dataset[process::processes]
     count = 0
     for batch in _read(share.batch(local_size), config) if len(share) else ():
         count += 1
         yield _filled(batch, local_size)
-    nothing = {name: np.zeros_like(value)[None][:0] for name, value in plain[0].items()}
+    first = {name: np.asarray(value)[None] for name, value in dataset[0].items()}
+    nothing = {name: value[:0] for name, value in _with_features(first, config).items()}
     for _ in range(count, -(-len(source) // config.batch_size)):
         yield _filled(nothing, local_size)
 
 
-def without_keypoints(batch: Batch) -> Batch:
-    """The batch as it would be if nobody had been found in any picture."""
-    silent = {name: np.zeros_like(batch[name]) for name in ("features", "valid")}
-    return batch | silent
-
-
 def _read(batches: grain.MapDataset, config: ConfigDict) -> grain.IterDataset:
-    """Reads batches ahead, in order. Whole batches go to threads or processes: so neither matters
-    for what is in them."""
+    """Reads batches ahead, in order, and makes features of their key points.
+
+    Whole batches go to threads or processes: so neither matters for what is in them.
+    """
+    batches = batches.map(partial(_with_features, config=config))
     threads = config.data.threads
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads))
     dataset = batches.to_iter_dataset(options)

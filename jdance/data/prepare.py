@@ -83,6 +83,8 @@ def prepare(
     info = {
         "version": records.VERSION,
         "classes": classes,
+        "layout": source.layout,
+        "sequences": source.sequences,
         "pose": pose,
         "seed": seed,
         "splits": {name: writer.summary(classes) for name, writer in writers.items()},
@@ -198,16 +200,22 @@ def examples(
     elif known is None:
         raise UserError("key points are not known; choose a pose network with --pose")
     for i, person in enumerate(picture.people):
-        chosen = _choose(person, None if known is None else known[i], found)
+        if image is None and known is not None:  # a bare skeleton, in whatever unit
+            yield records.Example(
+                keypoints=crop.fit(known[i]),
+                label=classes.index(person.label),
+                group=images.printable(picture.group),
+                source=images.printable(picture.name),
+            )
+            continue
+        assert image is not None
+        chosen = _choose(person, None if known is None else known[i], found, *image.shape[:2])
         for number, keypoints, square in chosen:
-            if square is None and image is not None:
-                square = crop.whole(*image.shape[:2])
-            if square is None:  # a bare skeleton without a single joint
-                square = crop.Square(0, 0, crop.SIZE)
+            square = square or crop.whole(*image.shape[:2])
             yield records.Example(
                 keypoints=crop.into(keypoints, square),
                 label=classes.index(person.label),
-                image=None if image is None else images.encode_jpeg(crop.cut(image, square)),
+                image=images.encode_jpeg(crop.cut(image, square)),
                 group=images.printable(picture.group),
                 source=images.printable(picture.name),
                 person=number,
@@ -217,8 +225,18 @@ def examples(
 _Choice = tuple[int, np.ndarray, crop.Square | None]
 
 
-def _choose(person: Person, known: np.ndarray | None, found: np.ndarray | None) -> list[_Choice]:
-    """Whom a label is for: (number in the picture, key points, square), one or several."""
+def _choose(
+    person: Person,
+    known: np.ndarray | None,
+    found: np.ndarray | None,
+    height: int,
+    width: int,
+) -> list[_Choice]:
+    """Whom in a picture a label is for: (number, key points, square), one or several.
+
+    Raises:
+        UserError: the label is for somebody whom the picture cannot show.
+    """
     nobody = np.zeros((skeleton.NUM_JOINTS, 3), np.float32)
     if found is None:
         assert known is not None
@@ -228,18 +246,25 @@ def _choose(person: Person, known: np.ndarray | None, found: np.ndarray | None) 
     if known is not None:
         if not known.any():
             return [(0, nobody, None)]
-        box = crop.tight_box(known)
+        x, y, across, down = crop.tight_box(known)
+        box = (x, y, max(across, 1.0), max(down, 1.0))  # a single joint is a place, too
     if person.everybody:
         return list(people) or [(0, nobody, None)]
     if box is not None:
+        if box[2] * box[3] <= 0 or not _overlap(box, (0.0, 0.0, float(width), float(height))):
+            raise UserError(f"the box {box} lies outside the picture, {width} x {height} pixels")
         overlaps = [_overlap(box, crop.tight_box(keypoints)) for keypoints in found]
         if overlaps and max(overlaps) > 0.1:
             return [people[int(np.argmax(overlaps))]]
         corners = np.array([[*box[:2], 1], [box[0] + box[2], box[1] + box[3], 1]], np.float32)
         return [(0, nobody, crop.around(corners))]
     if person.index is not None:
-        in_range = 0 <= person.index < len(people)
-        return [people[person.index]] if in_range else [(0, nobody, None)]
+        if found is not None and len(people) and person.index >= len(people):
+            raise UserError(
+                f"the label is for person {person.index}, counted from 0, but {len(people)} "
+                "were found; correct the number or name a box"
+            )
+        return [people[person.index]] if people else [(0, nobody, None)]
     if not people:
         return [(0, nobody, None)]
     areas = [crop.tight_box(keypoints)[2] * crop.tight_box(keypoints)[3] for keypoints in found]

@@ -2,16 +2,20 @@
 
 One record is a msgpack map:
     image       JPEG of the crop, 256x256 RGB; absent in data sets of skeletons only
-    keypoints   float32 [18, 3] as bytes, little endian: x, y in pixels of the crop, score
+    keypoints   float32 [J, 3], or [T, J, 3] of a sequence of T frames, as bytes, little endian:
+                x, y in pixels of the crop, score
+    shape       that shape
     label       index into dataset.json's classes
     group       what must not be divided between splits, such as the video's name
     source      the file that the example comes from
     person      which person of the file, counted from the left
 
-dataset.json: {"version", "classes", "pose", "seed", "splits": {name: {"count", "people_found",
-"per_class", "shards"}}, "skipped": [{"file", "reason"}]}.
+dataset.json: {"version", "classes", "layout", "sequences", "pose", "seed", "splits": {name:
+{"count", "people_found", "per_class", "shards"}}, "skipped": [{"file", "reason"}]}. The layout says
+what the J joints are, by its name in `jdance.skeleton.LAYOUTS`.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +29,16 @@ from grain.sources import ArrayRecordDataSource
 
 from jdance.errors import UserError
 
-VERSION = 1
+VERSION = 2
 _RECORDS_PER_SHARD = 2048
 
 
 @dataclass(frozen=True)
 class Example:
-    """One person and its motion; `image` is JPEG, `keypoints` [18, 3] in pixels of the crop."""
+    """One person and its motion.
+
+    `image` is JPEG, `keypoints` float32 [J, 3] or [T, J, 3] in pixels of the crop.
+    """
 
     keypoints: np.ndarray
     label: int
@@ -44,6 +51,7 @@ class Example:
 def pack(example: Example) -> bytes:
     record = {
         "keypoints": example.keypoints.astype("<f4").tobytes(),
+        "shape": example.keypoints.shape,
         "label": example.label,
         "group": example.group,
         "source": example.source,
@@ -56,9 +64,9 @@ def pack(example: Example) -> bytes:
 
 def unpack(data: bytes) -> Example:
     record = msgpack.unpackb(data)
-    keypoints = np.frombuffer(record["keypoints"], "<f4").reshape(18, 3).astype(np.float32)
+    keypoints = np.frombuffer(record["keypoints"], "<f4").reshape(record["shape"])
     return Example(
-        keypoints,
+        keypoints.astype(np.float32),
         record["label"],
         record.get("image"),
         record["group"],
@@ -116,6 +124,25 @@ class Writer:
         }
 
 
+class Shards:
+    """Random access to the packed examples of a split; damage is told in one line."""
+
+    def __init__(self, paths: list[str]):
+        self._paths, self._records = paths, ArrayRecordDataSource(paths)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> bytes:
+        try:
+            return self._records[index]
+        except RuntimeError as error:
+            raise UserError(
+                f"{Path(self._paths[0]).parent}: example {index} of the shards from "
+                f"{Path(self._paths[0]).name} on is damaged; prepare the data again"
+            ) from error
+
+
 class Dataset:
     """A prepared data set: its description, and its examples by split.
 
@@ -134,7 +161,7 @@ class Dataset:
             ) from None
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read ({error}); prepare the data again") from error
-        keys = {"version", "classes", "splits"}
+        keys = {"version", "classes", "layout", "sequences", "splits"}
         if not (isinstance(self.info, dict) and self.info.keys() >= keys) or (
             self.info["version"] != VERSION
         ):
@@ -144,11 +171,28 @@ class Dataset:
     def classes(self) -> list[str]:
         return self.info["classes"]
 
+    @property
+    def layout(self) -> str:
+        return self.info["layout"]
+
+    @property
+    def sequences(self) -> bool:
+        """Whether the examples are sequences of skeletons rather than single ones."""
+        return self.info["sequences"]
+
     def count(self, split: str) -> int:
         """The number of examples in a split; 0 if there is no such split."""
         return self.info["splits"].get(split, {}).get("count", 0)
 
-    def source(self, split: str) -> ArrayRecordDataSource:
+    def fingerprint(self) -> str:
+        """Tells this data set from others, wherever it lies: a digest of what describes it."""
+        described = {name: self.info.get(name) for name in ("classes", "layout", "pose", "seed")}
+        shards = [name for part in self.info["splits"].values() for name in part["shards"]]
+        sizes = [(self.folder / name).stat().st_size for name in shards]
+        text = json.dumps([described, self.info["splits"], sizes], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def source(self, split: str) -> "Shards":
         """Random access to the packed examples of a split.
 
         Raises:
@@ -162,7 +206,7 @@ class Dataset:
             if not path.exists():
                 raise UserError(f"{path}: shard is missing; prepare the data again")
         try:
-            source = ArrayRecordDataSource([str(path) for path in paths])
+            source = Shards([str(path) for path in paths])
             complete = len(source) == self.count(split)
         except (OSError, RuntimeError, ValueError):
             complete = False

@@ -6,17 +6,15 @@ Every source is turned into `Picture`s: something to read, and whom in it the la
 import csv
 import os
 import re
-import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from jdance import skeleton
-from jdance.data import images, stage
+from jdance.data import images, skeleton_npz, stage
 from jdance.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -42,7 +40,8 @@ class Person:
 class Loaded(NamedTuple):
     """What is known of a picture: uint8 RGB [H, W, 3] or None, and key points or None.
 
-    The key points, float32 [N, 18, 3], belong to the N people that are labelled, in their order.
+    The key points, float32 [N, J, 3] (of sequences [N, T, J, 3]), belong to the N people that are
+    labelled, in their order.
     """
 
     image: np.ndarray | None
@@ -70,28 +69,44 @@ class Picture:
 
 @dataclass
 class Source:
-    """A list of pictures, the classes in their order, and what had to be left out."""
+    """A list of pictures, the classes in their order, and what had to be left out.
+
+    `layout` is the name of the skeleton's, and `sequences` tells whether its key points are
+    sequences of skeletons.
+    """
 
     pictures: list[Picture]
     classes: list[str]
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    layout: str = "coco18"
+    sequences: bool = False
 
 
-def open_source(name: str, *, label_all: bool = False, where: str = "", seed: int = 0) -> Source:
+def open_source(
+    name: str,
+    *,
+    label_all: bool = False,
+    where: str = "",
+    split_column: str = "split",
+    labels: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> Source:
     """Finds out what `name` is and lists what is in it, without reading pictures.
 
     Args:
         name: "stage:PRESET" for StageDance, a manifest .csv, a skeleton .npz, or a folder
             split/class/file or class/file of pictures.
         label_all: a picture's label is for everybody in it.
-        where: "column=value": only those rows of a manifest.
+        where: "column=value": only those rows of a manifest, or entries of a skeleton file.
+        split_column: which array of a skeleton file tells the splits.
+        labels: {old name: new name} of the classes that are taken; None: all, as they are called.
         seed: of StageDance.
 
     Raises:
         UserError: there is nothing usable.
     """
-    if where and not name.endswith(".csv"):
-        raise UserError(f"--where={where}: only a manifest .csv has columns to choose from")
+    if where and not name.endswith((".csv", ".npz")):
+        raise UserError(f"--where={where}: only a .csv or .npz file has columns to choose from")
     if name == "stage" or name.startswith("stage:"):
         source = _stage(name.partition(":")[2] or "paper", seed)
     else:
@@ -103,12 +118,14 @@ def open_source(name: str, *, label_all: bool = False, where: str = "", seed: in
         elif path.suffix == ".csv":
             source = _manifest(path, label_all, where)
         elif path.suffix == ".npz":
-            source = _skeletons(path)
+            source = _skeletons(path, where, split_column)
         else:
             raise UserError(
                 f"{path}: not a source; expected a folder, a manifest .csv, a skeleton .npz or "
                 "stage:PRESET"
             )
+    if labels:
+        source = _relabelled(source, labels)
     if not source.pictures:
         reasons = f" ({source.skipped[0][0]}: {source.skipped[0][1]})" if source.skipped else ""
         raise UserError(f"{name}: nothing to prepare in it{reasons}; check --source")
@@ -153,6 +170,12 @@ def _folder(path: Path, label_all: bool) -> Source:
         classes = [(top.name, folder) for top in tops for folder in _subfolders(top)]
     else:
         classes = [(None, folder) for folder in tops]
+        splits = sorted({top.name for top in tops} & {*SPLITS, "valid", "validation"})
+        if splits:
+            raise UserError(
+                f"{path}: looks divided ({', '.join(splits)}); folders of splits must be called "
+                "train, val and test, with no others beside them"
+            )
     source = Source([], sorted({folder.name for _, folder in classes}))
     for place in {path, *(folder.parent for _, folder in classes)}:
         source.skipped += [
@@ -217,10 +240,13 @@ def _manifest_picture(root: Path, row: dict[str, str], label_all: bool) -> Pictu
         box = tuple(_number(part, "box") for part in row["box"].replace(",", " ").split())
         if len(box) != 4 or min(box[2:]) < 0:
             raise UserError(f"box {row['box']!r}: expected x,y,width,height")
-    index = int(_number(row["person"], "person")) if row.get("person") else None
+    number = _number(row["person"], "person") if row.get("person") else None
+    if number is not None and (number < 0 or number != int(number)):
+        raise UserError(f"person {row['person']!r}: expected 0 or a whole number above it")
+    index = None if number is None else int(number)
     chosen = box is not None or index is not None
     person = Person(label, box=box, index=index, everybody=label_all and not chosen)
-    split, group = _split_name(row.get("split")), (row.get("group") or name).strip()
+    split, group = split_name(row.get("split")), (row.get("group") or name).strip()
     return Picture(name, (person,), partial(_read, file), split, group)
 
 
@@ -234,7 +260,7 @@ def _number(text: str, column: str) -> float:
     return value
 
 
-def _split_name(text: object) -> str | None:
+def split_name(text: object) -> str | None:
     """The name of a split, which is part of file names; None if there is none."""
     name = str(text or "").strip()
     if name and not re.fullmatch(r"[\w-]+", name):
@@ -242,37 +268,33 @@ def _split_name(text: object) -> str | None:
     return name or None
 
 
-def _skeletons(path: Path) -> Source:
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a readable .npz file; write it with numpy.savez") from error
-    missing = {"xy", "conf", "label"} - arrays.keys()
-    if missing:
-        raise UserError(f"{path}: lacks the array {sorted(missing)[0]!r}; needs xy, conf, label")
-    xy, conf, labels = arrays["xy"], arrays["conf"], arrays["label"]
-    count = xy.shape[0] if xy.ndim else 0
-    if xy.dtype.kind not in "fiu" or conf.dtype.kind not in "fiu" or labels.dtype.kind == "S":
-        raise UserError(f"{path}: xy and conf must be numbers, label numbers or (unicode) strings")
-    if xy.shape != (count, 18, 2) or conf.shape != (count, 18) or labels.shape != (count,):
-        raise UserError(
-            f"{path}: xy {xy.shape}, conf {conf.shape}, label {labels.shape}: expected [N, 18, 2], "
-            "[N, 18], [N]"
-        )
-    keypoints = skeleton.clean(np.concatenate([xy, conf[..., None]], -1))
-    for optional in ("split", "group"):
-        if optional in arrays and arrays[optional].shape != (count,):
-            raise UserError(f"{path}: {optional} {arrays[optional].shape}: expected [{count}]")
-    splits, groups = arrays.get("split"), arrays.get("group")
+def _skeletons(path: Path, where: str, split_column: str) -> Source:
+    found = skeleton_npz.read(path, where, split_column)
+    kind = "sequence" if found.sequences else "skeleton"
     pictures = [
         Picture(
-            name=f"skeleton {i}",
-            people=(Person(str(labels[i])),),
-            load=partial(Loaded, None, keypoints[i : i + 1]),
-            split=None if splits is None else _split_name(splits[i]),
-            group=str(i) if groups is None else str(groups[i]),
+            name=f"{kind} {i}",
+            people=(Person(label),),
+            load=partial(Loaded, None, keypoints[None]),
+            split=None if found.splits is None else split_name(found.splits[i]),
+            group=str(i) if found.groups is None else found.groups[i],
         )
-        for i in range(count)
+        for i, (keypoints, label) in enumerate(zip(found.keypoints, found.labels, strict=True))
     ]
-    return Source(pictures, sorted({str(label) for label in labels}))
+    return Source(
+        pictures, sorted(set(found.labels)), layout=found.layout.name, sequences=found.sequences
+    )
+
+
+def _relabelled(source: Source, labels: Mapping[str, str]) -> Source:
+    """Only what has one of the labels, under its new name."""
+    for label in labels:
+        if label not in source.classes:
+            known = ", ".join(source.classes)
+            raise UserError(f"--labels: no class {label!r} in the source; it has {known}")
+    pictures = []
+    for picture in source.pictures:
+        if all(person.label in labels for person in picture.people):
+            people = tuple(replace(p, label=labels[p.label]) for p in picture.people)
+            pictures.append(replace(picture, people=people))
+    return replace(source, pictures=pictures, classes=sorted(set(labels.values())))

@@ -5,16 +5,22 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from jdance import features
 from jdance.models.fusion import FusedNet
-from jdance.models.resnet import ResNet
+from jdance.models.resnet import BLOCKS, ResNet
+from jdance.models.sequence import SequenceNet
+from jdance.skeleton import LAYOUTS
 
 
-def build(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
+def build(
+    config: ConfigDict, axis_name: str | None = None, freeze_backbone: bool = False
+) -> nn.Module:
     """The network that a configuration's `model` part describes.
 
     Args:
         config: as `jdance.config.model()`.
         axis_name: the mapped axis over which batch-norm statistics are synchronised in training.
+        freeze_backbone: see `FusedNet`.
 
     Returns:
         A module called as `apply(variables, image, features, valid, index=..., train=...)`.
@@ -22,8 +28,12 @@ def build(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
     Raises:
         ValueError: the configuration describes no network.
     """
-    if config.branches not in ("fused", "image", "keypoints"):
-        raise ValueError(f"model.branches={config.branches!r}: expected fused, image or keypoints")
+    if config.branches not in ("fused", "image", "keypoints", "sequence"):
+        raise ValueError(
+            f"model.branches={config.branches!r}: expected fused, image, keypoints or sequence"
+        )
+    if config.block not in BLOCKS:
+        raise ValueError(f"model.block={config.block!r}: expected {' or '.join(BLOCKS)}")
     if config.version not in ("v1", "v1.5"):
         raise ValueError(f"model.version={config.version!r}: expected v1 or v1.5")
     if config.attention_place not in ("end", "blocks"):
@@ -33,14 +43,31 @@ def build(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
     if config.attention not in (-1, 0, 1, 2):
         raise ValueError(f"model.attention={config.attention}: expected 0, 1, 2, or -1 for none")
     dtype = jnp.dtype(config.dtype)
+    attention = None if config.attention < 0 else config.attention
+    if config.branches == "sequence":
+        if config.sequence.frames < 4:
+            raise ValueError(f"model.sequence.frames={config.sequence.frames}: must be 4 or more")
+        parts = {name: value for name, value in config.sequence.items() if name != "frames"}
+        return SequenceNet(
+            classes=config.classes,
+            attention=attention,
+            stage_dropout=config.stage_dropout,
+            dropout=config.dropout,
+            axis_name=axis_name,
+            dtype=dtype,
+            **parts | {"dense_widths": tuple(parts["dense_widths"])},
+        )
     backbone = None
-    if config.branches != "keypoints":
+    if uses_image(config):
         backbone = ResNet(
+            block=config.block,
             stage_sizes=tuple(config.stage_sizes),
             width=config.width,
             version=config.version,
-            attention=None if config.attention < 0 else config.attention,
+            attention=attention,
             attention_place=config.attention_place,
+            gate_norm=config.gate_norm,
+            zero_gamma=config.zero_gamma,
             dropout=config.stage_dropout,
             axis_name=axis_name,
             dtype=dtype,
@@ -48,6 +75,7 @@ def build(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
     return FusedNet(
         classes=config.classes,
         backbone=backbone,
+        freeze_backbone=freeze_backbone,
         image_widths=tuple(config.image_widths),
         keypoint_widths=tuple(config.keypoint_widths) if config.branches != "image" else (),
         fusion_widths=tuple(config.fusion_widths),
@@ -58,9 +86,35 @@ def build(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
     )
 
 
+def summary(config: ConfigDict, image_size: int) -> str:
+    """A table of the modules: their inputs, outputs, variables and FLOPs, for one example.
+
+    A multiplication and an addition are two FLOPs, as XLA counts them.
+    """
+    image = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
+    numbers = jnp.zeros((1, *feature_shape(config)))
+    table = nn.tabulate(
+        build(config),
+        jax.random.key(0),
+        depth=2,
+        compute_flops=True,
+        console_kwargs={"width": 160, "force_terminal": False},
+    )
+    return table(image, numbers).strip("\n")
+
+
 def uses_image(config: ConfigDict) -> bool:
     """Whether the network that `config` describes looks at the picture at all."""
-    return config.branches != "keypoints"
+    return config.branches in ("fused", "image")
+
+
+def feature_shape(config: ConfigDict) -> tuple[int, ...]:
+    """The shape of one example's key-point features: (D,), or (T, D) of sequences."""
+    layout = LAYOUTS[config.layout]
+    size = features.size(config.features, layout)
+    if config.branches == "sequence":
+        return (config.sequence.frames, size + 4 * len(layout))
+    return (size,)
 
 
 def count_parameters(variables: dict) -> int:

@@ -63,18 +63,32 @@ class SpatialAttention(nn.Module):
     """Mh(F) = sigmoid(conv([mean over channels; max over channels])), one filter with a bias.
 
     Called with [B, *space, C], returns the gate [B, *space, 1]. In a sequence network this is the
-    attention over time.
+    attention over time. With `norm`, a batch norm takes the bias's place, as in the code that
+    CBAM's authors released: it keeps 0.99 of its running statistics at each step.
     """
 
     kernel: int = 7
+    norm: bool = False
+    axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, train: bool = False) -> Array:
         across = x.reshape(-1, x.shape[-1], 1)
         summary = jnp.stack([x.mean(-1), _max(across).reshape(x.shape[:-1])], axis=-1)
         window = (self.kernel,) * len(_space(x))
-        return nn.sigmoid(nn.Conv(1, window, dtype=self.dtype, name="conv")(summary))
+        conv = nn.Conv(1, window, use_bias=not self.norm, dtype=self.dtype, name="conv")
+        y = conv(summary)
+        if self.norm:
+            y = nn.BatchNorm(
+                use_running_average=not train,
+                momentum=0.99,
+                epsilon=1e-5,
+                dtype=self.dtype,
+                axis_name=self.axis_name,
+                name="norm",
+            )(y)
+        return nn.sigmoid(y)
 
 
 class CBAM(nn.Module):
@@ -82,24 +96,29 @@ class CBAM(nn.Module):
 
     order: 0 channel, then spatial (CBAM0); 1 spatial, then channel (CBAM1, the paper's choice);
     2 both gates from the input, multiplied: Mc(F) * Mh(F) * F (CBAM2; the F1 of equation (7) is
-    a slip). Takes and returns [B, *space, C].
+    a slip). gate_norm: batch norm in the spatial gate, the one part for which `train` matters.
+    Takes and returns [B, *space, C].
     """
 
     order: int = 1
     reduction: int = 16
     kernel: int = 7
+    gate_norm: bool = False
+    axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, train: bool = False) -> Array:
         channel = ChannelAttention(self.reduction, self.dtype, name="channel")
-        spatial = SpatialAttention(self.kernel, self.dtype, name="spatial")
+        spatial = SpatialAttention(
+            self.kernel, self.gate_norm, self.axis_name, self.dtype, name="spatial"
+        )
         if self.order == 0:
             x = channel(x) * x
-            return spatial(x) * x
+            return spatial(x, train) * x
         if self.order == 1:
-            x = spatial(x) * x
+            x = spatial(x, train) * x
             return channel(x) * x
         if self.order == 2:
-            return channel(x) * spatial(x) * x
+            return channel(x) * spatial(x, train) * x
         raise ValueError(f"CBAM order {self.order}: expected 0, 1 or 2")

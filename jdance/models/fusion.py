@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
@@ -28,6 +29,8 @@ class FusedNet(nn.Module):
         keypoint_dropout, image_dropout: share of training examples whose key-point branch is
             silenced, as if nobody had been found, and of those that are judged by their key points
             alone. Only where there are two branches and somebody was found.
+        freeze_backbone: the backbone works as in evaluation, with its running statistics and
+            without dropout, even in training, and no gradient reaches it.
     """
 
     classes: int
@@ -38,6 +41,7 @@ class FusedNet(nn.Module):
     dropout: float = 0.5
     keypoint_dropout: float = 0.0
     image_dropout: float = 0.0
+    freeze_backbone: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -79,7 +83,9 @@ class FusedNet(nn.Module):
             x = (image.astype(self.dtype) - jnp.array(MEAN, self.dtype)) / jnp.array(
                 STD, self.dtype
             )
-            x = self.backbone(x, index, train).mean((1, 2))
+            x = self.backbone(x, index, train and not self.freeze_backbone).mean((1, 2))
+            if self.freeze_backbone:
+                x = jax.lax.stop_gradient(x)
             x = MLP(self.image_widths, self.dropout, self.dtype, name="image")(x, index, train)
             branches.append(jnp.where(keep_image | ~valid[:, None], x, 0))
         x = jnp.concatenate(branches, axis=-1)

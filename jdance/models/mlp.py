@@ -1,6 +1,6 @@
 """Dense layers with ReLU and dropout."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,15 +11,26 @@ from jdance.models.dropout import Dropout
 
 
 class MLP(nn.Module):
-    """Hidden dense layers, each with ReLU and dropout: [B, D] -> [B, widths[-1]]."""
+    """Hidden dense layers, each with ReLU and dropout: [B, D] -> [B, widths[-1]].
+
+    With `norm`, a function from a name to a normalising module, each dense layer is followed by it.
+    `input_dropout` is the rate before the first one.
+    """
 
     widths: Sequence[int]
     dropout: float = 0.5
     dtype: DTypeLike = jnp.float32
+    input_dropout: float = 0.0
+    norm: Callable[[str], nn.Module] | None = None
 
     @nn.compact
     def __call__(self, x: Array, index: Array, train: bool) -> Array:
-        for width in self.widths:
-            x = nn.relu(nn.Dense(width, dtype=self.dtype)(x))
+        if self.input_dropout:
+            x = Dropout(self.input_dropout)(x, index, train)
+        for number, width in enumerate(self.widths):
+            x = nn.Dense(width, dtype=self.dtype)(x)
+            if self.norm is not None:
+                x = self.norm(f"norm_{number}")(x)
+            x = nn.relu(x)
             x = Dropout(self.dropout)(x, index, train)
         return x

@@ -1,7 +1,13 @@
-"""The image branch: a bottleneck ResNet (He et al., 2016) with convolutional attention."""
+"""The image branch: a ResNet (He et al., 2016) with convolutional attention.
 
-from collections.abc import Sequence
+Batch norm keeps 0.9 of its running statistics at each step. The running variance is that of the
+batch (divided by n), as in Flax and in the batch-norm paper's training phase; PyTorch divides by
+n - 1, which differs by 1/n, one part in thousands for pictures.
+"""
+
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -10,6 +16,8 @@ from jax.typing import DTypeLike
 
 from jdance.models.attention import CBAM
 from jdance.models.dropout import Dropout
+
+Norm = Callable[..., nn.BatchNorm]
 
 
 class Conv1x1(nn.Module):
@@ -29,12 +37,20 @@ class Conv1x1(nn.Module):
         )(x)
 
 
-class Bottleneck(nn.Module):
-    """1, S, 1 convolutions to K/4, K/4, K channels, and a shortcut.
+class Residual(nn.Module):
+    """What all residual blocks share: relu(shortcut + attention(branch)).
 
-    [B, *space, C] -> [B, *space / stride, K]. Source: the paper, section 2.2. Version "v1.5"
-    strides in the middle convolution, "v1" in the first. The spatial axes may be one (sequences)
-    or two (pictures).
+    [B, *space, C] -> [B, *space / stride, features], with one spatial axis (sequences) or two
+    (pictures).
+
+    Fields:
+        features: channels K that the block returns.
+        version: where a bottleneck strides, see there.
+        attention: CBAM order 0, 1, 2 at the end of the branch, or None.
+        gate_norm: batch norm in the attention's spatial gate.
+        zero_gamma: the branch's last batch-norm scale starts at 0, so that the block starts as its
+            shortcut (Goyal et al., 2017).
+        axis_name: the mapped axis over which batch statistics are synchronised.
     """
 
     features: int
@@ -42,8 +58,16 @@ class Bottleneck(nn.Module):
     kernel: int = 3
     version: str = "v1.5"
     attention: int | None = None
+    gate_norm: bool = False
+    zero_gamma: bool = False
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
+
+    expansion: ClassVar[int]  # a stage's channels over those inside its blocks
+
+    def branch(self, x: Array, norm: Norm, last_norm: Norm) -> Array:
+        """The block's convolutions, each followed by its norm."""
+        raise NotImplementedError
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -55,49 +79,94 @@ class Bottleneck(nn.Module):
             dtype=self.dtype,
             axis_name=self.axis_name,
         )
-        first, middle = (self.stride, 1) if self.version == "v1" else (1, self.stride)
-        space = x.ndim - 2
-        y = Conv1x1(self.features // 4, first, self.dtype, name="reduce")(x)
-        y = nn.relu(norm(name="reduce_norm")(y))
-        y = nn.Conv(
-            self.features // 4,
-            (self.kernel,) * space,
-            (middle,) * space,
-            padding=[(self.kernel // 2, self.kernel // 2)] * space,
-            use_bias=False,
-            kernel_init=nn.initializers.he_normal(),
-            dtype=self.dtype,
-            name="conv",
-        )(y)
-        y = nn.relu(norm(name="conv_norm")(y))
-        y = Conv1x1(self.features, dtype=self.dtype, name="expand")(y)
-        y = norm(name="expand_norm")(y)
+        zeros, ones = nn.initializers.zeros_init(), nn.initializers.ones_init()
+        y = self.branch(x, norm, partial(norm, scale_init=zeros if self.zero_gamma else ones))
         if self.attention is not None:
-            y = CBAM(self.attention, dtype=self.dtype, name="attention")(y)
+            y = CBAM(
+                self.attention,
+                gate_norm=self.gate_norm,
+                axis_name=self.axis_name,
+                dtype=self.dtype,
+                name="attention",
+            )(y, train)
         if self.stride > 1 or x.shape[-1] != self.features:
             x = Conv1x1(self.features, self.stride, self.dtype, name="shortcut")(x)
             x = norm(name="shortcut_norm")(x)
         return nn.relu(x + y)
 
+    def _conv(self, features: int, stride: int, space: int, name: str) -> nn.Conv:
+        return nn.Conv(
+            features,
+            (self.kernel,) * space,
+            (stride,) * space,
+            padding=[(self.kernel // 2, self.kernel // 2)] * space,
+            use_bias=False,
+            kernel_init=nn.initializers.he_normal(),
+            dtype=self.dtype,
+            name=name,
+        )
+
+
+class BasicBlock(Residual):
+    """Two S convolutions to K channels, the first with the stride: the block of ResNet-18 and -34.
+
+    Both versions are the same.
+    """
+
+    expansion = 1
+
+    def branch(self, x: Array, norm: Norm, last_norm: Norm) -> Array:
+        space = x.ndim - 2
+        y = self._conv(self.features, self.stride, space, "conv1")(x)
+        y = nn.relu(norm(name="conv1_norm")(y))
+        y = self._conv(self.features, 1, space, "conv2")(y)
+        return last_norm(name="conv2_norm")(y)
+
+
+class Bottleneck(Residual):
+    """1, S, 1 convolutions to K/4, K/4, K channels: the block of ResNet-50 and larger ones.
+
+    Source: the paper, section 2.2. Version "v1.5" strides in the middle convolution, "v1" in the
+    first.
+    """
+
+    expansion = 4
+
+    def branch(self, x: Array, norm: Norm, last_norm: Norm) -> Array:
+        first, middle = (self.stride, 1) if self.version == "v1" else (1, self.stride)
+        y = Conv1x1(self.features // 4, first, self.dtype, name="reduce")(x)
+        y = nn.relu(norm(name="reduce_norm")(y))
+        y = self._conv(self.features // 4, middle, x.ndim - 2, "conv")(y)
+        y = nn.relu(norm(name="conv_norm")(y))
+        y = Conv1x1(self.features, dtype=self.dtype, name="expand")(y)
+        return last_norm(name="expand_norm")(y)
+
+
+BLOCKS: dict[str, type[Residual]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
+
 
 class ResNet(nn.Module):
-    """Pictures float32 [B, H, W, 3] -> features [B, H/32, W/32, 32 width].
+    """Pictures float32 [B, H, W, 3] -> features [B, H/32, W/32, C], C = 8 width expansion.
 
     Fields:
+        block: "bottleneck" (expansion 4) or "basic" (expansion 1).
         stage_sizes: blocks in each stage; (3, 4, 6, 3) is ResNet-50.
-        width: channels of the stem; stage i has 4 * width * 2**i.
+        width: channels of the stem; stage i has expansion * width * 2**i.
         version: "v1.5" or "v1", see `Bottleneck`.
         attention: CBAM order 0, 1, 2, or None.
         attention_place: "end" (once, after the last stage: the paper) or "blocks" (in every block).
+        gate_norm, zero_gamma, axis_name: see `Residual`.
         dropout: rate between the last two stages.
-        axis_name: the mapped axis over which batch statistics are synchronised.
     """
 
+    block: str = "bottleneck"
     stage_sizes: Sequence[int] = (3, 4, 6, 3)
     width: int = 64
     version: str = "v1.5"
     attention: int | None = 1
     attention_place: str = "end"
+    gate_norm: bool = False
+    zero_gamma: bool = False
     dropout: float = 0.5
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
@@ -123,19 +192,28 @@ class ResNet(nn.Module):
             name="stem_norm",
         )(x)
         x = nn.max_pool(nn.relu(x), (3, 3), (2, 2), padding=[(1, 1), (1, 1)])
+        block_type = BLOCKS[self.block]
         for stage, blocks in enumerate(self.stage_sizes):
             if stage == len(self.stage_sizes) - 1:
                 x = Dropout(self.dropout)(x, index, train)
             for block in range(blocks):
-                x = Bottleneck(
-                    features=4 * self.width * 2**stage,
+                x = block_type(
+                    features=block_type.expansion * self.width * 2**stage,
                     stride=2 if stage > 0 and block == 0 else 1,
                     version=self.version,
                     attention=self.attention if self.attention_place == "blocks" else None,
+                    gate_norm=self.gate_norm,
+                    zero_gamma=self.zero_gamma,
                     axis_name=self.axis_name,
                     dtype=self.dtype,
                     name=f"stage{stage + 1}_block{block + 1}",
                 )(x, train)
         if self.attention is not None and self.attention_place == "end":
-            x = CBAM(self.attention, dtype=self.dtype, name="attention")(x)
+            x = CBAM(
+                self.attention,
+                gate_norm=self.gate_norm,
+                axis_name=self.axis_name,
+                dtype=self.dtype,
+                name="attention",
+            )(x, train)
         return x

@@ -4,9 +4,7 @@ Variables are the two Flax collections `params` and `batch_stats`, with NumPy le
 """
 
 import functools
-import json
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -23,11 +20,10 @@ from jdance.errors import UserError
 from jdance.models import openpose
 from jdance.pose import graphdef
 from jdance.pose.letterbox import letterbox
-
-Variables = dict[str, Any]
+from jdance.weights import checkpoint
+from jdance.weights.checkpoint import Variables
 
 _CONFIG_FILE = "pose.json"
-_VARIABLES_FOLDER = "variables"
 _STATISTICS_FILE = Path(__file__).with_name("mobilenet_v2_small_statistics.npz")
 
 
@@ -67,21 +63,7 @@ def check(net: nn.Module, variables: Mapping[str, Any], source: object) -> None:
         UserError: names `source` and the first variable that is missing, left over, or of
             another shape or dtype.
     """
-    expected = abstract_variables(net)
-    found = flatten_dict(dict(variables))
-    for path, value in expected.items():
-        name = "/".join(path)
-        if path not in found:
-            raise UserError(f"{source}: {name} is missing; it was made for another network")
-        if (found[path].shape, found[path].dtype) != (value.shape, value.dtype):
-            raise UserError(
-                f"{source}: {name} is {found[path].dtype} {found[path].shape}, but the network "
-                f"has {value.dtype} {value.shape}; it was made for another network"
-            )
-    for path in found:
-        if path not in expected:
-            name = "/".join(path)
-            raise UserError(f"{source}: {name} is not in the network; it was made for another one")
+    checkpoint.check(abstract_variables(net), variables, source)
 
 
 # Import ------------------------------------------------------------------------------------------
@@ -250,21 +232,7 @@ def save(folder: str | Path, config: Mapping[str, Any], variables: Mapping[str, 
     """
     folder = Path(folder).absolute()
     check(build(config), variables, source=folder)
-    file = folder / _CONFIG_FILE
-    try:
-        if folder.exists() and not file.exists() and any(folder.iterdir()):
-            raise UserError(f"{folder}: holds something else; choose a new or empty folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        # First the small file, which marks the folder as ours, then orbax's all-or-nothing save:
-        # what an interruption leaves is never taken for whole, and can be written over.
-        shutil.rmtree(folder / _VARIABLES_FOLDER, ignore_errors=True)
-        file.write_text(json.dumps(dict(config), indent=2) + "\n")
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(
-                folder / _VARIABLES_FOLDER, jax.device_get(dict(variables)), force=True
-            )
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
+    checkpoint.save(folder, _CONFIG_FILE, config, variables)
 
 
 def load(folder: str | Path) -> tuple[dict[str, Any], Variables]:
@@ -278,25 +246,11 @@ def load(folder: str | Path) -> tuple[dict[str, Any], Variables]:
             names the first difference.
     """
     folder = Path(folder).absolute()
-    file = folder / _CONFIG_FILE
-    try:
-        config = json.loads(file.read_text())
-    except OSError as error:
-        raise UserError(f"{folder}: not a pose checkpoint, it has no {_CONFIG_FILE}") from error
-    except ValueError as error:
-        raise UserError(f"{file}: not valid JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{file}: expected an object with the key 'network'")
+    config = checkpoint.read_config(folder, _CONFIG_FILE, "pose")
     try:
         net = build(config)
     except UserError as error:
-        raise UserError(f"{file}: {error}") from error
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            restored = checkpointer.restore(folder / _VARIABLES_FOLDER)
-        variables = dict(jax.tree.map(np.asarray, restored))
-    except Exception as error:  # orbax and tensorstore raise many kinds for a damaged folder
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{folder}: a damaged pose checkpoint ({reason})") from error
+        raise UserError(f"{folder / _CONFIG_FILE}: {error}") from error
+    variables = checkpoint.read_variables(folder, "pose")
     check(net, variables, source=folder)
     return config, variables

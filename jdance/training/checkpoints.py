@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from jdance.errors import UserError
@@ -51,10 +52,39 @@ class Checkpoints:
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{place}: is damaged ({str(error).splitlines()[0]})") from error
 
+    def newest_variables(self) -> dict[str, Any]:
+        """Parameters and batch-norm statistics of the newest checkpoint, of whatever network.
+
+        Returns:
+            `params` and `batch_stats`, with NumPy leaves.
+
+        Raises:
+            UserError: there is no checkpoint, or it is damaged.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            raise UserError(f"{self._folder}: holds no checkpoint")
+        try:
+            saved = self._manager.item_metadata(step)
+            like = jax.tree.map(
+                lambda leaf: np.empty(leaf.shape, leaf.dtype), getattr(saved, "tree", saved)
+            )
+            whole = self._manager.restore(step, args=ocp.args.StandardRestore(like))
+            return {name: whole[name] for name in ("params", "batch_stats")}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{self._folder / str(step)}: is damaged ({reason})") from error
+
     def close(self) -> None:
         """Returns when all that was saved is on the disk."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether a run has a checkpoint to continue from; makes no folders."""
+    folder = workdir / "checkpoints"
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 
 
 def _leaves(tree: Any) -> dict[str, Any]:

@@ -1,19 +1,29 @@
 """Accuracy of a classifier on a split: exact counts, every example once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
+from jdance import models
 from jdance.data.pipeline import Batch
-from jdance.training import devices
+from jdance.training import devices, steps
 
 # (variables, device batch) -> probabilities [devices, B / devices, M]
 EvalStep = Callable[[Any, dict[str, jax.Array]], jax.Array]
+Predictions = dict[str, np.ndarray]
 
 
-def predict(eval_step: EvalStep, variables: Any, batches: Iterable[Batch]) -> dict[str, np.ndarray]:
+def make_eval_step(config: ConfigDict) -> EvalStep:
+    """`steps.eval_step`, compiled for all devices."""
+    step = partial(steps.eval_step, model=models.build(config.model))
+    return jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0))
+
+
+def predict(eval_step: EvalStep, variables: Any, batches: Iterable[Batch]) -> Predictions:
     """Runs the network over batches.
 
     Returns:
@@ -31,7 +41,13 @@ def predict(eval_step: EvalStep, variables: Any, batches: Iterable[Batch]) -> di
     return {name: np.concatenate(parts) for name, parts in rows.items()}
 
 
-def summarize(predictions: dict[str, np.ndarray], classes: list[str]) -> dict[str, Any]:
+def average(parts: Sequence[Predictions]) -> Predictions:
+    """Predictions for the same examples by several views or networks: the mean probability."""
+    probabilities = np.mean([part["probabilities"] for part in parts], axis=0)
+    return parts[0] | {"probabilities": probabilities}
+
+
+def summarize(predictions: Predictions, classes: list[str]) -> dict[str, Any]:
     """The evaluation's result, as written to eval_SPLIT.json.
 
     Keys: accuracy, mean_class_accuracy (over the classes that occur), loss (mean cross-entropy),

@@ -6,22 +6,34 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from jdance import config as defaults
-from jdance import features, models
+from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.training import state
+from jdance.training.checkpoints import has_checkpoint
+from jdance.training.tasks import Task
 
-# What may differ when a run is continued: it does not change what is learned.
+# What may differ when a run is continued: a run may go on longer, and the data may have moved.
 _FREE = ("epochs", "log_every", "eval_every", "checkpoint_every", "checkpoints_kept", "data.dir",
          "data.threads", "data.workers")  # fmt: skip
 
 
-def check(config: ConfigDict) -> None:
+_SHARES = {
+    "augment.flip", "augment.erase", "augment.joint_dropout", "augment.legs_dropout",
+    "augment.time_crop",
+}  # fmt: skip
+_RATES = {
+    "model.dropout", "model.stage_dropout", "model.keypoint_dropout", "model.image_dropout",
+    "optimizer.label_smoothing",
+}  # fmt: skip
+
+
+def check(task: Task) -> None:
     """Raises UserError, naming the key, for values with which nothing can be trained."""
+    config = task.config
     positive = {
         "batch_size", "epochs", "log_every", "eval_every", "checkpoint_every", "checkpoints_kept",
         "data.image_size", "data.threads", "model.width", "optimizer.learning_rate",
@@ -33,42 +45,47 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"--config.{key}={value}: must be finite")
         if isinstance(value, int | float) and value < 0 and key != "model.attention":
             raise UserError(f"--config.{key}={value}: must not be negative")
-    if config.model.features not in features.SIZES:
-        raise UserError(
-            f"--config.model.features={config.model.features}: expected one of "
-            f"{', '.join(features.SIZES)}"
-        )
+        if key in _SHARES and value > 1:
+            raise UserError(f"--config.{key}={value}: a share, must be at most 1")
+        if key in _RATES and value >= 1:
+            raise UserError(f"--config.{key}={value}: must be less than 1")
+    task.check()
     try:
-        model = models.build(config.model)
         state.make_optimizer(config.optimizer, state.make_schedule(config.optimizer, 1, 1))
-        size = config.data.image_size
-        image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
-        numbers = jax.ShapeDtypeStruct((1, features.SIZES[config.model.features]), jnp.float32)
-        jax.eval_shape(model.init, jax.random.key(0), image, numbers)
+        jax.eval_shape(task.model().init, jax.random.key(0), *task.inputs())
     except (TypeError, ValueError) as error:
         raise UserError(f"--config: {str(error).splitlines()[0]}") from error
 
 
-def claim(workdir: Path, config: ConfigDict, classes: list[str]) -> None:
+def claim(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
     """Makes the folder this run's own: writes DIR/config.json, or compares it if it is there.
+
+    A run that has saved no checkpoint yet has nothing to lose and may become another one.
 
     Raises:
         UserError: the folder cannot be written to, or belongs to another experiment; the first
             difference is named.
     """
-    path = workdir / "config.json"
-    if path.exists():
+    path, classes, data = workdir / "config.json", dataset.classes, dataset.fingerprint()
+    if path.exists() and has_checkpoint(workdir):
         old, old_classes = read(workdir)
         if old_classes != classes:
             raise UserError(f"{path}: trained on the classes {old_classes}; use another --workdir")
+        if json.loads(path.read_text()).get("data", data) != data:
+            raise UserError(
+                f"{path}: trained on other data than {dataset.folder} holds; use another --workdir"
+            )
         before, now = _flat(old), _flat(config)
+        # The whole course of this schedule depends on where it ends.
+        fixed = {"epochs"} if config.optimizer.schedule == "cosine" else set()
         for key in now:
-            if key not in _FREE and before.get(key) != now[key]:
+            if key not in set(_FREE) - fixed and before.get(key) != now[key]:
                 raise UserError(
                     f"{path}: this run has {key}={before.get(key)}, not {now[key]}; use another "
                     "--workdir, or the same configuration"
                 )
-    text = json.dumps({"config": config.to_dict(), "classes": classes}, indent=2) + "\n"
+    content = {"config": config.to_dict(), "classes": classes, "data": data}
+    text = json.dumps(content, indent=2) + "\n"
     partial = workdir / "config.json.partial"
     try:
         workdir.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """The training loop: it owns every side effect. Read it from top to bottom."""
 
+import math
 import time
 from contextlib import closing
 from functools import partial
@@ -10,21 +11,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jdance import features, models
-from jdance.data import pipeline
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.progress import Progress
-from jdance.training import devices, experiment, state, steps
-from jdance.training.checkpoints import Checkpoints
-from jdance.training.evaluation import EvalStep, predict, summarize
+from jdance.training import devices, experiment, initialize, state, steps, tasks
+from jdance.training.checkpoints import Checkpoints, has_checkpoint
 from jdance.training.metrics import MetricWriter
-
-
-def make_eval_step(config: ConfigDict) -> EvalStep:
-    """`steps.eval_step`, compiled for all devices."""
-    step = partial(steps.eval_step, model=models.build(config.model))
-    return jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0))
+from jdance.training.tasks import Task
 
 
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -43,62 +36,68 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """
     dataset = Dataset(config.data.dir)
     train_source = dataset.source("train")
-    config = config.copy_and_resolve_references()
-    config.model.classes = len(dataset.classes)
-    experiment.check(config)
-    devices.check_batch_size(config.batch_size)
-    experiment.claim(workdir, config, dataset.classes)
+    task = tasks.make(config, dataset.classes)
+    task.suit(dataset)
+    experiment.check(task)
+    devices.check_batch_size(task.config.batch_size)
+    initial = _initial_variables(task, workdir)
+    experiment.claim(workdir, task.config, dataset)
     with (
         closing(Checkpoints(workdir, config.checkpoints_kept)) as checkpoints,
         closing(MetricWriter(workdir, checkpoints.latest_step() or 0)) as writer,
     ):
-        return _train(config, workdir, dataset, train_source, checkpoints, writer)
+        return _train(task, workdir, dataset, train_source, initial, checkpoints, writer)
 
 
 def _train(
-    config: ConfigDict,
+    task: Task,
     workdir: Path,
     dataset: Dataset,
     train_source: Any,
+    initial: initialize.Flat,
     checkpoints: Checkpoints,
     writer: MetricWriter,
 ) -> dict[str, Any]:
     # --- Model and optimiser ------------------------------------------------------------------
+    config = task.config
     steps_per_epoch = len(train_source) / config.batch_size
-    total_steps = max(1, int(config.epochs * steps_per_epoch))
-    model = models.build(config.model, axis_name=steps.AXIS)
+    total_steps = max(1, int(config.epochs * len(train_source) / config.batch_size))
+    freeze_steps = math.ceil(config.freeze_epochs * steps_per_epoch)
+    model = task.model(axis_name=steps.AXIS)
+    frozen_model = task.model(axis_name=steps.AXIS, freeze_backbone=True)
     schedule = state.make_schedule(config.optimizer, steps_per_epoch, total_steps)
-    optimizer = state.make_optimizer(config.optimizer, schedule)
-    current = devices.replicate(
-        state.create(model, optimizer, config, features.SIZES[config.model.features])
-    )
+    optimizer = state.make_optimizer(config.optimizer, schedule, freeze_steps)
+    fresh = state.create(model, optimizer, config.seed, task.inputs())
+    current = devices.replicate(initialize.apply(fresh, initial))
 
-    # --- Resumption: the newest checkpoint of this folder, else from scratch --------------------
+    # --- Resumption: the newest checkpoint of this folder, else init_from, else from scratch -----
     start_step = checkpoints.latest_step() or 0
     if start_step:
         current = checkpoints.restore(start_step, current)
 
     # --- Compiled steps -------------------------------------------------------------------------
-    train_step = jax.pmap(
-        partial(
-            steps.train_step,
-            model=model,
-            optimizer=optimizer,
-            seed=config.seed,
-            smoothing=config.optimizer.label_smoothing,
-        ),
-        axis_name=steps.AXIS,
-        in_axes=(None, 0),
-        out_axes=None,
-        donate_argnums=0,
+    train_step, frozen_step = (
+        jax.pmap(
+            partial(
+                steps.train_step,
+                model=variant,
+                optimizer=optimizer,
+                seed=config.seed,
+                loss=task.loss,
+            ),
+            axis_name=steps.AXIS,
+            in_axes=(None, 0),
+            out_axes=None,
+            donate_argnums=0,
+        )
+        for variant in (model, frozen_model)
     )
-    eval_step = make_eval_step(config)
 
     # --- The loop -------------------------------------------------------------------------------
     progress = Progress("training", total_steps, start_step)
     if start_step:
         progress.say(f"resuming from step {start_step} of {total_steps}")
-    batches = pipeline.train_batches(train_source, config, start_step)
+    batches = task.train_batches(train_source, start_step)
     result: dict[str, Any] = {}
     metrics: dict[str, jax.Array] = {}
     clock = _Clock()
@@ -113,7 +112,8 @@ def _train(
             with clock.waiting():
                 batch = next(batches)
             previous = metrics
-            current, metrics = train_step(current, devices.shard(batch))
+            update = frozen_step if step <= freeze_steps else train_step
+            current, metrics = update(current, devices.shard(batch))
             clock.images += config.batch_size
             # At most two steps in flight: batches must not pile up on the device.
             jax.block_until_ready(previous)
@@ -132,34 +132,42 @@ def _train(
                     values["learning_rate"] = float(schedule(step - 1))
                 values["epoch"] = step / steps_per_epoch
                 values |= clock.rates()
+                learned = ", ".join(
+                    f"{name} {values[name]:.3f}" for name in metrics if name != "gradient_norm"
+                )
                 progress.update(
                     step,
-                    f"loss {values['loss']:.3f}, accuracy {values['accuracy']:.3f}, "
-                    f"{values['images_per_second']:.0f} images/s, "
+                    f"{learned}, {values['images_per_second']:.0f} images/s, "
                     f"{values['data_wait']:.0%} of the time waiting for data",
                 )
             if evaluate:
                 with jax.transfer_guard("allow"), clock.paused():
-                    result = _validate(config, eval_step, current.variables, dataset)
-                values |= {"val_accuracy": result["accuracy"], "val_loss": result["loss"]}
-                progress.say(
-                    f"epoch {step / steps_per_epoch:.4g}: val accuracy {result['accuracy']:.4f}"
-                )
+                    result = task.evaluate(current.variables, dataset, "val")
+                values |= {f"val_{name}": result[name] for name in task.headline}
+                if not np.isfinite([result[name] for name in task.headline]).all():
+                    raise UserError(
+                        f"{workdir}: at step {step} the network answers with numbers that are not "
+                        "finite; lower --config.optimizer.learning_rate (nothing of it was saved)"
+                    )
+                name = task.headline[0]
+                progress.say(f"epoch {step / steps_per_epoch:.4g}: val {name} {result[name]:.4f}")
             if log or evaluate:
                 writer.write(step, values)
             if save:
                 with jax.transfer_guard("allow"), clock.paused():
                     checkpoints.save(step, current)
     if start_step >= total_steps and dataset.count("val"):  # there was nothing left to train
-        result = _validate(config, eval_step, current.variables, dataset)
+        result = task.evaluate(current.variables, dataset, "val")
     return result
 
 
-def _validate(
-    config: ConfigDict, eval_step: EvalStep, variables: Any, dataset: Dataset
-) -> dict[str, Any]:
-    batches = pipeline.eval_batches(dataset.source("val"), config)
-    return summarize(predict(eval_step, variables, batches), dataset.classes)
+def _initial_variables(task: Task, workdir: Path) -> initialize.Flat:
+    """What `init_from` gives to a run that has no checkpoint; prints what that is."""
+    if not task.config.init_from or has_checkpoint(workdir):
+        return {}
+    initial, message = initialize.read(task.config.init_from, _abstract_state(task).variables)
+    print(message)
+    return initial
 
 
 def load(workdir: Path) -> tuple[ConfigDict, list[str], Any]:
@@ -170,21 +178,24 @@ def load(workdir: Path) -> tuple[ConfigDict, list[str], Any]:
     """
     config, classes = experiment.read(workdir)
     with closing(Checkpoints(workdir)) as checkpoints:
-        return config, classes, _newest_variables(config, workdir, checkpoints)
+        return config, classes, _newest_variables(tasks.make(config, classes), workdir, checkpoints)
 
 
-def _newest_variables(config: ConfigDict, workdir: Path, checkpoints: Checkpoints) -> Any:
+def _newest_variables(task: Task, workdir: Path, checkpoints: Checkpoints) -> Any:
     step = checkpoints.latest_step()
     if step is None:
         raise UserError(f"{workdir}: has no checkpoint yet; train with launch/train.py first")
-    model = models.build(config.model)
-    schedule = state.make_schedule(config.optimizer, 1, 1)
-    optimizer = state.make_optimizer(config.optimizer, schedule)
-    size = features.SIZES[config.model.features]
-    like = devices.replicated_like(
-        jax.eval_shape(partial(state.create, model, optimizer, config, size))
+    return checkpoints.restore(step, devices.replicated_like(_abstract_state(task))).variables
+
+
+def _abstract_state(task: Task) -> Any:
+    """The tree, shapes and dtypes of a run's state."""
+    schedule = state.make_schedule(task.config.optimizer, 1, 1)
+    # Of freezing only whether it takes place shows in the tree.
+    optimizer = state.make_optimizer(task.config.optimizer, schedule, task.config.freeze_epochs)
+    return jax.eval_shape(
+        partial(state.create, task.model(), optimizer, task.config.seed, task.inputs())
     )
-    return checkpoints.restore(step, like).variables
 
 
 def _due(step: int, epochs: float, steps_per_epoch: float, last: bool) -> bool:

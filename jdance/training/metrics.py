@@ -1,6 +1,7 @@
 """Where the numbers of a run go: metrics.jsonl and TensorBoard."""
 
 import json
+import os
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
@@ -15,8 +16,11 @@ class MetricWriter:
     def __init__(self, workdir: Path, start_step: int):
         path = workdir / "metrics.jsonl"
         rows = _rows_until(path, start_step)
-        self._file = path.open("w")
-        self._file.writelines(rows)
+        # At once, so that nothing is lost whatever happens in between.
+        partial = workdir / "metrics.jsonl.partial"
+        partial.write_text("".join(rows))
+        os.replace(partial, path)
+        self._file = path.open("a")
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -34,7 +38,7 @@ class MetricWriter:
 def _rows_until(path: Path, step: int) -> list[str]:
     """The whole rows of a metrics file that belong to steps up to `step`."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
             if json.loads(line)["step"] <= step:
                 rows.append(line + "\n")

@@ -1,5 +1,6 @@
 """What training changes: one immutable pytree."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -26,22 +27,21 @@ class TrainState:
 
 
 def create(
-    model: nn.Module, optimizer: optax.GradientTransformation, config: ConfigDict, features: int
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    inputs: Sequence[jax.ShapeDtypeStruct],
 ) -> TrainState:
     """A fresh state; the same seed gives the same numbers.
 
     Args:
-        model: called with (image, features).
+        model: called with arrays like `inputs`.
         optimizer: see `make_optimizer`.
-        config: the experiment.
-        features: length D of the key-point features.
+        seed: of the parameters.
+        inputs: shapes and dtypes.
     """
-    size = config.data.image_size
-    variables = jax.jit(model.init)(
-        jax.random.key(config.seed),
-        jnp.zeros((1, size, size, 3), jnp.uint8),
-        jnp.zeros((1, features), jnp.float32),
-    )
+    zeros = [jnp.zeros(x.shape, x.dtype) for x in inputs]
+    variables = jax.jit(model.init)(jax.random.key(seed), *zeros)
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -73,9 +73,35 @@ def make_schedule(config: ConfigDict, steps_per_epoch: float, total_steps: int) 
     return lambda step: schedule(step) * jnp.minimum((step + 1) / warmup, 1)
 
 
-def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """SGD with momentum (the paper's) or AdamW; weight decay acts on kernels only."""
+def make_optimizer(
+    config: ConfigDict, schedule: optax.Schedule, freeze_steps: float = 0
+) -> optax.GradientTransformation:
+    """SGD with momentum (the paper's) or AdamW; weight decay acts on kernels only.
 
+    With `freeze_steps` the parameters below "backbone" do not change in the first so many steps.
+    Then they get an optimiser that knows nothing of those steps but the learning rate.
+    """
+    if not freeze_steps:
+        return _make_optimizer(config, schedule)
+
+    def later(step: Any) -> Any:  # this optimiser's own count starts when the freeze ends
+        return schedule(step + freeze_steps)
+
+    def groups(params: Any) -> Any:
+        return {name: "later" if name == "backbone" else "always" for name in params}
+
+    return optax.partition(
+        {
+            "always": _make_optimizer(config, schedule),
+            "later": optax.transforms.conditionally_mask(
+                _make_optimizer(config, later), lambda step: step >= freeze_steps
+            ),
+        },
+        groups,
+    )
+
+
+def _make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
     def kernels(params: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 

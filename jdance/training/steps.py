@@ -4,6 +4,7 @@ The mapped axis is called "batch". Gradients, batch statistics and metrics are a
 that every device ends a step with the same numbers.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -16,11 +17,43 @@ from jdance.training.state import TrainState
 
 AXIS = "batch"
 
+# (model, variables, batch, dropout key) -> loss [], (metrics {name: []}, updated batch_stats)
+Loss = Callable[
+    [nn.Module, dict[str, Any], dict[str, Array], Array], tuple[Array, tuple[dict[str, Array], Any]]
+]
+
 
 def cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> Array:
     """Softmax cross-entropy [B] of logits [B, M] and labels int32 [B]."""
     targets = jax.nn.one_hot(labels, logits.shape[-1])
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
+
+
+def motion_loss(
+    model: nn.Module,
+    variables: dict[str, Any],
+    batch: dict[str, Array],
+    key: Array,
+    *,
+    smoothing: float = 0.0,
+) -> tuple[Array, tuple[dict[str, Array], Any]]:
+    """Mean cross-entropy and accuracy of a motion network in training.
+
+    The batch: image [B, S, S, 3], features [B, D], valid [B], label [B], index [B].
+    """
+    logits, updates = model.apply(
+        variables,
+        batch.get("image"),
+        batch["features"],
+        batch["valid"],
+        index=batch["index"],
+        train=True,
+        rngs={"dropout": key},
+        mutable=["batch_stats"],
+    )
+    loss = cross_entropy(logits, batch["label"], smoothing).mean()
+    accuracy = (logits.argmax(-1) == batch["label"]).mean()
+    return loss, ({"accuracy": accuracy}, updates.get("batch_stats", {}))
 
 
 def train_step(
@@ -30,7 +63,7 @@ def train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     seed: int,
-    smoothing: float = 0.0,
+    loss: Loss = motion_loss,
 ) -> tuple[TrainState, dict[str, Array]]:
     """One update from this device's part of the batch.
 
@@ -38,39 +71,24 @@ def train_step(
 
     Args:
         state: replicated.
-        batch: image [B, S, S, 3], features [B, D], valid [B], label [B], index [B].
-        model, optimizer, seed, smoothing: constants of the run.
+        batch: arrays [B, ...], as `loss` takes them.
+        model, optimizer, seed, loss: constants of the run.
 
     Returns:
-        The new state, and the mean loss, accuracy and gradient norm: float32 [].
+        The new state, and the mean loss, the loss's own metrics, and the gradient norm: float32 [].
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
 
-    def loss_function(params: Any) -> tuple[Array, tuple[Array, Any]]:
-        logits, updates = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            batch.get("image"),
-            batch["features"],
-            batch["valid"],
-            index=batch["index"],
-            train=True,
-            rngs={"dropout": key},
-            mutable=["batch_stats"],
-        )
-        loss = cross_entropy(logits, batch["label"], smoothing).mean()
-        return loss, (logits, updates.get("batch_stats", {}))
+    def loss_function(params: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
+        return loss(model, {"params": params, "batch_stats": state.batch_stats}, batch, key)
 
-    (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_function, has_aux=True)(
+    (value, (metrics, batch_stats)), gradients = jax.value_and_grad(loss_function, has_aux=True)(
         state.params
     )
     # Batch norm has averaged its statistics over the devices already; the mean makes that certain.
     gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), AXIS)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    metrics = {
-        "loss": loss,
-        "accuracy": (logits.argmax(-1) == batch["label"]).mean(),
-        "gradient_norm": optax.tree.norm(gradients),
-    }
+    metrics = {"loss": value, **metrics, "gradient_norm": optax.tree.norm(gradients)}
     new_state = TrainState(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),

@@ -1,0 +1,105 @@
+"""The sequence network: the paper's residual attention network in one dimension, over time."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from jdance.models.attention import CBAM
+from jdance.models.mlp import MLP
+from jdance.models.resnet import Bottleneck
+
+
+class SequenceNet(nn.Module):
+    """Names the motion of a sequence of key-point features (the paper, sections 2.1 and 2.3).
+
+    Convolution with batch norm and ReLU, two max-pools, bottleneck modules, CBAM (its spatial
+    attention is attention over time), flatten, dense layers.
+
+    Fields:
+        classes: number of motions M.
+        stem_width, stem_kernel: of the first convolution.
+        width: channels K of the bottleneck modules.
+        blocks: how many of these.
+        kernel: S, the size of their middle convolution.
+        attention: CBAM order 0, 1, 2, or None.
+        reduction: of the channel attention.
+        dense_widths: hidden dense layers, with batch norm.
+        stage_dropout: rate before the dense layers.
+        dropout: rate after each hidden dense layer.
+        axis_name: the mapped axis over which batch statistics are synchronised.
+    """
+
+    classes: int
+    stem_width: int = 64
+    stem_kernel: int = 5
+    width: int = 128
+    blocks: int = 3
+    kernel: int = 3
+    attention: int | None = 1
+    reduction: int = 8
+    dense_widths: Sequence[int] = (256, 128)
+    stage_dropout: float = 0.0
+    dropout: float = 0.5
+    axis_name: str | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        image: Array | None,
+        features: Array,
+        valid: Array | None = None,
+        *,
+        index: Array | None = None,
+        train: bool = False,
+    ) -> Array:
+        """Logits float32 [B, M] of features [B, T, D], T at least 4; `image` is not used.
+
+        valid bool [B]: False where nobody was found in any frame; those are judged by zeros.
+        index and train: as for `FusedNet`.
+        """
+        if index is None:
+            index = jnp.arange(features.shape[0])
+
+        def norm(name: str) -> nn.BatchNorm:
+            return nn.BatchNorm(
+                use_running_average=not train,
+                momentum=0.9,
+                epsilon=1e-5,
+                dtype=self.dtype,
+                axis_name=self.axis_name,
+                name=name,
+            )
+
+        x = norm("input_norm")(features.astype(self.dtype))
+        if valid is not None:
+            x = jnp.where(valid[:, None, None], x, 0)
+        x = nn.Conv(
+            self.stem_width, (self.stem_kernel,), use_bias=False, dtype=self.dtype, name="stem"
+        )(x)
+        x = nn.relu(norm("stem_norm")(x))
+        for _ in range(2):
+            x = nn.max_pool(x, (2,), (2,))
+        for block in range(self.blocks):
+            x = Bottleneck(
+                features=self.width,
+                kernel=self.kernel,
+                axis_name=self.axis_name,
+                dtype=self.dtype,
+                name=f"block{block + 1}",
+            )(x, train)
+        if self.attention is not None:
+            x = CBAM(self.attention, self.reduction, dtype=self.dtype, name="attention")(x)
+        x = x.reshape(len(x), -1)
+        x = MLP(
+            self.dense_widths,
+            self.dropout,
+            self.dtype,
+            input_dropout=self.stage_dropout,
+            norm=norm,
+            name="dense",
+        )(x, index, train)
+        return nn.Dense(self.classes, name="logits")(x.astype(jnp.float32))

@@ -1,0 +1,73 @@
+"""Training of motion networks: persons in, one of the classes out."""
+
+from collections.abc import Iterator
+from functools import cached_property, partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from jdance import features, models
+from jdance.data import pipeline
+from jdance.data.records import Dataset
+from jdance.errors import UserError
+from jdance.training import steps
+from jdance.training.evaluation import EvalStep, make_eval_step, predict, summarize
+
+
+class MotionTask:
+    """See `tasks.Task`."""
+
+    headline: tuple[str, ...] = ("accuracy", "loss")
+
+    def __init__(self, config: ConfigDict, classes: list[str]):
+        self.config, self._classes = config.copy_and_resolve_references(), classes
+        self.config.model.classes = len(classes)
+        self.loss: steps.Loss = partial(
+            steps.motion_loss, smoothing=config.optimizer.label_smoothing
+        )
+
+    def suit(self, dataset: Dataset) -> None:
+        model = self.config.model
+        model.layout = dataset.layout
+        if dataset.sequences != (model.branches == "sequence"):
+            kind, fitting = ("sequences", "sequence") if dataset.sequences else ("stills", "fused")
+            raise UserError(
+                f"{dataset.folder}: holds {kind}; train with --config.model.branches={fitting}"
+            )
+
+    def check(self) -> None:
+        config = self.config
+        if config.model.features not in features.NAMES:
+            raise UserError(
+                f"--config.model.features={config.model.features}: expected one of "
+                f"{', '.join(features.NAMES)}"
+            )
+        if config.freeze_epochs and not models.uses_image(config.model):
+            raise UserError(
+                f"--config.freeze_epochs={config.freeze_epochs}: there is no backbone to freeze "
+                f"where model.branches={config.model.branches}"
+            )
+
+    def model(self, axis_name: str | None = None, freeze_backbone: bool = False) -> nn.Module:
+        return models.build(self.config.model, axis_name, freeze_backbone)
+
+    def inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        size = self.config.data.image_size
+        return (
+            jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8),
+            jax.ShapeDtypeStruct((1, *models.feature_shape(self.config.model)), jnp.float32),
+        )
+
+    def train_batches(self, source: Any, start_step: int) -> Iterator[pipeline.Batch]:
+        return pipeline.train_batches(source, self.config, start_step)
+
+    def evaluate(self, variables: Any, dataset: Dataset, split: str) -> dict[str, Any]:
+        batches = pipeline.eval_batches(dataset.source(split), self.config)
+        return summarize(predict(self._eval_step, variables, batches), self._classes)
+
+    @cached_property
+    def _eval_step(self) -> EvalStep:
+        return make_eval_step(self.config)

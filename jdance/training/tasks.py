@@ -1,0 +1,63 @@
+"""What a run trains: everything in which one kind of network differs from another.
+
+The loop, the steps and the checkpoints know nothing of motions or maps; they ask a task.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+from ml_collections import ConfigDict
+
+from jdance.data.pipeline import Batch
+from jdance.data.records import Dataset
+from jdance.training.motion_task import MotionTask
+from jdance.training.steps import Loss
+
+
+class Task(Protocol):
+    """One kind of training, for one configuration.
+
+    Attributes:
+        config: the experiment, completed with what the data set tells.
+        loss: what `steps.train_step` minimises.
+        headline: keys of an evaluation's result that are logged; the first sums it up.
+    """
+
+    config: ConfigDict
+    loss: Loss
+    headline: tuple[str, ...]
+
+    def suit(self, dataset: Dataset) -> None:
+        """Completes `config` with what the data set tells.
+
+        Raises:
+            UserError: nothing can be trained with this data set.
+        """
+
+    def check(self) -> None:
+        """Raises UserError, naming the key, for values that mean nothing to this task."""
+
+    def model(self, axis_name: str | None = None, freeze_backbone: bool = False) -> nn.Module:
+        """The network; `axis_name` is the mapped axis that shares batch-norm statistics.
+
+        With `freeze_backbone` the backbone's statistics stay as they are in training, too.
+
+        Raises:
+            ValueError: the configuration describes none.
+        """
+
+    def inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Shapes and dtypes with which the network is initialised."""
+
+    def train_batches(self, source: Any, start_step: int) -> Iterator[Batch]:
+        """Endless training batches of host arrays [B, ...] from `start_step` on."""
+
+    def evaluate(self, variables: Any, dataset: Dataset, split: str) -> dict[str, Any]:
+        """Judges the network on a split; `variables` are on every device."""
+
+
+def make(config: ConfigDict, classes: list[str]) -> Task:
+    """The task of a configuration, for a data set's classes."""
+    return MotionTask(config, classes)

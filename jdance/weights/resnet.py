@@ -1,0 +1,195 @@
+"""ResNet weights of torchvision and of CBAM's authors, for the image branch.
+
+Both name their tensors alike: conv1, bn1, layer1.0.conv1, ..., layer1.0.downsample.0, fc; CBAM's
+attention is in every block, channel gate first (order 0), with batch norm in the spatial gate:
+layer1.0.cbam.ChannelGate.mlp.1, layer1.0.cbam.SpatialGate.spatial.conv, ... Both stride in the 3x3
+convolution (v1.5). torchvision's networks expect what `jdance.models.fusion` feeds: RGB less
+ImageNet's mean, by its standard deviation.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
+
+from jdance import config as defaults
+from jdance import features, models, weights
+from jdance.errors import UserError
+from jdance.weights import checkpoint
+from jdance.weights.checkpoint import Shapes, Variables
+
+KINDS: dict[str, dict[str, Any]] = {
+    "resnet18": dict(block="basic", stage_sizes=(2, 2, 2, 2)),
+    "resnet34": dict(block="basic", stage_sizes=(3, 4, 6, 3)),
+    "resnet50": dict(block="bottleneck", stage_sizes=(3, 4, 6, 3)),
+    "resnet101": dict(block="bottleneck", stage_sizes=(3, 4, 23, 3)),
+}
+
+CONFIG_FILE = "model.json"
+
+
+def abstract_variables(model: ConfigDict) -> Shapes:
+    """The shape and dtype of every variable of a network (`jdance.config.model`) by its path."""
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
+    numbers = jax.ShapeDtypeStruct((1, features.size(model.features)), jnp.float32)
+    return flatten_dict(jax.eval_shape(models.build(model).init, jax.random.key(0), image, numbers))
+
+
+def import_file(kind: str, path: str | Path) -> tuple[ConfigDict, Variables]:
+    """Reads the weights of one of `KINDS`, with or without classifier and CBAM.
+
+    Args:
+        kind: the network.
+        path: a .pth or .safetensors file.
+
+    Returns:
+        The configuration of an image classifier (`jdance.config.model`), and its variables;
+        without `logits` and with classes=0 where the file has no classifier.
+
+    Raises:
+        UserError: names the first tensor that is missing, left over or of another shape.
+    """
+    tensors = read(path)
+    attention = any(".cbam." in name for name in tensors)
+    fc = tensors.get("fc.bias", np.zeros(0))
+    config = defaults.model()
+    config.update(
+        KINDS[kind],
+        branches="image",
+        image_widths=(),
+        fusion_widths=(),
+        classes=fc.size or 1,
+        attention=0 if attention else -1,
+        attention_place="blocks" if attention else "end",
+        gate_norm=any("spatial.bn" in name for name in tensors),
+    )
+    expected = abstract_variables(config)
+    if not fc.size:
+        config.classes = 0
+        expected = {name: leaf for name, leaf in expected.items() if name[1] != "logits"}
+    variables = unflatten_dict(convert(tensors, expected, path))
+    checkpoint.check(expected, variables, path)
+    return config, variables
+
+
+def save(folder: str | Path, kind: str, config: ConfigDict, variables: Variables) -> None:
+    """Writes an imported network: FOLDER/model.json and FOLDER/variables (orbax)."""
+    content = {"network": kind, "model": config.to_dict()}
+    checkpoint.save(Path(folder), CONFIG_FILE, content, variables)
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """The tensors of a file, without the counters of batch norm and the prefix of DataParallel."""
+    return {
+        name.removeprefix("module."): tensor
+        for name, tensor in weights.read(path).items()
+        if not name.endswith(".num_batches_tracked")
+    }
+
+
+def convert(
+    tensors: Mapping[str, np.ndarray], expected: Shapes, source: object
+) -> dict[tuple[str, ...], np.ndarray]:
+    """Those variables of a network that a file has, by their path.
+
+    Args:
+        tensors: see `read`.
+        expected: every variable of the network: `backbone`, and `logits` for the classifier.
+        source: named in errors.
+
+    Raises:
+        UserError: a tensor has another shape than the backbone, or no place in it; a classifier
+            of another shape is left out.
+    """
+    places = {_torch_name(path): path for path in expected}
+    found = {}
+    for name, tensor in tensors.items():
+        path = places.get(name)
+        classifier = name in ("fc.weight", "fc.bias")
+        if path is None or not name:
+            if classifier:
+                continue
+            raise UserError(f"{source}: {name} is not in the network; it was made for another one")
+        shape = _torch_shape(path, expected[path].shape)
+        if tensor.shape == shape:
+            found[path] = _from_torch(path, tensor, expected[path])
+        elif not classifier:
+            raise UserError(
+                f"{source}: {name} has shape {tensor.shape}, but the network {shape}; "
+                "it was made for another network"
+            )
+    return found
+
+
+_LAYERS = {
+    # torchvision's names of a bottleneck's and a basic block's layers, and of CBAM's authors.
+    ("reduce", "dense"): "conv1",
+    ("reduce_norm",): "bn1",
+    ("conv",): "conv2",
+    ("conv_norm",): "bn2",
+    ("expand", "dense"): "conv3",
+    ("expand_norm",): "bn3",
+    ("conv1",): "conv1",
+    ("conv1_norm",): "bn1",
+    ("conv2",): "conv2",
+    ("conv2_norm",): "bn2",
+    ("shortcut", "dense"): "downsample.0",
+    ("shortcut_norm",): "downsample.1",
+    ("attention", "channel", "squeeze"): "cbam.ChannelGate.mlp.1",
+    ("attention", "channel", "expand"): "cbam.ChannelGate.mlp.3",
+    ("attention", "spatial", "conv"): "cbam.SpatialGate.spatial.conv",
+    ("attention", "spatial", "norm"): "cbam.SpatialGate.spatial.bn",
+}
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+
+
+def _torch_name(path: tuple[str, ...]) -> str:
+    """The file's name of a variable, empty where files have none.
+
+    ("params", "backbone", "stage1_block2", "reduce", "dense", "kernel") is layer1.1.conv1.weight.
+    """
+    _, part, *layer, leaf = path
+    if part == "logits":
+        return f"fc.{_LEAVES[leaf]}"
+    if part != "backbone":
+        return ""
+    if layer in (["stem"], ["stem_norm"]):
+        return f"{'conv1' if layer == ['stem'] else 'bn1'}.{_LEAVES[leaf]}"
+    block, *inner = layer
+    if not block.startswith("stage"):  # attention after the last stage
+        return ""
+    stage, number = block.removeprefix("stage").split("_block")
+    return f"layer{stage}.{int(number) - 1}.{_LAYERS[tuple(inner)]}.{_LEAVES[leaf]}"
+
+
+def _is_conv1x1(path: tuple[str, ...]) -> bool:
+    return path[-2] == "dense"
+
+
+def _torch_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a variable in the file: output channels first."""
+    if path[-1] != "kernel":
+        return shape
+    *window, inputs, outputs = shape
+    return (outputs, inputs, *(window or ((1, 1) if _is_conv1x1(path) else ())))
+
+
+def _from_torch(
+    path: tuple[str, ...], tensor: np.ndarray, leaf: jax.ShapeDtypeStruct
+) -> np.ndarray:
+    if path[-1] == "kernel":
+        if path[-3:-1] == ("spatial", "conv"):
+            tensor = tensor[:, ::-1]  # theirs sees maximum and mean, ours mean and maximum
+        tensor = np.moveaxis(tensor, (0, 1), (-1, -2)).reshape(leaf.shape)
+    return np.ascontiguousarray(tensor, leaf.dtype)

@@ -1,0 +1,228 @@
+"""Readers of weights files: right on good ones, one clear line on bad ones, nothing ever run."""
+
+import collections
+import contextlib
+import io
+import json
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+
+from jdance import weights
+from jdance.errors import UserError
+from jdance.weights import pth, safetensors
+
+# Writers of small files, to test the readers without PyTorch --------------------------------------
+
+
+class Named:
+    """Is pickled as the name of a function or class, or as a call of it."""
+
+    def __init__(self, module, name, *arguments):
+        self.module, self.name, self.arguments = module, name, arguments
+
+
+class Stored:
+    """Is pickled as a reference to data outside the pickle."""
+
+    def __init__(self, *pid):
+        self.pid = pid
+
+
+class Pickler(pickle._Pickler):
+    def persistent_id(self, value):
+        return value.pid if isinstance(value, Stored) else None
+
+    def save(self, value, save_persistent_id=True):
+        if not isinstance(value, Named):
+            return super().save(value, save_persistent_id)
+        self.write(f"c{value.module}\n{value.name}\n".encode())
+        if value.arguments:
+            super().save(value.arguments)
+            self.write(b"R")
+
+
+def dumps(value):
+    stream = io.BytesIO()
+    Pickler(stream, protocol=2).dump(value)
+    return stream.getvalue()
+
+
+def tensor(key="0", size=6, shape=(2, 3), strides=(3, 1), offset=0, kind="FloatStorage"):
+    storage = Stored("storage", Named("torch", kind), key, "cpu", size)
+    empty = collections.OrderedDict()
+    return Named(
+        "torch._utils", "_rebuild_tensor_v2", storage, offset, shape, strides, False, empty
+    )
+
+
+NUMBERS = np.arange(6, dtype=np.float32)
+
+
+def archive(content, data=NUMBERS, compression=zipfile.ZIP_STORED, **more):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compression) as file:
+        file.writestr("net/data.pkl", dumps(content))
+        file.writestr("net/data/0", data.tobytes())
+        for name, text in more.items():
+            file.writestr(f"net/{name}", text)
+    return stream.getvalue()
+
+
+def legacy(content, data=NUMBERS, little_endian=True):
+    pickles = [pth._LEGACY_MAGIC, pth._LEGACY_VERSION, {"little_endian": little_endian}, content]
+    parts = [dumps(value) for value in (*pickles, ["0"])]
+    return b"".join([*parts, len(data).to_bytes(8, "little"), data.tobytes()])
+
+
+def safe(header, data=NUMBERS):
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data.tobytes()
+
+
+def entry(dtype="F32", shape=(2, 3), offsets=(0, 24)):
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+FILES = {
+    "zip": ("net.pth", archive({"state_dict": {"w": tensor(), "note": "text"}, "epoch": 3})),
+    "legacy": ("net.pth", legacy({"w": tensor()})),
+    "safetensors": ("net.safetensors", safe({"__metadata__": {"by": "us"}, "w": entry()})),
+}
+
+
+def read(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    return weights.read(path)
+
+
+def refused(tmp_path, name, content):
+    with pytest.raises(UserError) as error:
+        read(tmp_path, name, content)
+    message = str(error.value)
+    assert message.startswith(str(tmp_path / name)) and "\n" not in message
+    return message
+
+
+# Tests --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_reads_every_format(tmp_path, kind):
+    found = read(tmp_path, *FILES[kind])
+    assert found.keys() == {"w"} and found["w"].dtype == np.float32
+    np.testing.assert_array_equal(found["w"], NUMBERS.reshape(2, 3))
+
+
+def test_views_of_a_storage(tmp_path):
+    content = {
+        "transposed": tensor(shape=(3, 2), strides=(1, 3)),
+        "end": tensor(shape=(2,), strides=(1,), offset=4),
+        "scalar": tensor(shape=(), strides=(), offset=5),
+        "empty": tensor(shape=(0, 3), strides=(3, 1)),
+        "wrapped": Named("torch._utils", "_rebuild_parameter", tensor(), True, {}),
+    }
+    for write in (archive, legacy):
+        found = read(tmp_path, "net.pth", write(content))
+        np.testing.assert_array_equal(found["transposed"], NUMBERS.reshape(2, 3).T)
+        np.testing.assert_array_equal(found["end"], [4, 5])
+        assert found["scalar"] == 5 and found["empty"].shape == (0, 3)
+        np.testing.assert_array_equal(found["wrapped"], NUMBERS.reshape(2, 3))
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_cut_or_altered_file_is_refused_or_still_has_its_names(tmp_path, kind):
+    """Whatever happens to a file, the answer is an array or one line; a checksum decides which."""
+    name, content = FILES[kind]
+    for cut in range(len(content) - 1):
+        refused(tmp_path, name, content[:cut])
+    rng = np.random.default_rng(0)
+    for place in rng.choice(len(content), min(len(content), 400), replace=False):
+        altered = bytearray(content)
+        altered[place] ^= int(rng.integers(1, 256))
+        with contextlib.suppress(UserError):
+            found = read(tmp_path, name, bytes(altered))
+            assert all(isinstance(array, np.ndarray) for array in found.values())
+
+
+@pytest.mark.parametrize("write", [archive, legacy])
+@pytest.mark.parametrize(
+    "call",
+    [
+        Named("os", "system", "touch RAN"),
+        Named("posix", "system", "touch RAN"),
+        Named("builtins", "eval", "open('RAN', 'w')"),
+        Named("torch.serialization", "load", "RAN"),
+        Named("torch", "load", "RAN"),
+        Named("collections", "namedtuple", "RAN", "x"),
+    ],
+    ids=lambda call: f"{call.module}.{call.name}",
+)
+def test_functions_are_never_called(tmp_path, monkeypatch, write, call):
+    monkeypatch.chdir(tmp_path)
+    message = refused(tmp_path, "net.pth", write({"w": tensor(), "evil": call}))
+    assert f"it asks for {call.module}.{call.name}" in message and not os.path.exists("RAN")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "pickle"),
+        (b"no weights", "opcode"),
+        (dumps({"w": 3}), "does not start as one"),
+        (pickle.dumps({"w": 3}, protocol=4), "pickle instruction FRAME"),
+        (archive({"w": 3}), "no tensors by name"),
+        (archive([tensor()]), "no tensors by name"),
+        (archive({"w": tensor()}, compression=zipfile.ZIP_DEFLATED), "compressed"),
+        (archive({"w": tensor()}, byteorder="big"), "big-endian"),
+        (legacy({"w": tensor()}, little_endian=False), "not little-endian"),
+        (archive({"w": tensor(key="1")}), "data/1 is missing"),
+        (legacy({"w": tensor(key="1")}), "data of an unknown kind"),
+        (archive({"w": tensor(size=5)}), "'w' of shape (2, 3) is larger than its data"),
+        (archive({"w": tensor(offset=1)}), "larger than its data"),
+        (archive({"w": tensor(strides=(4, 1))}), "larger than its data"),
+        (archive({"w": tensor(shape=(2**20, 2**20), strides=(0, 0))}), "larger than its data"),
+        (archive({"w": tensor(offset=-1)}), "no possible shape"),
+        (archive({"w": tensor(shape=(2, -3))}), "no possible shape"),
+        (archive({"w": tensor(shape=(2, "3"))}), "no possible shape"),
+        (archive({"w": tensor(strides=(1,))}), "no possible shape"),
+        (archive({"w": tensor(size=-6)}), "impossible size"),
+        (archive({"w": tensor(kind="DoubleStorage")}), "has 24 bytes"),
+        (archive({"w": tensor(), "v": tensor(kind="IntStorage")}), "has two types"),
+        (legacy(Named("torch._utils", "_rebuild_tensor_v2", 1, 2, 3, 4)), "without a shape"),
+        (b"\x80\x02}r\xff\xff\xff\x7f.", "a cut pickle"),
+    ],
+)  # fmt: skip
+def test_bad_checkpoints(tmp_path, content, reason):
+    assert reason in refused(tmp_path, "net.pth", content)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "longer than the file"),
+        (b"\xff" * 16, "longer than the file"),
+        (safe([]), "not an object"),
+        (safe({}), "no tensors"),
+        (b"\x01" + bytes(7) + b"{", "not JSON"),
+        (safe({"w": 3}), "of no known kind"),
+        (safe({"w": entry(dtype="F8")}), "of no known kind"),
+        (safe({"w": entry(offsets=(0,))}), "of no known kind"),
+        (safe({"w": entry(offsets=(0, 28), shape=(7,))}), "does not fit its data"),
+        (safe({"w": entry(offsets=(24, 0), shape=(-6,))}), "no possible shape"),
+        (safe({"w": entry(shape=(2, 4))}), "does not fit its data"),
+        (safe({"w": entry(shape=(1,) * 99 + (6,))}), "no possible shape"),
+    ],
+)
+def test_bad_safetensors(tmp_path, content, reason):
+    assert reason in refused(tmp_path, "net.safetensors", content)
+
+
+def test_missing_files(tmp_path):
+    for reader, name in ((pth, "no.pth"), (safetensors, "no.safetensors")):
+        with pytest.raises(UserError, match=f"{name}: cannot be read"):
+            reader.read(tmp_path / name)
