@@ -68,7 +68,8 @@ def base() -> ConfigDict:
                 momentum=0.9,
                 weight_decay=1e-4,  # of kernels
                 schedule="piecewise",  # or "cosine"
-                boundaries=(10.0, 20.0),  # epochs at which the rate is divided by 10
+                boundaries=(10.0, 20.0),  # epochs at which the rate is multiplied by `decay`
+                decay=0.1,
                 warmup=0.0,  # epochs of linear warm-up
                 label_smoothing=0.0,
             ),
@@ -113,6 +114,7 @@ def pose() -> ConfigDict:
         learning_rate=4e-5,
         weight_decay=5e-4,
         boundaries=(),
+        decay=0.333,
     )
     config.optimizer.later_stages = 4.0  # factor of the rate in stages from the second on
     return config

@@ -109,6 +109,8 @@ def _coco(folder: Path) -> list[Picture]:
         if split is None:
             raise UserError(f"{file}: its name must go on with one of {', '.join(SPLITS)}")
         for image, annotations in read_annotations(file):
+            if split == "train" and not annotations:  # as OpenPose was trained
+                continue
             path = folder / part / image["file_name"]
             load = partial(_read, path, annotations)
             pictures.append(Picture(images.printable(str(path)), split, load))

@@ -57,15 +57,15 @@ def create(
 def make_schedule(config: ConfigDict, steps_per_epoch: float, total_steps: int) -> optax.Schedule:
     """The learning rate as a function of the step.
 
-    "piecewise": divided by 10 at each of `boundaries` (the paper, section 4.2); "cosine": down
-    to 0. Both after a linear warm-up.
+    "piecewise": multiplied by `decay` at each of `boundaries` (the paper, section 4.2); "cosine":
+    down to 0. Both after a linear warm-up.
     """
     rate, warmup = config.learning_rate, round(config.warmup * steps_per_epoch)
     if config.schedule == "piecewise":
         factors: dict[int, float] = {}
         for epoch in config.boundaries:
             step = round(epoch * steps_per_epoch)
-            factors[step] = factors.get(step, 1.0) / 10
+            factors[step] = factors.get(step, 1.0) * config.decay
         schedule = optax.piecewise_constant_schedule(rate, factors)
     elif config.schedule == "cosine":
         schedule = optax.cosine_decay_schedule(rate, max(total_steps, 1))

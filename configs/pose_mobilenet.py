@@ -1,0 +1,30 @@
+"""mobilenet_v2_small, fine-tuned on StageDance from its published weights."""
+
+from ml_collections import ConfigDict
+
+from jdance import config as defaults
+
+
+def get_config() -> ConfigDict:
+    config = defaults.pose()
+    config.data.image_size = 192
+    config.data.max_people = 6
+    config.data.threads = 2
+    config.batch_size = 8
+    config.epochs = 0.5
+    config.log_every = 10
+    config.eval_every = 0.25
+    config.checkpoint_every = 0.1
+    config.init_from = "mobilenet_v2_small"
+    config.model = ConfigDict(dict(network="mobilenet_v2_small", statistics="fixed"))
+    config.optimizer.update(
+        name="adamw",
+        learning_rate=1e-3,
+        weight_decay=0.0,
+        schedule="cosine",
+        warmup=0.02,
+        later_stages=1.0,
+    )
+    config.heat_weight = 4.0
+    config.augment.update(person_height=(75.0, 200.0), rotation=10.0, color=0.3)
+    return config
