@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT
 from flax import linen as nn
 from ml_collections import ConfigDict
 
@@ -295,14 +294,3 @@ def test_judging_by_hand():
 
 
 # What ships with the package ----------------------------------------------------------------------
-
-
-def test_the_shipped_network_finds_dancers_it_has_never_seen(tmp_path):
-    file = ROOT / "jdance" / "pose" / "stage.npz"
-    assert file.stat().st_size <= 4_000_000
-    estimator = PoseEstimator.load("stage")
-    packed = []
-    for group in range(12):
-        scene = stage.scene(2021, group, 0)
-        packed.append(prepare_people.people.pack(prepare_people.of_scene(scene, f"{group}")))
-    assert evaluation.average_precision(estimator, packed)["AP"] >= 0.7

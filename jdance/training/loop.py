@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.progress import Progress
-from jdance.training import devices, experiment, state, steps, tasks
-from jdance.training.checkpoints import Checkpoints
+from jdance.training import devices, experiment, initialize, state, steps, tasks
+from jdance.training.checkpoints import Checkpoints, has_checkpoint
 from jdance.training.metrics import MetricWriter
 from jdance.training.tasks import Task
 
@@ -40,12 +40,13 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     task.suit(dataset)
     experiment.check(task)
     devices.check_batch_size(task.config.batch_size)
+    initial = _initial_variables(task, workdir)
     experiment.claim(workdir, task.config, dataset)
     with (
         closing(Checkpoints(workdir, config.checkpoints_kept)) as checkpoints,
         closing(MetricWriter(workdir, checkpoints.latest_step() or 0)) as writer,
     ):
-        return _train(task, workdir, dataset, train_source, checkpoints, writer)
+        return _train(task, workdir, dataset, train_source, initial, checkpoints, writer)
 
 
 def _train(
@@ -53,6 +54,7 @@ def _train(
     workdir: Path,
     dataset: Dataset,
     train_source: Any,
+    initial: initialize.Flat,
     checkpoints: Checkpoints,
     writer: MetricWriter,
 ) -> dict[str, Any]:
@@ -67,12 +69,12 @@ def _train(
     optimizer = state.make_optimizer(config.optimizer, schedule, freeze_steps, task.rate_factors)
     fresh = state.create(model, optimizer, config.seed, task.inputs())
 
-    # --- Resumption: the newest checkpoint of this folder, else what the task begins with -------
+    # --- Resumption: the newest checkpoint of this folder, else init_from, else from scratch -----
     start_step = checkpoints.latest_step() or 0
     if start_step:
         current = checkpoints.restore(start_step, devices.replicate(fresh))
     else:
-        current = devices.replicate(task.begin(fresh))
+        current = devices.replicate(initialize.apply(fresh, initial))
 
     # --- Compiled steps -------------------------------------------------------------------------
     train_step, frozen_step = (
@@ -159,6 +161,13 @@ def _train(
         result = task.evaluate(current.variables, dataset, "val")
     task.finish(current.variables, workdir)
     return result
+
+
+def _initial_variables(task: Task, workdir: Path) -> initialize.Flat:
+    """What `init_from` gives to a run that has no checkpoint."""
+    if not task.config.init_from or has_checkpoint(workdir):
+        return {}
+    return task.initial(_abstract_state(task).variables)
 
 
 def load(workdir: Path) -> tuple[ConfigDict, list[str], Any]:

@@ -16,7 +16,7 @@ from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.training import initialize, steps
 from jdance.training.evaluation import EvalStep, make_eval_step, predict, summarize
-from jdance.training.state import Factors, TrainState
+from jdance.training.state import Factors
 
 
 class MotionTask:
@@ -64,12 +64,10 @@ class MotionTask:
             jax.ShapeDtypeStruct((1, *models.feature_shape(self.config.model)), jnp.float32),
         )
 
-    def begin(self, state: TrainState) -> TrainState:
-        if not self.config.init_from:
-            return state
-        loaded, message = initialize.read(self.config.init_from, state.variables)
+    def initial(self, variables: Any) -> initialize.Flat:
+        loaded, message = initialize.read(self.config.init_from, variables)
         print(message)
-        return initialize.apply(state, loaded)
+        return loaded
 
     def train_batches(self, source: Any, start_step: int) -> Iterator[pipeline.Batch]:
         return pipeline.train_batches(source, self.config, start_step)

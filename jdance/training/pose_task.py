@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 from ml_collections import ConfigDict
 
@@ -20,7 +20,8 @@ from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.pose import PoseEstimator, targets, weights
 from jdance.pose.evaluation import average_precision
-from jdance.training.state import Factors, TrainState
+from jdance.training import initialize
+from jdance.training.state import Factors
 from jdance.training.steps import Loss
 
 
@@ -53,14 +54,10 @@ class PoseTask:
         size = self.config.data.image_size
         return (jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),)
 
-    def begin(self, state: TrainState) -> TrainState:
-        if not self.config.init_from:
-            return state
-        variables = PoseEstimator.load(self.config.init_from).variables
-        weights.check(self.model(), variables, self.config.init_from)
-        return state.replace(  # type: ignore[attr-defined]
-            params=variables["params"], batch_stats=variables["batch_stats"]
-        )
+    def initial(self, variables: Any) -> initialize.Flat:
+        loaded = jax.device_get(PoseEstimator.load(self.config.init_from).variables)
+        weights.check(self.model(), loaded, self.config.init_from)
+        return flatten_dict(loaded)
 
     def train_batches(self, source: Any, start_step: int) -> Iterator[Batch]:
         return pose_pipeline.train_batches(source, self.config, start_step)

@@ -14,9 +14,10 @@ from ml_collections import ConfigDict
 from jdance.data.pipeline import Batch
 from jdance.data.records import Dataset
 from jdance.errors import UserError
+from jdance.training.initialize import Flat
 from jdance.training.motion_task import MotionTask
 from jdance.training.pose_task import PoseTask
-from jdance.training.state import Factors, TrainState
+from jdance.training.state import Factors
 from jdance.training.steps import Loss
 
 
@@ -57,8 +58,12 @@ class Task(Protocol):
     def inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """Shapes and dtypes with which the network is initialised."""
 
-    def begin(self, state: TrainState) -> TrainState:
-        """The state before the first step, from a fresh one."""
+    def initial(self, variables: Any) -> Flat:
+        """What `config.init_from` gives to variables with these shapes, by path.
+
+        Raises:
+            UserError: nothing fits.
+        """
 
     def train_batches(self, source: Any, start_step: int) -> Iterator[Batch]:
         """Endless training batches of host arrays [B, ...] from `start_step` on."""
