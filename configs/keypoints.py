@@ -2,12 +2,17 @@
 
 SOURCE is a .npz of skeletons (see the README), or anything else that launch/prepare.py takes.
 
-python launch/prepare.py --source=SOURCE --output=data/skeletons
-python launch/train.py --config=configs/keypoints.py --workdir=runs/keypoints
-  --config.data.dir=data/skeletons
-python launch/evaluate.py --workdir=runs/keypoints --split=test [--drop_joints=legs]
+    python launch/prepare.py --source=SOURCE --output=data/skeletons
+    python launch/train.py --config=configs/keypoints.py --workdir=runs/keypoints
+    python launch/evaluate.py --workdir=runs/keypoints --split=test [--drop_joints=legs]
 
-RESULTS
+Accuracy on real OpenPose skeletons (2 CPU cores, jax 0.10.2, 1 minute a run, seed 0), also without
+hips, knees and ankles, and without a random share of all joints:
+
+                                                 all    legs gone  20 % gone  50 % gone
+  20 poses of pose-classification-kit, random    0.992  0.943      0.887      0.448
+  the same, split in blocks of time              0.983  0.872      0.884      0.442
+  4 actions (stand, walk, squat, wave), random   0.986  0.942      -          -
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,12 @@
-"""The light pose network that the package ships as --pose=stage."""
+"""A light pose network, trained on StageDance alone.
+
+    python launch/prepare.py --source=stage:pose --for=pose --seed=7 --output=data/pose
+    python launch/train.py --config=configs/pose_stage.py --workdir=runs/pose
+    python launch/evaluate.py --workdir=runs/pose --split=test
+
+Not trained to the end yet. On 2 CPU cores average precision on val after epochs 1, 2, 3 and 4 of 10
+was 0.28, 0.49, 0.55 and 0.64, still rising; an epoch takes about 6 minutes there.
+"""
 
 from ml_collections import ConfigDict
 

@@ -1,6 +1,6 @@
 """Times pose networks and the decode of their maps on this machine.
 
-python launch/bench_pose.py --pose=stage --pose=mobilenet_v2_small
+python launch/bench_pose.py --pose=runs/pose/pose.npz --pose=mobilenet_v2_small
 
 All candidates are timed in turn, round after round, so that whatever else the machine does meets
 them alike; printed is each one's median and minimum, for one picture of 368 x 368 pixels.
@@ -21,7 +21,9 @@ from jdance.launcher import run
 from jdance.pose import DecodeConfig, PoseEstimator, targets
 from jdance.pose.decode import decode
 
-_POSE = flags.DEFINE_multi_string("pose", ["stage"], "What any program's --pose takes.")
+_POSE = flags.DEFINE_multi_string(
+    "pose", ["mobilenet_v2_small"], "What any program's --pose takes."
+)
 _ROUNDS = flags.DEFINE_integer("rounds", 30, "How often each is timed.", lower_bound=1)
 _CELLS = (46, 46)
 
