@@ -6,7 +6,7 @@ SOURCE is a .npz of skeletons (see the README), or anything else that launch/pre
     python launch/train.py --config=configs/keypoints.py --workdir=runs/keypoints
     python launch/evaluate.py --workdir=runs/keypoints --split=test [--drop_joints=legs]
 
-Accuracy on real OpenPose skeletons (2 CPU cores, jax 0.10.2, 1 minute a run, seed 0), also without
+Accuracy on real OpenPose skeletons (2 CPU cores, jax 0.10.2, seed 0), also without
 hips, knees and ankles, and without a random share of all joints:
 
                                                  all    legs gone  20 % gone  50 % gone

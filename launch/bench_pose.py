@@ -21,9 +21,7 @@ from jdance.launcher import run
 from jdance.pose import DecodeConfig, PoseEstimator, targets
 from jdance.pose.decode import decode
 
-_POSE = flags.DEFINE_multi_string(
-    "pose", ["mobilenet_v2_small"], "What any program's --pose takes."
-)
+_POSE = flags.DEFINE_multi_string("pose", ["mobilenet_v2_small"], "What programs take as --pose.")
 _ROUNDS = flags.DEFINE_integer("rounds", 30, "How often each is timed.", lower_bound=1)
 _CELLS = (46, 46)
 
