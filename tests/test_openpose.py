@@ -5,11 +5,11 @@ import pytest
 from flax import linen as nn
 
 from jdance.models.openpose import (
-    NETWORKS,
     DepthwiseConv,
     MobileNetV2Small,
     upsample2,
 )
+from jdance.pose import weights
 
 
 def count(tree):
@@ -154,4 +154,4 @@ def test_unknown_statistics_are_an_error(images):
 
 
 def test_networks_are_known_by_name():
-    assert NETWORKS["mobilenet_v2_small"] is MobileNetV2Small
+    assert weights.NETWORKS["mobilenet_v2_small"] is MobileNetV2Small
