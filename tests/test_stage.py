@@ -254,7 +254,7 @@ def test_mistakes_are_named(arguments):
 
 
 def test_unknown_preset_is_named():
-    with pytest.raises(UserError, match="paper, quickstart"):
+    with pytest.raises(UserError, match="paper, pose, quickstart"):
         stage.plan("huge", 0)
 
 
