@@ -19,7 +19,7 @@ from jdance.models.light_pose import LightPose, join_cells
 from jdance.models.openpose import DepthwiseConv
 from jdance.pose import PoseEstimator, decode, evaluation, targets, weights
 from jdance.pose.letterbox import fitted_size, to_picture
-from jdance.training import checkpoints, loop, pose_task, state, tasks
+from jdance.training import checkpoints, initialize, loop, pose_task, state, tasks
 
 
 @pytest.fixture(scope="module")
@@ -195,11 +195,12 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one_and_both_can_be_used(
     config.init_from = str(packed)
     task = tasks.make(config, ["person"])
     optimizer = state.make_optimizer(config.optimizer, lambda _: 1e-2, factors=task.rate_factors)
-    begun = task.begin(state.create(task.model(), optimizer, 0, task.inputs()))
+    fresh = state.create(task.model(), optimizer, 0, task.inputs())
+    begun = initialize.apply(fresh, task.initial(fresh.variables))
     jax.tree.map(np.testing.assert_array_equal, begun.params, estimator.variables["params"])
     config.model.width = 8
     with pytest.raises(UserError, match="it was made for another network"):
-        tasks.make(config, ["person"]).begin(begun)
+        tasks.make(config, ["person"]).initial(fresh.variables)
 
 
 @pytest.mark.parametrize(
