@@ -3,6 +3,8 @@
 The defaults are the paper's exact network and recipe (Shen et al., 2021, sections 3 and 4).
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 
@@ -19,8 +21,9 @@ def model() -> ConfigDict:
             width=64,
             version="v1.5",  # stride in the 3x3 convolution; "v1": in the first 1x1
             attention=1,  # CBAM order 0, 1, 2; -1: none
+            attention_block="",  # your own instead: "FILE.py:CLASS" or "package.module:CLASS"
             attention_place="end",  # or "blocks"
-            gate_norm=False,  # batch norm in the spatial gate, as CBAM's authors released it
+            gate_norm=False,  # batch norm in CBAM's spatial gate, as its authors released it
             zero_gamma=False,  # blocks start as their shortcuts
             stage_dropout=0.5,  # between the last two stages
             image_widths=(512,),  # (2048, 512): the literal two dense layers after the pool
@@ -139,3 +142,14 @@ def augment() -> ConfigDict:
             time_warp=0.0,  # exponent exp(uniform +-) of its time
         )
     )
+
+
+def check_key(config: Any, key: str) -> None:
+    """Raises KeyError, saying what there is, if a configuration has no such key as "data.dir"."""
+    node, path = config, key.split(".")
+    for depth, part in enumerate(path):
+        if not isinstance(node, ConfigDict) or part not in node:
+            place = ".".join(["config", *path[:depth]])
+            known = ", ".join(sorted(node)) if isinstance(node, ConfigDict) else "no parts"
+            raise KeyError(f"no such key; {place} has {known}")
+        node = node[part]

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict
 
+from jdance import config as defaults
 from jdance.data import images
 from jdance.errors import UserError
 
@@ -70,14 +70,8 @@ def _check_config(argv: list[str]) -> None:
         raise UserError(f"--config={path}: not a configuration ({error!r})") from error
     for word in words:
         if word.startswith("-config."):
-            _check_key(config, word.removeprefix("-config.").partition("=")[0].split("."))
-
-
-def _check_key(config: Any, path: list[str]) -> None:
-    node = config
-    for depth, key in enumerate(path):
-        if not isinstance(node, ConfigDict) or key not in node:
-            place = ".".join(["config", *path[:depth]])
-            known = ", ".join(sorted(node)) if isinstance(node, ConfigDict) else "no parts"
-            raise UserError(f"--config.{'.'.join(path)}: no such key; {place} has {known}")
-        node = node[key]
+            key = word.removeprefix("-config.").partition("=")[0]
+            try:
+                defaults.check_key(config, key)
+            except KeyError as error:
+                raise UserError(f"--config.{key}: {error.args[0]}") from None

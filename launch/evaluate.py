@@ -12,19 +12,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 from absl import flags
-from ml_collections import ConfigDict
 
-from jdance.data import pipeline
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.launcher import run
 from jdance.pose import PoseEstimator
 from jdance.pose.evaluation import average_precision
-from jdance.training import experiment, loop, nearest_mean, tasks
-from jdance.training.evaluation import Predictions, average, make_eval_step, predict, summarize
+from jdance.training import judge, nearest_mean
 
 _WORKDIR = flags.DEFINE_list(
     "workdir",
@@ -62,39 +57,6 @@ def _check_drop() -> None:
         raise UserError(f"--drop_joints={_DROP_JOINTS.value}: expected all, legs or 0 to 1")
 
 
-def _predict(
-    config: ConfigDict, classes: list[str], variables: Any
-) -> tuple[Dataset, list[str], Predictions]:
-    dataset = Dataset(_DATA.value or config.data.dir)
-    foreign = sorted(set(dataset.classes) - set(classes))
-    if foreign:
-        raise UserError(f"{dataset.folder}: the run knows no class {foreign[0]!r}, only {classes}")
-    config.batch_size += -config.batch_size % jax.device_count()  # a multiple of the devices
-    source, eval_step = dataset.source(_SPLIT.value), make_eval_step(config)
-    views = []
-    for view in range(_VIEWS.value):
-        batches = pipeline.eval_batches(source, config, drop=_DROP_JOINTS.value, view=view)
-        views.append(predict(eval_step, variables, batches))
-    result = average(views)
-    # The data set may have fewer classes than the run, and so other numbers for them.
-    own = np.array([classes.index(name) for name in dataset.classes])
-    return dataset, classes, result | {"label": own[result["label"]]}
-
-
-def _evaluate_motions(workdirs: list[Path]) -> dict[str, Any]:
-    runs = [_predict(*loop.load(workdir)) for workdir in workdirs]
-    dataset, classes, first = runs[0]
-    for workdir, (other, their_classes, predictions) in zip(workdirs, runs, strict=True):
-        if their_classes != classes or not np.array_equal(predictions["label"], first["label"]):
-            raise UserError(f"{workdir}: was trained on other classes, or judges {other.folder}")
-    result = summarize(average([predictions for _, _, predictions in runs]), classes)
-    if _NEAREST_MEAN.value:
-        result["nearest_mean_accuracy"] = nearest_mean.accuracy(dataset, _SPLIT.value)
-        print(f"nearest class mean of fused18: {result['nearest_mean_accuracy']:.4f}")
-    print(f"accuracy {result['accuracy']:.4f} of {result['n']}")
-    return result
-
-
 def _print_precision(result: dict[str, Any]) -> None:
     numbers = ", ".join(f"{name} {result[name]:.4f}" for name in ("AP", "AP50", "AP75", "AR"))
     print(f"{numbers} on {result['n']} pictures")
@@ -110,19 +72,22 @@ def main() -> None:
         source = Dataset(_DATA.value, "people").source(_SPLIT.value)
         _print_precision(average_precision(PoseEstimator.load(_POSE.value), source))
         return
-    workdirs = [Path(name) for name in _WORKDIR.value]
-    config, _ = experiment.read(workdirs[0])
-    if config.task == "pose":
-        _, classes, variables = loop.load(workdirs[0])
-        dataset = Dataset(_DATA.value or config.data.dir, "people")
-        result = tasks.make(config, classes).evaluate(variables, dataset, _SPLIT.value)
+    result, path = judge.judge(
+        [Path(name) for name in _WORKDIR.value],
+        _SPLIT.value,
+        data=_DATA.value,
+        drop_joints=_DROP_JOINTS.value,
+        views=_VIEWS.value,
+    )
+    if "AP" in result:
         _print_precision(result)
     else:
-        result = _evaluate_motions(workdirs)
-    suffix = "_ensemble" if len(workdirs) > 1 else ""
-    suffix += f"_without_{_DROP_JOINTS.value}" if _DROP_JOINTS.value else ""
-    path = workdirs[0] / f"eval_{_SPLIT.value}{suffix}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
+        if _NEAREST_MEAN.value:
+            accuracy = nearest_mean.accuracy(Dataset(result["data"]), _SPLIT.value)
+            result["nearest_mean_accuracy"] = accuracy
+            path.write_text(json.dumps(result, indent=2) + "\n")
+            print(f"nearest class mean of fused18: {accuracy:.4f}")
+        print(f"accuracy {result['accuracy']:.4f} of {result['n']}")
     print(f"wrote {path}")
 
 

@@ -1,11 +1,14 @@
 """The networks, as Flax linen modules: pure functions of their variables and inputs."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jdance import features
+from jdance.models import attention
 from jdance.models.fusion import FusedNet
 from jdance.models.resnet import BLOCKS, ResNet
 from jdance.models.sequence import SequenceNet
@@ -40,17 +43,23 @@ def build(
         raise ValueError(
             f"model.attention_place={config.attention_place!r}: expected end or blocks"
         )
-    if config.attention not in (-1, 0, 1, 2):
-        raise ValueError(f"model.attention={config.attention}: expected 0, 1, 2, or -1 for none")
     dtype = jnp.dtype(config.dtype)
-    attention = None if config.attention < 0 else config.attention
+    make_attention = partial(
+        attention.make,
+        config.attention,
+        config.attention_block,
+        gate_norm=config.gate_norm,
+        axis_name=axis_name,
+        dtype=dtype,
+    )
     if config.branches == "sequence":
         if config.sequence.frames < 4:
             raise ValueError(f"model.sequence.frames={config.sequence.frames}: must be 4 or more")
-        parts = {name: value for name, value in config.sequence.items() if name != "frames"}
+        own = ("frames", "reduction")  # not fields of the network
+        parts = {name: value for name, value in config.sequence.items() if name not in own}
         return SequenceNet(
             classes=config.classes,
-            attention=attention,
+            attention=make_attention(reduction=config.sequence.reduction),
             stage_dropout=config.stage_dropout,
             dropout=config.dropout,
             axis_name=axis_name,
@@ -64,9 +73,8 @@ def build(
             stage_sizes=tuple(config.stage_sizes),
             width=config.width,
             version=config.version,
-            attention=attention,
+            attention=make_attention(),
             attention_place=config.attention_place,
-            gate_norm=config.gate_norm,
             zero_gamma=config.zero_gamma,
             dropout=config.stage_dropout,
             axis_name=axis_name,

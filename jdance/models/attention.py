@@ -4,11 +4,67 @@ Every module takes features [B, *space, C] with any number of spatial axes: one 
 (two axes) and for sequences (one: time).
 """
 
+import importlib
+import runpy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
+
+# Makes an attention module with a given `name`; the module is called as (x, train).
+Attention = Callable[..., nn.Module]
+
+
+def make(
+    order: int,
+    block: str,
+    *,
+    reduction: int = 16,
+    gate_norm: bool = False,
+    axis_name: str | None = None,
+    dtype: DTypeLike = jnp.float32,
+) -> Attention | None:
+    """What a configuration's `attention` (0, 1, 2 or -1) and `attention_block` ask for.
+
+    Args:
+        order: of CBAM; -1: no attention.
+        block: "FILE.py:CLASS" or "package.module:CLASS", a Flax module that is made without
+            arguments, instead of CBAM; it takes (x [B, *space, C], train) and returns the same
+            shape. Empty: CBAM.
+        reduction, gate_norm, axis_name, dtype: see `CBAM`.
+
+    Raises:
+        ValueError: there is no such order, or no such module.
+    """
+    if block:
+        return _imported(block)
+    if order not in (-1, 0, 1, 2):
+        raise ValueError(f"model.attention={order}: expected 0, 1, 2, or -1 for none")
+    if order < 0:
+        return None
+    return partial(CBAM, order, reduction, gate_norm=gate_norm, axis_name=axis_name, dtype=dtype)
+
+
+def _imported(block: str) -> Attention:
+    place, _, name = block.rpartition(":")
+    try:
+        if place.endswith(".py"):
+            found: Any = runpy.run_path(place)[name]
+        else:
+            found = getattr(importlib.import_module(place), name)
+    except (ImportError, OSError, SyntaxError, LookupError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"model.attention_block={block!r}: expected FILE.py:CLASS or package.module:CLASS "
+            f"({error!r})"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ValueError(f"model.attention_block={block!r}: not a Flax module")
+    return found
 
 
 def _space(x: Array) -> tuple[int, ...]:

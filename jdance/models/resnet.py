@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from jdance.models.attention import CBAM
+from jdance.models.attention import Attention
 from jdance.models.dropout import Dropout
 
 Norm = Callable[..., nn.BatchNorm]
@@ -46,8 +46,7 @@ class Residual(nn.Module):
     Fields:
         features: channels K that the block returns.
         version: where a bottleneck strides, see there.
-        attention: CBAM order 0, 1, 2 at the end of the branch, or None.
-        gate_norm: batch norm in the attention's spatial gate.
+        attention: makes the attention at the end of the branch; None: there is none.
         zero_gamma: the branch's last batch-norm scale starts at 0, so that the block starts as its
             shortcut (Goyal et al., 2017).
         axis_name: the mapped axis over which batch statistics are synchronised.
@@ -57,8 +56,7 @@ class Residual(nn.Module):
     stride: int = 1
     kernel: int = 3
     version: str = "v1.5"
-    attention: int | None = None
-    gate_norm: bool = False
+    attention: Attention | None = None
     zero_gamma: bool = False
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
@@ -82,13 +80,7 @@ class Residual(nn.Module):
         zeros, ones = nn.initializers.zeros_init(), nn.initializers.ones_init()
         y = self.branch(x, norm, partial(norm, scale_init=zeros if self.zero_gamma else ones))
         if self.attention is not None:
-            y = CBAM(
-                self.attention,
-                gate_norm=self.gate_norm,
-                axis_name=self.axis_name,
-                dtype=self.dtype,
-                name="attention",
-            )(y, train)
+            y = self.attention(name="attention")(y, train)
         if self.stride > 1 or x.shape[-1] != self.features:
             x = Conv1x1(self.features, self.stride, self.dtype, name="shortcut")(x)
             x = norm(name="shortcut_norm")(x)
@@ -153,9 +145,9 @@ class ResNet(nn.Module):
         stage_sizes: blocks in each stage; (3, 4, 6, 3) is ResNet-50.
         width: channels of the stem; stage i has expansion * width * 2**i.
         version: "v1.5" or "v1", see `Bottleneck`.
-        attention: CBAM order 0, 1, 2, or None.
+        attention: makes an attention module; None: there is none.
         attention_place: "end" (once, after the last stage: the paper) or "blocks" (in every block).
-        gate_norm, zero_gamma, axis_name: see `Residual`.
+        zero_gamma, axis_name: see `Residual`.
         dropout: rate between the last two stages.
     """
 
@@ -163,9 +155,8 @@ class ResNet(nn.Module):
     stage_sizes: Sequence[int] = (3, 4, 6, 3)
     width: int = 64
     version: str = "v1.5"
-    attention: int | None = 1
+    attention: Attention | None = None
     attention_place: str = "end"
-    gate_norm: bool = False
     zero_gamma: bool = False
     dropout: float = 0.5
     axis_name: str | None = None
@@ -202,18 +193,11 @@ class ResNet(nn.Module):
                     stride=2 if stage > 0 and block == 0 else 1,
                     version=self.version,
                     attention=self.attention if self.attention_place == "blocks" else None,
-                    gate_norm=self.gate_norm,
                     zero_gamma=self.zero_gamma,
                     axis_name=self.axis_name,
                     dtype=self.dtype,
                     name=f"stage{stage + 1}_block{block + 1}",
                 )(x, train)
         if self.attention is not None and self.attention_place == "end":
-            x = CBAM(
-                self.attention,
-                gate_norm=self.gate_norm,
-                axis_name=self.axis_name,
-                dtype=self.dtype,
-                name="attention",
-            )(x, train)
+            x = self.attention(name="attention")(x, train)
         return x

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from jdance.models.attention import CBAM
+from jdance.models.attention import Attention
 from jdance.models.mlp import MLP
 from jdance.models.resnet import Bottleneck
 
@@ -24,8 +24,7 @@ class SequenceNet(nn.Module):
         width: channels K of the bottleneck modules.
         blocks: how many of these.
         kernel: S, the size of their middle convolution.
-        attention: CBAM order 0, 1, 2, or None.
-        reduction: of the channel attention.
+        attention: makes the attention after them; None: there is none.
         dense_widths: hidden dense layers, with batch norm.
         stage_dropout: rate before the dense layers.
         dropout: rate after each hidden dense layer.
@@ -38,8 +37,7 @@ class SequenceNet(nn.Module):
     width: int = 128
     blocks: int = 3
     kernel: int = 3
-    attention: int | None = 1
-    reduction: int = 8
+    attention: Attention | None = None
     dense_widths: Sequence[int] = (256, 128)
     stage_dropout: float = 0.0
     dropout: float = 0.5
@@ -92,7 +90,7 @@ class SequenceNet(nn.Module):
                 name=f"block{block + 1}",
             )(x, train)
         if self.attention is not None:
-            x = CBAM(self.attention, self.reduction, dtype=self.dtype, name="attention")(x)
+            x = self.attention(name="attention")(x, train)
         x = x.reshape(len(x), -1)
         x = MLP(
             self.dense_widths,

@@ -1,0 +1,89 @@
+"""Judging finished runs: motion networks, alone or as an ensemble, and pose networks."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jdance.data import pipeline
+from jdance.data.records import Dataset
+from jdance.errors import UserError
+from jdance.training import experiment, loop, tasks
+from jdance.training.evaluation import Predictions, average, make_eval_step, predict, summarize
+
+
+def judge(
+    workdirs: Sequence[Path],
+    split: str,
+    *,
+    data: str = "",
+    drop_joints: str = "",
+    views: int = 1,
+) -> tuple[dict[str, Any], Path]:
+    """Judges a run on a split and writes the result beside it.
+
+    Args:
+        workdirs: folders of runs. Several motion networks are judged as an ensemble, by their mean
+            probabilities.
+        split: which part of the data set.
+        data: another data set than the run's own.
+        drop_joints: see `pipeline.eval_batches`.
+        views: mean probability over so many views of each example, all but the first changed at
+            random as in training.
+
+    Returns:
+        The result (see `evaluation.summarize`, `pose.evaluation.average_precision`), and the file
+        in the first folder that holds it: eval_SPLIT[_ensemble][_without_...].json.
+
+    Raises:
+        UserError: a folder holds no finished run, or the data does not suit it.
+    """
+    config, classes = experiment.read(workdirs[0])
+    if config.task == "pose":
+        if len(workdirs) > 1:
+            raise UserError(f"{workdirs[0]}: a pose network; only motion networks make an ensemble")
+        _, classes, variables = loop.load(workdirs[0])
+        dataset = Dataset(data or config.data.dir, "people")
+        result = tasks.make(config, classes).evaluate(variables, dataset, split)
+    else:
+        runs = [_predict(*loop.load(w), split, data, drop_joints, views) for w in workdirs]
+        folder, _, first = runs[0]
+        for workdir, (other, theirs, predictions) in zip(workdirs, runs, strict=True):
+            if theirs != classes or not np.array_equal(predictions["label"], first["label"]):
+                raise UserError(f"{workdir}: was trained on other classes, or judges {other}")
+        result = summarize(average([predictions for _, _, predictions in runs]), classes)
+        result["data"] = str(folder)
+    suffix = "_ensemble" if len(workdirs) > 1 else ""
+    suffix += f"_without_{drop_joints}" if drop_joints else ""
+    path = workdirs[0] / f"eval_{split}{suffix}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    return result, path
+
+
+def _predict(
+    config: ConfigDict,
+    classes: list[str],
+    variables: Any,
+    split: str,
+    data: str,
+    drop_joints: str,
+    views: int,
+) -> tuple[Path, list[str], Predictions]:
+    dataset = Dataset(data or config.data.dir)
+    foreign = sorted(set(dataset.classes) - set(classes))
+    if foreign:
+        raise UserError(f"{dataset.folder}: the run knows no class {foreign[0]!r}, only {classes}")
+    config.batch_size += -config.batch_size % jax.device_count()  # a multiple of the devices
+    source, eval_step = dataset.source(split), make_eval_step(config)
+    parts = []
+    for view in range(views):
+        batches = pipeline.eval_batches(source, config, drop=drop_joints, view=view)
+        parts.append(predict(eval_step, variables, batches))
+    result = average(parts)
+    # The data set may have fewer classes than the run, and so other numbers for them.
+    own = np.array([classes.index(name) for name in dataset.classes])
+    return dataset.folder, classes, result | {"label": own[result["label"]]}

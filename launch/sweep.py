@@ -1,0 +1,64 @@
+"""Compares variants of an experiment: trains each with several seeds, and makes one table.
+
+python launch/sweep.py --config=configs/jhmdb.py --data=data/jhmdb1,data/jhmdb2,data/jhmdb3 \
+    --vary=model.attention=-1,0,1,2 --seeds=3 --views=10 --output=sweeps/attention
+
+Runs that are done are not done again, and one that was interrupted goes on where it was. Writes
+OUTPUT/table.md and results.json; the runs are in OUTPUT/VARIANT/DATA/seed-N.
+"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from jdance.errors import UserError
+from jdance.launcher import run
+from jdance.training import sweep
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The experiment, from configs/; --config.KEY=VALUE changes all variants."
+)
+_DATA = flags.DEFINE_list("data", None, "Data sets, by launch/prepare.py.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for runs and results.", required=True)
+_VARY = flags.DEFINE_multi_string(
+    "vary",
+    [],
+    "KEY=VALUE,VALUE,...: a variant for each value; given several times, for each combination.",
+)
+_VARIANT = flags.DEFINE_multi_string(
+    "variant", [], "NAME KEY=VALUE KEY=VALUE ...: a further variant."
+)
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each.", lower_bound=1)
+_SPLIT = flags.DEFINE_string("split", "test", "Which part of the data sets judges.")
+_VIEWS = flags.DEFINE_integer("views", 1, "Of test-time augmentation.", lower_bound=1)
+flags.mark_flag_as_required("config")
+
+
+def main() -> None:
+    chosen = sweep.variants(_VARY.value, _VARIANT.value)
+    sweep.check(_CONFIG.value, chosen)
+    output = Path(_OUTPUT.value)
+    rows, failures = sweep.sweep(
+        _CONFIG.value,
+        chosen,
+        _DATA.value,
+        _SEEDS.value,
+        output,
+        split=_SPLIT.value,
+        views=_VIEWS.value,
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
+    table = sweep.table(rows, _VIEWS.value)
+    (output / "table.md").write_text(table)
+    print(table, end="")
+    print(f"wrote {output / 'table.md'}")
+    if failures:
+        print("\n".join(f"failed: {line}" for line in failures))
+        raise UserError(f"{len(failures)} runs failed (listed above); the others are in the table")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,152 @@
+"""Comparisons of variants, and the README's example of an attention block of one's own."""
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT, tiny_config
+from test_programs import program
+from test_sequences import clips
+
+from jdance import models
+from jdance.data.prepare import prepare
+from jdance.data.sources import open_source
+from jdance.errors import UserError
+from jdance.training import sweep
+
+
+@pytest.fixture(scope="module")
+def clip_data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    np.savez(folder / "clips.npz", **clips(48))
+    prepare(open_source(str(folder / "clips.npz"), split_column="split2"), folder / "data", None)
+    return folder / "data"
+
+
+def test_variants_are_read():
+    found = sweep.variants(
+        ["model.attention=-1,1", "optimizer.name=sgd,adamw"],
+        ["wide model.width=8 model.fusion_widths=(8,)"],
+    )
+    assert [v.name for v in found] == [
+        "attention=-1 name=sgd", "attention=-1 name=adamw", "attention=1 name=sgd",
+        "attention=1 name=adamw", "wide",
+    ]  # fmt: skip
+    assert found[1].changes == {"model.attention": -1, "optimizer.name": "adamw"}
+    assert found[4].changes == {"model.width": 8, "model.fusion_widths": (8,)}
+    config = tiny_config("x")
+    changed = sweep.configured(config, found[4])
+    assert changed.model.fusion_widths == (8,) and config.model.fusion_widths == (16,)
+
+
+@pytest.mark.parametrize(
+    ("vary", "named", "message"),
+    [
+        (["model.attention"], [], "expected KEY=VALUE"),
+        ([], ["wide model.width"], "expected NAME KEY=VALUE"),
+        (["model.depth=3"], [], "model.depth=3"),
+        (["model.width=wide"], [], "model.width=wide"),
+        (["model.attention=1,7"], [], "attention=7: --config: model.attention=7"),
+        (["model.width=4,4"], [], "called the same"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_trained(vary, named, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        sweep.check(tiny_config("x"), sweep.variants(vary, named))
+
+
+def test_what_is_done_is_not_done_again(tiny_data, tmp_path, monkeypatch):
+    config = tiny_config(tiny_data)
+    config.model.branches = "keypoints"
+    config.epochs = 1.0
+    chosen = sweep.variants(["model.features=fused18,pos18"])
+    arguments = dict(split="val", views=2)
+    rows, failures = sweep.sweep(config, chosen, [str(tiny_data)], 2, tmp_path, **arguments)
+    assert not failures and [row["variant"] for row in rows] == [
+        "features=fused18",
+        "features=pos18",
+    ]
+    # One file a run says that it is done: without it that run alone is done again.
+    (tmp_path / "features=pos18" / tiny_data.name / "seed-1" / "sweep_val_2.json").unlink()
+    trained = []
+    train = sweep.loop.train
+    monkeypatch.setattr(sweep.loop, "train", lambda c, w: trained.append(w.name) or train(c, w))
+    again, _ = sweep.sweep(config, chosen, [str(tiny_data)], 2, tmp_path, **arguments)
+    assert trained == ["seed-1"]
+    for row, before in zip(again, rows, strict=True):
+        for a, b in zip(row["runs"], before["runs"], strict=True):
+            assert a | {"seconds": 0} == b | {"seconds": 0}
+        assert row["ensembles"] == before["ensembles"]
+    other = sweep.variants(["model.features=pos18"])
+    config.batch_size = 4
+    _, failures = sweep.sweep(config, other, [str(tiny_data)], 1, tmp_path, **arguments)
+    assert "of another configuration" in failures[0]
+
+
+def test_table():
+    def row(name, scores, ensembles):
+        runs = [
+            dict(data=f"d/{d}", seed=s, score=x, score_views=x + 0.1, seconds=7.0)
+            for (d, s), x in zip([("a", 0), ("b", 0), ("a", 1), ("b", 1)], scores, strict=False)
+        ]
+        return dict(variant=name, parameters=1234, runs=runs, ensembles=ensembles)
+
+    text = sweep.table(
+        [row("x", [0.1, 0.3, 0.3, 0.5], {"d/a": 0.6, "d/b": 0.7}), row("y", [], {})], views=5
+    )
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    # Seed 0 has the mean 0.2, seed 1 0.4: sample deviation 0.1414.
+    assert lines[2] == ["x", "1,234", "0.300 ± 0.141", "0.400 ± 0.141", "0.650", "0.300", "0.500",
+                        "7"]  # fmt: skip
+    assert lines[3][:3] == ["y", "", "failed"] and len({len(line) for line in lines}) == 1
+
+
+def test_the_readmes_attention_block(clip_data, tmp_path):
+    text = (ROOT / "README.md").read_text()
+    section = text.split("### Add your own attention block\n")[1].split("\n#")[0].strip()
+    assert len(section.splitlines()) <= 15
+    code = section.split("```python\n")[1].split("```")[0]
+    command = section.split("```bash\n")[1].split("```")[0].replace("\\\n", " ")
+    (tmp_path / "squeeze.py").write_text(code)
+    words = command.split()
+    assert words[:2] == ["python", "launch/sweep.py"]
+    options = re.findall(r"--\w+=(?:\"[^\"]*\"|\S+)", command)
+    options = [option.replace('"', "").replace("squeeze.py", str(tmp_path / "squeeze.py"))
+               for option in options]  # fmt: skip
+    options = [o for o in options if not o.startswith(("--data", "--output", "--seeds", "--views"))]
+    program(
+        "sweep", *options, f"--data={clip_data}", f"--output={tmp_path / 'out'}", "--seeds=1",
+        "--split=val", "--config.epochs=1.0", "--config.batch_size=8",
+        "--config.model.sequence.width=16",
+    )  # fmt: skip
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(rows) == 3 and all(len(row["runs"]) == 1 for row in rows)
+    assert len({row["parameters"] for row in rows}) == 3
+
+    for branches, shape in (("image", (1, 32, 32, 3)), ("sequence", None)):
+        config = tiny_config("").model
+        config.update(branches=branches, attention_block=f"{tmp_path / 'squeeze.py'}:SqueezeExcite")
+        image = None if shape is None else jnp.zeros(shape)
+        features = jnp.zeros((1, *models.feature_shape(config)))
+        tree = jax.eval_shape(models.build(config).init, jax.random.key(0), image, features)
+        where = tree["params"]["backbone" if shape else "attention"]
+        assert "Dense_0" in (where["attention"] if shape else where)
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ("no_such_file.py:Block", "expected FILE.py:CLASS"),
+        ("jdance.models:Block", "expected FILE.py:CLASS"),
+        ("jdance.models:build", "not a Flax module"),
+        ("Block", "expected FILE.py:CLASS"),
+    ],
+)
+def test_attention_blocks_that_are_none(block, message):
+    config = tiny_config("").model
+    config.attention_block = block
+    with pytest.raises(ValueError, match=re.escape(message)):
+        models.build(config)
