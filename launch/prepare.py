@@ -23,7 +23,8 @@ from jdance.launcher import run
 _SOURCE = flags.DEFINE_string(
     "source",
     None,
-    "A folder split/class/file or class/file of pictures, a manifest .csv (path,label[,split,group,"
+    "A folder split/class/file or class/file of pictures or of OpenPose's JSON files, a folder "
+    "[split/]class/clip/file of JSON frames, a manifest .csv (path,label[,split,group,"
     "box,person]), a skeleton file .npz (xy [N,J,2], conf [N,J], label [N] [,split,group]; of "
     "sequences xy [F,J,2], lengths [N], label [N]), or "
     "stage:PRESET, the synthetic StageDance.",
@@ -36,6 +37,12 @@ _POSE = flags.DEFINE_string(
     "",
     "Pose network: a name, an upstream weights file, or a checkpoint folder. Not needed where the "
     "source knows the key points.",
+)
+_KEYPOINTS = flags.DEFINE_string(
+    "keypoints",
+    "",
+    "Folder with key points by another pose estimator, instead of --pose: for the picture "
+    "a/b.jpg of the source the file a/b_keypoints.json, as OpenPose writes it.",
 )
 _MIN_JOINTS = flags.DEFINE_integer(
     "min_joints", 4, "Joints that a person must have to count as found.", 1, 18
@@ -87,6 +94,8 @@ def _prepare() -> dict[str, Any]:
         return prepare_people.prepare(
             _SOURCE.value, output, seed=_SEED.value, workers=_WORKERS.value
         )
+    if _POSE.value and _KEYPOINTS.value:
+        raise UserError("give either --pose or --keypoints: one of them tells where people are")
     labels = {old: new or old for old, _, new in (word.partition("=") for word in _LABELS.value)}
     source = open_source(
         _SOURCE.value,
@@ -94,6 +103,7 @@ def _prepare() -> dict[str, Any]:
         where=_WHERE.value,
         split_column=_SPLIT_COLUMN.value,
         labels=labels,
+        keypoints=Path(_KEYPOINTS.value) if _KEYPOINTS.value else None,
         seed=_SEED.value,
     )
     estimator = None
@@ -107,11 +117,12 @@ def _prepare() -> dict[str, Any]:
         source,
         output,
         estimator,
-        pose=_POSE.value,
+        pose=_POSE.value or ("key-point files" if _KEYPOINTS.value else ""),
         fractions=_fractions(),
         seed=_SEED.value,
         workers=_WORKERS.value,
         also_whole=_ALSO_WHOLE.value,
+        min_joints=_MIN_JOINTS.value,
     )
 
 

@@ -30,6 +30,12 @@ def tight_box(keypoints: np.ndarray) -> tuple[float, float, float, float]:
     return float(x), float(y), float(right - x), float(bottom - y)
 
 
+def largest(people: np.ndarray) -> int:
+    """Which of the people [N, 18, 3] has the tight box with the largest area; N is at least 1."""
+    boxes = [tight_box(person) for person in people]
+    return int(np.argmax([width * height for _, _, width, height in boxes]))
+
+
 def around(keypoints: np.ndarray) -> Square:
     """The square around a person's key points [18, 3], of which at least one must be present."""
     x, y, width, height = tight_box(keypoints)

@@ -1,11 +1,13 @@
 """Key points of one picture in OpenPose's JSON format, which many estimators can write."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from jdance import skeleton
+from jdance.data import crop
 from jdance.errors import UserError
 
 
@@ -33,6 +35,61 @@ def read(path: Path) -> np.ndarray:
         raise UserError(f"{path}: not OpenPose key points ({error}); see the README") from error
     seen = [person for person in converted if person.any()]
     return np.stack(seen) if seen else np.zeros((0, skeleton.NUM_JOINTS, 3), np.float32)
+
+
+def read_sequence(paths: Sequence[Path]) -> np.ndarray:
+    """One person through the frames of a clip, a file each: float32 [T, 18, 3], see `follow`.
+
+    Frames before the person appears and after they are gone are left out.
+
+    Raises:
+        UserError: a file is something else, or there is nobody in any of them.
+    """
+    track = follow([read(path) for path in paths])
+    seen = np.flatnonzero(track[..., 2].any(-1))
+    if not len(seen):
+        raise UserError("nobody in any of its frames")
+    return track[seen[0] : seen[-1] + 1]
+
+
+def follow(frames: Sequence[np.ndarray]) -> np.ndarray:
+    """Follows one person through T frames of people [N, 18, 3], whoever is largest in any of them.
+
+    From there, forwards and backwards, it is whose joints are nearest to where they were last seen;
+    in a frame in which nobody is within half the person's size, and that again for each frame
+    that was missed, up to twice the size, all joints are missing.
+
+    Returns:
+        float32 [T, 18, 3].
+    """
+    track = np.zeros((len(frames), skeleton.NUM_JOINTS, 3), np.float32)
+    sizes = [_size(people[crop.largest(people)]) if len(people) else 0 for people in frames]
+    if not max(sizes, default=0):
+        return track
+    start = int(np.argmax(sizes))
+    track[start] = frames[start][crop.largest(frames[start])]
+    for ways in (range(start + 1, len(frames)), range(start - 1, -1, -1)):
+        last, missed = track[start], 0
+        for time in ways:
+            missed += 1
+            distances = [_distance(person, last) for person in frames[time]]
+            if distances and min(distances) <= min(0.5 * missed, 2) * _size(last):
+                last, missed = frames[time][int(np.argmin(distances))], 0
+                track[time] = last
+    return track
+
+
+def _size(person: np.ndarray) -> float:
+    """The longer side of a person's box."""
+    return max(crop.tight_box(person)[2:])
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean distance of the joints that both have; infinite without any."""
+    both = skeleton.is_present(a) & skeleton.is_present(b)
+    if not both.any():
+        return np.inf
+    return float(np.linalg.norm(a[both, :2] - b[both, :2], axis=-1).mean())
 
 
 def write(path: Path, people: np.ndarray) -> None:

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +34,7 @@ def prepare(
     seed: int = 0,
     workers: int = 0,
     also_whole: bool = False,
+    min_joints: int = 4,
 ) -> dict[str, Any]:
     """Writes a data set (see `records`) and returns its description, as in dataset.json.
 
@@ -49,6 +51,7 @@ def prepare(
         workers: processes that read or draw pictures; 0: this one.
         also_whole: every training picture with people also becomes an example as if nobody had
             been found, so that the network learns what to do then. For pictures of one person.
+        min_joints: that a person in key-point files must have to count as found.
 
     Raises:
         UserError: the folder is in use, or not one picture could be used.
@@ -68,10 +71,11 @@ def prepare(
     for done, (picture, loaded) in enumerate(zip(pictures, everything, strict=True), start=1):
         assert picture.split is not None
         try:
-            found = list(examples(picture, loaded, estimator, classes))
+            found = list(examples(picture, loaded, estimator, classes, min_joints))
             seen = any(example.keypoints.any() for example in found)
-            if also_whole and picture.split == "train" and seen:
-                found += list(examples(picture, loaded, _nobody, classes))
+            whole = also_whole and picture.split == "train" and seen
+            if whole and not isinstance(loaded, UserError) and loaded.image is not None:
+                found += list(examples(picture, loaded._replace(found=None), _nobody, classes))
             for example in found:
                 writers[picture.split].add(example)
         except UserError as error:
@@ -198,6 +202,7 @@ def examples(
     loaded: Loaded | UserError,
     estimator: Estimator | None,
     classes: list[str],
+    min_joints: int = 4,
 ) -> Iterator[records.Example]:
     """The examples of one picture, a person each.
 
@@ -206,33 +211,34 @@ def examples(
     """
     if isinstance(loaded, UserError):
         raise loaded
-    image, known = loaded
-    found = None
-    if estimator is not None and image is not None:
+    image, known, found = loaded
+    if found is not None:
+        found = found[skeleton.is_present(found).sum(-1) >= min_joints]
+    elif estimator is not None and image is not None:
         found = estimator(image)
     elif known is None:
         raise UserError("key points are not known; choose a pose network with --pose")
+    if image is None and found is not None and not len(found):
+        raise UserError(f"nobody with at least {min_joints} joints in it")
     for i, person in enumerate(picture.people):
+        example = partial(
+            records.Example,
+            label=classes.index(person.label),
+            group=images.printable(picture.group),
+            source=images.printable(picture.name),
+        )
         if image is None and known is not None:  # a bare skeleton, in whatever unit
-            yield records.Example(
-                keypoints=crop.fit(known[i]),
-                label=classes.index(person.label),
-                group=images.printable(picture.group),
-                source=images.printable(picture.name),
-            )
+            yield example(crop.fit(known[i]))
             continue
-        assert image is not None
-        chosen = _choose(person, None if known is None else known[i], found, *image.shape[:2])
+        size = image.shape[:2] if image is not None else (0, 0)
+        chosen = _choose(person, None if known is None else known[i], found, *size)
         for number, keypoints, square in chosen:
+            if image is None:
+                yield example(crop.fit(keypoints), person=number)
+                continue
             square = square or crop.whole(*image.shape[:2])
-            yield records.Example(
-                keypoints=crop.into(keypoints, square),
-                label=classes.index(person.label),
-                image=images.encode_jpeg(crop.cut(image, square)),
-                group=images.printable(picture.group),
-                source=images.printable(picture.name),
-                person=number,
-            )
+            picture_of_them = images.encode_jpeg(crop.cut(image, square))
+            yield example(crop.into(keypoints, square), image=picture_of_them, person=number)
 
 
 _Choice = tuple[int, np.ndarray, crop.Square | None]
@@ -280,8 +286,7 @@ def _choose(
         return [people[person.index]] if people else [(0, nobody, None)]
     if not people:
         return [(0, nobody, None)]
-    areas = [crop.tight_box(keypoints)[2] * crop.tight_box(keypoints)[3] for keypoints in found]
-    return [people[int(np.argmax(areas))]]
+    return [people[crop.largest(found)]]
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:

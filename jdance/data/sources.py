@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jdance.data import images, skeleton_npz, stage
+from jdance.data import images, openpose_json, skeleton_npz, stage
 from jdance.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -38,14 +38,19 @@ class Person:
 
 
 class Loaded(NamedTuple):
-    """What is known of a picture: uint8 RGB [H, W, 3] or None, and key points or None.
+    """What is known of a picture.
 
-    The key points, float32 [N, J, 3] (of sequences [N, T, J, 3]), belong to the N people that are
-    labelled, in their order.
+    Fields:
+        image: uint8 RGB [H, W, 3], or None.
+        keypoints: float32 [N, J, 3] (of sequences [N, T, J, 3]) of the N people that are labelled,
+            in their order, or None.
+        found: float32 [N, 18, 3], everybody whom another pose estimator found, among whom the
+            labels' people have still to be chosen; or None.
     """
 
     image: np.ndarray | None
-    keypoints: np.ndarray | None
+    keypoints: np.ndarray | None = None
+    found: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -89,22 +94,29 @@ def open_source(
     where: str = "",
     split_column: str = "split",
     labels: Mapping[str, str] | None = None,
+    keypoints: Path | None = None,
     seed: int = 0,
 ) -> Source:
     """Finds out what `name` is and lists what is in it, without reading pictures.
 
     Args:
         name: "stage:PRESET" for StageDance, a manifest .csv, a skeleton .npz, or a folder
-            split/class/file or class/file of pictures.
+            split/class/file or class/file, where a file is a picture or OpenPose's JSON of one,
+            or split/class/clip/file or class/clip/file of JSON frames.
         label_all: a picture's label is for everybody in it.
         where: "column=value": only those rows of a manifest, or entries of a skeleton file.
         split_column: which array of a skeleton file tells the splits.
         labels: {old name: new name} of the classes that are taken; None: all, as they are called.
+        keypoints: folder with OpenPose's JSON for each picture, laid out as the source is.
         seed: of StageDance.
 
     Raises:
         UserError: there is nothing usable.
     """
+    if keypoints and not keypoints.is_dir():
+        raise UserError(f"--keypoints={keypoints}: no such folder")
+    if keypoints and (name.endswith(".npz") or name.partition(":")[0] == "stage"):
+        raise UserError(f"--keypoints={keypoints}: {name} knows its key points itself")
     if where and not name.endswith((".csv", ".npz")):
         raise UserError(f"--where={where}: only a .csv or .npz file has columns to choose from")
     if name == "stage" or name.startswith("stage:"):
@@ -114,9 +126,9 @@ def open_source(
         if not path.exists():
             raise UserError(f"{path}: no such file or folder; check --source")
         if path.is_dir():
-            source = _folder(path, label_all)
+            source = _folder(path, label_all, keypoints)
         elif path.suffix == ".csv":
-            source = _manifest(path, label_all, where)
+            source = _manifest(path, label_all, where, keypoints)
         elif path.suffix == ".npz":
             source = _skeletons(path, where, split_column)
         else:
@@ -159,7 +171,12 @@ def _subfolders(path: Path) -> list[Path]:
     return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _folder(path: Path, label_all: bool) -> Source:
+def _read(path: Path, keypoints: Path | None = None) -> Loaded:
+    found = openpose_json.read(keypoints) if keypoints else None
+    return Loaded(images.read(path), found=found)
+
+
+def _folder(path: Path, label_all: bool, keypoints: Path | None) -> Source:
     tops = _subfolders(path)
     if not tops and images.find(path):
         raise UserError(
@@ -176,30 +193,74 @@ def _folder(path: Path, label_all: bool) -> Source:
                 f"{path}: looks divided ({', '.join(splits)}); folders of splits must be called "
                 "train, val and test, with no others beside them"
             )
-    source = Source([], sorted({folder.name for _, folder in classes}))
-    for place in {path, *(folder.parent for _, folder in classes)}:
+    folders = [folder for _, folder in classes]
+    kind = _kind(folders)
+    if keypoints and kind is not _PICTURES:
+        raise UserError(f"--keypoints={keypoints}: {path} holds key points itself")
+    source = Source([], sorted({folder.name for folder in folders}), sequences=kind is _CLIPS)
+    for place in {path, *(folder.parent for folder in folders)}:
         source.skipped += [
             (str(p), "lies in no class's folder, so has no label") for p in images.find(place)
         ]
     for split, folder in classes:
         person = Person(folder.name, everybody=label_all)
-        files = images.find(folder)
-        chosen = set(files)
-        others = [p for p in folder.iterdir() if p not in chosen and not p.name.startswith(".")]
-        source.skipped += [
-            (str(p), "not a kind of picture that can be read") for p in sorted(others)
-        ]
-        for file in files:
-            name = str(file.relative_to(path))
-            source.pictures.append(Picture(name, (person,), partial(_read, file), split, name))
+        entries = kind.find(folder)
+        beside = {openpose_json.path_for(file, folder) for file in entries} if keypoints else set()
+        known = {*entries, *beside}
+        others = [p for p in folder.iterdir() if p not in known and not p.name.startswith(".")]
+        source.skipped += [(str(p), kind.other) for p in sorted(others)]
+        for entry in entries:
+            name = str(entry.relative_to(path))
+            load = partial(kind.read, entry, *_keypoints_of(name, keypoints))
+            source.pictures.append(Picture(name, (person,), load, split, name))
     return source
 
 
-def _read(path: Path) -> Loaded:
-    return Loaded(images.read(path), None)
+class _Kind(NamedTuple):
+    """What a class's folder can hold: how to find it, how to read it, and what else is called."""
+
+    find: Callable[[Path], list[Path]]
+    read: Callable[..., Loaded]
+    other: str
 
 
-def _manifest(path: Path, label_all: bool, where: str) -> Source:
+def _json_files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("*.json") if not p.name.startswith(".") and p.is_file())
+
+
+def _clips(folder: Path) -> list[Path]:
+    return [clip for clip in _subfolders(folder) if _json_files(clip)]
+
+
+def _read_found(path: Path) -> Loaded:
+    return Loaded(None, found=openpose_json.read(path))
+
+
+def _read_clip(folder: Path) -> Loaded:
+    return Loaded(None, openpose_json.read_sequence(_json_files(folder))[None])
+
+
+_PICTURES = _Kind(images.find, _read, "not a kind of picture that can be read")
+_STILLS = _Kind(_json_files, _read_found, "not a .json of key points")
+_CLIPS = _Kind(_clips, _read_clip, "not a folder of .json frames")
+
+
+def _kind(folders: list[Path]) -> _Kind:
+    for kind in (_PICTURES, _STILLS, _CLIPS):
+        if any(kind.find(folder) for folder in folders):
+            return kind
+    return _PICTURES
+
+
+def _keypoints_of(name: str, keypoints: Path | None) -> list[Path]:
+    """The file in the folder `keypoints` that tells who is in a picture, if there is the folder."""
+    if keypoints is None:
+        return []
+    place = Path() if Path(name).is_absolute() else Path(name).parent
+    return [openpose_json.path_for(Path(name), keypoints / place)]
+
+
+def _manifest(path: Path, label_all: bool, where: str, keypoints: Path | None) -> Source:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -217,14 +278,16 @@ def _manifest(path: Path, label_all: bool, where: str) -> Source:
         if where and row[column] != value:
             continue
         try:
-            source.pictures.append(_manifest_picture(path.parent, row, label_all))
+            source.pictures.append(_manifest_picture(path.parent, row, label_all, keypoints))
         except UserError as error:
             source.skipped.append((f"{path}, line {line}", str(error)))
     source.classes = sorted({person.label for p in source.pictures for person in p.people})
     return source
 
 
-def _manifest_picture(root: Path, row: dict[str, str], label_all: bool) -> Picture:
+def _manifest_picture(
+    root: Path, row: dict[str, str], label_all: bool, keypoints: Path | None
+) -> Picture:
     name, label = (row["path"] or "").strip(), (row["label"] or "").strip()
     if not name or not label:
         raise UserError("path or label is empty")
@@ -247,7 +310,9 @@ def _manifest_picture(root: Path, row: dict[str, str], label_all: bool) -> Pictu
     chosen = box is not None or index is not None
     person = Person(label, box=box, index=index, everybody=label_all and not chosen)
     split, group = split_name(row.get("split")), (row.get("group") or name).strip()
-    return Picture(name, (person,), partial(_read, file), split, group)
+    return Picture(
+        name, (person,), partial(_read, file, *_keypoints_of(name, keypoints)), split, group
+    )
 
 
 def _number(text: str, column: str) -> float:

@@ -1,0 +1,150 @@
+"""Key points of other estimators as data: folders of OpenPose's JSON, alone and beside pictures."""
+
+import numpy as np
+import pytest
+from conftest import tiny_picture
+
+from jdance.data import crop, images, openpose_json, records
+from jdance.data.prepare import prepare
+from jdance.data.sources import open_source
+from jdance.errors import UserError
+
+
+def person(x, y, size, seed=0):
+    """A person [18, 3] in a box of the given place and size."""
+    joints = np.random.default_rng(seed).uniform(0, 1, (18, 2))
+    joints -= joints.min(0)
+    joints *= size / joints.max(0)
+    return np.concatenate([joints + [x, y], np.full((18, 1), 0.9)], -1).astype(np.float32)
+
+
+def load(folder, split):
+    source = records.Dataset(folder).source(split)
+    return [records.unpack(source[i]) for i in range(len(source))]
+
+
+def write(path, *people):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    openpose_json.write(path, np.array(people).reshape(-1, 18, 3))
+
+
+def test_follow_stays_with_one_person():
+    """Two cross each other; ours is missing for a while, and somebody far away turns up."""
+    frames, expected = [], []
+    for t in range(30):
+        ours, other = person(10 * t, 50, 100, seed=1), person(300 - 10 * t, 55, 80, seed=2)
+        there = not 18 <= t < 21
+        people = [ours] * there + [other] if t % 2 else [other] + [ours] * there
+        frames.append(np.stack(people))
+        expected.append(ours if there else np.zeros((18, 3)))
+    frames[19] = person(3000, 50, 99)[None]
+    frames[20] = np.zeros((0, 18, 3), np.float32)
+    found = openpose_json.follow(frames)
+    close = np.abs(found - expected).max((1, 2)) < 0.01
+    assert close[:18].all() and close[21:].all() and not found[19:21].any()
+
+
+def test_follow_nobody():
+    assert not openpose_json.follow([np.zeros((0, 18, 3), np.float32)] * 3).any()
+    assert openpose_json.follow([]).shape == (0, 18, 3)
+
+
+def test_folder_of_stills(tmp_path):
+    for i in range(10):
+        for name in ("jump", "turn"):
+            write(tmp_path / "in" / name / f"{i}_keypoints.json", person(0, 0, 50, i),
+                  person(200, 0, 90, 100 + i))  # fmt: skip
+    write(tmp_path / "in" / "jump" / "empty_keypoints.json")
+    (tmp_path / "in" / "turn" / "bad.json").write_text("{}")
+    (tmp_path / "in" / "turn" / "notes.txt").write_text("x")
+    info = prepare(open_source(str(tmp_path / "in")), tmp_path / "out", None)
+    reasons = {entry["file"].rpartition("/")[2]: entry["reason"] for entry in info["skipped"]}
+    assert reasons.keys() == {"empty_keypoints.json", "bad.json", "notes.txt"}
+    assert "nobody" in reasons["empty_keypoints.json"]
+    assert not info["sequences"] and info["layout"] == "coco18"
+    found = [e for split in info["splits"] for e in load(tmp_path / "out", split)]
+    assert len(found) == 20
+    for example in found:
+        number = int(example.source.rpartition("/")[2].partition("_")[0])
+        large = person(200, 0, 90, 100 + number)
+        np.testing.assert_allclose(example.keypoints, crop.fit(large), atol=0.05)
+        assert not example.image
+    everybody = open_source(str(tmp_path / "in"), label_all=True)
+    info = prepare(everybody, tmp_path / "all", None)
+    assert sum(split["count"] for split in info["splits"].values()) == 40
+
+
+def test_folder_of_clips_with_splits(tmp_path):
+    for split, count in (("train", 3), ("test", 2)):
+        for name in ("jump", "turn"):
+            for clip in range(count):
+                for t in range(6):
+                    people = [] if t in (0, 3) else [person(2 * t, 0, 90, clip)]
+                    file = f"frame_{t:012}_keypoints.json"
+                    write(tmp_path / "in" / split / name / str(clip) / file, *people)
+    (tmp_path / "in" / "test" / "jump" / "no_clip").mkdir()
+    info = prepare(open_source(str(tmp_path / "in")), tmp_path / "out", None)
+    assert [entry["reason"] for entry in info["skipped"]] == ["not a folder of .json frames"]
+    assert info["sequences"] and info["splits"]["train"]["count"] == 6
+    (example, *_) = load(tmp_path / "out", "test")
+    assert example.keypoints.shape == (5, 18, 3)  # frames 1 to 5
+    assert not example.keypoints[2].any()
+    expected = np.stack([person(2 * t, 0, 90, 0) * (t != 3) for t in range(1, 6)])
+    np.testing.assert_allclose(example.keypoints, crop.fit(expected), atol=0.05)
+
+
+def test_pictures_with_key_points_beside_them(tmp_path):
+    """In the same folders as the pictures, in others, and from a manifest."""
+    rows = ["path,label"]
+    for i in range(12):
+        image, people = tiny_picture(i)
+        name = ("jump", "turn")[i % 2]
+        (tmp_path / "in" / name).mkdir(parents=True, exist_ok=True)
+        # The same stem in both classes: they must not be mixed up.
+        images.write(tmp_path / "in" / name / f"{i // 2}.png", image)
+        rows.append(f"{name}/{i // 2}.png,{name}")
+        for folder in ("in", "points"):
+            write(tmp_path / folder / name / f"{i // 2}_keypoints.json", *people)
+    (tmp_path / "in" / "list.csv").write_text("\n".join(rows))
+    for number, (source, points) in enumerate(
+        [("in", "in"), ("in", "points"), ("in/list.csv", "points")]
+    ):
+        opened = open_source(str(tmp_path / source), keypoints=tmp_path / points)
+        info = prepare(opened, tmp_path / f"out{number}", None)
+        assert not info["skipped"]
+        for split in info["splits"]:
+            for example in load(tmp_path / f"out{number}", split):
+                name, stem = example.source.removesuffix(".png").split("/")
+                _, (joints,) = tiny_picture(2 * int(stem) + (name == "turn"))
+                expected = crop.into(joints, crop.around(joints))
+                np.testing.assert_allclose(example.keypoints, expected, atol=0.01)
+                assert example.image
+
+
+def test_key_points_that_do_not_suit(tmp_path):
+    write(tmp_path / "in" / "jump" / "0_keypoints.json", person(0, 0, 9))
+    with pytest.raises(UserError, match="holds key points itself"):
+        open_source(str(tmp_path / "in"), keypoints=tmp_path)
+    with pytest.raises(UserError, match="knows its key points itself"):
+        open_source("stage:tiny", keypoints=tmp_path)
+    with pytest.raises(UserError, match="no such folder"):
+        open_source(str(tmp_path / "in"), keypoints=tmp_path / "nowhere")
+    image, _ = tiny_picture(0)
+    for i in range(4):
+        (tmp_path / "photos" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        images.write(tmp_path / "photos" / "ab"[i % 2] / f"{i}.png", image)
+    with pytest.raises(UserError, match="key points of a picture belong there"):
+        prepare(open_source(str(tmp_path / "photos"), keypoints=tmp_path / "in"),
+                tmp_path / "out", None)  # fmt: skip
+
+
+def test_few_joints_do_not_count(tmp_path):
+    few = person(0, 0, 90)
+    few[3:] = 0
+    for i in range(2):
+        write(tmp_path / "in" / "jump" / f"{i}_keypoints.json", few)
+        write(tmp_path / "in" / "turn" / f"{i}_keypoints.json", person(0, 0, 9))
+    info = prepare(open_source(str(tmp_path / "in")), tmp_path / "out", None)
+    assert len(info["skipped"]) == 2 and "4 joints" in info["skipped"][0]["reason"]
+    info = prepare(open_source(str(tmp_path / "in")), tmp_path / "all", None, min_joints=3)
+    assert not info["skipped"]
