@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config = defaults.base()
     config.data.dir = "data/jhmdb1"
     config.batch_size = 32
-    config.epochs = 70.0
+    config.epochs = 140.0
     config.eval_every = 1000.0
     config.checkpoint_every = 1000.0
     config.model.update(branches="sequence", features="full", stage_dropout=0.0)
