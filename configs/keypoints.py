@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config = defaults.base()
     config.data.dir = "data/skeletons"
     config.batch_size = 128
-    config.epochs = 40.0
+    config.epochs = 80.0
     config.log_every = 100
     config.eval_every = 10.0
     config.checkpoint_every = 10.0
@@ -32,8 +32,8 @@ def get_config() -> ConfigDict:
     config.model.update(
         branches="keypoints",
         features="full",
-        keypoint_widths=(256, 256),
-        fusion_widths=(128,),
+        keypoint_widths=(512, 512),
+        fusion_widths=(256,),
         dropout=0.2,
     )
     config.optimizer.update(
@@ -48,10 +48,10 @@ def get_config() -> ConfigDict:
     # Legs are often hidden by furniture or cut off: drop them together.
     config.augment.update(
         flip=0.0,  # classes may be sides; 0.5 where they are not
-        rotation=10.0,
+        rotation=7.0,
         stretch=0.4,
-        joint_noise=0.01,
-        joint_dropout=0.1,
-        legs_dropout=0.3,
+        joint_noise=0.006,
+        joint_dropout=0.08,
+        legs_dropout=0.5,
     )
     return config

@@ -52,6 +52,8 @@ PRESETS: dict[str, dict[str, dict[str, int]]] = {
     },
 }
 
+_TURNED = 0.15  # share of dancers who turn their backs to the audience
+
 # Whether the camera can see a part of the head: (joint, its outward direction, least cosine).
 _FACE = (
     (skeleton.NOSE, (0.0, 0.0, 1.0), -0.2),
@@ -203,6 +205,7 @@ def _places(rng: np.random.Generator, count: int, width: float) -> tuple[np.ndar
     z = row * rng.uniform(0.15, 0.6, count) + rng.uniform(-0.35, 0.15)
     # Profiles are harder than front views, and a little more frequent.
     yaw = 70 * rng.choice([-1, 1], count) * rng.uniform(0, 1, count) ** 0.68
+    yaw += 180 * (rng.random(count) < _TURNED)
     return np.stack([x, z], 1), yaw
 
 

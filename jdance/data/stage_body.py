@@ -353,10 +353,12 @@ def _swing_arm(pose: Pose, i: int, forward: float, outward: float) -> None:
 
 
 def _hang(pose: Pose, i: int, rng: np.random.Generator) -> None:
-    """A relaxed arm."""
-    _swing_arm(pose, i, rng.normal(2, 5), rng.uniform(6, 22))
-    pose["elbow"][i] = rng.uniform(4, 24)
-    pose["shoulder_rotation"][i] += rng.normal(-10, 20)
+    """A relaxed arm: the farther the elbow is off the body, the more the forearm hangs inward."""
+    outward = rng.uniform(4, 32)
+    _swing_arm(pose, i, rng.normal(0, 7), outward)
+    bend = rng.uniform(4, 24) if rng.random() < 0.7 else rng.uniform(24, 60)
+    pose["elbow"][i] = bend + max(outward - 10, 0) * rng.uniform(0.2, 1.3)
+    pose["shoulder_rotation"][i] += rng.normal(-10, 20) - max(outward - 10, 0) * rng.uniform(0, 3.5)
 
 
 def _reach(
