@@ -20,7 +20,7 @@ thirds of the mistakes in the split by blocks.
 Trained on StageDance alone (stage:paper, --config.augment.flip=0.5) and judged, untouched, on those
 of the 20 poses that are one of its motions: 0.900 (seeds 0, 1, 2: 0.899 0.892 0.908). Seed 0:
 
-  true \ named as                    akimbo  hold_high  single_arm_open  wave  walk  stand
+  true, named as                      akimbo  hold_high  single_arm_open  wave  walk  stand
   Yoga_UpwardSalute = hold_high           0        526                0     0     0      0
   Traffic_BackStop  = single_arm_open     0          0              560     0     0      0
   Traffic_FrontStop = wave                0          2                0   524     0      2
