@@ -31,9 +31,11 @@ def example(
     record = records.unpack(data)
     layout, size = skeleton.LAYOUTS[config.model.layout], config.data.image_size
     keypoints = record.keypoints
-    if config.model.branches == "sequence":
+    if keypoints.ndim == 3:
         at = tempo.times(len(keypoints), config.model.sequence.frames, rng, config.augment)
-        keypoints = tempo.resample(tempo.smooth(keypoints), at)
+        if config.model.branches == "sequence":  # STR's maps are smoothed in their own way
+            keypoints = tempo.smooth(keypoints)
+        keypoints = tempo.resample(keypoints, at)
     affine, mirrored = augment.matrix(size, rng, config.augment)
     keypoints = augment.warp_keypoints(keypoints, affine, mirrored, layout)
     if rng is not None:
@@ -76,12 +78,8 @@ def _with_features(batch: Batch, config: ConfigDict) -> Batch:
     keypoints = batch.pop("keypoints")
     layout = skeleton.LAYOUTS[config.model.layout]
     valid = features.valid(keypoints, layout)
-    if config.model.branches == "sequence":
-        batch["features"] = features.sequence(config.model.features, keypoints, layout)
-        batch["valid"] = valid.any(-1)
-    else:
-        batch["features"] = features.compute(config.model.features, keypoints, layout)
-        batch["valid"] = valid
+    batch["features"] = models.compute_features(config.model, keypoints, layout)
+    batch["valid"] = valid.any(-1) if valid.ndim == 2 else valid
     return batch
 
 
@@ -102,8 +100,8 @@ def train_batches(
         process, processes: which share of each global batch to make.
 
     Yields:
-        image uint8 [B, S, S, 3] RGB (unless the network looks at none), features float32
-        [B, D] or, of sequences, [B, T, D], valid bool [B], label int32 [B], index int32 [B] (place
+        image uint8 [B, S, S, 3] RGB (unless the network looks at none), features (see
+        `models.compute_features`), valid bool [B], label int32 [B], index int32 [B] (place
         in the source), weight float32 [B] (1).
     """
     return train_examples(

@@ -164,8 +164,8 @@ def _train(
 
 
 def _initial_variables(task: Task, workdir: Path) -> initialize.Flat:
-    """What `init_from` gives to a run that has no checkpoint."""
-    if not task.config.init_from or has_checkpoint(workdir):
+    """What a run that has no checkpoint starts from, if not from random numbers."""
+    if has_checkpoint(workdir):
         return {}
     return task.initial(_abstract_state(task).variables)
 

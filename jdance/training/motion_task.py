@@ -35,7 +35,8 @@ class MotionTask:
     def suit(self, dataset: Dataset) -> None:
         model = self.config.model
         model.layout = dataset.layout
-        if dataset.sequences != (model.branches == "sequence"):
+        fits = models.takes_sequences(model) if dataset.sequences else model.branches != "sequence"
+        if not fits:
             kind, fitting = ("sequences", "sequence") if dataset.sequences else ("stills", "fused")
             raise UserError(
                 f"{dataset.folder}: holds {kind}; train with --config.model.branches={fitting}"
@@ -65,6 +66,8 @@ class MotionTask:
         )
 
     def initial(self, variables: Any) -> initialize.Flat:
+        if not self.config.init_from:
+            return {}
         loaded, message = initialize.read(self.config.init_from, variables)
         print(message)
         return loaded

@@ -55,6 +55,8 @@ class PoseTask:
         return (jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),)
 
     def initial(self, variables: Any) -> initialize.Flat:
+        if not self.config.init_from:
+            return {}
         loaded = jax.device_get(PoseEstimator.load(self.config.init_from).variables)
         weights.check(self.model(), loaded, self.config.init_from)
         return flatten_dict(loaded)

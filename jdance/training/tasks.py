@@ -17,6 +17,7 @@ from jdance.errors import UserError
 from jdance.training.initialize import Flat
 from jdance.training.motion_task import MotionTask
 from jdance.training.pose_task import PoseTask
+from jdance.training.posture_task import PostureTask
 from jdance.training.state import Factors
 from jdance.training.steps import Loss
 
@@ -59,7 +60,9 @@ class Task(Protocol):
         """Shapes and dtypes with which the network is initialised."""
 
     def initial(self, variables: Any) -> Flat:
-        """What `config.init_from` gives to variables with these shapes, by path.
+        """What variables with these shapes start from, if not from random numbers, by path.
+
+        That is what `config.init_from` gives, if it names anything.
 
         Raises:
             UserError: nothing fits.
@@ -91,4 +94,7 @@ def data_kind(config: ConfigDict) -> str:
 
 def make(config: ConfigDict, classes: list[str]) -> Task:
     """The task of a configuration, for a data set's classes."""
-    return PoseTask(config) if config.task == "pose" else MotionTask(config, classes)
+    if config.task == "pose":
+        return PoseTask(config)
+    posture = config.model.branches in ("qes", "qes_flat")
+    return PostureTask(config, classes) if posture else MotionTask(config, classes)
