@@ -7,9 +7,8 @@ in it. Categories are the classes that a flat network confuses in cross-validati
     python launch/train.py --config=configs/qes.py --workdir=runs/qes --config.data.dir=data/stage
     python launch/evaluate.py --workdir=runs/qes --split=test
 
-The flat network alone: --config.model.branches=qes_flat. RUN/posture.npz then tells dancers what to
-correct: `python launch/recognize.py --posture=runs/qes ...` gives each person's body parts a score
-and an angle.
+The flat network alone: --config.model.branches=qes_flat. What the run learned of the postures tells
+dancers what to correct, a score and an angle for each body part: launch/feedback.py.
 """
 
 from ml_collections import ConfigDict

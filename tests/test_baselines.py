@@ -293,6 +293,37 @@ def test_feedback_follows_the_part_before():
     assert parts["right forearm"].score > 0.6 and abs(parts["right forearm"].angle) < 6
 
 
+def test_feedback_program(tmp_path):
+    from test_programs import program
+
+    rng = np.random.default_rng(0)
+    group = np.stack([person_with(rng.normal(0, 0.05, 11)) for _ in range(50)])
+    segments = features.compute("segments22", group)
+    posture_feedback.fit(segments, np.zeros(50, int), ("stand",)).save(tmp_path / "posture.npz")
+    wrong = np.zeros(11)
+    wrong[posture_feedback.PARTS.index("left forearm")] = np.radians(-50)
+    person = {"track": 0, "motion": "stand", "keypoints": person_with(wrong).tolist()}
+    nobody = {"track": 1, "motion": "stand", "keypoints": None}
+    frames = [{"index": 0, "people": [person, nobody]}]
+    (tmp_path / "a.json").write_text(json.dumps({"frames": frames}))
+    told, _ = program("feedback", f"--model={tmp_path}", f"--input={tmp_path}")
+    assert "a, frame 0, person 0, stand: left forearm 0.00: turn 5" in told
+    assert "degrees clockwise\n" in told and "person 1, stand: nothing to correct" in told
+    written = json.loads((tmp_path / "a_feedback.json").read_text())
+    first, second = written["frames"][0]["people"]
+    assert len(first["feedback"]["parts"]) == 11 and second["feedback"]["parts"] == []
+    assert abs(first["feedback"]["parts"][0]["angle"] - 50) < 3
+    _, error = program(
+        "feedback", f"--model={tmp_path}", f"--input={tmp_path}", "--motion=jump", status=1
+    )
+    assert "no judgement of 'jump'" in error
+    (tmp_path / "b.json").write_text("[]")
+    _, error = program(
+        "feedback", f"--model={tmp_path}", f"--input={tmp_path / 'b.json'}", status=1
+    )
+    assert "b.json: not a result of launch/recognize.py" in error
+
+
 # --- Trained by the same programs -----------------------------------------------------------------
 
 
