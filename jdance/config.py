@@ -76,6 +76,10 @@ def base() -> ConfigDict:
                 image_size=224,
                 threads=4,  # that read, decode and augment
                 workers=0,  # processes instead, for many cores
+                # How often classes come: "shuffled" as they are, "balanced" equally, "confusion"
+                # more often the more of a class is taken for others (looked at every eval_every).
+                sampling="shuffled",
+                sampling_strength=1.0,  # of "confusion": a class never recognised comes 1 + it
             ),
             augment=augment(),
             optimizer=dict(

@@ -8,10 +8,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from jdance import features, models
-from jdance.data import pipeline
+from jdance.data import pipeline, sampling
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.training import initialize, steps
@@ -49,6 +50,11 @@ class MotionTask:
                 f"--config.model.features={config.model.features}: expected one of "
                 f"{', '.join(features.NAMES)}"
             )
+        if config.data.sampling not in sampling.SAMPLINGS:
+            raise UserError(
+                f"--config.data.sampling={config.data.sampling}: expected one of "
+                f"{', '.join(sampling.SAMPLINGS)}"
+            )
         if config.freeze_epochs and not models.uses_image(config.model):
             raise UserError(
                 f"--config.freeze_epochs={config.freeze_epochs}: there is no backbone to freeze "
@@ -72,8 +78,10 @@ class MotionTask:
         print(message)
         return loaded
 
-    def train_batches(self, source: Any, start_step: int) -> Iterator[pipeline.Batch]:
-        return pipeline.train_batches(source, self.config, start_step)
+    def train_batches(
+        self, source: Any, start_step: int, shares: np.ndarray | None = None
+    ) -> Iterator[pipeline.Batch]:
+        return pipeline.train_batches(source, self.config, start_step, shares=shares)
 
     def evaluate(self, variables: Any, dataset: Dataset, split: str) -> dict[str, Any]:
         batches = pipeline.eval_batches(dataset.source(split), self.config)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from jdance.data.pipeline import Batch
@@ -68,8 +69,13 @@ class Task(Protocol):
             UserError: nothing fits.
         """
 
-    def train_batches(self, source: Any, start_step: int) -> Iterator[Batch]:
-        """Endless training batches of host arrays [B, ...] from `start_step` on."""
+    def train_batches(
+        self, source: Any, start_step: int, shares: np.ndarray | None = None
+    ) -> Iterator[Batch]:
+        """Endless training batches of host arrays [B, ...] from `start_step` on.
+
+        `shares` [M] says how often each class is drawn; None: every example once in an epoch.
+        """
 
     def evaluate(self, variables: Any, dataset: Dataset, split: str) -> dict[str, Any]:
         """Judges the network on a split; `variables` are on every device."""
