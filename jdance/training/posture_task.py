@@ -73,6 +73,8 @@ class PostureTask(MotionTask):
         features, labels = self._train
         qes = self.config.model.qes
         counts = np.bincount(labels, minlength=len(self._classes))
+        if self.config.augment.flip > 0:
+            counts //= 2  # mirrored ones are no examples of their own
         if counts.min() < qes.prototypes:
             name = self._classes[int(counts.argmin())]
             raise UserError(
