@@ -54,6 +54,7 @@ def main() -> None:
         preset.splits,
         _SEEDS.value or preset.seeds,
         _POSE.value,
+        plan.differences(preset),
     )
     print(f"wrote {output / 'report.html'} and tables.md")
     if failures:

@@ -18,6 +18,7 @@ from jdance.data.sources import open_source
 from jdance.errors import UserError
 from jdance.models.baselines import fuzzy_c_means, posture_feedback, skeleton_maps
 from jdance.models.baselines.posture_nets import TwoStagePostureNet
+from jdance.recognize import Recognizer
 from jdance.training import categories, judge, loop
 
 # --- STR ------------------------------------------------------------------------------------------
@@ -382,6 +383,13 @@ def test_the_others_train_and_are_judged(branches, skeletons, tmp_path):
         config.optimizer.learning_rate = 0.005
     result = loop.train(config, tmp_path)
     assert result["accuracy"] > 0.8
+    recognizer, image = Recognizer.load(tmp_path), np.zeros((200, 200, 3), np.uint8)
+    for number in range(3):
+        angles = np.zeros(11)
+        for side in ("right", "left"):
+            angles[posture_feedback.PARTS.index(f"{side} upper arm")] = number
+        (person,) = recognizer(image, person_with(angles)[None])
+        assert person.motion == "abc"[number]
     assert judge.judge([tmp_path], "val")[0]["accuracy"] == result["accuracy"]
 
 

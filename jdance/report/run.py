@@ -25,8 +25,7 @@ def write(workdir: Path) -> Path:
     """
     config, classes = experiment.read(workdir)
     results = {
-        path.stem.removeprefix("eval_"): json.loads(path.read_text())
-        for path in sorted(workdir.glob("eval_*.json"))
+        path.stem.removeprefix("eval_"): _read(path) for path in sorted(workdir.glob("eval_*.json"))
     }
     sections = [_training(workdir)]
     for name, result in results.items():
@@ -40,8 +39,15 @@ def write(workdir: Path) -> Path:
         )
     )  # fmt: skip
     path = workdir / "report.html"
-    path.write_text(document.to_html(f"Run {workdir.name}", sections))
+    path.write_text(document.to_html(f"Run {workdir.resolve().name}", sections))
     return path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: is damaged ({error}); run launch/evaluate.py again") from error
 
 
 def _training(workdir: Path) -> Section:

@@ -102,6 +102,15 @@ def variants(
     return base, result
 
 
+def differences(preset: Preset) -> str:
+    """What a preset changes in the files of configs/, for the report; "" if nothing."""
+    changed = [
+        f"{name}: {', '.join(f'{key}={value}' for key, value in changes.items())}"
+        for name, changes in preset.changes.items()
+    ]
+    return f"Changed for brevity, {'; '.join(changed)}." if changed else ""
+
+
 def _search(base: ConfigDict) -> dict[str, dict[str, Any]]:
     """The paper's search: other batch sizes, and dense layers of other widths."""
     result: dict[str, dict[str, Any]] = {

@@ -34,6 +34,7 @@ def sections(
     failures: Sequence[str],
     speed: Mapping[str, Any] | None,
     chosen: Sequence[Variant],
+    note: str = "",
 ) -> list[Section]:
     """The report.
 
@@ -43,13 +44,14 @@ def sections(
         failures: of `sweep.sweep`.
         speed: {"machine", "pose", "frames_per_second": {people: number}}, or None.
         chosen: what was trained.
+        note: a sentence for the first section.
     """
     found = _read(rows, datasets)
     parameters = {row["variant"]: row["parameters"] for row in rows}
     names = [variant.name for variant in chosen]
     main = next(iter(datasets))  # "video" where it was asked for
     result = [
-        _overview(datasets, found, failures),
+        _overview(datasets, found, failures, note),
         _counts(datasets),
         _per_class(found, datasets),
         _confusions(found, datasets, main),
@@ -83,7 +85,9 @@ def _spread(values: Sequence[float]) -> str:
     return f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f}"
 
 
-def _overview(datasets: Mapping[str, Dataset], found: _Found, failures: Sequence[str]) -> Section:
+def _overview(
+    datasets: Mapping[str, Dataset], found: _Found, failures: Sequence[str], note: str
+) -> Section:
     seeds = max((len(runs.workdirs) for runs in found.values()), default=0)
     count = {split: dataset.count("test") for split, dataset in datasets.items()}
     tests = " and ".join(f"{n} (divided by {split})" for split, n in count.items())
@@ -96,6 +100,8 @@ def _overview(datasets: Mapping[str, Dataset], found: _Found, failures: Sequence
             "frames of one video may be in both."
         )
     ]
+    if note:
+        blocks.append(Text(note))
     if failures:
         lines = [[line] for line in failures]
         blocks.append(Table(f"{len(failures)} runs failed", ["run and reason"], lines))

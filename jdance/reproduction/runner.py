@@ -28,6 +28,7 @@ def reproduce(
     splits: Sequence[str],
     seeds: int,
     pose: str = "",
+    note: str = "",
 ) -> list[str]:
     """Does what is not done yet, and writes OUTPUT/report.html and tables.md.
 
@@ -39,6 +40,7 @@ def reproduce(
         splits: "video", "frame" or both.
         seeds: runs of each.
         pose: a pose network whose time is part of the speed; "": it is left out.
+        note: a sentence for the report's first section.
 
     Returns:
         A line for each run that failed.
@@ -59,7 +61,8 @@ def reproduce(
     )
     _write(output / "results.json", json.dumps(rows, indent=2) + "\n")
     datasets = {name: Dataset(folder) for name, folder in folders.items()}
-    sections = results.sections(rows, datasets, failures, _speed(rows, output, pose), chosen)
+    measured = _speed(rows, output, pose)
+    sections = results.sections(rows, datasets, failures, measured, chosen, note)
     _write(output / "report.html", document.to_html(_TITLE, sections))
     _write(output / "tables.md", document.to_markdown(_TITLE, sections))
     return failures
