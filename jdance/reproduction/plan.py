@@ -60,12 +60,12 @@ PRESETS = {
         splits=("video",),
         ablations=False,
         changes={
-            "proposed": {"data.image_size": 48, "epochs": 12.0},
+            "proposed": {"data.image_size": 48, "epochs": 12.0, "eval_every": 3.0},
             "str": {
-                "epochs": 12.0,
+                "epochs": 8.0,
                 "optimizer.learning_rate": 1e-3,
-                "optimizer.boundaries": (5.0, 10.0),
-                "eval_every": 3.0,
+                "optimizer.boundaries": (4.0, 6.0),
+                "eval_every": 2.0,
             },
             "qes": {"epochs": 12.0},
         },
