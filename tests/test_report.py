@@ -94,8 +94,8 @@ def test_curves_pass_through_their_points():
     svg = charts.curves({"one & all": [(0, 0.0), (5, 0.5), (10, 1.0)]}, "epoch", "accuracy")
     points = re.search(r'points="([^"]*)"', svg)[1].split()
     x, y = np.array([point.split(",") for point in points], float).T
-    np.testing.assert_allclose(np.diff(x), (640 - 56 - 16) / 2, atol=0.1)
-    np.testing.assert_allclose(np.diff(y), -150, atol=0.1)
+    np.testing.assert_allclose(np.diff(x), (430 - 40 - 16) / 2, atol=0.1)
+    np.testing.assert_allclose(np.diff(y), -120, atol=0.1)
     assert "one &amp; all" in svg
     assert charts.curves({}, "epoch", "accuracy").endswith("</svg>")
     assert "<circle" in charts.curves({"a": [(3.0, 0.9)]}, "epoch", "accuracy")

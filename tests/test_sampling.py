@@ -78,8 +78,8 @@ def test_steered_training_ends_as_if_never_interrupted(tiny_data, tmp_path):
     config.epochs = 3.0
     assert loop.train(config, tmp_path / "b") == straight
     seen = [json.loads((tmp_path / run / "sampling.json").read_text()) for run in "ab"]
-    assert seen[0] == seen[1] and set(seen[0]) == {"1", "2"}
-    assert np.sum(seen[0]["1"]) == 45 and np.sum(seen[0]["2"]) == 45 * 1.5
+    assert seen[0] == seen[1] and set(seen[0]) == {"6", "12"}
+    assert np.sum(seen[0]["6"]) == 45 and np.sum(seen[0]["12"]) == 45 * 1.5
 
 
 def test_steered_training_without_its_memory(tiny_data, tmp_path):

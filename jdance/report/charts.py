@@ -8,14 +8,15 @@ import numpy as np
 # Told apart by the colour-blind (Okabe and Ito), each with dashes of its own.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#000000", "#7a7a7a")
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "1 2", "12 4", "6 2 1 2")
+_WIDTH = 430  # few units, so that letters of 13 are legible on a phone
+_LETTER = 7.5  # width of a wide letter of size 13
 _FONT = 'font-family="system-ui, sans-serif"'
 
 
 def curves(series: Mapping[str, Sequence[tuple[float, float]]], x_title: str, y_title: str) -> str:
     """Lines through points (x, y), y in 0 to 1, with a legend below."""
-    width, plot_height, left, top = 640, 300, 56, 16
-    legend_rows = -(-len(series) // 2)
-    height = top + plot_height + 48 + 22 * legend_rows
+    width, plot_height, left, top = _WIDTH, 240, 40, 20
+    height = top + plot_height + 48 + 22 * len(series)
     points = [point for line in series.values() for point in line]
     right_end = max((x for x, _ in points), default=1.0) or 1.0
     low = min((y for _, y in points), default=0.0)
@@ -37,7 +38,7 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], x_title: str, y_
         at, _ = place(x, bottom)
         parts.append(_text(at, top + plot_height + 18, f"{x:g}", "middle"))
     parts.append(_text(width - 16, top + plot_height + 36, x_title, "end"))
-    parts.append(_text(left + 4, top - 4, y_title, "start"))
+    parts.append(_text(left - 24, top - 7, y_title, "start"))
     for number, (name, line) in enumerate(series.items()):
         colour, dash = _COLOURS[number % 8], _DASHES[number % 8]
         style = f'stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}" fill="none"'
@@ -46,7 +47,7 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], x_title: str, y_
         if len(line) == 1:  # a line of one point would not be seen
             spot = 'cx="{:.1f}" cy="{:.1f}"'.format(*place(*line[0]))
             parts.append(f'<circle {spot} r="3" fill="{colour}"/>')
-        x, y = left + number % 2 * 290, top + plot_height + 58 + 22 * (number // 2)
+        x, y = left, top + plot_height + 58 + 22 * number
         parts.append(f'<line x1="{x}" y1="{y - 4}" x2="{x + 34}" y2="{y - 4}" {style}/>')
         parts.append(_text(x + 42, y, name, "start"))
     return _svg(width, height, parts)
@@ -54,8 +55,11 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], x_title: str, y_
 
 def confusion(counts: np.ndarray, classes: Sequence[str]) -> str:
     """A matrix of counts [M, M]: true classes down, guesses across, shaded by share of the row."""
-    cell, left, top = 58, 150, 112
-    size = len(classes)
+    size, lengths = len(classes), [_LETTER * len(name) for name in classes]
+    left, top = round(max(lengths, default=0)) + 12, round(0.65 * max(lengths, default=0)) + 20
+    cell = max(30, (_WIDTH - left - 50) // max(size, 1))
+    # How far slanted titles reach beyond the last column.
+    beyond = [(i + 0.5 - size) * cell + 0.77 * n for i, n in enumerate(lengths)]
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     parts = []
     for row, name in enumerate(classes):
@@ -81,7 +85,8 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> str:
                         "#fff" if share > 0.5 else "#222",
                     )
                 )
-    return _svg(left + size * cell + 60, top + size * cell + 8, parts)
+    right = round(max(8, *beyond)) + 4
+    return _svg(left + size * cell + right, top + size * cell + 8, parts)
 
 
 def _ticks(end: float) -> list[float]:

@@ -77,7 +77,7 @@ th { font-weight: 500; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 figure { margin: 1rem 0; }
 figcaption { color: #555; font-size: .9rem; }
-svg { display: block; width: 100%; height: auto; max-width: 42rem; }
+svg { display: block; width: 100%; height: auto; max-width: 34rem; }
 .gallery { display: grid;
   grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .8rem; }
 .gallery figure { margin: 0; }

@@ -1,8 +1,8 @@
 """The course of a run's sampling: which shares the classes have, from which step on.
 
 Steered sampling looks, before each round of training but the first, at the confusion matrix on the
-training data. What it saw is kept in DIR/sampling.json, so that an interrupted run continues with
-the shares that it had.
+training data. What it saw, and after how many steps, is kept in DIR/sampling.json, so that an
+interrupted run continues with the shares that it had.
 """
 
 import json
@@ -54,27 +54,26 @@ class Sampler:
         Raises:
             UserError: a run is continued whose sampling.json is missing or damaged.
         """
-        number = step // self._round_steps
-        if self._kind != "confusion" or number == 0:
+        if self._kind != "confusion" or step < self._round_steps:
             return self._balanced
-        seen = self._read()
+        seen = {at: matrix for at, matrix in self._read().items() if at <= step}
         if self.changes(step):
-            before = np.array(seen.get(number - 1, 0.0))
-            seen = {n: matrix for n, matrix in seen.items() if n < number}
-            seen[number] = (_FADE * before + np.array(judge()["confusion"])).tolist()
+            seen.pop(step, None)
+            before = np.array(seen[max(seen)] if seen else 0.0)
+            seen[step] = (_FADE * before + np.array(judge()["confusion"])).tolist()
             self._write(seen)
-        if number not in seen:
+        if not seen:
             raise UserError(
                 f"{self._path}: does not tell the sampling at step {step}; train anew with another "
                 "--workdir"
             )
-        return sampling.steered(np.array(seen[number]), self._strength)
+        return sampling.steered(np.array(seen[max(seen)]), self._strength)
 
     def _read(self) -> dict[int, Any]:
         if not self._path.exists():
             return {}
         try:
-            return {int(number): c for number, c in json.loads(self._path.read_text()).items()}
+            return {int(step): c for step, c in json.loads(self._path.read_text()).items()}
         except (ValueError, AttributeError) as error:
             raise UserError(
                 f"{self._path}: is damaged ({error}); train anew with another --workdir"
