@@ -7,7 +7,7 @@ import numpy as np
 
 # Told apart by the colour-blind (Okabe and Ito), each with dashes of its own.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#000000", "#7a7a7a")
-_DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "1 2", "12 4", "6 2 1 2")
+_DASHES = ("none", "7 3", "2 3", "9 3 2 3", "4 2", "1 2", "12 4", "6 2 1 2")
 _WIDTH = 430  # few units, so that letters of 13 are legible on a phone
 _LETTER = 7.5  # width of a wide letter of size 13
 _FONT = 'font-family="system-ui, sans-serif"'
@@ -38,7 +38,7 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], x_title: str, y_
         at, _ = place(x, bottom)
         parts.append(_text(at, top + plot_height + 18, f"{x:g}", "middle"))
     parts.append(_text(width - 16, top + plot_height + 36, x_title, "end"))
-    parts.append(_text(left - 24, top - 7, y_title, "start"))
+    parts.append(_text(left, top - 7, y_title, "start"))
     for number, (name, line) in enumerate(series.items()):
         colour, dash = _COLOURS[number % 8], _DASHES[number % 8]
         style = f'stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}" fill="none"'
@@ -66,8 +66,8 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> str:
         parts.append(_text(left - 8, top + row * cell + cell / 2 + 4, name, "end"))
         x = left + row * cell + cell / 2
         parts.append(
-            f'<text x="{x:.1f}" y="{top - 8}" font-size="13" {_FONT} fill="#222" '
-            f'transform="rotate(-40 {x:.1f} {top - 8})">{escape(name)}</text>'
+            f'<text font-size="13" {_FONT} fill="#222" '
+            f'transform="translate({x:.1f} {top - 8}) rotate(-40)">{escape(name)}</text>'
         )
         for column in range(size):
             share = float(shares[row, column])
