@@ -8,7 +8,7 @@ epochs, batch 64, L2 1e-4.
     python launch/evaluate.py --workdir=runs/str --split=test
 
 Trainable parameters at 6 classes: 126,950, with --config.model.str.depth=28 465,878, with 40
-1,017,926.
+1,017,926. Not trained to the end here yet.
 """
 
 from ml_collections import ConfigDict

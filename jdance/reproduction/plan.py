@@ -66,8 +66,9 @@ PRESETS = {
                 "optimizer.learning_rate": 1e-3,
                 "optimizer.boundaries": (4.0, 6.0),
                 "eval_every": 2.0,
+                "checkpoint_every": 2.0,
             },
-            "qes": {"epochs": 12.0},
+            "qes": {"epochs": 12.0, "eval_every": 3.0},
         },
     ),
 }

@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jdance.models.dropout import Dropout
+from jdance.models.resnet import Conv1x1
 
 _BLOCKS = 3
 
@@ -65,16 +66,16 @@ class DenseNet(nn.Module):
             )(x)
             return nn.elu(x)
 
-        def conv(x: Array, channels: int, kernel: int) -> Array:
-            return nn.Conv(channels, (kernel, kernel), use_bias=False, dtype=self.dtype)(x)
+        def conv(x: Array, channels: int) -> Array:
+            return nn.Conv(channels, (3, 3), use_bias=False, dtype=self.dtype)(x)
 
-        x = conv(features.astype(self.dtype) / 127.5 - 1, self.stem, 3)
+        x = conv(features.astype(self.dtype) / 127.5 - 1, self.stem)
         for block in range(_BLOCKS):
             for _ in range((self.depth - 4) // _BLOCKS):
-                new = conv(activation(x), self.growth, 3)
+                new = conv(activation(x), self.growth)
                 x = jnp.concatenate([x, Dropout(self.dropout)(new, index, train)], -1)
             if block < _BLOCKS - 1:
-                x = conv(activation(x), x.shape[-1], 1)
+                x = Conv1x1(x.shape[-1], dtype=self.dtype)(activation(x))
                 x = nn.avg_pool(Dropout(self.dropout)(x, index, train), (2, 2), (2, 2))
         x = activation(x).mean((1, 2))
         return nn.Dense(self.classes, name="logits")(x.astype(jnp.float32))
