@@ -14,8 +14,8 @@ def model() -> ConfigDict:
         dict(
             classes=6,
             layout="coco18",  # of the skeleton; training takes it from the data set, too
-            branches="fused",  # or "image", "keypoints", "sequence"
-            features="fused18",  # or "pos18", "full"
+            branches="fused",  # or "image", "keypoints", "sequence", "str", "qes", "qes_flat"
+            features="fused18",  # or "pos18", "full", "segments22"
             block="bottleneck",  # or "basic"
             stage_sizes=(3, 4, 6, 3),  # ResNet-50; (2, 2, 2, 2) and basic: ResNet-18
             width=64,
@@ -42,6 +42,19 @@ def model() -> ConfigDict:
                 reduction=8,
                 dense_widths=(256, 128),
             ),
+            str=dict(  # of the DenseNet for branches="str", see configs/str.py
+                depth=16,  # or 28, 40
+                growth=12,
+                dropout=0.2,
+            ),
+            qes=dict(  # of the networks for branches="qes" and "qes_flat", see configs/qes.py
+                hidden=30,
+                prototypes=8,  # of each class
+                fuzziness=1.25,
+                categories=(),  # a number for each class; () asks the training data
+                least_categories=3,
+                confusion=0.05,  # from which on classes share a category
+            ),
             dtype="float32",  # of activations; parameters and statistics are float32
         )
     )
@@ -63,10 +76,14 @@ def base() -> ConfigDict:
                 image_size=224,
                 threads=4,  # that read, decode and augment
                 workers=0,  # processes instead, for many cores
+                # How often classes come: "shuffled" as they are, "balanced" equally, "confusion"
+                # more often the more of a class is taken for others (looked at every eval_every).
+                sampling="shuffled",
+                sampling_strength=1.0,  # of "confusion": a class never recognised comes 1 + it
             ),
             augment=augment(),
             optimizer=dict(
-                name="sgd",  # or "adamw"
+                name="sgd",  # or "adamw"; "adam", whose weight decay is part of the gradient
                 learning_rate=1e-3,
                 momentum=0.9,
                 weight_decay=1e-4,  # of kernels

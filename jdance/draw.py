@@ -59,6 +59,13 @@ def people(
     return canvas
 
 
+def skeleton_of(image: np.ndarray, person: np.ndarray) -> np.ndarray:
+    """Draws a skeleton [18, 3] into a picture uint8 RGB [H, W, 3], which stays as it is."""
+    canvas = image.copy()
+    _skeleton(canvas, person, max(1.0, max(image.shape[:2]) / 300))
+    return canvas
+
+
 def _skeleton(canvas: np.ndarray, person: np.ndarray, unit: float) -> None:
     present = skeleton.is_present(person)
     points = np.round(person[:, :2] * 2**_SHIFT).astype(int)

@@ -17,7 +17,7 @@ from jdance.skeleton import COCO18, Layout, is_present
 
 _Tuples = tuple[tuple[str, ...], ...]  # pairs, triples, ... of joints
 
-NAMES = ("fused18", "pos18", "full")
+NAMES = ("fused18", "pos18", "full", "segments22")
 
 # How fused18 changes in a mirror: new[i] = FUSED18_SIGN[i] * old[FUSED18_FLIP[i]].
 FUSED18_FLIP = np.array([4, 5, 6, 7, 0, 1, 2, 3, 9, 8, 11, 10, 13, 12, 15, 14, 17, 16], np.int32)
@@ -44,6 +44,21 @@ _SHOULDERS = _both("neck", "shoulder", "elbow")
 _ARMPITS = _both("hip", "shoulder", "elbow")
 _LIMB_BONES = tuple(bone for a, b, c in _ARMS + _LEGS for bone in ((a, b), (b, c)))
 
+# The segments of segments22, in its order: names for people to read, and the joints (from, to).
+SEGMENTS: dict[str, tuple[str, str]] = {
+    "head": ("neck", "nose"),
+    "shoulders": ("right_shoulder", "left_shoulder"),
+    "hips": ("right_hip", "left_hip"),
+    "right upper arm": ("right_shoulder", "right_elbow"),
+    "right forearm": ("right_elbow", "right_wrist"),
+    "left upper arm": ("left_shoulder", "left_elbow"),
+    "left forearm": ("left_elbow", "left_wrist"),
+    "right thigh": ("right_hip", "right_knee"),
+    "right shin": ("right_knee", "right_ankle"),
+    "left thigh": ("left_hip", "left_knee"),
+    "left shin": ("left_knee", "left_ankle"),
+}
+
 _FARTHEST = 1e9  # pixels; keeps squares finite in float32
 _LARGEST = 3.0  # trunk lengths; the clip of positions and lengths
 
@@ -53,8 +68,9 @@ def compute(name: str, keypoints: Any, layout: Layout = COCO18) -> Any:
 
     Args:
         name: "fused18" (the paper's 18 numbers), "pos18" (positions of the eight limb joints and
-            the nose only) or "full" (positions, limb directions, lengths, angles, extensions,
-            widths, visibility: 99 numbers for COCO-18).
+            the nose only), "full" (positions, limb directions, lengths, angles, extensions,
+            widths, visibility: 99 numbers for COCO-18) or "segments22" (cosine and sine of the
+            angle from the trunk to each of `SEGMENTS`).
         keypoints: float32 [..., J, 3], x and y in any unit and a score; score 0 = missing.
         layout: what the J joints are.
 
@@ -76,6 +92,8 @@ def compute(name: str, keypoints: Any, layout: Layout = COCO18) -> Any:
         ]
     elif name == "pos18":
         groups = [body.flat_positions(_POS18_JOINTS)]
+    elif name == "segments22":
+        groups = [body.turns(tuple(SEGMENTS.values()))]
     else:
         groups = [
             body.flat_positions(layout.joints),
@@ -121,6 +139,23 @@ def sequence(name: str, keypoints: Any, layout: Layout = COCO18) -> Any:
     return xp.concatenate(groups, axis=-1).astype(np.float32)
 
 
+def centred(keypoints: Any, layout: Layout = COCO18) -> tuple[Any, Any]:
+    """Skeletons with the neck as origin and the trunk's length as unit.
+
+    Args:
+        keypoints: float32 [..., J, 3], score 0 = missing.
+        layout: what the J joints are.
+
+    Returns:
+        float32 [..., J, 2], 0 for missing joints; and bool [..., J], which joints are there (none
+        where `valid` is False).
+    """
+    body = _Body(keypoints, layout)
+    present = body.present & body.valid[..., None]
+    relative = (body.xy - body.neck[..., None, :]) / body.unit[..., None, None]
+    return body.xp.where(present[..., None], relative, 0).astype(np.float32), present
+
+
 @cache
 def size(name: str, layout: Layout = COCO18) -> int:
     """How many features a set has."""
@@ -159,11 +194,7 @@ class _Body:
         `shoulders` [...] tells whether there are both, `across` [..., 2] how far apart they are.
         """
         xp = self.xp
-        places = self._layout.at(("right_hip", "left_hip"))
-        right, left = (self.present[..., place] for place in places)
-        weights = xp.stack([right, left], axis=-1).astype(np.float32)
-        hips = self.xy[..., places, :]
-        hip = (hips * weights[..., None]).sum(-2) / xp.clip(weights.sum(-1), 1, None)[..., None]
+        hip, has_hip = self._hip()
         trunk = self._norm(self.neck - hip)
         width = 1.3 * self._norm(across)
         y = self.xy[..., 1]
@@ -172,7 +203,17 @@ class _Body:
         height = 0.35 * xp.where(bottom > top, bottom - top, 0)
         unit = xp.where(height > 0, height, 1)
         unit = xp.where(shoulders & (width > 0), width, unit)
-        return xp.where((right | left) & (trunk > 0), trunk, unit)
+        return xp.where(has_hip & (trunk > 0), trunk, unit)
+
+    def _hip(self) -> tuple[Any, Any]:
+        """The middle of the hips that are there [..., 2], and whether one is: bool [...]."""
+        xp = self.xp
+        places = self._layout.at(("right_hip", "left_hip"))
+        right, left = (self.present[..., place] for place in places)
+        weights = xp.stack([right, left], axis=-1).astype(np.float32)
+        hips = self.xy[..., places, :]
+        middle = (hips * weights[..., None]).sum(-2) / xp.clip(weights.sum(-1), 1, None)[..., None]
+        return middle, right | left
 
     def _norm(self, vectors: Any) -> Any:
         """Lengths [...] of vectors [..., 2], with a gradient of 0 at 0."""
@@ -222,6 +263,25 @@ class _Body:
         length = self._norm(vectors)
         unit = vectors / self.xp.where(length > 0, length, 1)[..., None]
         return unit.reshape(*unit.shape[:-2], -1)
+
+    def turns(self, pairs: _Tuples) -> Any:
+        """Cosine and sine of the angle from the trunk (neck to hips) to the bones a to b, flat.
+
+        [..., 2 N]; angles grow from x to y, clockwise in the picture. Without hips the trunk is
+        taken to be upright in the picture.
+        """
+        xp = self.xp
+        hip, has_hip = self._hip()
+        trunk = hip - self.neck
+        length = self._norm(trunk)
+        known = (has_hip & (length > 0))[..., None]
+        upright = np.array([0, 1], np.float32)
+        trunk = xp.where(known, trunk / xp.where(length > 0, length, 1)[..., None], upright)
+        bones = self.directions(pairs).reshape(*length.shape, len(pairs), 2)
+        x, y = trunk[..., None, 0], trunk[..., None, 1]
+        cosine = x * bones[..., 0] + y * bones[..., 1]
+        sine = x * bones[..., 1] - y * bones[..., 0]
+        return xp.stack([cosine, sine], axis=-1).reshape(*length.shape, -1)
 
     def angles(self, triples: _Tuples) -> Any:
         """The angle at b between a and c of N triples, divided by pi: [..., N] in 0 to 1."""

@@ -140,7 +140,7 @@ class Recognizer:
             ]
         )
         batch = {
-            "features": features.compute(self.config.model.features, seen),
+            "features": models.compute_features(self.config.model, seen, skeleton.COCO18),
             "valid": features.valid(seen),
         }
         if models.uses_image(self.config.model):

@@ -1,4 +1,4 @@
-"""Evaluates a trained network on a split and writes DIR/eval_SPLIT.json.
+"""Evaluates a trained network on a split and writes DIR/eval_SPLIT.json and DIR/report.html.
 
 python launch/evaluate.py --workdir=runs/paper --split=test
 python launch/evaluate.py --workdir=runs/pose_stage --split=test
@@ -19,6 +19,7 @@ from jdance.errors import UserError
 from jdance.launcher import run
 from jdance.pose import PoseEstimator
 from jdance.pose.evaluation import average_precision
+from jdance.report import run as report
 from jdance.training import judge, nearest_mean
 
 _WORKDIR = flags.DEFINE_list(
@@ -88,7 +89,7 @@ def main() -> None:
             path.write_text(json.dumps(result, indent=2) + "\n")
             print(f"nearest class mean of fused18: {accuracy:.4f}")
         print(f"accuracy {result['accuracy']:.4f} of {result['n']}")
-    print(f"wrote {path}")
+    print(f"wrote {path} and {report.write(path.parent).name}")
 
 
 if __name__ == "__main__":

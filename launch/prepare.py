@@ -66,6 +66,12 @@ _LABELS = flags.DEFINE_list(
 _FRACTIONS = flags.DEFINE_string(
     "fractions", "train=0.8,val=0.1,test=0.1", "Splits to draw where the source has none."
 )
+_SPLIT_BY = flags.DEFINE_enum(
+    "split_by",
+    "video",
+    ["video", "frame"],
+    "What is never divided between the splits to draw: a group (video, ...), or only a picture.",
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Of drawn splits and of StageDance.", lower_bound=0)
 _WORKERS = flags.DEFINE_integer(
     "workers", 0, "Processes that read or draw pictures.", lower_bound=0
@@ -123,6 +129,7 @@ def _prepare() -> dict[str, Any]:
         workers=_WORKERS.value,
         also_whole=_ALSO_WHOLE.value,
         min_joints=_MIN_JOINTS.value,
+        split_by=_SPLIT_BY.value,
     )
 
 

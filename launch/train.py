@@ -2,6 +2,8 @@
 
 python launch/train.py --config=configs/paper.py --workdir=runs/paper --config.data.dir=data/stage
 python launch/train.py --config=configs/paper.py --summary
+
+DIR/report.html shows how it went.
 """
 
 from pathlib import Path
@@ -11,7 +13,8 @@ from ml_collections import config_flags
 
 from jdance import models
 from jdance.launcher import run
-from jdance.training import experiment, loop, tasks
+from jdance.report import run as report
+from jdance.training import experiment, judge, loop, tasks
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, from configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
@@ -33,7 +36,11 @@ def main() -> None:
         experiment.check(tasks.make(config, classes))
         print(models.summary(config.model, config.data.image_size))
         return
-    result = loop.train(config, Path(_WORKDIR.value))
+    workdir = Path(_WORKDIR.value)
+    result = loop.train(config, workdir)
+    if "confusion" in result:  # again, with the mistakes, for the report
+        result, _ = judge.judge([workdir], "val")
+    report.write(workdir)
     if result:
         numbers = {name: value for name, value in result.items() if isinstance(value, float)}
         print("val", ", ".join(f"{name} {value:.4f}" for name, value in numbers.items()))

@@ -57,6 +57,8 @@ def test_stage_from_data_set_to_recognised_scene(tmp_path):
     result = json.loads((run / "eval_test.json").read_text())
     assert result["n"] == 12 and np.sum(result["confusion"]) == 12
     assert {"accuracy", "mean_class_accuracy", "classes", "per_class"} <= result.keys()
+    report = (run / "report.html").read_text()
+    assert "Evaluation on val" in report and "Evaluation on test" in report
     program("evaluate", f"--workdir={run}", "--split=val", "--drop_joints=all")
     assert json.loads((run / "eval_val_without_all.json").read_text())["found"]["n"] == 0
 

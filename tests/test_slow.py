@@ -66,3 +66,15 @@ def test_yoga5(real_data, tmp_path):
     program("evaluate", f"--workdir={tmp_path / 'run'}")
     result = json.loads((tmp_path / "run" / "eval_test.json").read_text())
     assert result["n"] == 75 and result["accuracy"] >= 0.89
+
+
+def test_a_reduced_reproduction(tmp_path):
+    program("prepare", "--source=stage:quickstart", f"--output={tmp_path / 'data'}", "--workers=2")
+    arguments = (f"--data={tmp_path / 'data'}", f"--output={tmp_path / 'out'}", "--preset=reduced")
+    program("reproduce", *arguments)
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    scores = {row["variant"]: row["runs"][0]["score"] for row in rows}
+    assert len(scores) == 4 and scores["proposed"] >= 0.9 and min(scores.values()) >= 0.6
+    before = (tmp_path / "out" / "tables.md").read_text()
+    program("reproduce", *arguments)  # nothing is left to do
+    assert (tmp_path / "out" / "tables.md").read_text() == before

@@ -190,7 +190,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tiny_data, tmp_path)
     [
         ("batch_size", 6, "cannot be shared equally by 4 devices"),
         ("optimizer.schedule", "linear", "expected piecewise or cosine"),
-        ("optimizer.name", "lion", "expected sgd or adamw"),
+        ("optimizer.name", "lion", "expected sgd, adam or adamw"),
         ("model.features", "foo", "expected one of fused18, pos18, full"),
         ("model.version", "v3", "expected v1 or v1.5"),
         ("model.attention_place", "block", "expected end or blocks"),

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jdance import features, models, skeleton
-from jdance.data import augment, records, tempo
+from jdance.data import augment, records, sampling, tempo
 from jdance.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -31,9 +31,11 @@ def example(
     record = records.unpack(data)
     layout, size = skeleton.LAYOUTS[config.model.layout], config.data.image_size
     keypoints = record.keypoints
-    if config.model.branches == "sequence":
+    if keypoints.ndim == 3:
         at = tempo.times(len(keypoints), config.model.sequence.frames, rng, config.augment)
-        keypoints = tempo.resample(tempo.smooth(keypoints), at)
+        if config.model.branches == "sequence":  # STR's maps are smoothed in their own way
+            keypoints = tempo.smooth(keypoints)
+        keypoints = tempo.resample(keypoints, at)
     affine, mirrored = augment.matrix(size, rng, config.augment)
     keypoints = augment.warp_keypoints(keypoints, affine, mirrored, layout)
     if rng is not None:
@@ -76,12 +78,8 @@ def _with_features(batch: Batch, config: ConfigDict) -> Batch:
     keypoints = batch.pop("keypoints")
     layout = skeleton.LAYOUTS[config.model.layout]
     valid = features.valid(keypoints, layout)
-    if config.model.branches == "sequence":
-        batch["features"] = features.sequence(config.model.features, keypoints, layout)
-        batch["valid"] = valid.any(-1)
-    else:
-        batch["features"] = features.compute(config.model.features, keypoints, layout)
-        batch["valid"] = valid
+    batch["features"] = models.compute_features(config.model, keypoints, layout)
+    batch["valid"] = valid.any(-1) if valid.ndim == 2 else valid
     return batch
 
 
@@ -91,7 +89,12 @@ def _indexed(source: Any) -> grain.MapDataset:
 
 
 def train_batches(
-    source: Any, config: ConfigDict, start_step: int = 0, process: int = 0, processes: int = 1
+    source: Any,
+    config: ConfigDict,
+    start_step: int = 0,
+    process: int = 0,
+    processes: int = 1,
+    shares: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Endless training batches from `start_step` on.
 
@@ -100,10 +103,12 @@ def train_batches(
         config: the experiment; `batch_size` counts the examples of all processes together.
         start_step: batches that earlier runs consumed.
         process, processes: which share of each global batch to make.
+        shares: float [M], how often each class is drawn, see `sampling.Order`; None: every example
+            comes once in an epoch.
 
     Yields:
-        image uint8 [B, S, S, 3] RGB (unless the network looks at none), features float32
-        [B, D] or, of sequences, [B, T, D], valid bool [B], label int32 [B], index int32 [B] (place
+        image uint8 [B, S, S, 3] RGB (unless the network looks at none), features (see
+        `models.compute_features`), valid bool [B], label int32 [B], index int32 [B] (place
         in the source), weight float32 [B] (1).
     """
     return train_examples(
@@ -114,6 +119,7 @@ def train_batches(
         process,
         processes,
         finish=partial(_with_features, config=config),
+        shares=shares,
     )
 
 
@@ -125,13 +131,19 @@ def train_examples(
     process: int = 0,
     processes: int = 1,
     finish: Callable[[Batch], Batch] | None = None,
+    shares: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """`train_batches` of whatever `make_example` makes of a record's index and bytes.
 
     `finish` completes whole batches.
     """
     local_size = config.batch_size // processes
-    dataset = _indexed(source).seed(config.seed).shuffle().repeat()
+    if shares is None:
+        dataset = _indexed(source).seed(config.seed).shuffle().repeat()
+    else:
+        order = sampling.Order(records.labels(source), shares, config.seed)
+        dataset = grain.MapDataset.range(len(source)).seed(config.seed).repeat()
+        dataset = dataset.map_with_index(partial(_drawn, source=source, order=order))
     # Augment before slicing: what is drawn depends on the place in the global order.
     dataset = dataset.random_map(make_example)
     dataset = dataset[start_step * config.batch_size + process :: processes]
@@ -177,6 +189,11 @@ def eval_batches(
     nothing = {name: value[:0] for name, value in _with_features(first, config).items()}
     for _ in range(count, -(-len(source) // config.batch_size)):
         yield _filled(nothing, local_size)
+
+
+def _drawn(place: int, _: Any, source: Any, order: sampling.Order) -> tuple[int, bytes]:
+    index = order(place)
+    return index, source[index]
 
 
 def _read(batches: grain.MapDataset, config: ConfigDict) -> grain.IterDataset:

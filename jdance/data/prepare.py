@@ -35,6 +35,7 @@ def prepare(
     workers: int = 0,
     also_whole: bool = False,
     min_joints: int = 4,
+    split_by: str = "video",
 ) -> dict[str, Any]:
     """Writes a data set (see `records`) and returns its description, as in dataset.json.
 
@@ -52,6 +53,9 @@ def prepare(
         also_whole: every training picture with people also becomes an example as if nobody had
             been found, so that the network learns what to do then. For pictures of one person.
         min_joints: that a person in key-point files must have to count as found.
+        split_by: "video" draws whole groups, "frame" single pictures whatever their group (as the
+            paper does: frames of one video are then in train and in test). Pictures that come with
+            a split keep it.
 
     Raises:
         UserError: the folder is in use, or not one picture could be used.
@@ -59,7 +63,8 @@ def prepare(
     marker = claim(output)
     skipped = [(images.printable(name), reason) for name, reason in source.skipped]
     pictures = _with_enough(source.pictures, skipped)
-    pictures = _with_splits(pictures, fractions or {"train": 0.8, "val": 0.1, "test": 0.1}, seed)
+    fractions = fractions or {"train": 0.8, "val": 0.1, "test": 0.1}
+    pictures = _with_splits(pictures, fractions, seed, split_by)
     labels = {person.label for picture in pictures for person in picture.people}
     classes = [name for name in source.classes if name in labels]
     names = [n for n in SPLITS if any(p.split == n for p in pictures)]
@@ -148,8 +153,12 @@ def _with_enough(pictures: list[Picture], skipped: list[tuple[str, str]]) -> lis
 
 
 def _with_splits(
-    pictures: list[Picture], fractions: Mapping[str, float], seed: int
+    pictures: list[Picture], fractions: Mapping[str, float], seed: int, by: str
 ) -> list[Picture]:
+    if by == "frame":
+        alone = [replace(p, group=str(i)) for i, p in enumerate(pictures)]
+        drawn_alone = _with_splits(alone, fractions, seed, "video")
+        return [replace(p, split=d.split) for p, d in zip(pictures, drawn_alone, strict=True)]
     # A group that has a split keeps it as a whole; only the others are drawn.
     known: dict[str, str] = {}
     for picture in pictures:

@@ -130,6 +130,11 @@ class Writer:
         }
 
 
+def labels(source: Any) -> np.ndarray:
+    """The labels int64 [N] of N packed examples."""
+    return np.array([msgpack.unpackb(source[i])["label"] for i in range(len(source))], np.int64)
+
+
 class Shards:
     """Random access to the packed examples of a split; damage is told in one line."""
 

@@ -5,14 +5,20 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from jdance import features
 from jdance.models import attention
+from jdance.models.baselines import skeleton_maps
+from jdance.models.baselines.densenet import DenseNet
+from jdance.models.baselines.posture_nets import FlatPostureNet, TwoStagePostureNet
 from jdance.models.fusion import FusedNet
 from jdance.models.resnet import BLOCKS, ResNet
 from jdance.models.sequence import SequenceNet
-from jdance.skeleton import LAYOUTS
+from jdance.skeleton import LAYOUTS, Layout
+
+BRANCHES = ("fused", "image", "keypoints", "sequence", "str", "qes", "qes_flat")
 
 
 def build(
@@ -31,10 +37,12 @@ def build(
     Raises:
         ValueError: the configuration describes no network.
     """
-    if config.branches not in ("fused", "image", "keypoints", "sequence"):
+    if config.branches not in BRANCHES:
         raise ValueError(
-            f"model.branches={config.branches!r}: expected fused, image, keypoints or sequence"
+            f"model.branches={config.branches!r}: expected one of {', '.join(BRANCHES)}"
         )
+    if config.branches in ("str", "qes", "qes_flat"):
+        return _baseline(config, axis_name)
     if config.block not in BLOCKS:
         raise ValueError(f"model.block={config.block!r}: expected {' or '.join(BLOCKS)}")
     if config.version not in ("v1", "v1.5"):
@@ -94,6 +102,33 @@ def build(
     )
 
 
+def _baseline(config: ConfigDict, axis_name: str | None) -> nn.Module:
+    qes = config.qes
+    if config.branches == "qes_flat":
+        return FlatPostureNet(config.classes, qes.hidden)
+    if config.branches == "qes":
+        if qes.fuzziness <= 1:
+            raise ValueError(f"model.qes.fuzziness={qes.fuzziness}: must be greater than 1")
+        # Before the data set has told them, each class is a category of its own.
+        categories = tuple(qes.categories) or tuple(range(config.classes))
+        if len(categories) != config.classes or set(categories) != set(range(len(set(categories)))):
+            raise ValueError(
+                f"model.qes.categories={categories}: expected a number from 0 on for each of the "
+                f"{config.classes} classes"
+            )
+        return TwoStagePostureNet(categories, qes.hidden, qes.prototypes, qes.fuzziness)
+    if config.str.depth < 7 or (config.str.depth - 4) % 3:
+        raise ValueError(f"model.str.depth={config.str.depth}: expected 3 N + 4, such as 16")
+    return DenseNet(
+        classes=config.classes,
+        depth=config.str.depth,
+        growth=config.str.growth,
+        dropout=config.str.dropout,
+        axis_name=axis_name,
+        dtype=jnp.dtype(config.dtype),
+    )
+
+
 def summary(config: ConfigDict, image_size: int) -> str:
     """A table of the modules: their inputs, outputs, variables and FLOPs, for one example.
 
@@ -116,13 +151,41 @@ def uses_image(config: ConfigDict) -> bool:
     return config.branches in ("fused", "image")
 
 
+def takes_sequences(config: ConfigDict) -> bool:
+    """Whether the network takes sequences of skeletons; STR's takes stills and sequences alike."""
+    return config.branches in ("sequence", "str")
+
+
 def feature_shape(config: ConfigDict) -> tuple[int, ...]:
-    """The shape of one example's key-point features: (D,), or (T, D) of sequences."""
+    """The shape of what one example's key points become, see `compute_features`."""
+    if config.branches == "str":
+        return (skeleton_maps.SIDE, skeleton_maps.SIDE, 3)
     layout = LAYOUTS[config.layout]
-    size = features.size(config.features, layout)
+    size = features.size(_feature_set(config), layout)
     if config.branches == "sequence":
         return (config.sequence.frames, size + 4 * len(layout))
     return (size,)
+
+
+def compute_features(config: ConfigDict, keypoints: np.ndarray, layout: Layout) -> np.ndarray:
+    """What the network takes of key points, its second argument.
+
+    Args:
+        config: as `jdance.config.model()`.
+        keypoints: float32 [B, J, 3], or [B, T, J, 3] of sequences.
+        layout: what the J joints are.
+
+    Returns:
+        float32 features [B, D], of sequences [B, T, D]; for STR its maps, uint8 [B, 32, 32, 3].
+    """
+    if config.branches == "str":
+        return skeleton_maps.compute(keypoints, layout)
+    compute = features.sequence if config.branches == "sequence" else features.compute
+    return compute(_feature_set(config), keypoints, layout)
+
+
+def _feature_set(config: ConfigDict) -> str:
+    return "segments22" if config.branches in ("qes", "qes_flat") else config.features
 
 
 def count_parameters(variables: dict) -> int:

@@ -47,6 +47,27 @@ def average(parts: Sequence[Predictions]) -> Predictions:
     return parts[0] | {"probabilities": probabilities}
 
 
+def mistakes(predictions: Predictions, classes: list[str], limit: int = 24) -> list[dict[str, Any]]:
+    """Misclassified examples, those first of which the network was most certain.
+
+    Returns:
+        {"index" (place in the split), "true", "guess", "probability" (of the guess)} of each.
+    """
+    probabilities = predictions["probabilities"]
+    guesses, certain = probabilities.argmax(-1), probabilities.max(-1)
+    wrong = np.flatnonzero(guesses != predictions["label"])
+    wrong = wrong[np.argsort(-certain[wrong], kind="stable")][:limit]
+    return [
+        {
+            "index": int(predictions["index"][i]),
+            "true": classes[predictions["label"][i]],
+            "guess": classes[guesses[i]],
+            "probability": round(float(certain[i]), 4),
+        }
+        for i in wrong
+    ]
+
+
 def summarize(predictions: Predictions, classes: list[str]) -> dict[str, Any]:
     """The evaluation's result, as written to eval_SPLIT.json.
 

@@ -27,7 +27,7 @@ _SHARES = {
 }  # fmt: skip
 _RATES = {
     "model.dropout", "model.stage_dropout", "model.keypoint_dropout", "model.image_dropout",
-    "optimizer.label_smoothing",
+    "model.str.dropout", "optimizer.label_smoothing",
 }  # fmt: skip
 
 
@@ -37,6 +37,7 @@ def check(task: Task) -> None:
     positive = {
         "batch_size", "epochs", "log_every", "eval_every", "checkpoint_every", "checkpoints_kept",
         "data.image_size", "data.threads", "model.width", "optimizer.learning_rate",
+        "model.str.growth", "model.qes.hidden", "model.qes.prototypes",
     }  # fmt: skip
     for key, value in _flat(config).items():
         if key in positive and not value > 0:

@@ -13,7 +13,14 @@ from jdance.data import pipeline
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.training import experiment, loop, tasks
-from jdance.training.evaluation import Predictions, average, make_eval_step, predict, summarize
+from jdance.training.evaluation import (
+    Predictions,
+    average,
+    make_eval_step,
+    mistakes,
+    predict,
+    summarize,
+)
 
 
 def judge(
@@ -36,8 +43,9 @@ def judge(
             random as in training.
 
     Returns:
-        The result (see `evaluation.summarize`, `pose.evaluation.average_precision`), and the file
-        in the first folder that holds it: eval_SPLIT[_ensemble][_without_...].json.
+        The result (see `evaluation.summarize`, with `data`, `split` and `mistakes`;
+        `pose.evaluation.average_precision`), and the file in the first folder that holds it:
+        eval_SPLIT[_ensemble][_without_...].json.
 
     Raises:
         UserError: a folder holds no finished run, or the data does not suit it.
@@ -55,8 +63,9 @@ def judge(
         for workdir, (other, theirs, predictions) in zip(workdirs, runs, strict=True):
             if theirs != classes or not np.array_equal(predictions["label"], first["label"]):
                 raise UserError(f"{workdir}: was trained on other classes, or judges {other}")
-        result = summarize(average([predictions for _, _, predictions in runs]), classes)
-        result["data"] = str(folder)
+        joint = average([predictions for _, _, predictions in runs])
+        result = summarize(joint, classes)
+        result |= {"data": str(folder), "split": split, "mistakes": mistakes(joint, classes)}
     suffix = "_ensemble" if len(workdirs) > 1 else ""
     suffix += f"_without_{drop_joints}" if drop_joints else ""
     path = workdirs[0] / f"eval_{split}{suffix}.json"

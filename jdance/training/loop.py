@@ -17,6 +17,7 @@ from jdance.progress import Progress
 from jdance.training import devices, experiment, initialize, state, steps, tasks
 from jdance.training.checkpoints import Checkpoints, has_checkpoint
 from jdance.training.metrics import MetricWriter
+from jdance.training.sampler import Sampler
 from jdance.training.tasks import Task
 
 
@@ -98,7 +99,9 @@ def _train(
     progress = Progress("training", total_steps, start_step)
     if start_step:
         progress.say(f"resuming from step {start_step} of {total_steps}")
-    batches = task.train_batches(train_source, start_step)
+    round_steps = max(1, round(config.eval_every * steps_per_epoch))
+    sampler = Sampler(config, workdir, train_source, len(dataset.classes), round_steps)
+    batches = None
     result: dict[str, Any] = {}
     metrics: dict[str, jax.Array] = {}
     clock = _Clock()
@@ -110,6 +113,11 @@ def _train(
             evaluate = _due(step, config.eval_every, steps_per_epoch, last) and dataset.count("val")
             save = _due(step, config.checkpoint_every, steps_per_epoch, last)
 
+            if batches is None or sampler.changes(step - 1):
+                judge = partial(task.evaluate, current.variables, dataset, "train")
+                with jax.transfer_guard("allow"), clock.paused():
+                    shares = sampler.shares(step - 1, judge)
+                batches = task.train_batches(train_source, step - 1, shares)
             with clock.waiting():
                 batch = next(batches)
             previous = metrics
@@ -164,8 +172,8 @@ def _train(
 
 
 def _initial_variables(task: Task, workdir: Path) -> initialize.Flat:
-    """What `init_from` gives to a run that has no checkpoint."""
-    if not task.config.init_from or has_checkpoint(workdir):
+    """What a run that has no checkpoint starts from, if not from random numbers."""
+    if has_checkpoint(workdir):
         return {}
     return task.initial(_abstract_state(task).variables)
 

@@ -8,10 +8,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from jdance import features, models
-from jdance.data import pipeline
+from jdance.data import pipeline, sampling
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.training import initialize, steps
@@ -35,7 +36,8 @@ class MotionTask:
     def suit(self, dataset: Dataset) -> None:
         model = self.config.model
         model.layout = dataset.layout
-        if dataset.sequences != (model.branches == "sequence"):
+        fits = models.takes_sequences(model) if dataset.sequences else model.branches != "sequence"
+        if not fits:
             kind, fitting = ("sequences", "sequence") if dataset.sequences else ("stills", "fused")
             raise UserError(
                 f"{dataset.folder}: holds {kind}; train with --config.model.branches={fitting}"
@@ -47,6 +49,11 @@ class MotionTask:
             raise UserError(
                 f"--config.model.features={config.model.features}: expected one of "
                 f"{', '.join(features.NAMES)}"
+            )
+        if config.data.sampling not in sampling.SAMPLINGS:
+            raise UserError(
+                f"--config.data.sampling={config.data.sampling}: expected one of "
+                f"{', '.join(sampling.SAMPLINGS)}"
             )
         if config.freeze_epochs and not models.uses_image(config.model):
             raise UserError(
@@ -65,12 +72,16 @@ class MotionTask:
         )
 
     def initial(self, variables: Any) -> initialize.Flat:
+        if not self.config.init_from:
+            return {}
         loaded, message = initialize.read(self.config.init_from, variables)
         print(message)
         return loaded
 
-    def train_batches(self, source: Any, start_step: int) -> Iterator[pipeline.Batch]:
-        return pipeline.train_batches(source, self.config, start_step)
+    def train_batches(
+        self, source: Any, start_step: int, shares: np.ndarray | None = None
+    ) -> Iterator[pipeline.Batch]:
+        return pipeline.train_batches(source, self.config, start_step, shares=shares)
 
     def evaluate(self, variables: Any, dataset: Dataset, split: str) -> dict[str, Any]:
         batches = pipeline.eval_batches(dataset.source(split), self.config)

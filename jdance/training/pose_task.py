@@ -41,6 +41,11 @@ class PoseTask:
         size = self.config.data.image_size
         if size % 16:
             raise UserError(f"--config.data.image_size={size}: must be a multiple of 16")
+        if self.config.data.sampling != "shuffled":
+            raise UserError(
+                f"--config.data.sampling={self.config.data.sampling}: pose networks know no "
+                "classes; only shuffled"
+            )
 
     def suit(self, dataset: Dataset) -> None:
         pass
@@ -55,11 +60,15 @@ class PoseTask:
         return (jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),)
 
     def initial(self, variables: Any) -> initialize.Flat:
+        if not self.config.init_from:
+            return {}
         loaded = jax.device_get(PoseEstimator.load(self.config.init_from).variables)
         weights.check(self.model(), loaded, self.config.init_from)
         return flatten_dict(loaded)
 
-    def train_batches(self, source: Any, start_step: int) -> Iterator[Batch]:
+    def train_batches(
+        self, source: Any, start_step: int, shares: np.ndarray | None = None
+    ) -> Iterator[Batch]:
         return pose_pipeline.train_batches(source, self.config, start_step)
 
     def evaluate(self, variables: Any, dataset: Dataset, split: str) -> dict[str, Any]:

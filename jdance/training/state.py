@@ -82,7 +82,7 @@ def make_optimizer(
     freeze_steps: float = 0,
     factors: Factors | None = None,
 ) -> optax.GradientTransformation:
-    """SGD with momentum (the paper's) or AdamW; weight decay acts on kernels only.
+    """SGD with momentum (the paper's), Adam or AdamW; weight decay acts on kernels only.
 
     With `freeze_steps` the parameters below "backbone" do not change in the first so many steps.
     Then they get an optimiser that knows nothing of those steps but the learning rate.
@@ -139,4 +139,8 @@ def _make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Gradi
         )
     if config.name == "adamw":
         return optax.adamw(schedule, weight_decay=config.weight_decay, mask=kernels)
-    raise ValueError(f"optimizer.name={config.name!r}: expected sgd or adamw")
+    if config.name == "adam":  # with L2 regularisation as part of the loss
+        return optax.chain(
+            optax.add_decayed_weights(config.weight_decay, kernels), optax.adam(schedule)
+        )
+    raise ValueError(f"optimizer.name={config.name!r}: expected sgd, adam or adamw")

@@ -22,10 +22,14 @@ from jdance.training import experiment, judge, loop, tasks
 
 
 class Variant(NamedTuple):
-    """A name, and what it changes in the configuration: {"model.attention": 1}."""
+    """A name, and what it changes in the configuration: {"model.attention": 1}.
+
+    `config` is the configuration that it changes, where it is another one than the comparison's.
+    """
 
     name: str
     changes: dict[str, Any]
+    config: ConfigDict | None = None
 
 
 def variants(vary: Sequence[str], named: Sequence[str] = ()) -> list[Variant]:
@@ -81,7 +85,8 @@ def configured(config: ConfigDict, variant: Variant) -> ConfigDict:
     Raises:
         UserError: a key that the configuration does not have, or a value of another type.
     """
-    result = config.copy_and_resolve_references()
+    base = config if variant.config is None else variant.config
+    result = base.copy_and_resolve_references()
     for key, value in variant.changes.items():
         try:
             defaults.check_key(config, key)
@@ -100,6 +105,7 @@ def sweep(
     *,
     split: str = "test",
     views: int = 1,
+    ensembles: bool = True,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Trains and judges what is not done yet.
 
@@ -111,11 +117,12 @@ def sweep(
         output: gets a run's folder OUTPUT/VARIANT/DATA/seed-N for each.
         split: which part of the data sets judges.
         views: of test-time augmentation.
+        ensembles: whether all seeds of a variant are judged together, too.
 
     Returns:
         A row for each variant, dictionaries with `variant`, `parameters`, `runs` (each run's data,
-        seed, score, score_views, seconds), `ensembles` (the score of all seeds together, by data
-        set); and a line for each run that failed.
+        seed, workdir, score, score_views, seconds), `ensembles` (the score of all seeds together,
+        by data set); and a line for each run that failed.
 
     Raises:
         UserError: the output belongs to another comparison.
@@ -138,13 +145,14 @@ def sweep(
                 try:
                     done = _run(run_config, workdir, split, views)
                     row["parameters"] = done.pop("parameters")
-                    row["runs"].append({"data": folder, "seed": seed, **done})
+                    run = {"data": folder, "seed": seed, "workdir": str(workdir), **done}
+                    row["runs"].append(run)
                     finished.append(workdir)
                 except UserError as error:
                     failures.append(f"{variant.name}, {folder}, seed {seed}: {error}")
                 count += 1
                 progress.update(count)
-            if len(finished) > 1 and config.task == "motion":
+            if ensembles and len(finished) > 1 and config.task == "motion":
                 row["ensembles"][folder] = _ensemble(finished, split, views)
         rows.append(row)
     return rows, failures

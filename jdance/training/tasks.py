@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from jdance.data.pipeline import Batch
@@ -17,6 +18,7 @@ from jdance.errors import UserError
 from jdance.training.initialize import Flat
 from jdance.training.motion_task import MotionTask
 from jdance.training.pose_task import PoseTask
+from jdance.training.posture_task import PostureTask
 from jdance.training.state import Factors
 from jdance.training.steps import Loss
 
@@ -59,14 +61,21 @@ class Task(Protocol):
         """Shapes and dtypes with which the network is initialised."""
 
     def initial(self, variables: Any) -> Flat:
-        """What `config.init_from` gives to variables with these shapes, by path.
+        """What variables with these shapes start from, if not from random numbers, by path.
+
+        That is what `config.init_from` gives, if it names anything.
 
         Raises:
             UserError: nothing fits.
         """
 
-    def train_batches(self, source: Any, start_step: int) -> Iterator[Batch]:
-        """Endless training batches of host arrays [B, ...] from `start_step` on."""
+    def train_batches(
+        self, source: Any, start_step: int, shares: np.ndarray | None = None
+    ) -> Iterator[Batch]:
+        """Endless training batches of host arrays [B, ...] from `start_step` on.
+
+        `shares` [M] says how often each class is drawn; None: every example once in an epoch.
+        """
 
     def evaluate(self, variables: Any, dataset: Dataset, split: str) -> dict[str, Any]:
         """Judges the network on a split; `variables` are on every device."""
@@ -91,4 +100,7 @@ def data_kind(config: ConfigDict) -> str:
 
 def make(config: ConfigDict, classes: list[str]) -> Task:
     """The task of a configuration, for a data set's classes."""
-    return PoseTask(config) if config.task == "pose" else MotionTask(config, classes)
+    if config.task == "pose":
+        return PoseTask(config)
+    posture = config.model.branches in ("qes", "qes_flat")
+    return PostureTask(config, classes) if posture else MotionTask(config, classes)

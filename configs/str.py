@@ -1,0 +1,34 @@
+"""STR, one of the two systems that the paper compares itself with: a DenseNet on skeleton maps.
+
+Pham et al., Sensors 19(8):1932, 2019: distances and directions between all pairs of joints as the
+colours of a 32 x 32 picture, of stills or of sequences; Adam at 3e-4, halved every 100 of 250
+epochs, batch 64, L2 1e-4.
+
+    python launch/train.py --config=configs/str.py --workdir=runs/str --config.data.dir=data/stage
+    python launch/evaluate.py --workdir=runs/str --split=test
+
+Trainable parameters at 6 classes: 126,950, with --config.model.str.depth=28 465,878, with 40
+1,017,926. Not trained to the end here yet.
+"""
+
+from ml_collections import ConfigDict
+
+from jdance import config as defaults
+
+
+def get_config() -> ConfigDict:
+    config = defaults.base()
+    config.batch_size = 64
+    config.epochs = 250.0
+    config.eval_every = 10.0
+    config.checkpoint_every = 10.0
+    config.model.branches = "str"
+    config.optimizer.update(
+        name="adam",
+        learning_rate=3e-4,
+        weight_decay=1e-4,
+        schedule="piecewise",
+        boundaries=(100.0, 200.0),
+        decay=0.5,
+    )
+    return config

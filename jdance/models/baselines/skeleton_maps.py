@@ -1,0 +1,119 @@
+"""STR's pictures of skeletons: what its network sees instead of a photo.
+
+Pham, Salmane, Khoudour, Crouzil, Zegers and Velastin, "Spatio-temporal image representation of 3D
+skeletal movements for view-invariant action recognition with deep convolutional neural networks",
+Sensors 19(8):1932, 2019; in two dimensions here. Every pair of joints gives two colours: one for
+its distance (JJD) and one for its direction (JJO).
+"""
+
+import cv2
+import numpy as np
+
+from jdance import features
+from jdance.skeleton import COCO18, Layout
+
+SIDE = 32  # pixels of the finished map
+_FARTHEST = 3.0  # trunk lengths; distances from here on have the last colour
+_SMOOTH = np.array([-3, 12, 17, 12, -3]) / 35  # Savitzky and Golay: 5 points, quadratic
+
+
+def compute(keypoints: np.ndarray, layout: Layout = COCO18) -> np.ndarray:
+    """The maps of stills or of clips, as the network takes them.
+
+    Args:
+        keypoints: float32 [N, J, 3] of stills, or [N, T, J, 3] of clips.
+        layout: what the J joints are.
+
+    Returns:
+        uint8 RGB [N, 32, 32, 3].
+    """
+    make = still if keypoints.ndim == 3 else clip
+    pictures = [finish(make(item, layout)) for item in keypoints]
+    return np.stack(pictures) if pictures else np.zeros((0, SIDE, SIDE, 3), np.uint8)
+
+
+def still(keypoints: np.ndarray, layout: Layout = COCO18) -> np.ndarray:
+    """The map of one skeleton [J, 3]: float32 RGB [J, J, 3] in 0 to 1.
+
+    Distances are in the upper triangle, directions in the lower one, missing pairs black.
+    """
+    xy, present = features.centred(keypoints, layout)
+    first, second = _pairs(len(layout))
+    distances, directions = _colours(xy, present, xy, present)
+    picture = np.zeros((len(layout), len(layout), 3), np.float32)
+    picture[first, second] = distances
+    picture[second, first] = directions
+    return picture
+
+
+def clip(keypoints: np.ndarray, layout: Layout = COCO18) -> np.ndarray:
+    """The map of a sequence [T, J, 3]: float32 RGB [J (J - 1), 2 T - 1, 3] in 0 to 1.
+
+    The rows are the distances of all pairs of joints j < k, then their directions. Columns 0, 2,
+    4, ... are poses, the frames 0, 1, 2, ...; between them are motions, from joint j in one frame
+    to joint k in the next.
+    """
+    xy, present = features.centred(keypoints, layout)
+    xy = smooth(xy, present)
+    poses = _colours(xy, present, xy, present)
+    motions = _colours(xy[:-1], present[:-1], xy[1:], present[1:])
+    columns = np.zeros((2 * len(xy) - 1, 2 * poses[0].shape[1], 3), np.float32)
+    columns[0::2] = np.concatenate(poses, 1)
+    columns[1::2] = np.concatenate(motions, 1)
+    return columns.transpose(1, 0, 2)
+
+
+def smooth(xy: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """The Savitzky-Golay filter over time on [T, J, 2], where T is 5 or more.
+
+    The two frames at either end, and joints that are missing in one of the five frames, stay as
+    they are.
+    """
+    if len(xy) < len(_SMOOTH):
+        return xy
+    count = len(xy) - len(_SMOOTH) + 1
+    smoothed = sum(weight * xy[i : i + count] for i, weight in enumerate(_SMOOTH))
+    everywhere = np.all([present[i : i + count] for i in range(len(_SMOOTH))], axis=0)
+    result = xy.copy()
+    result[2:-2] = np.where(everywhere[..., None], smoothed, xy[2:-2])
+    return result
+
+
+def jet(values: np.ndarray) -> np.ndarray:
+    """Colours [..., 3] of values in 0 to 1: from dark blue over cyan and yellow to dark red."""
+    return np.clip(1.5 - abs(4 * values[..., None] - np.array([3, 2, 1])), 0, 1)
+
+
+def finish(picture: np.ndarray) -> np.ndarray:
+    """Brings a map float [H, W, 3] in 0 to 1 to uint8 [32, 32, 3], with its contrast enhanced.
+
+    Enlarges each side to at least 32 pixels by repetition, equalises the histogram of the
+    lightness adaptively (clip limit 2, 8 x 8 tiles), and averages areas.
+    """
+    for axis in (0, 1):
+        picture = np.repeat(picture, -(-SIDE // picture.shape[axis]), axis)
+    lab = cv2.cvtColor(np.round(255 * picture).astype(np.uint8), cv2.COLOR_RGB2LAB)
+    lab[..., 0] = cv2.createCLAHE(2.0, (8, 8)).apply(lab[..., 0])
+    enhanced = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
+    return np.asarray(cv2.resize(enhanced, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _pairs(joints: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.triu_indices(joints, 1)
+
+
+def _colours(
+    xy: np.ndarray, present: np.ndarray, later: np.ndarray, later_present: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Colours of the distances and of the directions from joint j in `xy` to joint k in `later`.
+
+    Both [..., P, 3], for the P pairs j < k.
+    """
+    first, second = _pairs(xy.shape[-2])
+    way = later[..., second, :] - xy[..., first, :]
+    length = np.linalg.norm(way, axis=-1, keepdims=True)
+    unit = way / np.where(length > 0, length, 1)
+    distances = jet(np.clip(length[..., 0] / _FARTHEST, 0, 1))
+    directions = np.concatenate([(unit + 1) / 2, np.full_like(length, 0.5)], -1)
+    there = (present[..., first] & later_present[..., second])[..., None]
+    return np.where(there, distances, 0), np.where(there, directions, 0)

@@ -1,0 +1,152 @@
+"""What a report consists of, free of how it is shown: sections of texts, tables and pictures."""
+
+import base64
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text, the first column being the name of the row.
+
+    Fields:
+        caption: what is in it, and in which unit.
+        head: titles of the columns.
+        rows: each as long as `head`.
+    """
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with a caption and, for those who cannot see it, a description.
+
+    Fields:
+        content: an SVG element as text, or the bytes of a JPEG file.
+    """
+
+    caption: str
+    alt: str
+    content: str | bytes
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Small pictures side by side."""
+
+    caption: str
+    pictures: Sequence[Picture]
+
+
+Block = Text | Table | Picture | Gallery
+
+
+@dataclass
+class Section:
+    title: str
+    blocks: list[Block] = field(default_factory=list)
+
+
+_STYLE = """
+:root { color-scheme: light; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 60rem; padding: 1rem; background: #fff; color: #222;
+  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
+  overflow-wrap: anywhere; }
+h1 { font-size: 1.6rem; font-weight: 500; line-height: 1.25; }
+h2 { font-size: 1.25rem; font-weight: 500; margin: 2.5rem 0 .5rem; padding-top: .75rem;
+  border-top: 1px solid #ddd; }
+.scroll { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; font-size: .9rem; overflow-wrap: normal; }
+caption { text-align: left; padding-bottom: .4rem; color: #555; }
+th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #e5e5e5;
+  font-variant-numeric: tabular-nums; white-space: nowrap; }
+th { font-weight: 500; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+figure { margin: 1rem 0; }
+figcaption { color: #555; font-size: .9rem; }
+svg { display: block; width: 100%; height: auto; max-width: 34rem; }
+.gallery { display: grid;
+  grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .8rem; }
+.gallery figure { margin: 0; }
+.gallery img { width: 100%; height: auto; display: block; }
+"""
+
+
+def to_html(title: str, sections: Sequence[Section]) -> str:
+    """A page that needs nothing else: no network, no script, pictures inside."""
+    body = [f"<h1>{escape(title)}</h1>"]
+    for section in sections:
+        blocks = "\n".join(_block_html(block) for block in section.blocks)
+        body.append(f"<section>\n<h2>{escape(section.title)}</h2>\n{blocks}\n</section>")
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def to_markdown(title: str, sections: Sequence[Section]) -> str:
+    """The texts and tables; of pictures only their descriptions."""
+    parts = [f"# {title}"]
+    for section in sections:
+        parts.append(f"## {section.title}")
+        parts += [text for block in section.blocks if (text := _block_markdown(block))]
+    return "\n\n".join(parts) + "\n"
+
+
+def table_markdown(table: Table) -> str:
+    lines = [list(table.head), ["---"] + ["---:"] * (len(table.head) - 1), *map(list, table.rows)]
+    cells = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def _block_html(block: Block) -> str:
+    if isinstance(block, Text):
+        return f"<p>{escape(block.text)}</p>"
+    if isinstance(block, Table):
+        head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in block.head)
+        rows = "\n".join(
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
+            for row in block.rows
+        )
+        return (
+            f'<div class="scroll" tabindex="0"><table><caption>{escape(block.caption)}</caption>\n'
+            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>"
+        )
+    if isinstance(block, Gallery):
+        inside = "\n".join(_block_html(picture) for picture in block.pictures)
+        return f'<p>{escape(block.caption)}</p>\n<div class="gallery">\n{inside}\n</div>'
+    if isinstance(block.content, str):
+        # Read out as one picture; the description replaces what is drawn.
+        picture = re.sub(
+            "^<svg", f'<svg role="img" aria-label="{escape(block.alt)}"', block.content, count=1
+        )
+    else:
+        data = base64.b64encode(block.content).decode()
+        picture = f'<img src="data:image/jpeg;base64,{data}" alt="{escape(block.alt)}">'
+    return f"<figure>{picture}<figcaption>{escape(block.caption)}</figcaption></figure>"
+
+
+def _block_markdown(block: Block) -> str:
+    if isinstance(block, Text):
+        return block.text
+    if isinstance(block, Table):
+        return f"{block.caption}\n\n{table_markdown(block)}"
+    if isinstance(block, Gallery):
+        return "\n".join([block.caption, "", *(f"- {p.caption}" for p in block.pictures)])
+    return f"{block.caption}: {block.alt}"

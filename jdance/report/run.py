@@ -1,0 +1,108 @@
+"""The report of a single run: DIR/report.html."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jdance.data import records
+from jdance.errors import UserError
+from jdance.report import charts, document, parts
+from jdance.report.document import Picture, Section, Table, Text
+from jdance.training import experiment
+
+
+def write(workdir: Path) -> Path:
+    """Writes DIR/report.html from what training and evaluation left in a run's folder.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    config, classes = experiment.read(workdir)
+    results = {
+        path.stem.removeprefix("eval_"): _read(path) for path in sorted(workdir.glob("eval_*.json"))
+    }
+    sections = [_training(workdir)]
+    for name, result in results.items():
+        sections.append(_evaluation(name, result, classes, config.data.dir))
+    flat = _flat(config.to_dict())
+    sections.append(
+        Section(
+            "Configuration",
+            [Table("What it was trained with", ["key", "value"],
+                   [[key, str(value)] for key, value in sorted(flat.items())])],
+        )
+    )  # fmt: skip
+    path = workdir / "report.html"
+    path.write_text(document.to_html(f"Run {workdir.resolve().name}", sections))
+    return path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: is damaged ({error}); run launch/evaluate.py again") from error
+
+
+def _training(workdir: Path) -> Section:
+    rows = parts.metrics(workdir)
+    if not rows:
+        return Section("Training", [Text("No step has been logged yet.")])
+    last = max(row["step"] for row in rows)
+    section = Section("Training", [Text(f"{last:,.0f} steps.")])
+    names = {"accuracy": "training batches", "category_accuracy": "training batches, categories",
+             "val_accuracy": "val", "val_AP": "AP on val"}  # fmt: skip
+    lines = {title: line for key, title in names.items() if (line := parts.curve(rows, key))}
+    if lines:
+        said = ", ".join(f"{title} ends at {line[-1][1]:.3f}" for title, line in lines.items())
+        picture = charts.curves(lines, "epoch", "accuracy")
+        section.blocks.append(Picture("Accuracy in training", f"Curves: {said}", picture))
+    return section
+
+
+def _evaluation(name: str, result: Mapping[str, Any], classes: list[str], folder: str) -> Section:
+    section = Section(f"Evaluation on {name}")
+    if "confusion" not in result:
+        rows = [[key, f"{value:.4f}"] for key, value in result.items() if isinstance(value, float)]
+        section.blocks.append(Table("By COCO's program", ["measure", "value"], rows))
+        return section
+    accuracy = parts.percent_interval(result["accuracy"], result["n"])
+    section.blocks.append(
+        Text(
+            f"Accuracy in %, with 95 % interval: {accuracy} of {result['n']} examples; mean over "
+            f"the classes {parts.percent(result['mean_class_accuracy'])}."
+        )
+    )
+    rows = [
+        [c, str(own["n"]), parts.percent_interval(own["accuracy"], own["n"])]
+        for c, own in result["per_class"].items()
+    ]
+    head = ["class", "examples", "accuracy in % (95 % interval)"]
+    section.blocks.append(Table("Accuracy of each class", head, rows))
+    section.blocks += parts.confusion_blocks(np.array(result["confusion"]), classes, name)
+    if result.get("mistakes"):
+        try:
+            source = records.Dataset(result.get("data") or folder).source(result["split"])
+        except UserError:  # moved or deleted since: the numbers stand without pictures
+            return section
+        caption = "Mistakes of which it was most certain: true class, guess, its probability"
+        gallery = parts.mistakes(result["mistakes"], source, caption)
+        if gallery.pictures:
+            section.blocks.append(gallery)
+    return section
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            result |= _flat(value, f"{prefix}{key}.")
+        else:
+            result[prefix + key] = value
+    return result

@@ -1,0 +1,106 @@
+"""Trains and judges everything that a reproduction needs, and writes its report."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jdance.data import resplit
+from jdance.data.records import Dataset
+from jdance.errors import UserError
+from jdance.recognize import Recognizer
+from jdance.report import document
+from jdance.reproduction import plan, results, speed
+from jdance.training import sweep
+from jdance.training.sweep import Variant
+
+_TITLE = "Reproduction of Shen, Jiang and Teng (2021)"
+
+
+def reproduce(
+    config: ConfigDict,
+    chosen: Sequence[Variant],
+    data: Path,
+    output: Path,
+    splits: Sequence[str],
+    seeds: int,
+    pose: str = "",
+    note: str = "",
+) -> list[str]:
+    """Does what is not done yet, and writes OUTPUT/report.html and tables.md.
+
+    Args:
+        config: the method's configuration.
+        chosen: what to train, see `plan.variants`.
+        data: a prepared data set of stills.
+        output: gets runs/, data/ and the report.
+        splits: "video", "frame" or both.
+        seeds: runs of each.
+        pose: a pose network whose time is part of the speed; "": it is left out.
+        note: a sentence for the report's first section.
+
+    Returns:
+        A line for each run that failed.
+
+    Raises:
+        UserError: the data set cannot be used, or the output belongs to other data.
+    """
+    dataset = Dataset(data)
+    if dataset.sequences:
+        raise UserError(f"{data}: holds sequences; the paper's comparison needs stills")
+    for split in ("train", "val", "test"):
+        dataset.source(split)
+    sweep.check(config, chosen)
+    output.mkdir(parents=True, exist_ok=True)
+    folders = {name: _divided(dataset, output, name) for name in splits}
+    rows, failures = sweep.sweep(
+        config, chosen, list(folders.values()), seeds, output / "runs", ensembles=False
+    )
+    _write(output / "results.json", json.dumps(rows, indent=2) + "\n")
+    datasets = {name: Dataset(folder) for name, folder in folders.items()}
+    measured = _speed(rows, output, pose)
+    sections = results.sections(rows, datasets, failures, measured, chosen, note)
+    _write(output / "report.html", document.to_html(_TITLE, sections))
+    _write(output / "tables.md", document.to_markdown(_TITLE, sections))
+    return failures
+
+
+def _divided(dataset: Dataset, output: Path, by: str) -> str:
+    """The folder of the data set divided by video or by frame."""
+    if by == "video" and not resplit.divided_groups(dataset):
+        return str(dataset.folder)
+    folder, origin = output / "data" / by, output / "data" / f"{by}.json"
+    if (folder / "dataset.json").exists():
+        if json.loads(origin.read_text()) != dataset.fingerprint():
+            raise UserError(f"{folder}: was made from other data; use another --output")
+        return str(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(origin, json.dumps(dataset.fingerprint()))
+    resplit.resplit(dataset, folder, by, seed=0)
+    return str(folder)
+
+
+def _speed(rows: Sequence[dict[str, Any]], output: Path, pose: str) -> dict[str, Any] | None:
+    """The method's speed on this machine, measured once; None where it could not be trained."""
+    path = output / "speed.json"
+    wanted = {"machine": speed.machine(), "pose": pose}
+    if path.exists():
+        done = json.loads(path.read_text())
+        if {key: done.get(key) for key in wanted} == wanted:
+            return done
+    runs = next(row["runs"] for row in rows if row["variant"] == plan.PROPOSED)
+    if not runs:
+        return None
+    recognizer = Recognizer.load(runs[0]["workdir"], pose or None)
+    done = wanted | {"frames_per_second": speed.frames_per_second(recognizer)}
+    _write(path, json.dumps(done, indent=2) + "\n")
+    return done
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)

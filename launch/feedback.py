@@ -1,0 +1,55 @@
+"""Tells dancers what to correct: for each body part a score, and by how much to turn it.
+
+python launch/train.py --config=configs/qes.py --workdir=runs/qes --config.data.dir=data/stage
+python launch/recognize.py --model=runs/qes --pose=mobilenet_v2_small --input=photos --output=out
+python launch/feedback.py --model=runs/qes --input=out [--motion=akimbo]
+
+Writes OUT/<stem>_feedback.json: the result with each person's `feedback`. A score of 1 is as most
+examples of the motion have it; angles are in degrees, positive clockwise in the picture.
+"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from jdance import feedback
+from jdance.errors import UserError
+from jdance.launcher import run
+from jdance.models.baselines.posture_feedback import PostureModel
+from jdance.training.posture_task import POSTURE_FILE
+
+_MODEL = flags.DEFINE_string("model", None, "Folder of a run of configs/qes.py.", required=True)
+_INPUT = flags.DEFINE_string(
+    "input", None, "What launch/recognize.py wrote: a folder or one JSON file.", required=True
+)
+_MOTION = flags.DEFINE_string(
+    "motion", "", "What everybody is supposed to do; by default what was recognised."
+)
+_BELOW = flags.DEFINE_float("below", 0.1, "Print parts with a score of at most this.", 0, 1)
+_ENDING = "_feedback.json"
+
+
+def main() -> None:
+    model = PostureModel.load(Path(_MODEL.value) / POSTURE_FILE)
+    place = Path(_INPUT.value)
+    paths = sorted(place.glob("*.json")) if place.is_dir() else [place]
+    paths = [path for path in paths if not path.name.endswith(_ENDING)]
+    if not paths:
+        raise UserError(f"{place}: no results of launch/recognize.py in it; check --input")
+    for path in paths:
+        result = feedback.judge_file(path, model, _MOTION.value)
+        for frame in result["frames"]:
+            for person in frame["people"]:
+                judged = person["feedback"]
+                named = f"{path.stem}, frame {frame['index']}, person {person['track']}"
+                wrong = [p for p in judged["parts"] if p["score"] <= _BELOW.value]
+                said = "; ".join(feedback.sentence(part) for part in wrong)
+                print(f"{named}, {judged['motion']}: {said or 'nothing to correct'}")
+        target = path.with_name(path.stem + _ENDING)
+        target.write_text(json.dumps(result) + "\n")
+    print(f"wrote {len(paths)} files *{_ENDING} beside the results")
+
+
+if __name__ == "__main__":
+    run(main)

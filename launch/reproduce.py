@@ -1,0 +1,66 @@
+"""Repeats the paper's evaluation on your data: the method, its variants, STR and QES, one report.
+
+python launch/prepare.py --source=stage:paper --output=data/stage
+python launch/reproduce.py --data=data/stage --output=reproduction
+
+Writes OUTPUT/report.html, a page that needs nothing else, and its tables as tables.md. What is done
+is not done again, and a run that was interrupted goes on from its newest checkpoint: stop it at any
+time, and run the same command again.
+
+--preset=full is the paper's network and recipe, for a GPU; small has the same tables with a network
+for CPUs; reduced trains the four compared methods once, divided by video.
+"""
+
+import runpy
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from jdance.errors import UserError
+from jdance.launcher import run
+from jdance.reproduction import plan
+from jdance.reproduction.runner import reproduce
+
+_DATA = flags.DEFINE_string("data", None, "A data set by launch/prepare.py.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for runs and report.", required=True)
+_PRESET = flags.DEFINE_enum("preset", "full", list(plan.PRESETS), "How much to do.")
+_SEEDS = flags.DEFINE_integer("seeds", None, "Runs of each; by default 3, reduced 1.", 1)
+_SWEEP = flags.DEFINE_bool("sweep", False, "Also the search over batch sizes and widths.")
+_POSE = flags.DEFINE_string(
+    "pose", "", "A pose network that is part of the measured speed; by default it is left out."
+)
+_CONFIG = flags.DEFINE_string(
+    "config", "", "Another configuration of the method than the preset's."
+)
+
+
+def _load(name: str) -> ConfigDict:
+    path = Path(__file__).resolve().parent.parent / "configs" / f"{name}.py"
+    if _CONFIG.value and name == plan.PRESETS[_PRESET.value].proposed:
+        path = Path(_CONFIG.value)
+    return runpy.run_path(str(path))["get_config"]()  # the launcher has had a look at --config
+
+
+def main() -> None:
+    preset = plan.PRESETS[_PRESET.value]
+    config, chosen = plan.variants(preset, _load, search=_SWEEP.value)
+    output = Path(_OUTPUT.value)
+    failures = reproduce(
+        config,
+        chosen,
+        Path(_DATA.value),
+        output,
+        preset.splits,
+        _SEEDS.value or preset.seeds,
+        _POSE.value,
+        plan.differences(preset),
+    )
+    print(f"wrote {output / 'report.html'} and tables.md")
+    if failures:
+        print("\n".join(f"failed: {line}" for line in failures))
+        raise UserError(f"{len(failures)} runs failed (listed above); the others are in the report")
+
+
+if __name__ == "__main__":
+    run(main)

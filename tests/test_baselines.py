@@ -1,0 +1,409 @@
+"""STR and QES against plain statements of what they compute."""
+
+import json
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import tiny_config
+from test_features import people
+
+from jdance import config as defaults
+from jdance import features, models
+from jdance import skeleton as sk
+from jdance.data.prepare import prepare
+from jdance.data.sources import open_source
+from jdance.errors import UserError
+from jdance.models.baselines import fuzzy_c_means, posture_feedback, skeleton_maps
+from jdance.models.baselines.posture_nets import TwoStagePostureNet
+from jdance.recognize import Recognizer
+from jdance.training import categories, judge, loop
+
+# --- STR ------------------------------------------------------------------------------------------
+
+
+def centred_by_hand(person):
+    p = person[:, :2].astype(np.float64)
+    return (p - p[1]) / np.linalg.norm(p[1] - (p[8] + p[11]) / 2)
+
+
+def colour(value):
+    return [min(max(1.5 - abs(4 * value - peak), 0), 1) for peak in (3, 2, 1)]
+
+
+def test_still_map_is_the_definition():
+    person = people(1, seed=3)[0]
+    person[16] = 0  # the right ear is missing
+    p = centred_by_hand(person)
+    expected = np.zeros((18, 18, 3))
+    for j in range(18):
+        for k in range(j + 1, 18):
+            if 16 in (j, k):
+                continue
+            way = p[k] - p[j]
+            length = np.hypot(*way)
+            expected[j, k] = colour(min(length / 3, 1))
+            expected[k, j] = [(way[0] / length + 1) / 2, (way[1] / length + 1) / 2, 0.5]
+    np.testing.assert_allclose(skeleton_maps.still(person), expected, atol=1e-4)
+
+
+def test_clip_map_is_the_definition():
+    frames = people(7, seed=4)
+    places = np.stack([centred_by_hand(person) for person in frames])
+    smoothed = places.copy()
+    for t in range(2, 5):
+        smoothed[t] = sum(
+            w * places[t + d] for w, d in zip((-3, 12, 17, 12, -3), range(-2, 3), strict=True)
+        )
+        smoothed[t] /= 35
+    pairs = [(j, k) for j in range(18) for k in range(j + 1, 18)]
+    assert len(pairs) == 153
+    expected = np.zeros((306, 13, 3))
+    for column in range(13):
+        before, after = smoothed[column // 2], smoothed[(column + 1) // 2]
+        for row, (j, k) in enumerate(pairs):
+            way = after[k] - before[j]
+            length = np.hypot(*way)
+            expected[row, column] = colour(min(length / 3, 1))
+            expected[153 + row, column] = [*((way / length + 1) / 2), 0.5]
+    np.testing.assert_allclose(skeleton_maps.clip(frames), expected, atol=2e-4)
+
+
+def test_finished_map():
+    picture = np.random.default_rng(0).random((18, 18, 3))
+    large = np.kron(picture, np.ones((2, 2, 1)))
+    lab = cv2.cvtColor(np.round(255 * large).astype(np.uint8), cv2.COLOR_RGB2LAB)
+    lab[..., 0] = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(lab[..., 0])
+    expected = cv2.resize(
+        cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), (32, 32), interpolation=cv2.INTER_AREA
+    )
+    np.testing.assert_array_equal(skeleton_maps.finish(picture), expected)
+    assert skeleton_maps.compute(people(3)).shape == (3, 32, 32, 3)
+    assert skeleton_maps.compute(people(6).reshape(2, 3, 18, 3)).shape == (2, 32, 32, 3)
+    assert not skeleton_maps.still(np.zeros((18, 3), np.float32)).any()
+
+
+@pytest.mark.parametrize(
+    ("depth", "trainable", "everything"),
+    [(16, 126_950, 129_590), (28, 465_878, 474_518), (40, 1_017_926, 1_036_022)],
+)
+def test_str_has_the_papers_parameters(depth, trainable, everything):
+    config = defaults.model()
+    config.branches, config.str.depth = "str", depth
+    maps = jnp.zeros((1, *models.feature_shape(config)))
+    variables = jax.eval_shape(models.build(config).init, jax.random.key(0), None, maps)
+    assert models.count_parameters(variables) == trainable
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == everything
+
+
+# --- QES ------------------------------------------------------------------------------------------
+
+
+def test_segments_are_angles_to_the_trunk():
+    group = people(20, seed=5)
+    pairs = [(1, 0), (2, 5), (8, 11), (2, 3), (3, 4), (5, 6), (6, 7), (8, 9), (9, 10), (11, 12),
+             (12, 13)]  # fmt: skip
+    ours = features.compute("segments22", group).reshape(20, 11, 2)
+    for person, found in zip(group[..., :2].astype(np.float64), ours, strict=True):
+        trunk = (person[8] + person[11]) / 2 - person[1]
+        for (a, b), (cosine, sine) in zip(pairs, found, strict=True):
+            bone = person[b] - person[a]
+            angle = np.arctan2(bone[1], bone[0]) - np.arctan2(trunk[1], trunk[0])
+            np.testing.assert_allclose([cosine, sine], [np.cos(angle), np.sin(angle)], atol=1e-4)
+    group[:, [8, 11]] = 0  # no hips: the trunk is upright, hips and legs are missing
+    upright = features.compute("segments22", group).reshape(20, 11, 2)
+    assert not upright[:, [2, 7, 9]].any()
+    head = group[:, 0, :2] - group[:, 1, :2]
+    cosine = head[:, 1] / np.linalg.norm(head, axis=-1)
+    np.testing.assert_allclose(upright[:, 0, 0], cosine, atol=1e-4)
+
+
+def test_memberships_are_the_definition_and_sum_to_one():
+    rng = np.random.default_rng(0)
+    points, prototypes = rng.normal(size=(30, 5)), rng.normal(size=(4, 5))
+    for fuzziness in (1.25, 2.0):
+        ours = fuzzy_c_means.memberships(jnp.asarray(points, jnp.float32), prototypes, fuzziness)
+        for point, shares in zip(points, np.asarray(ours), strict=True):
+            d = np.linalg.norm(point - prototypes, axis=1)
+            expected = [1 / sum((d[k] / d[j]) ** (2 / (fuzziness - 1)) for j in range(4))
+                        for k in range(4)]  # fmt: skip
+            np.testing.assert_allclose(shares, expected, atol=1e-5)
+        np.testing.assert_allclose(np.asarray(ours).sum(1), 1, atol=1e-6)
+    on_it = fuzzy_c_means.memberships(jnp.asarray(prototypes), jnp.asarray(prototypes), 1.25)
+    np.testing.assert_allclose(on_it, np.eye(4), atol=1e-6)
+
+
+def test_fuzzy_c_means_step_is_the_definition():
+    rng = np.random.default_rng(1)
+    points = rng.normal(size=(40, 3)).astype(np.float32)
+    prototypes = rng.normal(size=(5, 3)).astype(np.float32)
+    weights = np.r_[np.ones(30), np.zeros(10)].astype(np.float32)
+    ours = fuzzy_c_means.step(points, weights, jnp.asarray(prototypes), fuzziness=1.25)
+    d = np.linalg.norm(points[:30, None].astype(float) - prototypes, axis=-1)
+    u = d ** (-2 / 0.25) / (d ** (-2 / 0.25)).sum(1, keepdims=True)
+    expected = (u**1.25).T @ points[:30] / (u**1.25).sum(0)[:, None]
+    np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+def test_fuzzy_c_means_finds_the_middles_of_clouds():
+    rng = np.random.default_rng(2)
+    middles = np.array([[0, 0], [5, 0], [0, 5], [5, 5]], np.float32)
+    points = np.repeat(middles, 50, 0) + rng.normal(0, 0.3, (200, 2)).astype(np.float32)
+    strange = np.full((20, 2), 100, np.float32)
+    everything = jnp.asarray(np.concatenate([points, strange]))
+    weights = jnp.asarray(np.r_[np.ones(200), np.zeros(20)], jnp.float32)
+    found = fuzzy_c_means.fit(everything, weights, jax.random.key(0), count=4, fuzziness=1.25)
+    means = points.reshape(4, 50, 2).mean(1)
+    order = np.linalg.norm(means[:, None] - np.asarray(found), axis=-1).argmin(1)
+    assert sorted(order) == [0, 1, 2, 3]
+    np.testing.assert_allclose(np.asarray(found)[order], means, atol=0.05)
+
+
+def test_merging_of_confused_classes():
+    counts = np.diag([90, 80, 80, 70, 95, 100])
+    counts[1, 2], counts[2, 1] = 20, 20  # .2 mutually
+    counts[0, 3], counts[3, 0] = 10, 30  # .2
+    counts[4, 5] = 5  # .025: too little
+    assert categories.merge(counts, 3, 0.05) == (0, 1, 1, 0, 2, 3)
+    assert categories.merge(counts, 5, 0.05) in ((0, 1, 1, 2, 3, 4), (0, 1, 2, 0, 3, 4))
+    assert categories.merge(counts, 3, 0.01) == (0, 1, 1, 0, 2, 2)
+    assert categories.merge(np.ones((6, 6)), 3, 0.05).count(0) > 1
+    assert len(set(categories.merge(np.ones((6, 6)), 3, 0.05))) == 3
+    assert categories.merge(np.diag([5, 5]), 3, 0.05) == (0, 1)
+
+
+def gaussian_classes(count, seed):
+    """Clouds of 22 numbers: classes 0 and 1 are two lobes each, crossed, so that no straight line
+    and no single mean tells them apart; 2 to 4 lie by themselves."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 5
+    points = rng.normal(0, 0.15, (count, 22)).astype(np.float32)
+    lobe = rng.choice([-1, 1], count)
+    crossed = labels < 2
+    points[crossed, 0] += lobe[crossed]
+    points[crossed, 1] += (lobe * np.where(labels == 0, 1, -1))[crossed]
+    for label in (2, 3, 4):
+        points[labels == label, label + 1] += 2
+    return points, labels
+
+
+def test_two_stages_solve_a_toy_of_known_answer():
+    points, labels = gaussian_classes(500, 0)
+    found = categories.find(
+        points, labels, [""] * 500, 5, hidden=1, least=3, threshold=0.05, seed=0
+    )  # one hidden unit cannot tell the crossed lobes apart
+    assert found[0] == found[1]
+    net = TwoStagePostureNet((0, 0, 1, 2, 3), prototypes=2)
+    variables = net.init(jax.random.key(0), None, jnp.asarray(points))
+    # Stage 1 written down: far along axis 3, 4, 5 is category 1, 2, 3, else 0.
+    hidden = np.zeros((22, 30), np.float32)
+    output = np.zeros((30, 4), np.float32)
+    for category in (1, 2, 3):
+        hidden[2 + category, category] = 20
+        output[category, category] = 20
+    stage1 = {
+        "hidden": {"kernel": hidden, "bias": np.full(30, -20, np.float32)},
+        "logits": {"kernel": output, "bias": np.array([10, 0, 0, 0], np.float32)},
+    }
+    weights = (labels == np.arange(5)[:, None]).astype(np.float32)
+    prototypes = jnp.stack(
+        [fuzzy_c_means.fit(points, w, jax.random.key(1), count=2, fuzziness=1.25) for w in weights]
+    )
+    np.testing.assert_allclose(np.sort(prototypes[0, :, 0]), [-1, 1], atol=0.1)
+    variables = {"params": {"category": stage1}, "batch_stats": {"prototypes": prototypes}}
+    fresh, true = gaussian_classes(400, 1)
+    logs = net.apply(variables, None, jnp.asarray(fresh))
+    assert (np.asarray(logs).argmax(1) == true).mean() == 1
+    np.testing.assert_allclose(np.exp(logs).sum(1), 1, atol=1e-4)
+    # Inside category 0 the probabilities are the summed memberships to the four prototypes.
+    point = fresh[0]
+    d = np.linalg.norm(point - np.asarray(prototypes[:2]).reshape(4, 22), axis=1)
+    u = d**-8.0 / (d**-8.0).sum()
+    np.testing.assert_allclose(np.exp(logs[0, :2]), [u[:2].sum(), u[2:].sum()], atol=1e-4)
+    # Nobody found, all zeros: an answer all the same.
+    assert np.isfinite(net.apply(variables, None, jnp.zeros((1, 22)))).all()
+
+
+def person_with(angles):
+    """A person [18, 3] whose segments make these angles (radians) with an upright trunk."""
+    place = {"neck": np.array([100.0, 50.0])}
+
+    def step(start, part, length):
+        angle = angles[posture_feedback.PARTS.index(part)] + np.pi / 2  # the trunk points down
+        return start + length * np.array([np.cos(angle), np.sin(angle)])
+
+    place["nose"] = step(place["neck"], "head", 15)
+    for pair, at, part in (
+        (("right_shoulder", "left_shoulder"), place["neck"], "shoulders"),
+        (("right_hip", "left_hip"), place["neck"] + [0, 60], "hips"),
+    ):
+        half = (step(at, part, 20) - at) / 2
+        place[pair[0]], place[pair[1]] = at - half, at + half
+    for side in ("right", "left"):
+        for joints, parts in (
+            (("shoulder", "elbow", "wrist"), ("upper arm", "forearm")),
+            (("hip", "knee", "ankle"), ("thigh", "shin")),
+        ):
+            for before, after, part in zip(joints, joints[1:], parts, strict=False):
+                start = place[f"{side}_{before}"]
+                place[f"{side}_{after}"] = step(start, f"{side} {part}", 25)
+    keypoints = np.zeros((18, 3), np.float32)
+    for name, xy in place.items():
+        keypoints[sk.NAMES.index(name)] = [*xy, 1]
+    return keypoints
+
+
+def test_feedback_of_a_known_posture():
+    rng = np.random.default_rng(0)
+    usual = rng.uniform(-0.8, 0.8, 11)
+    group = np.stack([person_with(usual + rng.normal(0, 0.1, 11)) for _ in range(300)])
+    segments = features.compute("segments22", group)
+    model = posture_feedback.fit(segments, np.zeros(300, int), ("bow", "never seen"))
+    parts = {part.name: part for part in model.judge(person_with(usual), "bow")}
+    assert list(parts) == list(posture_feedback.PARTS)
+    assert all(part.score > 0.9 and abs(part.angle) < 4 for part in parts.values())
+    wrong = usual.copy()
+    wrong[posture_feedback.PARTS.index("left thigh")] += np.radians(40)
+    wrong[posture_feedback.PARTS.index("left shin")] += np.radians(40)  # hangs on the thigh
+    parts = {part.name: part for part in model.judge(person_with(wrong), "bow")}
+    assert parts["left thigh"].score < 0.01 and parts["right thigh"].score > 0.9
+    assert abs(parts["left thigh"].angle + 40) < 4
+    incomplete = person_with(usual)
+    incomplete[sk.L_KNEE] = 0
+    names = [part.name for part in model.judge(incomplete, "bow")]
+    assert len(names) == 9 and "left thigh" not in names and "left shin" not in names
+    assert model.judge(person_with(usual), "never seen") == []
+    with pytest.raises(UserError, match="no judgement of 'jump'"):
+        model.judge(incomplete, "jump")
+
+
+def test_feedback_follows_the_part_before():
+    """A forearm that turns with the upper arm is not blamed for the upper arm's turn."""
+    rng = np.random.default_rng(1)
+    angles = np.zeros((400, 11))
+    upper, fore = (posture_feedback.PARTS.index(f"right {p}") for p in ("upper arm", "forearm"))
+    angles[:, upper] = rng.normal(0, 0.3, 400)
+    angles[:, fore] = angles[:, upper] + rng.normal(0, 0.03, 400)
+    segments = features.compute("segments22", np.stack([person_with(a) for a in angles]))
+    model = posture_feedback.fit(segments, np.zeros(400, int), ("wave",))
+    turned = np.zeros(11)
+    turned[[upper, fore]] = 0.5
+    parts = {part.name: part for part in model.judge(person_with(turned), "wave")}
+    assert parts["right forearm"].score > 0.6 and abs(parts["right forearm"].angle) < 6
+
+
+def test_feedback_program(tmp_path):
+    from test_programs import program
+
+    rng = np.random.default_rng(0)
+    group = np.stack([person_with(rng.normal(0, 0.05, 11)) for _ in range(50)])
+    segments = features.compute("segments22", group)
+    posture_feedback.fit(segments, np.zeros(50, int), ("stand",)).save(tmp_path / "posture.npz")
+    wrong = np.zeros(11)
+    wrong[posture_feedback.PARTS.index("left forearm")] = np.radians(-50)
+    person = {"track": 0, "motion": "stand", "keypoints": person_with(wrong).tolist()}
+    nobody = {"track": 1, "motion": "stand", "keypoints": None}
+    frames = [{"index": 0, "people": [person, nobody]}]
+    (tmp_path / "a.json").write_text(json.dumps({"frames": frames}))
+    told, _ = program("feedback", f"--model={tmp_path}", f"--input={tmp_path}")
+    assert "a, frame 0, person 0, stand: left forearm 0.00: turn 5" in told
+    assert "degrees clockwise\n" in told and "person 1, stand: nothing to correct" in told
+    written = json.loads((tmp_path / "a_feedback.json").read_text())
+    first, second = written["frames"][0]["people"]
+    assert len(first["feedback"]["parts"]) == 11 and second["feedback"]["parts"] == []
+    assert abs(first["feedback"]["parts"][0]["angle"] - 50) < 3
+    _, error = program(
+        "feedback", f"--model={tmp_path}", f"--input={tmp_path}", "--motion=jump", status=1
+    )
+    assert "no judgement of 'jump'" in error
+    (tmp_path / "b.json").write_text("[]")
+    _, error = program(
+        "feedback", f"--model={tmp_path}", f"--input={tmp_path / 'b.json'}", status=1
+    )
+    assert "b.json: not a result of launch/recognize.py" in error
+
+
+# --- Trained by the same programs -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def skeletons(tmp_path_factory):
+    """60 bare skeletons to train and 30 to judge, whose arms tell the class."""
+    folder, rng = tmp_path_factory.mktemp("skeletons"), np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    angles = rng.normal(0, 0.2, (90, 11))
+    arms = [posture_feedback.PARTS.index(f"{side} upper arm") for side in ("right", "left")]
+    angles[:, arms] += labels[:, None]
+    group = np.stack([person_with(a) for a in angles])
+    np.savez(
+        folder / "s.npz", xy=group[..., :2], conf=group[..., 2],
+        label=np.array(list("abc"))[labels], split=np.where(np.arange(90) < 60, "train", "val"),
+    )  # fmt: skip
+    prepare(open_source(str(folder / "s.npz")), folder / "data", None)
+    return folder / "data"
+
+
+def baseline_config(data, branches):
+    config = tiny_config(data)
+    config.model.branches = branches
+    config.model.str.depth = 7
+    config.model.qes.prototypes = 3
+    config.optimizer.update(name="adam", learning_rate=0.03)
+    config.augment.update(rotation=0.0, flip=0.0)
+    config.eval_every = 100.0
+    config.checkpoint_every = 100.0
+    config.epochs = 6.0
+    return config
+
+
+def test_qes_trains_resumes_and_is_judged(skeletons, tmp_path):
+    config = baseline_config(skeletons, "qes")
+    result = loop.train(config, tmp_path)
+    assert result["accuracy"] > 0.9
+    assert loop.train(config, tmp_path) == result
+    assert judge.judge([tmp_path], "val")[0]["accuracy"] == result["accuracy"]
+    saved = json.loads((tmp_path / "config.json").read_text())["config"]["model"]["qes"]
+    assert saved["categories"] == [0, 1, 2]
+    model = posture_feedback.PostureModel.load(tmp_path / "posture.npz")
+    assert model.classes == ("a", "b", "c") and (model.counts == 20).all()
+    config.model.qes.prototypes = 21
+    with pytest.raises(UserError, match="only 20 training examples of class 'a'"):
+        loop.train(config, tmp_path / "other")
+    config.model.qes.update(prototypes=3, categories=(0, 2, 2))
+    with pytest.raises(UserError, match="expected a number from 0 on for each of the 3 classes"):
+        loop.train(config, tmp_path / "other")
+
+
+@pytest.mark.parametrize("branches", ["str", "qes_flat"])
+def test_the_others_train_and_are_judged(branches, skeletons, tmp_path):
+    config = baseline_config(skeletons, branches)
+    if branches == "str":  # batch norm's running statistics must keep up
+        config.optimizer.learning_rate = 0.005
+    result = loop.train(config, tmp_path)
+    assert result["accuracy"] > 0.8
+    recognizer, image = Recognizer.load(tmp_path), np.zeros((200, 200, 3), np.uint8)
+    for number in range(3):
+        angles = np.zeros(11)
+        for side in ("right", "left"):
+            angles[posture_feedback.PARTS.index(f"{side} upper arm")] = number
+        (person,) = recognizer(image, person_with(angles)[None])
+        assert person.motion == "abc"[number]
+    assert judge.judge([tmp_path], "val")[0]["accuracy"] == result["accuracy"]
+
+
+def test_str_takes_sequences(tmp_path):
+    from test_sequences import clips
+
+    np.savez(tmp_path / "clips.npz", **clips(24))
+    source = open_source(str(tmp_path / "clips.npz"), split_column="split2")
+    prepare(source, tmp_path / "data", None)
+    config = tiny_config(tmp_path / "data")
+    config.model.branches = "str"
+    config.model.str.depth = 7
+    config.epochs = 1.0
+    assert loop.train(config, tmp_path / "run")["n"]
+    config.model.branches = "qes"
+    with pytest.raises(UserError, match="holds sequences"):
+        loop.train(config, tmp_path / "other")

@@ -1,0 +1,144 @@
+"""Reports: what they say, and that they need nothing else to be read."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from conftest import tiny_config
+
+from jdance.data import records
+from jdance.errors import UserError
+from jdance.report import charts, document, parts
+from jdance.report import run as run_report
+from jdance.training import evaluation, judge, loop
+
+VOID = {"meta", "img", "br", "line", "rect", "circle", "polyline"}
+
+
+class Page(HTMLParser):
+    """Checks that tags are closed, and collects what a page refers to and what it describes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.text, self.links, self.pictures = [], [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        if tag not in VOID:
+            self.open.append(tag)
+        self.links += [values[name] for name in ("src", "href", "action") if name in values]
+        if tag == "img":
+            self.pictures.append(values["alt"])
+        if tag == "svg":
+            assert values["role"] == "img"
+            self.pictures.append(values["aria-label"])
+        assert tag != "script"
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def check_page(text):
+    """A page without references to anything outside it, all of whose pictures are described."""
+    page = Page(text)
+    assert all(link.startswith("data:image/jpeg;base64,") for link in page.links)
+    assert "url(" not in text and "@import" not in text
+    assert re.findall(r'https?://[^"]*', text) == ["http://www.w3.org/2000/svg"] * text.count(
+        "<svg"
+    )
+    assert all(len(alt) > 20 for alt in page.pictures)
+    assert '<meta name="viewport" content="width=device-width' in text
+    return page
+
+
+def test_wilsons_interval():
+    low, high = parts.interval(0.5, 10)  # Newcombe (1998): 0.2366 to 0.7634
+    assert (low, high) == (pytest.approx(0.2366, abs=1e-4), pytest.approx(0.7634, abs=1e-4))
+    assert parts.interval(1.0, 27)[1] == 1 and parts.interval(0.0, 27)[0] == 0
+    assert parts.percent_interval(None, 0) == ""
+    assert parts.percent_interval(0.5, 10) == "50.0 (23.7 to 76.3)"
+
+
+def test_document_in_both_forms():
+    sections = [
+        document.Section(
+            "A < B",
+            [
+                document.Text("1 < 2 & 3"),
+                document.Table("c|d", ["x", "y"], [["a|b", "<1>"]]),
+                document.Picture("curve", 'a "long" description of it', "<svg></svg>"),
+            ],
+        )
+    ]
+    page = check_page(
+        document.to_html("T", sections).replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"')
+    )
+    assert "<1>" in page.text and page.pictures == ['a "long" description of it']
+    lines = document.to_markdown("T", sections).splitlines()
+    assert lines[:3] == ["# T", "", "## A < B"]
+    assert "| a\\|b | <1> |" in lines and 'curve: a "long" description of it' in lines
+
+
+def test_curves_pass_through_their_points():
+    svg = charts.curves({"one & all": [(0, 0.0), (5, 0.5), (10, 1.0)]}, "epoch", "accuracy")
+    points = re.search(r'points="([^"]*)"', svg)[1].split()
+    x, y = np.array([point.split(",") for point in points], float).T
+    np.testing.assert_allclose(np.diff(x), (430 - 40 - 16) / 2, atol=0.1)
+    np.testing.assert_allclose(np.diff(y), -120, atol=0.1)
+    assert "one &amp; all" in svg
+    assert charts.curves({}, "epoch", "accuracy").endswith("</svg>")
+    assert "<circle" in charts.curves({"a": [(3.0, 0.9)]}, "epoch", "accuracy")
+
+
+def test_confusion_picture_has_every_number():
+    counts = np.array([[30, 2], [0, 7]])
+    svg = charts.confusion(counts, ["wave", "walk <x>"])
+    assert re.findall(r">(\d+)<", svg) == ["30", "2", "7"] and "walk &lt;x&gt;" in svg
+    picture, table = parts.confusion_blocks(counts, ["wave", "walk"], "val")
+    assert "37 of 39 right; wave taken for walk 2 times" in picture.alt
+    assert table.rows == [["wave", "30", "2", "93.8"], ["walk", "0", "7", "100.0"]]
+
+
+def test_mistakes_come_most_certain_first():
+    predictions = {
+        "probabilities": np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]]),
+        "label": np.array([0, 0, 0, 1]),
+        "index": np.array([5, 6, 7, 8]),
+    }
+    assert evaluation.mistakes(predictions, ["a", "b"]) == [
+        {"index": 7, "true": "a", "guess": "b", "probability": 0.8},
+        {"index": 6, "true": "a", "guess": "b", "probability": 0.6},
+    ]
+    assert len(evaluation.mistakes(predictions, ["a", "b"], limit=1)) == 1
+
+
+def test_report_of_a_run(tiny_data, tmp_path):
+    with pytest.raises(UserError, match="train with"):
+        run_report.write(tmp_path)
+    config = tiny_config(tiny_data)
+    config.model.branches = "keypoints"
+    loop.train(config, tmp_path)
+    run_report.write(tmp_path)  # before any evaluation
+    result, _ = judge.judge([tmp_path], "val")
+    text = run_report.write(tmp_path).read_text()
+    page = check_page(text)
+    said = " ".join(page.text)
+    assert f"{result['accuracy'] * 100:.1f} (" in said and "keypoint_widths" in said
+    assert len(result["mistakes"]) == 15 - round(15 * result["accuracy"]) > 0
+    shown = min(12, len(result["mistakes"]))
+    assert len(page.pictures) == shown + 2  # curves and confusion
+    first = result["mistakes"][0]
+    example = records.unpack(records.Dataset(tiny_data).source("val")[first["index"]])
+    assert result["classes"][example.label] == first["true"]
+    assert f"{first['true']}, taken for {first['guess']}" in said
