@@ -22,7 +22,7 @@ from jdance.pose.decode import DecodeConfig, decode
 from jdance.pose.letterbox import INPUT_SIZE
 from jdance.recognition import resample
 
-GROUPS = (1, 2, 4, 8, 16)  # numbers of people that the motion network is compiled for
+GROUPS = (1, 4, 16)  # numbers of people that the motion network is compiled for
 
 
 class Recognized(NamedTuple):
@@ -195,34 +195,24 @@ def _probabilities(
     total = valid.sum()
     # Numbers of the valid people, compacted; beyond them a number that scatters drop.
     people = jnp.nonzero(valid.reshape(-1), size=rows + groups[-1], fill_value=rows)[0]
-    size = network.image_size or crop.SIZE
-    affine, _ = augment.matrix(size, None, augment.ConfigDict())
-    linear, offset = affine[:, :2].astype(np.float32), affine[:, 2].astype(np.float32)
+    points = keypoints.reshape(rows, skeleton.NUM_JOINTS, 3)
+    square = square.reshape(rows, 3)
+    seen = _into_view(points, square, network.image_size or crop.SIZE)
+    numbers, placed = features.compute(network.features, seen), features.valid(seen)
+    views = None
+    if network.image_size:
+        owner = np.arange(rows, dtype=np.int32) // valid.shape[1]
+        views = _views(frames, owner, square, people, total, network.image_size)
 
-    def judge(count: int, person: Array) -> Array:
-        """Probabilities [count, M] of the people with the numbers int32 [count]."""
-        person = jnp.minimum(person, rows - 1)
-        cut = square.reshape(rows, 3)[person]
-        points = keypoints.reshape(rows, skeleton.NUM_JOINTS, 3)[person]
-        scale = (crop.SIZE / cut[:, 2])[:, None, None]
-        xy = (points[..., :2] + 0.5 - cut[:, None, :2]) * scale - 0.5
-        xy = xy @ linear.T + offset
-        seen = jnp.concatenate([xy, points[..., 2:]], -1)
-        seen = jnp.where((points[..., 2:] > 0), seen, 0)
-        image = None
-        if network.image_size:
-
-            def look(one: tuple[Array, Array]) -> Array:
-                index, where = one
-                return resample.view(resample.cut(frames, index, where), size)
-
-            image = jax.lax.map(look, (person // valid.shape[1], cut))
-        numbers = features.compute(network.features, seen)
-        logits = network.logits(variables, image, numbers, features.valid(seen))
+    def judge(count: int, done: Array) -> Array:
+        """Probabilities [count, M] of so many of the people, from a place in `people` on."""
+        person = jnp.minimum(jax.lax.dynamic_slice(people, (done,), (count,)), rows - 1)
+        image = None if views is None else jax.lax.dynamic_slice_in_dim(views, done, count)
+        logits = network.logits(variables, image, numbers[person], placed[person])
         return jax.nn.softmax(logits / temperature)
 
     sizes = jnp.array(groups)
-    motions = jax.eval_shape(lambda: judge(1, jnp.zeros(1, jnp.int32))).shape[-1]
+    motions = jax.eval_shape(lambda: judge(1, total)).shape[-1]
 
     def take(state: tuple[Array, Array]) -> tuple[Array, Array]:
         done, result = state
@@ -235,7 +225,7 @@ def _probabilities(
         def branch(count: int) -> Callable[[], Array]:
             def run() -> Array:
                 person = jax.lax.dynamic_slice(people, (done,), (count,))
-                return result.at[person].set(judge(count, person), mode="drop")
+                return result.at[person].set(judge(count, done), mode="drop")
 
             return run
 
@@ -245,3 +235,35 @@ def _probabilities(
     start = jnp.zeros((), total.dtype), jnp.zeros((rows, motions), jnp.float32)
     _, result = jax.lax.while_loop(lambda state: state[0] < total, take, start)
     return result.reshape(*valid.shape, motions)
+
+
+def _into_view(points: Array, square: Array, size: int) -> Array:
+    """Key points [N, 18, 3] of frames, as seen in a view of `size` pixels of their squares [N, 3].
+
+    As `crop.into` and then `augment.warp_keypoints` without an rng.
+    """
+    affine, _ = augment.matrix(size, None, augment.ConfigDict())
+    scale = (crop.SIZE / square[:, 2])[:, None, None]
+    xy = (points[..., :2] + 0.5 - square[:, None, :2]) * scale - 0.5
+    xy = xy * np.diag(affine[:, :2]).astype(np.float32) + affine[:, 2].astype(np.float32)
+    present = points[..., 2:] > 0
+    return jnp.where(present, jnp.concatenate([xy, points[..., 2:]], -1), 0)
+
+
+def _views(
+    frames: Array, owner: np.ndarray, square: Array, people: Array, total: Array, size: int
+) -> Array:
+    """What the motion network sees of the people: uint8 [len(people), size, size, 3].
+
+    Of the first `total` entries of `people`, which are rows of `owner` (the frame) and `square`;
+    the others stay black.
+    """
+    owner = jnp.asarray(owner)
+
+    def add(number: Array, views: Array) -> Array:
+        person = people[number]
+        one = resample.view(resample.cut(frames, owner[person], square[person]), size)
+        return jax.lax.dynamic_update_slice_in_dim(views, one[None], number, 0)
+
+    views = jnp.zeros((len(people), size, size, 3), jnp.uint8)
+    return jax.lax.fori_loop(0, total, add, views)
