@@ -119,9 +119,7 @@ class Recognizer:
         temperature = calibration.temperature_of(folder)
         # One copy: the checkpoint's are on all devices.
         variables = jax.device_get(variables)
-        return cls(
-            config, classes, variables, estimator, min_joints, temperature, min_confidence
-        )
+        return cls(config, classes, variables, estimator, min_joints, temperature, min_confidence)
 
     def function(self, options: Options, known: bool = False) -> Any:
         """The pure program: (variables, frames uint8 [B, H, W, 3], sizes int32 [B, 2]) ->
@@ -268,5 +266,5 @@ def annotate(image: np.ndarray, people: list[Person], classes: list[str]) -> np.
 
 
 def number_of(motion: str, classes: Sequence[str]) -> int:
-    """The number that chooses a motion's colour; UNKNOWN has its own."""
-    return len(classes) if motion == UNKNOWN else classes.index(motion)
+    """The number that chooses a motion's colour: its place, or -1 where it is UNKNOWN."""
+    return -1 if motion == UNKNOWN else classes.index(motion)

@@ -277,9 +277,7 @@ class Tracker:
         return track._filter(when, person, track.size)
 
 
-def bridge(
-    before: np.ndarray, after: np.ndarray, share: float
-) -> np.ndarray:
+def bridge(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarray:
     """Key points float32 [18, 3] between two frames, `share` of the way from one to the other.
 
     Only the joints that both have; scores are the lower ones.

@@ -224,12 +224,8 @@ class _Kind(NamedTuple):
     other: str
 
 
-def _json_files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob("*.json") if not p.name.startswith(".") and p.is_file())
-
-
 def _clips(folder: Path) -> list[Path]:
-    return [clip for clip in _subfolders(folder) if _json_files(clip)]
+    return [clip for clip in _subfolders(folder) if openpose_json.frames(clip)]
 
 
 def _read_found(path: Path) -> Loaded:
@@ -237,11 +233,11 @@ def _read_found(path: Path) -> Loaded:
 
 
 def _read_clip(folder: Path) -> Loaded:
-    return Loaded(None, openpose_json.read_sequence(_json_files(folder))[None])
+    return Loaded(None, openpose_json.read_sequence(openpose_json.frames(folder))[None])
 
 
 _PICTURES = _Kind(images.find, _read, "not a kind of picture that can be read")
-_STILLS = _Kind(_json_files, _read_found, "not a .json of key points")
+_STILLS = _Kind(openpose_json.frames, _read_found, "not a .json of key points")
 _CLIPS = _Kind(_clips, _read_clip, "not a folder of .json frames")
 
 
