@@ -21,6 +21,10 @@ import numpy as np
 
 from jdance.errors import UserError
 
+# What decoders say of damaged frames helps nobody; `Video.problem` tells it in one line.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+cv2.setLogLevel(2)  # errors only
+
 T = TypeVar("T")
 
 SUFFIXES = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp")
@@ -133,24 +137,60 @@ def find(folder: Path) -> list[Path]:
     )
 
 
-def sample(
-    path: Path, start: float = 0.0, end: float = math.inf, rate: float = 0.0
-) -> Iterator[Frame]:
-    """Frames of a part of a video, `rate` a second at most (0: all).
+class Damaged(UserError):
+    """A part of a video cannot be read; the message is the same for all of its frames."""
+
+
+def times(path: Path, rate: float, start: float = 0.0, end: float = math.inf) -> list[float]:
+    """When to look at a part of a video, `rate` times a second: seconds from its beginning.
 
     Raises:
-        UserError: it cannot be read, or there is no frame in that part.
+        UserError: it cannot be read, or ends before `start`.
     """
-    due = -math.inf
-    found = False
-    with closing(Video(path, start=start, end=end)) as video:
-        for frame in video:
-            if frame.time + 1e-6 >= due:
-                due = max(due, frame.time) + 1 / rate if rate else -math.inf
-                found = True
-                yield frame
-        if not found:
-            raise UserError(f"{path}: {video.problem or f'no frame from {start:g} s on'}")
+    with closing(Video(path)) as video:
+        count = video.count or sum(1 for _ in video)  # some files do not say how long they are
+        end = min(end, count / video.fps)
+        # Not before the first whole frame, nor after the last one.
+        number = math.ceil((end - start) * rate - 1e-6)
+        if number < 1:
+            raise UserError(
+                f"{path}: lasts {count / video.fps:.1f} s; nothing of it is between start and end"
+            )
+    return [start + i / rate for i in range(number)]
+
+
+# The video that this process read last, and where it is in it.
+_open: dict[str, tuple[Video, Iterator[Frame], float]] = {}
+_damaged: dict[str, tuple[float, str]] = {}  # from when on a video has nothing, and why
+
+
+def frame_at(path: Path, when: float) -> np.ndarray:
+    """The first frame at `when` seconds or later: uint8 RGB [H, W, 3].
+
+    Quick where times grow from call to call: then the video is read on.
+
+    Raises:
+        Damaged: there is no such frame.
+    """
+    key = str(path)
+    if when > _damaged.get(key, (math.inf, ""))[0]:
+        raise Damaged(_damaged[key][1])
+    video, frames, last = _open.pop(key, (None, iter(()), math.inf))
+    if video is None or last >= when:
+        if video is not None:
+            video.close()
+        for other, *_ in _open.values():
+            other.close()
+        _open.clear()
+        video = Video(path)
+        frames = iter(video)
+    for frame in frames:
+        if frame.time + 1e-6 >= when:
+            _open[key] = (video, frames, frame.time)
+            return frame.image
+    _damaged[key] = when, f"{path}: {video.problem or 'ends earlier than it says'}"
+    video.close()
+    raise Damaged(_damaged[key][1])
 
 
 def ahead(items: Iterable[T], count: int = 8) -> Iterator[T]:
