@@ -41,7 +41,8 @@ _KEYPOINTS = flags.DEFINE_string(
     "keypoints",
     "",
     "Key points from another estimator instead of --pose: a folder with OpenPose's "
-    "<stem>_keypoints.json for each picture, or one such file for one picture.",
+    "<stem>_keypoints.json for each picture and <stem>_000000000000_keypoints.json, ... for a video, "
+    "or one such file for one picture.",
 )
 _MIN_JOINTS = flags.DEFINE_integer(
     "min_joints", 4, "Joints that a person must have to count as found.", 1, 18
@@ -160,8 +161,7 @@ def _recognize_clip(
     if _kind(path) == "skeletons":
         problem = clips.recognize_skeletons(recognizer, path, stem, _settings(), namer=namer)
     else:
-        if _KEYPOINTS.value:
-            raise UserError("--keypoints is for pictures; give a folder of JSON frames as --input")
+        known = Path(_KEYPOINTS.value) if _KEYPOINTS.value else None
         progress: list[Progress] = []
 
         def told(done: int, total: int) -> None:
@@ -171,7 +171,14 @@ def _recognize_clip(
                 progress[0].update(min(done, total))
 
         problem = clips.recognize_video(
-            recognizer, str(path), stem, _settings(), namer=namer, show=_window(), told=told
+            recognizer,
+            str(path),
+            stem,
+            _settings(),
+            keypoints=known,
+            namer=namer,
+            show=_window(),
+            told=told,
         )
     if problem:
         raise UserError(f"{path}: {problem}; what was read is in {stem}.json")

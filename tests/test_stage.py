@@ -55,8 +55,8 @@ def test_scene_is_well_formed(scenes):
 
 def test_scene_is_a_pure_function():
     first = stage.scene(3, 5, 2, **SIZE)
-    stage._stage.cache_clear()
-    stage._troupe.cache_clear()
+    stage.stage_of.cache_clear()
+    stage.troupe_of.cache_clear()
     stage.scene(3, 6, 0, **SIZE)
     second = stage.scene(3, 5, 2, **SIZE)
     np.testing.assert_array_equal(first.image, second.image)
@@ -196,7 +196,7 @@ def test_hidden_and_outside_joints_are_missing(scenes):
         inside = ((inside >= 0) & (inside <= (319, 239))).all(1)
         body = np.arange(1, 14)
         missing = dancer.keypoints[body, 2] == 0
-        if not stage._stage(1, group, 320, 240).crowd.any():
+        if not stage.stage_of(1, group, 320, 240).crowd.any():
             np.testing.assert_array_equal(missing, ~inside[body])
 
 
@@ -265,7 +265,7 @@ def _skeletons(count, seed):
     for label in labels:
         build = stage.random_build(rng)
         pose = stage.random_pose(stage.MOTIONS[label], build, rng)
-        (place,), (yaw,) = stage._places(rng, 1, 4.0)
+        (place,), (yaw,) = stage.place_dancers(rng, 1, 4.0)
         body = stage.assemble(build, pose, place, yaw)
         camera = stage_body.camera_at(rng.uniform(0.9, 2.5), 6.0, 0.0, 1.0, 800.0, (640, 480))
         keypoints.append(np.c_[camera.project(body.joints)[0], np.ones(18)])

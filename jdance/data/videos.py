@@ -23,7 +23,6 @@ from jdance.errors import UserError
 
 # What decoders say of damaged frames helps nobody; `Video.problem` tells it in one line.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-cv2.setLogLevel(2)  # errors only
 
 T = TypeVar("T")
 

@@ -78,6 +78,7 @@ def recognize_video(
     stem: Path,
     settings: Settings,
     *,
+    keypoints: Path | None = None,
     namer: SequenceNamer | None = None,
     show: Callable[[np.ndarray], bool] | None = None,
     told: Callable[[int, int], None] | None = None,
@@ -87,10 +88,11 @@ def recognize_video(
     Writes STEM.json, STEM.csv, STEM.html and STEM.webm or .mp4.
 
     Args:
-        recognizer: with a pose network.
+        recognizer: with a pose network, unless key points are given.
         source: a file, or "camera:N", which ends by `settings.end` or by `show`.
         stem: of the results' names.
         settings: which frames, and how.
+        keypoints: folder with OpenPose's JSON of each frame.
         namer: a sequence network that names the motions instead.
         show: is given every annotated frame; False ends it.
         told: is given the frames read so far, and those in all (0: unknown).
@@ -104,7 +106,7 @@ def recognize_video(
     with closing(
         videos.Video(source, every=settings.every, start=settings.start, end=settings.end)
     ) as video:
-        frames = _recognized(recognizer, video, settings, told)
+        frames = _recognized(recognizer, video, settings, keypoints, told)
         fps = video.fps / settings.every
         lag = 0.2 if video.is_camera else None
         _write(recognizer, frames, str(source), video.size, fps, stem, settings, namer, show, lag)
@@ -172,6 +174,7 @@ def _recognized(
     recognizer: Recognizer,
     video: videos.Video,
     settings: Settings,
+    keypoints: Path | None,
     told: Callable[[int, int], None] | None,
 ) -> Iterator[_Recognized]:
     """Index, time, image, key points and probabilities of each frame.
@@ -199,8 +202,16 @@ def _recognized(
         pictures = [frame.image for frame in batch]
         # The last batch is filled up, so that nothing is compiled for it.
         pictures += [pictures[-1]] * (size - len(pictures))
+        known = None
+        if keypoints is not None:
+            indices = [frame.index for frame in batch]
+            indices += [indices[-1]] * (size - len(indices))
+            known = [
+                openpose_json.read(openpose_json.path_for_frame(video.name, index, keypoints))
+                for index in indices
+            ]
         shape = pictures[0].shape[:2]
-        running.append((batch, recognizer.start(pictures, size=shape)))
+        running.append((batch, recognizer.start(pictures, known, size=shape)))
         if len(running) > 1:
             yield from finish()
     while running:
