@@ -157,7 +157,7 @@ class OneEuro:
         return result.astype(np.float32)
 
 
-def _share(cutoff: float | np.ndarray, dt: np.ndarray) -> np.ndarray:
+def _share(cutoff: float | np.ndarray, dt: float | np.ndarray) -> float | np.ndarray:
     """How much of a new value a low-pass with a cutoff in Hz takes over after `dt` seconds."""
     return 1 / (1 + 1 / (2 * np.pi * cutoff * dt))
 
@@ -267,7 +267,7 @@ class Tracker:
             both = present & (track.keypoints[:, 2] > 0)
             if both.any():
                 way = np.median(person[both, :2] - track.keypoints[both, :2], axis=0)
-                track.velocity += _share(1.5, np.float64(passed)) * (way / passed - track.velocity)
+                track.velocity += _share(1.5, passed) * (way / passed - track.velocity)
             track.size += 0.3 * (size - track.size)
         else:
             track.size, track._filter = size, OneEuro(self.config)

@@ -41,8 +41,8 @@ _KEYPOINTS = flags.DEFINE_string(
     "keypoints",
     "",
     "Key points from another estimator instead of --pose: a folder with OpenPose's "
-    "<stem>_keypoints.json for each picture and <stem>_000000000000_keypoints.json, ... for a video, "
-    "or one such file for one picture.",
+    "<stem>_keypoints.json for each picture, <stem>_000000000000_keypoints.json and so on for a "
+    "video, or one such file for one picture.",
 )
 _MIN_JOINTS = flags.DEFINE_integer(
     "min_joints", 4, "Joints that a person must have to count as found.", 1, 18

@@ -201,7 +201,7 @@ def _probabilities(
     numbers, placed = features.compute(network.features, seen), features.valid(seen)
     views = None
     if network.image_size:
-        owner = np.arange(rows, dtype=np.int32) // valid.shape[1]
+        owner = jnp.arange(rows, dtype=jnp.int32) // valid.shape[1]
         views = _views(frames, owner, square, people, total, network.image_size)
 
     def judge(count: int, done: Array) -> Array:
@@ -251,14 +251,13 @@ def _into_view(points: Array, square: Array, size: int) -> Array:
 
 
 def _views(
-    frames: Array, owner: np.ndarray, square: Array, people: Array, total: Array, size: int
+    frames: Array, owner: Array, square: Array, people: Array, total: Array, size: int
 ) -> Array:
     """What the motion network sees of the people: uint8 [len(people), size, size, 3].
 
     Of the first `total` entries of `people`, which are rows of `owner` (the frame) and `square`;
     the others stay black.
     """
-    owner = jnp.asarray(owner)
 
     def add(number: Array, views: Array) -> Array:
         person = people[number]

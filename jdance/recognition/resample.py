@@ -8,6 +8,7 @@ rounding.
 Letters in the shapes: B frames, H x W the canvas, n output pixels of an axis, T taps.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -22,29 +23,29 @@ _CUBIC = -0.75  # OpenCV's coefficient
 
 
 class _Axis(NamedTuple):
-    """How `extent` source pixels become `count` output pixels; int32 [], data of the program."""
+    """How `extent` source pixels become `pixels` output pixels; int32 [], data of the program."""
 
     extent: Array
-    count: Array
+    pixels: Array
 
 
 def _area(axis: _Axis, place: Array, tap: Array) -> tuple[Array, Array]:
     """Source pixel and weight of a tap of output pixels `place` int32 [n], averaging areas.
 
-    Counted in units of 1 / count of a source pixel, in which all borders are whole numbers.
+    Counted in units of 1 / pixels of a source pixel, in which all borders are whole numbers.
     """
     start = place * axis.extent
-    pixel = start // axis.count + tap
-    first = jnp.maximum(pixel * axis.count, start)
-    last = jnp.minimum((pixel + 1) * axis.count, start + axis.extent)
+    pixel = start // axis.pixels + tap
+    first = jnp.maximum(pixel * axis.pixels, start)
+    last = jnp.minimum((pixel + 1) * axis.pixels, start + axis.extent)
     return pixel, jnp.maximum(last - first, 0) / axis.extent
 
 
 def _between(axis: _Axis, place: Array) -> tuple[Array, Array]:
     """The source pixel before the centre of output pixels, and how far beyond it that lies."""
-    numerator = (2 * place + 1) * axis.extent - axis.count
-    before = numerator // (2 * axis.count)
-    return before, (numerator - before * 2 * axis.count) / (2 * axis.count)
+    numerator = (2 * place + 1) * axis.extent - axis.pixels
+    before = numerator // (2 * axis.pixels)
+    return before, (numerator - before * 2 * axis.pixels) / (2 * axis.pixels)
 
 
 def _linear(axis: _Axis, place: Array, tap: Array) -> tuple[Array, Array]:
@@ -83,7 +84,7 @@ def letterbox(frames: Array, sizes: Array, size: int = INPUT_SIZE) -> Array:
     shrinks = sizes.max(-1) > size  # [B]
     # As many taps as the frame that needs most of them has.
     most = jnp.where(shrinks[:, None], (sizes - 1) // fitted + 2, 4).max(0)
-    place = np.arange(size, dtype=np.int32)
+    place = jnp.arange(size, dtype=jnp.int32)
 
     def taps(number: int, tap: Array) -> tuple[Array, Array]:
         """Source pixel and weight [B, size] along axis 0 (down) or 1 (across)."""
@@ -101,7 +102,9 @@ def letterbox(frames: Array, sizes: Array, size: int = INPUT_SIZE) -> Array:
     return _to_bytes(columns.transpose(0, 2, 1, 3))
 
 
-def _gathered(source: Array, taps: Array, at, count: int) -> Array:  # type: ignore[no-untyped-def]
+def _gathered(
+    source: Array, taps: Array, at: Callable[[Array], tuple[Array, Array]], count: int
+) -> Array:
     """Weighted sums of rows of [B, N, M, 3]: float32 [B, count, M, 3].
 
     at(tap) gives the rows int32 [B, count] and weights float32 [B, count] of one of the taps.
@@ -132,7 +135,7 @@ def cut(frames: Array, index: Array, square: Array) -> Array:
     axis = _Axis(side, jnp.int32(crop.SIZE))
     shrinks = side > crop.SIZE
     most = jnp.where(shrinks, (side - 1) // crop.SIZE + 2, 2)
-    place = np.arange(crop.SIZE, dtype=np.int32)
+    place = jnp.arange(crop.SIZE, dtype=jnp.int32)
 
     def taps(tap: Array, start: Array, limit: int) -> tuple[Array, Array]:
         by_area, linear = _area(axis, place, tap), _linear(axis, place, tap)
