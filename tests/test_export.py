@@ -23,7 +23,7 @@ import load
 recognize, classes = load.load(sys.argv[1])
 found = recognize(np.load(sys.argv[2]), np.array([[96, 80]], np.int32))
 assert classes == list("abc")
-assert not {"jdance", "flax", "cv2", "scipy"} & set(sys.modules)
+assert not {"jdance", "flax", "cv2", "ml_collections"} & set(sys.modules)
 np.savez(sys.argv[3], **found)
 """
 
