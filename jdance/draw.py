@@ -19,6 +19,14 @@ _MOTIONS = (
 _SHIFT = 4  # of sub-pixel positions
 
 
+_GREY = (105, 105, 105)
+
+
+def motion_color(number: int) -> tuple[int, int, int]:
+    """The colour, RGB, of the motion with this number; grey below 0."""
+    return _MOTIONS[number % len(_MOTIONS)] if number >= 0 else _GREY
+
+
 def people(
     image: np.ndarray,
     keypoints: Sequence[np.ndarray | None],
@@ -33,7 +41,8 @@ def people(
         keypoints: [18, 3] of each person, or None.
         boxes: x, y, width, height of the key points of each, in pixels.
         labels: a few words for each.
-        colors: a number for each, such as the motion's, that chooses the colour of box and label.
+        colors: a number for each, such as the motion's, that chooses the colour of box and label;
+            below 0 grey.
 
     Returns:
         uint8 RGB [H, W, 3].
@@ -47,7 +56,7 @@ def people(
     margins = [0.1 * max(box[2:]) for box in boxes]
     corners = [(round(b[0] - m), round(b[1] - m)) for b, m in zip(boxes, margins, strict=True)]
     widths = [round(b[2] + 2 * m) for b, m in zip(boxes, margins, strict=True)]
-    shades = [_MOTIONS[number % len(_MOTIONS)] for number in colors]
+    shades = [motion_color(number) for number in colors]
     for box, margin, (x, y), width, color in zip(
         boxes, margins, corners, widths, shades, strict=True
     ):

@@ -1,20 +1,27 @@
-"""From a picture to a motion for everybody in it."""
+"""From pictures to a motion for everybody in them: what callers use of the compiled program."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from jdance import draw, features, models, skeleton
-from jdance.data import augment, crop
+from jdance import draw, skeleton
 from jdance.errors import UserError
 from jdance.pose import DecodeConfig, PoseEstimator
-from jdance.training import loop, steps
+from jdance.recognition import canvas, program
+from jdance.recognition.program import Network, Options, Recognized
+from jdance.training import calibration, loop
 
-_BUCKETS = (1, 2, 4, 8, 16, 32)  # numbers of people for which a program is compiled
+UNKNOWN = "unknown"  # the motion of whom the network is not sure enough
+
+_PEOPLE = (8, 32, 128, 512)  # numbers of known people for which a program is compiled
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,7 @@ class Person:
     Attributes:
         keypoints: float32 [18, 3] in pixels of the picture, or None for a whole picture.
         box: x, y, width, height of the key points, in pixels.
-        motion: the most probable motion.
+        motion: the most probable motion, or UNKNOWN.
         probabilities: float32 [M], in the order of the classes.
     """
 
@@ -54,6 +61,11 @@ class Recognizer:
         variables: the motion network's variables.
         estimator: finds people; None: key points always come with the picture.
         min_joints: people with fewer joints do not count as found.
+        temperature: which the motion network's logits are divided by, see `calibration`.
+        min_confidence: a person's motion is UNKNOWN where no motion is as probable as this.
+
+    Raises:
+        UserError: the motion network is one for sequences.
     """
 
     def __init__(
@@ -63,29 +75,157 @@ class Recognizer:
         variables: Any,
         estimator: PoseEstimator | None = None,
         min_joints: int = 1,
+        temperature: float = 1.0,
+        min_confidence: float = 0.0,
     ):
+        if config.model.branches == "sequence":
+            raise UserError(
+                "the run is a sequence network, which names motions of tracks, not of pictures; "
+                "name it with --sequence_model, beside another --model"
+            )
+        if config.model.branches == "str":
+            raise UserError(
+                "the run is an STR network, whose maps are not part of the compiled program; judge "
+                "it with launch/evaluate.py, or recognise with another --model"
+            )
         self.config, self.classes, self.estimator = config, classes, estimator
-        self._min_joints = min_joints
-        self._variables = jax.device_put(variables, jax.devices()[0])
-        model = models.build(config.model)
-        self._classify = jax.jit(
-            lambda variables, batch: steps.eval_step(variables, batch, model=model)
-        )
+        self.min_joints, self.min_confidence = min_joints, min_confidence
+        self.network = Network.of(config)
+        pose = () if estimator is None else estimator.variables
+        self.variables = (pose, variables, jnp.float32(temperature))
+        self._on_one = jax.device_put(self.variables, jax.devices()[0])
+        self._on_all = self._on_one
+        if jax.device_count() > 1:
+            self._on_all = jax.device_put(self.variables, NamedSharding(_mesh(), PartitionSpec()))
+        self.compiled = cache(self._compiled)
 
     @classmethod
-    def load(cls, model: str | Path, pose: str | None = None, min_joints: int = 4) -> "Recognizer":
+    def load(
+        cls,
+        model: str | Path,
+        pose: str | None = None,
+        min_joints: int = 4,
+        min_confidence: float = 0.0,
+    ) -> "Recognizer":
         """Loads the newest checkpoint of a run, and the pose network `pose` if one is named.
 
-        People with fewer than `min_joints` joints do not count as found.
+        Where the run has been calibrated, its probabilities are.
 
         Raises:
             UserError: either of them cannot be used.
         """
-        config, classes, variables = loop.load(Path(model))
+        folder = Path(model)
+        config, classes, variables = loop.load(folder)
+        if config.task == "pose":
+            raise UserError(f"{folder}: is a pose network; name it with --pose")
         estimator = None
         if pose:
             estimator = PoseEstimator.load(pose, DecodeConfig(min_joints=min_joints))
-        return cls(config, classes, variables, estimator, min_joints)
+        temperature = calibration.temperature_of(folder)
+        # One copy: the checkpoint's are on all devices.
+        variables = jax.device_get(variables)
+        return cls(config, classes, variables, estimator, min_joints, temperature, min_confidence)
+
+    def function(self, options: Options, known: bool = False) -> Any:
+        """The pure program: (variables, frames uint8 [B, H, W, 3], sizes int32 [B, 2]) ->
+        `Recognized`; if people are `known`, with their key points [B, P, 18, 3] as a last argument.
+
+        `variables` are those of the attribute.
+        """
+        estimator, network = self.estimator, self.network
+        if not known and estimator is None:
+            raise UserError("key points are not known; choose a pose network with --pose")
+
+        def recognize(variables: Any, frames: Any, sizes: Any, *keypoints: Any) -> Recognized:
+            pose, motion, temperature = variables
+            if known:
+                (people,) = keypoints
+            else:
+                assert estimator is not None
+                people = program.find(
+                    estimator.pure_maps, pose, frames, sizes, estimator.decode_config
+                )
+            return program.name(network, motion, temperature, frames, sizes, people, options)
+
+        return recognize
+
+    def _compiled(self, options: Options, known: bool, shared: bool) -> Any:
+        function = self.function(options, known)
+        if shared:
+            rows, all_ = PartitionSpec("frames"), PartitionSpec()
+            function = jax.shard_map(
+                function,
+                mesh=_mesh(),
+                in_specs=(all_,) + (rows,) * (3 if known else 2),
+                out_specs=rows,
+                check_vma=False,
+            )
+        return jax.jit(function)
+
+    def start(
+        self,
+        images: Sequence[np.ndarray],
+        keypoints: Sequence[np.ndarray] | None = None,
+        *,
+        whole_picture: bool = False,
+        size: tuple[int, int] | None = None,
+    ) -> Recognized:
+        """Starts to recognise everybody in pictures, and returns before it is done.
+
+        All devices share the pictures where their number divides that of the pictures.
+
+        Args:
+            images: B pictures uint8 RGB [H, W, 3], of any sizes.
+            keypoints: float32 [N, 18, 3] of the people of each, if they are known.
+            whole_picture: where nobody is found, judge the picture as a whole.
+            size: height and width of the canvas; None: one of a few that suit the pictures.
+
+        Returns:
+            The result on the device; `people` waits for it.
+        """
+        for image in images:
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+                raise ValueError(f"expected uint8 [H, W, 3], got {image.dtype} {image.shape}")
+        sizes = np.array([image.shape[:2] for image in images], np.int32)
+        inputs = [canvas.place(images, size), sizes]
+        if keypoints is not None:
+            most = max([len(people) for people in keypoints] + [1])
+            rows = next((count for count in _PEOPLE if count >= most), most)
+            padded = np.zeros((len(images), rows, skeleton.NUM_JOINTS, 3), np.float32)
+            for row, people in zip(padded, keypoints, strict=True):
+                row[: len(people)] = people
+            inputs.append(padded)
+        options = Options(self.min_joints, whole_picture)
+        shared = jax.device_count() > 1 and len(images) % jax.device_count() == 0
+        place: Any = jax.devices()[0]
+        if shared:
+            place = NamedSharding(_mesh(), PartitionSpec("frames"))
+        run = self.compiled(options, keypoints is not None, shared)
+        return run(self._on_all if shared else self._on_one, *jax.device_put(inputs, place))
+
+    def people(self, found: Recognized) -> list[list[Person]]:
+        """What `start` recognised, for each picture, from left to right (known: in their order)."""
+        host = jax.device_get(found)
+        result = []
+        for row, valid in enumerate(host.valid):
+            result.append(
+                [
+                    self._person(
+                        None if host.whole[row] else host.keypoints[row, i],
+                        host.box[row, i],
+                        host.probabilities[row, i],
+                    )
+                    for i in np.flatnonzero(valid)
+                ]
+            )
+        return result
+
+    def _person(
+        self, keypoints: np.ndarray | None, box: np.ndarray, probabilities: np.ndarray
+    ) -> Person:
+        x, y, width, height = (float(value) for value in box)
+        motion = motion_of(probabilities, self.classes, self.min_confidence)
+        return Person(keypoints, (x, y, width, height), motion, probabilities)
 
     def __call__(
         self,
@@ -104,59 +244,19 @@ class Recognizer:
         Returns:
             The people from left to right (known ones: in their order); maybe none.
         """
-        height, width = image.shape[:2]
-        if keypoints is None:
-            if self.estimator is None:
-                raise UserError("key points are not known; choose a pose network with --pose")
-            keypoints = self.estimator.people(image)
-        keypoints = keypoints[skeleton.is_present(keypoints).sum(-1) >= self._min_joints]
-        people: list[np.ndarray | None] = list(keypoints)
-        boxes = [crop.tight_box(person) for person in keypoints]
-        squares = [crop.around(person) for person in keypoints]
-        if not people and whole_picture:
-            people, boxes = [None], [(0.0, 0.0, float(width), float(height))]
-            squares = [crop.whole(height, width)]
-        if not people:
-            return []
-        probabilities = self._probabilities(image, people, squares)
-        return [
-            Person(person, box, self.classes[int(p.argmax())], p)
-            for person, box, p in zip(people, boxes, probabilities, strict=True)
-        ]
+        known = None if keypoints is None else [keypoints]
+        return self.people(self.start([image], known, whole_picture=whole_picture))[0]
 
-    def _probabilities(
-        self, image: np.ndarray, people: list[np.ndarray | None], squares: list[crop.Square]
-    ) -> np.ndarray:
-        """Probabilities float32 [N, M], computed in batches of a few fixed sizes."""
-        size = self.config.data.image_size
-        nobody = np.zeros((skeleton.NUM_JOINTS, 3), np.float32)
-        affine, _ = augment.matrix(size, None, self.config.augment)
-        seen = np.stack(
-            [
-                nobody
-                if person is None
-                else augment.warp_keypoints(crop.into(person, square), affine, False)
-                for person, square in zip(people, squares, strict=True)
-            ]
-        )
-        batch = {
-            "features": models.compute_features(self.config.model, seen, skeleton.COCO18),
-            "valid": features.valid(seen),
-        }
-        if models.uses_image(self.config.model):
-            views = [augment.view(crop.cut(image, square), size) for square in squares]
-            batch["image"] = np.stack(views)
-        rows = []
-        for start in range(0, len(people), _BUCKETS[-1]):
-            part = {name: value[start : start + _BUCKETS[-1]] for name, value in batch.items()}
-            count = len(part["valid"])
-            missing = next(size for size in _BUCKETS if size >= count) - count
-            padded = {
-                name: np.pad(value, [(0, missing)] + [(0, 0)] * (value.ndim - 1))
-                for name, value in part.items()
-            }
-            rows.append(jax.device_get(self._classify(self._variables, padded))[:count])
-        return np.concatenate(rows)
+
+@cache
+def _mesh() -> jax.sharding.Mesh:
+    return jax.make_mesh((jax.device_count(),), ("frames",))
+
+
+def motion_of(probabilities: np.ndarray, classes: Sequence[str], min_confidence: float) -> str:
+    """The most probable motion, or UNKNOWN where it is less probable than that."""
+    best = int(probabilities.argmax())
+    return classes[best] if probabilities[best] >= min_confidence else UNKNOWN
 
 
 def annotate(image: np.ndarray, people: list[Person], classes: list[str]) -> np.ndarray:
@@ -166,5 +266,10 @@ def annotate(image: np.ndarray, people: list[Person], classes: list[str]) -> np.
         [person.keypoints for person in people],
         [person.box for person in people],
         [f"{person.motion} {person.probabilities.max():.2f}" for person in people],
-        [classes.index(person.motion) for person in people],
+        [number_of(person.motion, classes) for person in people],
     )
+
+
+def number_of(motion: str, classes: Sequence[str]) -> int:
+    """The number that chooses a motion's colour: its place, or -1 where it is UNKNOWN."""
+    return -1 if motion == UNKNOWN else classes.index(motion)

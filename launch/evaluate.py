@@ -1,6 +1,7 @@
 """Evaluates a trained network on a split and writes DIR/eval_SPLIT.json and DIR/report.html.
 
 python launch/evaluate.py --workdir=runs/paper --split=test
+python launch/evaluate.py --workdir=runs/paper --split=val --calibrate
 python launch/evaluate.py --workdir=runs/pose_stage --split=test
 python launch/evaluate.py --pose=mobilenet_v2_small --data=data/pose --split=test
 
@@ -44,6 +45,12 @@ _VIEWS = flags.DEFINE_integer(
     "first changed at random as in training.",
     lower_bound=1,
 )
+_CALIBRATE = flags.DEFINE_bool(
+    "calibrate",
+    False,
+    "Instead of judging, fit on the split (take val) how sure the network may say that it is; "
+    "launch/recognize.py then goes by it.",
+)
 _NEAREST_MEAN = flags.DEFINE_bool(
     "nearest_mean", False, "Also what the nearest class mean of the 18 features reaches."
 )
@@ -72,6 +79,19 @@ def main() -> None:
             raise UserError("--pose needs --data, what launch/prepare.py --for=pose wrote")
         source = Dataset(_DATA.value, "people").source(_SPLIT.value)
         _print_precision(average_precision(PoseEstimator.load(_POSE.value), source))
+        return
+    if _CALIBRATE.value:
+        if len(_WORKDIR.value) > 1:
+            raise UserError("--calibrate takes one run at a time")
+        workdir = Path(_WORKDIR.value[0])
+        fitted = judge.calibrate(workdir, _SPLIT.value, data=_DATA.value)
+        error = fitted["expected_calibration_error"]
+        print(
+            f"temperature {fitted['temperature']:.3f}; expected calibration error on the "
+            f"{fitted['n']} of {_SPLIT.value}: {error['before']:.4f} before, "
+            f"{error['after']:.4f} after"
+        )
+        print(f"wrote {workdir / 'calibration.json'}")
         return
     result, path = judge.judge(
         [Path(name) for name in _WORKDIR.value],

@@ -23,10 +23,10 @@ from jdance.launcher import run
 _SOURCE = flags.DEFINE_string(
     "source",
     None,
-    "A folder split/class/file or class/file of pictures or of OpenPose's JSON files, a folder "
-    "[split/]class/clip/file of JSON frames, a manifest .csv (path,label[,split,group,"
-    "box,person]), a skeleton file .npz (xy [N,J,2], conf [N,J], label [N] [,split,group]; of "
-    "sequences xy [F,J,2], lengths [N], label [N]), or "
+    "A folder split/class/file or class/file of pictures, videos or OpenPose's JSON files, a "
+    "folder [split/]class/clip/file of JSON frames, a manifest .csv (path,label[,split,group,"
+    "start,end,box,person]), a skeleton file .npz (xy [N,J,2], conf [N,J], label [N] "
+    "[,split,group]; of sequences xy [F,J,2], lengths [N], label [N]), or "
     "stage:PRESET, the synthetic StageDance.",
     required=True,
 )
@@ -72,6 +72,9 @@ _SPLIT_BY = flags.DEFINE_enum(
     ["video", "frame"],
     "What is never divided between the splits to draw: a group (video, ...), or only a picture.",
 )
+_FRAMES_PER_SECOND = flags.DEFINE_float(
+    "frames_per_second", 2.0, "How many frames of videos become examples.", lower_bound=0.001
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Of drawn splits and of StageDance.", lower_bound=0)
 _WORKERS = flags.DEFINE_integer(
     "workers", 0, "Processes that read or draw pictures.", lower_bound=0
@@ -110,6 +113,7 @@ def _prepare() -> dict[str, Any]:
         split_column=_SPLIT_COLUMN.value,
         labels=labels,
         keypoints=Path(_KEYPOINTS.value) if _KEYPOINTS.value else None,
+        frames_per_second=_FRAMES_PER_SECOND.value,
         seed=_SEED.value,
     )
     estimator = None

@@ -1,33 +1,48 @@
-"""Finds everybody in pictures and names their motions.
+"""Finds everybody in pictures and videos and names their motions.
 
 python launch/recognize.py --model=runs/paper --pose=mobilenet_v2_small --input=photos --output=out
+python launch/recognize.py --model=runs/paper --pose=mobilenet_v2_small --input=a.mp4 --output=out
 
-Writes, for each picture, OUT/<stem>.json and the annotated picture beside it.
+Writes, for each picture, OUT/<stem>.json and the annotated picture beside it; for each video
+OUT/<stem>.json with everybody's track, the timeline of motions as OUT/<stem>.csv and, as a page,
+OUT/<stem>.html, and the annotated video.
 """
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
+import cv2
+import numpy as np
 from absl import flags
 
-from jdance.data import images, openpose_json
+from jdance.data import images, openpose_json, videos
 from jdance.errors import UserError
 from jdance.launcher import run
 from jdance.progress import Progress
+from jdance.recognition import clips
+from jdance.recognition.sequences import SequenceNamer
 from jdance.recognize import Recognizer, annotate
 
 _MODEL = flags.DEFINE_string("model", None, "Folder of a trained run.", required=True)
 _POSE = flags.DEFINE_string(
     "pose", "", "Pose network: a name, an upstream weights file, or a checkpoint folder."
 )
-_INPUT = flags.DEFINE_string("input", None, "A picture or a folder of pictures.", required=True)
+_INPUT = flags.DEFINE_string(
+    "input",
+    None,
+    "A picture or a video, a folder of them, a folder of OpenPose's JSON (the frames of one clip), "
+    "or camera:0.",
+    required=True,
+)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the results.", required=True)
 _KEYPOINTS = flags.DEFINE_string(
     "keypoints",
     "",
     "Key points from another estimator instead of --pose: a folder with OpenPose's "
-    "<stem>_keypoints.json for each picture, or one such file for one picture.",
+    "<stem>_keypoints.json for each picture, <stem>_000000000000_keypoints.json and so on for a "
+    "video, or one such file for one picture.",
 )
 _MIN_JOINTS = flags.DEFINE_integer(
     "min_joints", 4, "Joints that a person must have to count as found.", 1, 18
@@ -35,16 +50,70 @@ _MIN_JOINTS = flags.DEFINE_integer(
 _WHOLE_PICTURE = flags.DEFINE_bool(
     "whole_picture", False, "Where nobody is found, judge the picture as a whole."
 )
+_MIN_CONFIDENCE = flags.DEFINE_float(
+    "min_confidence", 0.0, "A motion less probable than this is called unknown.", 0.0, 1.0
+)
+_EVERY = flags.DEFINE_integer("every", 1, "Of videos, only every so many frames.", lower_bound=1)
+_START = flags.DEFINE_float("start", 0.0, "Of videos, where to begin, in seconds.", lower_bound=0.0)
+_END = flags.DEFINE_float("end", None, "Of videos, where to end, in seconds.", lower_bound=0.0)
+_BATCH = flags.DEFINE_integer(
+    "batch", 0, "Frames of a video that are recognised at once; 0: one a device.", lower_bound=0
+)
+_SEQUENCE_MODEL = flags.DEFINE_string(
+    "sequence_model", "", "Folder of a trained sequence network, to name the motions of tracks."
+)
+_FRAMES_PER_SECOND = flags.DEFINE_float(
+    "frames_per_second", 30.0, "Of clips of skeletons, which do not tell it.", lower_bound=0.01
+)
+_VIDEO_OUT = flags.DEFINE_bool("annotate", True, "Write annotated videos.")
+_SHOW = flags.DEFINE_bool("show", False, "Show videos and cameras in a window; q ends.")
 
 
 def _inputs() -> list[Path]:
+    if videos.is_camera(_INPUT.value):
+        return [Path(_INPUT.value)]
     path = Path(_INPUT.value)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; check --input")
-    found = images.find(path) if path.is_dir() else [path]
+    if not path.is_dir():
+        return [path]
+    found = sorted(images.find(path) + videos.find(path))
+    if not found and openpose_json.frames(path):
+        return [path]
     if not found:
-        raise UserError(f"{path}: no pictures in it; check --input")
+        raise UserError(f"{path}: no pictures or videos in it; check --input")
     return found
+
+
+def _kind(path: Path) -> str:
+    if path.is_dir():
+        return "skeletons"
+    return "video" if videos.is_camera(str(path)) or videos.is_video(path) else "picture"
+
+
+def _window() -> "Window | None":
+    if not _SHOW.value:
+        return None
+    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or os.name == "nt"):
+        raise UserError("--show: there is no display here")
+    try:
+        return Window()
+    except cv2.error:
+        raise UserError(
+            "--show: this OpenCV has no windows; pip install opencv-python in its place"
+        ) from None
+
+
+class Window:
+    """Shows annotated frames as they come."""
+
+    def __init__(self) -> None:
+        cv2.namedWindow("jdance", cv2.WINDOW_NORMAL)
+
+    def __call__(self, image: np.ndarray) -> bool:
+        """Shows uint8 RGB [H, W, 3]; False if the user has had enough."""
+        cv2.imshow("jdance", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
 
 
 def _recognize(recognizer: Recognizer, path: Path, name: str, output: Path) -> None:
@@ -74,10 +143,52 @@ def _recognize(recognizer: Recognizer, path: Path, name: str, output: Path) -> N
     (output / f"{name}.json").write_text(json.dumps(result) + "\n")
 
 
+def _settings() -> clips.Settings:
+    return clips.Settings(
+        every=_EVERY.value,
+        start=_START.value,
+        end=float("inf") if _END.value is None else _END.value,
+        batch=_BATCH.value,
+        fps=_FRAMES_PER_SECOND.value,
+        annotate=_VIDEO_OUT.value,
+    )
+
+
+def _recognize_clip(
+    recognizer: Recognizer, namer: SequenceNamer | None, path: Path, stem: Path
+) -> None:
+    """Recognises a video or a clip of skeletons; raises UserError if a part is missing, too."""
+    if _kind(path) == "skeletons":
+        problem = clips.recognize_skeletons(recognizer, path, stem, _settings(), namer=namer)
+    else:
+        known = Path(_KEYPOINTS.value) if _KEYPOINTS.value else None
+        progress: list[Progress] = []
+
+        def told(done: int, total: int) -> None:
+            if total and not progress:
+                progress.append(Progress(path.name, total))
+            if total:
+                progress[0].update(min(done, total))
+
+        problem = clips.recognize_video(
+            recognizer,
+            str(path),
+            stem,
+            _settings(),
+            keypoints=known,
+            namer=namer,
+            show=_window(),
+            told=told,
+        )
+    if problem:
+        raise UserError(f"{path}: {problem}; what was read is in {stem}.json")
+
+
 def main() -> None:
-    if bool(_POSE.value) == bool(_KEYPOINTS.value):
-        raise UserError("give either --pose or --keypoints: one of them tells where people are")
     inputs = _inputs()
+    skeletons = [_kind(path) for path in inputs] == ["skeletons"]
+    if bool(_POSE.value) + bool(_KEYPOINTS.value) + skeletons != 1:
+        raise UserError("give either --pose or --keypoints: one of them tells where people are")
     if len(inputs) > 1 and _KEYPOINTS.value and not Path(_KEYPOINTS.value).is_dir():
         raise UserError(f"{_KEYPOINTS.value}: one file for {len(inputs)} pictures; name a folder")
     output = Path(_OUTPUT.value)
@@ -85,27 +196,37 @@ def main() -> None:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{output}: cannot be written to ({error.strerror})") from error
-    if any(path.parent.resolve() == output.resolve() for path in inputs):
+    if any(output.resolve() in (path.resolve(), path.parent.resolve()) for path in inputs):
         raise UserError(f"{output}: is the folder of the inputs; choose another --output")
-    recognizer = Recognizer.load(_MODEL.value, _POSE.value or None, _MIN_JOINTS.value)
+    recognizer = Recognizer.load(
+        _MODEL.value, _POSE.value or None, _MIN_JOINTS.value, _MIN_CONFIDENCE.value
+    )
+    namer = SequenceNamer.load(_SEQUENCE_MODEL.value) if _SEQUENCE_MODEL.value else None
     stems = Counter(path.stem for path in inputs)
-    failures = []
+    failures, partly = [], 0
     progress = Progress("recognizing", len(inputs))
     for done, path in enumerate(inputs, start=1):
         try:
             name = path.stem if stems[path.stem] == 1 else path.name
-            _recognize(recognizer, path, name, output)
+            if _kind(path) == "picture":
+                _recognize(recognizer, path, name, output)
+            else:
+                _recognize_clip(recognizer, namer, path, output / name)
         except UserError as error:
+            partly += "what was read is in" in str(error)
             named = str(path) in str(error)
             failures.append(images.printable(str(error) if named else f"{path}: {error}"))
         except OSError as error:
             failures.append(images.printable(f"{path}: {error.filename}: {error.strerror}"))
         progress.update(done)
     for failure in failures:
-        print(f"skipped {failure}")
-    print(f"wrote {len(inputs) - len(failures)} results to {output}")
+        print(f"skipped {failure}" if "what was read is in" not in failure else failure)
+    print(f"wrote {len(inputs) - len(failures) + partly} results to {output}")
     if failures:
-        raise UserError(f"{len(failures)} of {len(inputs)} inputs skipped (listed above)")
+        whole = len(failures) - partly
+        parts = [f"{whole} of {len(inputs)} inputs skipped"] * bool(whole)
+        parts += [f"{partly} of {len(inputs)} inputs read in part"] * bool(partly)
+        raise UserError(f"{', '.join(parts)} (listed above)")
 
 
 if __name__ == "__main__":

@@ -3,14 +3,21 @@
 python launch/stage.py --output=scenes --scenes=3 --dancers=4
 
 Writes scene-N.jpg and scene-N_keypoints.json (OpenPose's format), and prints who does what.
+
+python launch/stage.py --output=films --video --scenes=2 --seconds=20
+
+Writes scene-N.webm (or .mp4), each frame's key points to scene-N_keypoints/, and who does what
+when to scene-N_truth.csv.
 """
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 
-from jdance.data import crop, images, openpose_json, stage
+from jdance import timeline
+from jdance.data import crop, images, openpose_json, stage, stage_film, videos
 from jdance.launcher import run
 
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the scenes.", required=True)
@@ -23,11 +30,43 @@ _DANCERS = flags.DEFINE_integer(
 _SEED = flags.DEFINE_integer("seed", 1, "Of everything that is drawn.", lower_bound=0)
 _WIDTH = flags.DEFINE_integer("width", 960, "Of the pictures, in pixels.", lower_bound=32)
 _HEIGHT = flags.DEFINE_integer("height", 720, "Of the pictures, in pixels.", lower_bound=32)
+_VIDEO = flags.DEFINE_bool("video", False, "Videos in which motions change at known times.")
+_SECONDS = flags.DEFINE_float("seconds", 20.0, "Length of the videos.", lower_bound=1.0)
+_FPS = flags.DEFINE_float("fps", 15.0, "Frames a second of the videos.", 1.0, 60.0)
+
+
+def _film(number: int, output: Path) -> None:
+    """Writes a video, its key points and its truth, whose tracks count the dancers from left."""
+    film = stage_film.Film(
+        _SEED.value, number, dancers=_DANCERS.value or 3, seconds=_SECONDS.value,
+        width=_WIDTH.value, height=_HEIGHT.value,
+    )  # fmt: skip
+    path = videos.output_path(output / f"scene-{number}")
+    folder = output / f"scene-{number}_keypoints"
+    folder.mkdir(exist_ok=True)
+    with closing(videos.Writer(path, _FPS.value)) as writer:
+        for index, (when, scene) in enumerate(film.frames(_FPS.value)):
+            writer.write(when, scene.image)
+            seen = [d.keypoints for d in scene.dancers if d.keypoints.any()]
+            seen.sort(key=lambda keypoints: crop.tight_box(keypoints)[0])
+            place = openpose_json.path_for_frame(path.name, index, folder)
+            openpose_json.write(place, np.array(seen))
+    truth = [
+        timeline.Segment(track, part.start, part.end, stage.MOTIONS[part.motion], 1.0)
+        for track, parts in enumerate(film.parts)
+        for part in parts
+    ]
+    timeline.write_csv(output / f"scene-{number}_truth.csv", truth)
+    print(f"{path}: {len(film.parts)} dancers, {len(truth)} motions")
 
 
 def main() -> None:
     output = Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
+    if _VIDEO.value:
+        for number in range(_SCENES.value):
+            _film(number, output)
+        return
     rng = np.random.default_rng(_SEED.value)
     for number in range(_SCENES.value):
         motions = None

@@ -136,7 +136,7 @@ def test_prepare_lists_bad_files_and_keeps_the_good_ones(real_data, photos, tmp_
         ("recognize", ["--model=empty", "--input=photos", "--output=o", "--keypoints=photos"],
          "train with launch/train.py first"),
         ("recognize", ["--model=empty", "--input=empty", "--output=o", "--keypoints=photos"],
-         "no pictures in it"),
+         "no pictures or videos in it"),
         ("import_weights", ["--kind=mobilenet_v2_small", "--input=photos/0.png", "--output=o"],
          "0.png"),
         ("import_weights", ["--kind=resnet50", "--input=photos/0.png", "--output=o"],
@@ -185,3 +185,52 @@ def test_evaluating_and_recognising_with_mistakes(trained, photos, tmp_path):
         f"--output={tmp_path / 'out'}", status=1,
     )  # fmt: skip
     assert "0.png" in error
+
+
+def test_a_video_from_file_to_timeline(trained, tmp_path):
+    from contextlib import closing
+
+    from jdance.data import openpose_json, videos
+
+    points = tmp_path / "points"
+    points.mkdir()
+    (tmp_path / "in").mkdir()
+    image, people = tiny_picture(0)
+    other = people.copy()
+    other[..., 0] += 80
+    with closing(videos.Writer(tmp_path / "in" / "x.webm", 10)) as writer:
+        for i in range(25):
+            writer.write(i / 10, np.hstack([image, image]))
+            both = np.concatenate([people, other][: 2 if i > 5 else 1])
+            openpose_json.write(openpose_json.path_for_frame("x.webm", i, points), both)
+    (tmp_path / "in" / "y.webm").write_bytes(b"no video")
+    out = tmp_path / "out"
+    told, error = program(
+        "recognize", f"--model={trained}", f"--input={tmp_path / 'in'}", f"--keypoints={points}",
+        f"--output={out}", "--every=2", "--end=2.05", "--min_confidence=0.1", status=1,
+    )  # fmt: skip
+    assert "y.webm: not a readable video" in told and "1 of 2 inputs skipped" in error
+    found = json.loads((out / "x.json").read_text())
+    assert (found["width"], found["height"], found["fps"]) == (160, 96, 5.0)
+    assert [frame["index"] for frame in found["frames"]] == list(range(0, 21, 2))
+    assert [len(frame["people"]) for frame in found["frames"]] == [1] * 3 + [2] * 8
+    assert [track["track"] for track in found["tracks"]] == [0, 1]
+    assert found["tracks"][1]["start"] == pytest.approx(0.6)
+    assert (out / "x.csv").read_text().startswith("track,start,end,motion,confidence\n0,0.000,")
+    assert "<svg" in (out / "x.html").read_text()
+    with closing(videos.Video(videos.output_path(out / "x"))) as video:
+        assert video.fps == 5 and sum(1 for _ in video) == 11
+    assert sorted(p.suffix for p in out.iterdir()) == sorted(
+        [".json", ".csv", ".html", videos.output_path(out / "x").suffix]
+    )
+    # The same key points without the video: this network needs pictures.
+    _, error = program("recognize", f"--model={trained}", f"--input={points}",
+                       f"--output={out}", status=1)  # fmt: skip
+    assert "1 of 1 inputs skipped" in error
+
+
+def test_calibration_is_kept_with_the_run(trained):
+    told, _ = program("evaluate", f"--workdir={trained}", "--split=val", "--calibrate")
+    kept = json.loads((trained / "calibration.json").read_text())
+    assert 0.05 <= kept["temperature"] <= 20 and kept["n"] == 15
+    assert f"temperature {kept['temperature']:.3f}" in told

@@ -1,6 +1,7 @@
 """StageDance: exact truth, possible bodies, exact plans; only the body tells the motion."""
 
 from collections import Counter
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from jdance import features, skeleton
-from jdance.data import stage, stage_body
+from jdance.data import stage, stage_body, stage_film
 from jdance.errors import UserError
 
 SIZE = {"width": 320, "height": 240}
@@ -55,8 +56,8 @@ def test_scene_is_well_formed(scenes):
 
 def test_scene_is_a_pure_function():
     first = stage.scene(3, 5, 2, **SIZE)
-    stage._stage.cache_clear()
-    stage._troupe.cache_clear()
+    stage.stage_of.cache_clear()
+    stage.troupe_of.cache_clear()
     stage.scene(3, 6, 0, **SIZE)
     second = stage.scene(3, 5, 2, **SIZE)
     np.testing.assert_array_equal(first.image, second.image)
@@ -196,7 +197,7 @@ def test_hidden_and_outside_joints_are_missing(scenes):
         inside = ((inside >= 0) & (inside <= (319, 239))).all(1)
         body = np.arange(1, 14)
         missing = dancer.keypoints[body, 2] == 0
-        if not stage._stage(1, group, 320, 240).crowd.any():
+        if not stage.stage_of(1, group, 320, 240).crowd.any():
             np.testing.assert_array_equal(missing, ~inside[body])
 
 
@@ -265,7 +266,7 @@ def _skeletons(count, seed):
     for label in labels:
         build = stage.random_build(rng)
         pose = stage.random_pose(stage.MOTIONS[label], build, rng)
-        (place,), (yaw,) = stage._places(rng, 1, 4.0)
+        (place,), (yaw,) = stage.place_dancers(rng, 1, 4.0)
         body = stage.assemble(build, pose, place, yaw)
         camera = stage_body.camera_at(rng.uniform(0.9, 2.5), 6.0, 0.0, 1.0, 800.0, (640, 480))
         keypoints.append(np.c_[camera.project(body.joints)[0], np.ones(18)])
@@ -311,3 +312,27 @@ def test_only_the_body_tells_the_motion():
     for classifier in (SVC(C=3), LogisticRegression(C=0.01, max_iter=300)):
         model = make_pipeline(StandardScaler(), classifier).fit(x[train], y[train])
         assert abs(model.score(x[~train], y[~train]) - CHANCE) < 0.05
+
+
+def test_a_film_is_a_pure_function_of_the_time():
+    film = stage_film.Film(3, 1, dancers=2, seconds=8, width=160, height=120)
+    again = stage_film.Film(3, 1, dancers=2, seconds=8, width=160, height=120)
+    np.testing.assert_array_equal(film.scene(2.5).image, again.scene(2.5).image)
+    for k, parts in enumerate(film.parts):
+        assert parts[0].start == 0 and parts[-1].end == 8
+        assert all(a.end == b.start and a.motion != b.motion for a, b in pairwise(parts))
+        middle = (parts[0].start + parts[0].end) / 2
+        assert film.scene(middle).dancers[k].label == parts[0].motion
+
+
+def test_dancers_of_a_film_move_without_jumps():
+    film = stage_film.Film(3, 2, dancers=1, seconds=6, width=160, height=120)
+    times = np.arange(0, 6, 1 / 25)
+    joints = np.stack([film.scene(when).dancers[0].joints for when in times])
+    pace = np.linalg.norm(np.diff(joints, axis=0), axis=-1).max() * 25
+    assert 0.5 < pace < 9  # metres a second
+
+
+def test_films_of_nothing():
+    with pytest.raises(UserError, match="1 to 6 dancers"):
+        stage_film.Film(0, 0, dancers=9)

@@ -9,9 +9,9 @@ from jdance import skeleton
 from jdance.errors import UserError
 
 SIZE = 256  # side of stored crops in pixels (the paper, section 4.2)
-_MARGIN = 1.25  # side of the square : longer side of the key points' box
-_SMALLEST = 32  # side in pixels
-_LARGEST = 20_000  # likewise; what is larger than this comes from broken key points
+MARGIN = 1.25  # side of the square : longer side of the key points' box
+SMALLEST = 32  # side in pixels
+LARGEST = 20_000  # likewise; what is larger than this comes from broken key points
 
 
 class Square(NamedTuple):
@@ -39,7 +39,7 @@ def largest(people: np.ndarray) -> int:
 def around(keypoints: np.ndarray) -> Square:
     """The square around a person's key points [18, 3], of which at least one must be present."""
     x, y, width, height = tight_box(keypoints)
-    side = max(_MARGIN * max(width, height), _SMALLEST)
+    side = max(MARGIN * max(width, height), SMALLEST)
     left, top = x + width / 2 - side / 2, y + height / 2 - side / 2
     return Square(round(left), round(top), round(side))
 
@@ -59,9 +59,9 @@ def cut(image: np.ndarray, square: Square, size: int = SIZE) -> np.ndarray:
         UserError: the square is larger than any picture.
     """
     left, top, side = square
-    if side > _LARGEST:
+    if side > LARGEST:
         raise UserError(
-            f"needs a square of {side} pixels, more than {_LARGEST}: a very long picture, or "
+            f"needs a square of {side} pixels, more than {LARGEST}: a very long picture, or "
             "key points that cannot be right"
         )
     height, width = image.shape[:2]
@@ -86,7 +86,7 @@ def fit(keypoints: np.ndarray, size: int = SIZE) -> np.ndarray:
     if not len(xy):
         return np.zeros_like(keypoints, np.float32)
     low, high = xy.min(0).astype(np.float64), xy.max(0).astype(np.float64)
-    scale = size / _MARGIN / max(float((high - low).max()), 1e-9)
+    scale = size / MARGIN / max(float((high - low).max()), 1e-9)
     moved = keypoints.astype(np.float64)
     moved[..., :2] = (moved[..., :2] - (low + high) / 2) * scale + (size - 1) / 2
     return skeleton.clean(moved)

@@ -43,6 +43,15 @@ def encode_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
     return data.tobytes()
 
 
+def shrink(image: np.ndarray, side: int) -> np.ndarray:
+    """uint8 [H, W, 3] with its longer side at most `side` pixels."""
+    scale = side / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    height, width = (max(1, round(n * scale)) for n in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
 def write(path: Path, image: np.ndarray) -> None:
     """Writes uint8 RGB [H, W, 3]; the suffix chooses the format.
 

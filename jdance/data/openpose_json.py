@@ -37,6 +37,16 @@ def read(path: Path) -> np.ndarray:
     return np.stack(seen) if seen else np.zeros((0, skeleton.NUM_JOINTS, 3), np.float32)
 
 
+def path_for_frame(video: str, index: int, folder: Path) -> Path:
+    """Where OpenPose puts the key points of a frame of a video."""
+    return folder / f"{Path(video).stem}_{index:012d}_keypoints.json"
+
+
+def frames(folder: Path) -> list[Path]:
+    """The .json files of a folder, sorted by name; hidden ones are left out."""
+    return sorted(p for p in folder.glob("*.json") if not p.name.startswith(".") and p.is_file())
+
+
 def read_sequence(paths: Sequence[Path]) -> np.ndarray:
     """One person through the frames of a clip, a file each: float32 [T, 18, 3], see `follow`.
 

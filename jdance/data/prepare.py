@@ -15,6 +15,7 @@ import numpy as np
 from jdance import skeleton
 from jdance.data import crop, images, records, splits
 from jdance.data.sources import SPLITS, Loaded, Person, Picture, Source
+from jdance.data.videos import Damaged
 from jdance.errors import UserError
 from jdance.progress import Progress
 
@@ -84,7 +85,11 @@ def prepare(
             for example in found:
                 writers[picture.split].add(example)
         except UserError as error:
-            skipped.append((images.printable(picture.name), images.printable(str(error))))
+            entry = (images.printable(picture.name), images.printable(str(error)))
+            if isinstance(error, Damaged):  # once for all of a video's frames
+                entry = (images.printable(picture.group), entry[1])
+            if entry not in skipped:
+                skipped.append(entry)
         progress.update(done)
     for writer in writers.values():
         writer.close()

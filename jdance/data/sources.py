@@ -4,6 +4,7 @@ Every source is turned into `Picture`s: something to read, and whom in it the la
 """
 
 import csv
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jdance.data import images, openpose_json, skeleton_npz, stage
+from jdance.data import images, openpose_json, skeleton_npz, stage, videos
 from jdance.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -95,19 +96,21 @@ def open_source(
     split_column: str = "split",
     labels: Mapping[str, str] | None = None,
     keypoints: Path | None = None,
+    frames_per_second: float = 2.0,
     seed: int = 0,
 ) -> Source:
     """Finds out what `name` is and lists what is in it, without reading pictures.
 
     Args:
         name: "stage:PRESET" for StageDance, a manifest .csv, a skeleton .npz, or a folder
-            split/class/file or class/file, where a file is a picture or OpenPose's JSON of one,
-            or split/class/clip/file or class/clip/file of JSON frames.
+            split/class/file or class/file, where a file is a picture, a video, or OpenPose's JSON
+            of a picture, or split/class/clip/file or class/clip/file of JSON frames.
         label_all: a picture's label is for everybody in it.
         where: "column=value": only those rows of a manifest, or entries of a skeleton file.
         split_column: which array of a skeleton file tells the splits.
         labels: {old name: new name} of the classes that are taken; None: all, as they are called.
         keypoints: folder with OpenPose's JSON for each picture, laid out as the source is.
+        frames_per_second: how many frames of videos become pictures.
         seed: of StageDance.
 
     Raises:
@@ -126,9 +129,9 @@ def open_source(
         if not path.exists():
             raise UserError(f"{path}: no such file or folder; check --source")
         if path.is_dir():
-            source = _folder(path, label_all, keypoints)
+            source = _folder(path, label_all, keypoints, frames_per_second)
         elif path.suffix == ".csv":
-            source = _manifest(path, label_all, where, keypoints)
+            source = _manifest(path, label_all, where, keypoints, frames_per_second)
         elif path.suffix == ".npz":
             source = _skeletons(path, where, split_column)
         else:
@@ -176,12 +179,10 @@ def _read(path: Path, keypoints: Path | None = None) -> Loaded:
     return Loaded(images.read(path), found=found)
 
 
-def _folder(path: Path, label_all: bool, keypoints: Path | None) -> Source:
+def _folder(path: Path, label_all: bool, keypoints: Path | None, rate: float) -> Source:
     tops = _subfolders(path)
-    if not tops and images.find(path):
-        raise UserError(
-            f"{path}: its pictures have no labels; put them into a folder for each class"
-        )
+    if not tops and _find_seen(path):
+        raise UserError(f"{path}: its files have no labels; put them into a folder for each class")
     classes: list[tuple[str | None, Path]]
     if tops and {top.name for top in tops} <= set(SPLITS):
         classes = [(top.name, folder) for top in tops for folder in _subfolders(top)]
@@ -200,7 +201,7 @@ def _folder(path: Path, label_all: bool, keypoints: Path | None) -> Source:
     source = Source([], sorted({folder.name for folder in folders}), sequences=kind is _CLIPS)
     for place in {path, *(folder.parent for folder in folders)}:
         source.skipped += [
-            (str(p), "lies in no class's folder, so has no label") for p in images.find(place)
+            (str(p), "lies in no class's folder, so has no label") for p in _find_seen(place)
         ]
     for split, folder in classes:
         person = Person(folder.name, everybody=label_all)
@@ -211,9 +212,45 @@ def _folder(path: Path, label_all: bool, keypoints: Path | None) -> Source:
         source.skipped += [(str(p), kind.other) for p in sorted(others)]
         for entry in entries:
             name = str(entry.relative_to(path))
+            if videos.is_video(entry):
+                try:
+                    source.pictures += _frames(name, entry, person, split, name, rate, keypoints)
+                except UserError as error:
+                    source.skipped.append((name, str(error)))
+                continue
             load = partial(kind.read, entry, *_keypoints_of(name, keypoints))
             source.pictures.append(Picture(name, (person,), load, split, name))
     return source
+
+
+def _frames(
+    name: str,
+    file: Path,
+    person: Person,
+    split: str | None,
+    group: str,
+    rate: float,
+    keypoints: Path | None,
+    start: float = 0.0,
+    end: float = math.inf,
+) -> list[Picture]:
+    """Frames of a part of a video; none of its frames come into different splits."""
+    if keypoints:
+        raise UserError(f"{file}: --keypoints is for pictures; use --pose for videos")
+    return [
+        Picture(
+            f"{name} at {when:.2f} s", (person,), partial(_read_frame, file, when), split, group
+        )
+        for when in videos.times(file, rate, start, end)
+    ]
+
+
+def _read_frame(file: Path, when: float) -> Loaded:
+    return Loaded(videos.frame_at(file, when))
+
+
+def _find_seen(folder: Path) -> list[Path]:
+    return sorted(images.find(folder) + videos.find(folder))
 
 
 class _Kind(NamedTuple):
@@ -224,12 +261,8 @@ class _Kind(NamedTuple):
     other: str
 
 
-def _json_files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob("*.json") if not p.name.startswith(".") and p.is_file())
-
-
 def _clips(folder: Path) -> list[Path]:
-    return [clip for clip in _subfolders(folder) if _json_files(clip)]
+    return [clip for clip in _subfolders(folder) if openpose_json.frames(clip)]
 
 
 def _read_found(path: Path) -> Loaded:
@@ -237,11 +270,11 @@ def _read_found(path: Path) -> Loaded:
 
 
 def _read_clip(folder: Path) -> Loaded:
-    return Loaded(None, openpose_json.read_sequence(_json_files(folder))[None])
+    return Loaded(None, openpose_json.read_sequence(openpose_json.frames(folder))[None])
 
 
-_PICTURES = _Kind(images.find, _read, "not a kind of picture that can be read")
-_STILLS = _Kind(_json_files, _read_found, "not a .json of key points")
+_PICTURES = _Kind(_find_seen, _read, "not a kind of picture or video that can be read")
+_STILLS = _Kind(openpose_json.frames, _read_found, "not a .json of key points")
 _CLIPS = _Kind(_clips, _read_clip, "not a folder of .json frames")
 
 
@@ -260,7 +293,9 @@ def _keypoints_of(name: str, keypoints: Path | None) -> list[Path]:
     return [openpose_json.path_for(Path(name), keypoints / place)]
 
 
-def _manifest(path: Path, label_all: bool, where: str, keypoints: Path | None) -> Source:
+def _manifest(
+    path: Path, label_all: bool, where: str, keypoints: Path | None, rate: float
+) -> Source:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -278,26 +313,27 @@ def _manifest(path: Path, label_all: bool, where: str, keypoints: Path | None) -
         if where and row[column] != value:
             continue
         try:
-            source.pictures.append(_manifest_picture(path.parent, row, label_all, keypoints))
+            source.pictures += _manifest_pictures(path.parent, row, label_all, keypoints, rate)
         except UserError as error:
             source.skipped.append((f"{path}, line {line}", str(error)))
     source.classes = sorted({person.label for p in source.pictures for person in p.people})
     return source
 
 
-def _manifest_picture(
-    root: Path, row: dict[str, str], label_all: bool, keypoints: Path | None
-) -> Picture:
+def _manifest_pictures(
+    root: Path, row: dict[str, str], label_all: bool, keypoints: Path | None, rate: float
+) -> list[Picture]:
     name, label = (row["path"] or "").strip(), (row["label"] or "").strip()
     if not name or not label:
         raise UserError("path or label is empty")
-    if row.get("start") or row.get("end"):
-        raise UserError(f"{name}: start and end are for videos, which cannot be read yet")
     file = root / name
+    is_video = videos.is_video(file)
+    if (row.get("start") or row.get("end")) and not is_video:
+        raise UserError(f"{name}: start and end are for videos")
     if not os.path.isfile(file):  # False, too, for names that no file can have
         raise UserError(f"{file}: no such file; correct the path or remove the line")
-    if file.suffix.lower() not in images.SUFFIXES:
-        raise UserError(f"{file}: not a kind of picture that can be read")
+    if file.suffix.lower() not in images.SUFFIXES and not is_video:
+        raise UserError(f"{file}: not a kind of picture or video that can be read")
     box = None
     if row.get("box"):
         box = tuple(_number(part, "box") for part in row["box"].replace(",", " ").split())
@@ -310,9 +346,16 @@ def _manifest_picture(
     chosen = box is not None or index is not None
     person = Person(label, box=box, index=index, everybody=label_all and not chosen)
     split, group = split_name(row.get("split")), (row.get("group") or name).strip()
-    return Picture(
-        name, (person,), partial(_read, file, *_keypoints_of(name, keypoints)), split, group
-    )
+    if is_video:
+        start = _number(row["start"], "start") if row.get("start") else 0.0
+        end = _number(row["end"], "end") if row.get("end") else math.inf
+        if not 0 <= start < end:
+            raise UserError(
+                f"start {row['start']!r}, end {row['end']!r}: expected 0 <= start < end"
+            )
+        return _frames(name, file, person, split, group, rate, keypoints, start, end)
+    load = partial(_read, file, *_keypoints_of(name, keypoints))
+    return [Picture(name, (person,), load, split, group)]
 
 
 def _number(text: str, column: str) -> float:
@@ -321,7 +364,7 @@ def _number(text: str, column: str) -> float:
     except ValueError:
         value = np.nan
     if not abs(value) < 1e6:
-        raise UserError(f"{column} {text!r}: expected a number of pixels or people")
+        raise UserError(f"{column} {text!r}: expected a number of pixels, people or seconds")
     return value
 
 

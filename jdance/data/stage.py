@@ -113,7 +113,7 @@ class PlannedScene:
     motions: tuple[int, ...]
 
 
-def _stream(seed: int, group: int, *purpose: int) -> np.random.Generator:
+def stream(seed: int, group: int, *purpose: int) -> np.random.Generator:
     return np.random.default_rng([seed, group, *purpose])
 
 
@@ -144,10 +144,10 @@ def scene(
         raise UserError(f"seed {seed}, group {group}, index {index}: none may be negative")
     if min(width, height) < 32:
         raise UserError(f"a scene of {width} x {height} pixels: both sides must be 32 or more")
-    stage = _stage(seed, group, width, height)
-    troupe = _troupe(seed, group)
+    stage = stage_of(seed, group, width, height)
+    troupe = troupe_of(seed, group)
     if motions is None:
-        rng = _stream(seed, group, _MOTIONS, index)
+        rng = stream(seed, group, _MOTIONS, index)
         count = rng.integers(1, _troupe_size(seed, group) + 1)
         motions = rng.integers(len(MOTIONS), size=count).tolist()
     labels = [int(label) for label in motions]
@@ -156,45 +156,62 @@ def scene(
             f"motions {labels}: expected 1 to {MAX_DANCERS} labels from 0 to {len(MOTIONS) - 1}"
         )
 
-    rng = _stream(seed, group, _PLACES, index)
+    rng = stream(seed, group, _PLACES, index)
     cast = rng.permutation(MAX_DANCERS)[: len(labels)]
-    places, yaws = _places(rng, len(labels), stage_width(stage.camera, (width, height)))
+    places, yaws = place_dancers(rng, len(labels), stage_width(stage.camera, (width, height)))
     builds = [troupe[member][0] for member in cast]
     bodies = []
     for k, label in enumerate(labels):
-        pose = random_pose(MOTIONS[label], builds[k], _stream(seed, group, _POSE, index, k))
+        pose = random_pose(MOTIONS[label], builds[k], stream(seed, group, _POSE, index, k))
         bodies.append(assemble(builds[k], pose, (places[k, 0], places[k, 1]), yaws[k]))
+    wear = [troupe[member] for member in cast]
+    return paint(stage, bodies, wear, labels, places, group, (width, height), rng)
+
+
+def paint(
+    stage: Stage,
+    bodies: list[Body],
+    wear: list[tuple[Build, Outfit]],
+    labels: list[int],
+    places: np.ndarray,
+    group: int,
+    size: tuple[int, int],
+    rng: np.random.Generator,
+) -> Scene:
+    """Paints posed bodies [K] on a stage; the rng is for noise."""
     layers = [
-        draw_dancer(body, build, troupe[member][1], stage.camera, stage.light, (width, height))
-        for body, build, member in zip(bodies, builds, cast, strict=True)
+        draw_dancer(body, build, outfit, stage.camera, stage.light, size)
+        for body, (build, outfit) in zip(bodies, wear, strict=True)
     ]
     image = _compose(stage, layers, bodies, int(rng.integers(1 << 16)), float(rng.normal(0, 6)))
     order = sorted(range(len(labels)), key=lambda k: places[k, 1])  # from far to near
     dancers = []
     for k, label in enumerate(labels):
         covers = [layers[n] for n in order[order.index(k) + 1 :]]
-        dancers.append(_describe(stage, bodies[k], builds[k], layers[k], covers, label, places[k]))
+        dancers.append(_describe(stage, bodies[k], wear[k][0], layers[k], covers, label, places[k]))
     return Scene(image, tuple(dancers), stage.camera, group)
 
 
 @lru_cache(maxsize=8)
-def _stage(seed: int, group: int, width: int, height: int) -> Stage:
-    return random_stage(_stream(seed, group, _STAGE), _troupe_size(seed, group), (width, height))
+def stage_of(seed: int, group: int, width: int, height: int) -> Stage:
+    return random_stage(stream(seed, group, _STAGE), _troupe_size(seed, group), (width, height))
 
 
 def _troupe_size(seed: int, group: int) -> int:
     """How many dancers a group has at most."""
-    return int(_stream(seed, group, _TROUPE, 0).integers(1, MAX_DANCERS + 1))
+    return int(stream(seed, group, _TROUPE, 0).integers(1, MAX_DANCERS + 1))
 
 
 @lru_cache(maxsize=8)
-def _troupe(seed: int, group: int) -> tuple[tuple[Build, Outfit], ...]:
-    rng = _stream(seed, group, _TROUPE, 1)
+def troupe_of(seed: int, group: int) -> tuple[tuple[Build, Outfit], ...]:
+    rng = stream(seed, group, _TROUPE, 1)
     uniform = random_outfit(rng) if rng.random() < 0.35 else None  # dressed alike
     return tuple((random_build(rng), random_outfit(rng, uniform)) for _ in range(MAX_DANCERS))
 
 
-def _places(rng: np.random.Generator, count: int, width: float) -> tuple[np.ndarray, np.ndarray]:
+def place_dancers(
+    rng: np.random.Generator, count: int, width: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Where the dancers stand, x and z [count, 2] in metres, and where they face, in degrees."""
     gap = min((width - 1.1) / count, rng.uniform(0.85, 1.5))
     x = (np.arange(count) - (count - 1) / 2) * gap + rng.uniform(-0.12, 0.12, count) * gap
@@ -354,8 +371,8 @@ def plan(preset: str, seed: int) -> list[PlannedScene]:
     planned, group = [], 0
     for number, (split, counts) in enumerate(PRESETS[preset].items()):
         labels = np.repeat([MOTIONS.index(m) for m in counts], list(counts.values()))
-        _stream(seed, number, _PLAN, 0).shuffle(labels)
-        rng = _stream(seed, number, _PLAN, 1)  # knows no label
+        stream(seed, number, _PLAN, 0).shuffle(labels)
+        rng = stream(seed, number, _PLAN, 1)  # knows no label
         start = 0
         while start < len(labels):
             troupe = _troupe_size(seed, group)

@@ -272,8 +272,14 @@ def assemble(build: Build, pose: Pose, at: tuple[float, float], yaw: float) -> B
     )
 
 
-def random_pose(motion: str, build: Build, rng: np.random.Generator) -> Pose:
-    """One moment of a motion, as this dancer happens to do it; every angle is within LIMITS."""
+def random_pose(
+    motion: str, build: Build, rng: np.random.Generator, phase: float | None = None
+) -> Pose:
+    """One moment of a motion, as this dancer happens to do it; every angle is within LIMITS.
+
+    `phase`, in radians, chooses the moment of a motion that repeats itself (walk, wave), in place
+    of a drawn one; nothing else depends on it.
+    """
     pose: Pose = {name: np.zeros(2 if name in _PAIRS else ()) for name in LIMITS}
     lean = 5 if motion in ("walk", "stand") else 9
     for name, mean, deviation in (
@@ -291,12 +297,12 @@ def random_pose(motion: str, build: Build, rng: np.random.Generator) -> Pose:
     pose["hip_rotation"] = rng.normal(12, 8, 2)
     side = int(rng.integers(2))  # the side that does it, where it is done with one
     if motion == "walk":
-        _walk(pose, rng)
+        _walk(pose, rng, phase)
     else:
         _step(pose, rng, calm=motion == "stand")
         for i in range(2):
             _hang(pose, i, rng)
-        _pose_arms(pose, motion, side, build, rng)
+        _pose_arms(pose, motion, side, build, rng, phase)
     return _clip(pose)
 
 
@@ -326,9 +332,10 @@ def _step(pose: Pose, rng: np.random.Generator, calm: bool) -> None:
     pose["hip_abduction"], pose["knee"] = abduction, knees
 
 
-def _walk(pose: Pose, rng: np.random.Generator) -> None:
+def _walk(pose: Pose, rng: np.random.Generator, moment: float | None) -> None:
     """A moment of a gait, the arms swinging against the legs."""
-    phase = rng.uniform(0, 2 * np.pi) + np.array([0, np.pi])
+    drawn = rng.uniform(0, 2 * np.pi)
+    phase = (drawn if moment is None else moment) + np.array([0, np.pi])
     length = rng.uniform(0.9, 1.45)
     pose["hip_flexion"] = 5 + 22 * length * np.sin(phase)
     swing_leg = np.maximum(np.cos(phase + 0.5), 0) ** 1.5
@@ -394,7 +401,14 @@ def _set_arm(pose: Pose, i: int, **angles: float) -> None:
         pose[name if name in LIMITS else f"shoulder_{name}"][i] = value
 
 
-def _pose_arms(pose: Pose, motion: str, side: int, build: Build, rng: np.random.Generator) -> None:
+def _pose_arms(
+    pose: Pose,
+    motion: str,
+    side: int,
+    build: Build,
+    rng: np.random.Generator,
+    moment: float | None,
+) -> None:
     """The arms of every motion but walk, over two that hang."""
     both = (0, 1)
     height = build.height
@@ -431,7 +445,8 @@ def _pose_arms(pose: Pose, motion: str, side: int, build: Build, rng: np.random.
         if rng.random() < 0.4:
             _rest(pose, (1 - side,), build, rng)
     elif motion == "wave":
-        phase = rng.uniform(0, 2 * np.pi)
+        drawn = rng.uniform(0, 2 * np.pi)
+        phase = drawn if moment is None else moment
         if rng.random() < 0.35:  # with the elbow at the side
             elevation, elbow = rng.uniform(18, 48), rng.uniform(112, 134)
         else:

@@ -161,7 +161,7 @@ def feature_shape(config: ConfigDict) -> tuple[int, ...]:
     if config.branches == "str":
         return (skeleton_maps.SIDE, skeleton_maps.SIDE, 3)
     layout = LAYOUTS[config.layout]
-    size = features.size(_feature_set(config), layout)
+    size = features.size(feature_set(config), layout)
     if config.branches == "sequence":
         return (config.sequence.frames, size + 4 * len(layout))
     return (size,)
@@ -181,10 +181,11 @@ def compute_features(config: ConfigDict, keypoints: np.ndarray, layout: Layout) 
     if config.branches == "str":
         return skeleton_maps.compute(keypoints, layout)
     compute = features.sequence if config.branches == "sequence" else features.compute
-    return compute(_feature_set(config), keypoints, layout)
+    return compute(feature_set(config), keypoints, layout)
 
 
-def _feature_set(config: ConfigDict) -> str:
+def feature_set(config: ConfigDict) -> str:
+    """The name in `features.NAMES` of the numbers that the network takes."""
     return "segments22" if config.branches in ("qes", "qes_flat") else config.features
 
 

@@ -24,6 +24,7 @@ class PoseEstimator:
         config: which network, as `weights.build` takes it.
         variables: its Flax variables.
         decode_config: how its maps become people.
+        pure_maps: (variables, uint8 [B, H, W, 3]) -> maps, as `maps`, to be part of a program.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class PoseEstimator:
         def people(variables: weights.Variables, images: jax.Array) -> People:
             return decode(*maps(variables, images), decode_config)
 
+        self.pure_maps = maps
         self._maps = jax.jit(maps)
         self._people = jax.jit(people)
 

@@ -61,5 +61,7 @@ def to_picture(
 
 def fitted_size(height: int, width: int, size: int = INPUT_SIZE) -> tuple[int, int]:
     """Height and width in pixels that a picture has inside its square."""
-    scale = size / max(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    # In whole numbers, so that compiled programs get the same.
+    longer = max(height, width)
+    down, across = ((2 * side * size + longer) // (2 * longer) for side in (height, width))
+    return max(1, down), max(1, across)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from jdance.data import pipeline
 from jdance.data.records import Dataset
 from jdance.errors import UserError
-from jdance.training import experiment, loop, tasks
+from jdance.training import calibration, experiment, loop, tasks
 from jdance.training.evaluation import (
     Predictions,
     average,
@@ -71,6 +71,22 @@ def judge(
     path = workdirs[0] / f"eval_{split}{suffix}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
     return result, path
+
+
+def calibrate(workdir: Path, split: str, *, data: str = "") -> dict[str, Any]:
+    """Fits a motion network's temperature on a split and keeps it with the run.
+
+    Returns:
+        See `calibration.calibrate`.
+
+    Raises:
+        UserError: the folder holds no finished run of a motion network, or the data does not suit.
+    """
+    config, _ = experiment.read(workdir)
+    if config.task == "pose":
+        raise UserError(f"{workdir}: a pose network; only motion networks can be calibrated")
+    _, _, predictions = _predict(*loop.load(workdir), split, data, "", 1)
+    return calibration.calibrate(predictions["probabilities"], predictions["label"], split, workdir)
 
 
 def _predict(

@@ -1,0 +1,1 @@
+"""Recognition as one compiled program: frames in, people with their motions out."""

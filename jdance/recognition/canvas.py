@@ -1,0 +1,34 @@
+"""Frames of any size on canvases of a few sizes, so that few programs are compiled."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+SIDES = (384, 768, 1536, 3072, 6144)  # of the square canvases, in pixels
+_STEP = 2048  # sides of what is larger still are multiples of this
+
+
+def canvas_size(height: int, width: int) -> tuple[int, int]:
+    """Height and width of the canvas for a picture: the smallest square that holds it.
+
+    What no square holds gets a rectangle that is only as large as needed.
+    """
+    for side in SIDES:
+        if max(height, width) <= side:
+            return side, side
+    return -height % _STEP + height, -width % _STEP + width
+
+
+def place(images: Sequence[np.ndarray], size: tuple[int, int] | None = None) -> np.ndarray:
+    """Puts pictures uint8 [h, w, 3] at the top left of canvases uint8 [B, H, W, 3], 0 elsewhere.
+
+    Without a size it is the canvas of the largest height and width.
+    """
+    if size is None:
+        size = canvas_size(max(i.shape[0] for i in images), max(i.shape[1] for i in images))
+    if len(images) == 1 and images[0].shape[:2] == size:
+        return images[0][None]
+    canvases = np.zeros((len(images), *size, 3), np.uint8)
+    for canvas, image in zip(canvases, images, strict=True):
+        canvas[: image.shape[0], : image.shape[1]] = image
+    return canvases

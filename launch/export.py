@@ -1,0 +1,50 @@
+"""Writes the whole program, pixels to motions, as an artifact that needs only jax and NumPy.
+
+python launch/export.py --model=runs/paper --pose=mobilenet_v2_small --output=exported
+
+The folder's load.py, with 20 lines of code, shows how to call it.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from jdance.errors import UserError
+from jdance.export import PLATFORMS, export
+from jdance.launcher import run
+from jdance.recognize import Recognizer
+
+_MODEL = flags.DEFINE_string("model", None, "Folder of a trained run.", required=True)
+_POSE = flags.DEFINE_string("pose", None, "Pose network, as for recognize.py.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for the artifact.", required=True)
+_BATCH = flags.DEFINE_integer("batch", 1, "Frames at once.", lower_bound=1)
+_HEIGHT = flags.DEFINE_integer("height", 720, "Of the largest frames, in pixels.", lower_bound=32)
+_WIDTH = flags.DEFINE_integer("width", 1280, "Of the largest frames, in pixels.", lower_bound=32)
+_PLATFORMS = flags.DEFINE_list("platforms", list(PLATFORMS), "Where it will run.")
+_MIN_JOINTS = flags.DEFINE_integer(
+    "min_joints", 4, "Joints that a person must have to count as found.", 1, 18
+)
+_WHOLE_PICTURE = flags.DEFINE_bool(
+    "whole_picture", False, "Where nobody is found, judge the picture as a whole."
+)
+
+
+def main() -> None:
+    unknown = sorted(set(_PLATFORMS.value) - {"cpu", "cuda", "rocm", "tpu"})
+    if unknown or not _PLATFORMS.value:
+        raise UserError(f"--platforms={','.join(_PLATFORMS.value)}: expected cpu, cuda, rocm, tpu")
+    recognizer = Recognizer.load(_MODEL.value, _POSE.value, _MIN_JOINTS.value)
+    info = export(
+        recognizer,
+        Path(_OUTPUT.value),
+        batch=_BATCH.value,
+        height=_HEIGHT.value,
+        width=_WIDTH.value,
+        platforms=_PLATFORMS.value,
+        whole_picture=_WHOLE_PICTURE.value,
+    )
+    print(f"wrote {_OUTPUT.value}: frames {info['frames']} for {', '.join(_PLATFORMS.value)}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,56 @@
+"""The exported program runs with jax and NumPy alone, and says the same."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from conftest import tiny_config, tiny_picture
+
+from jdance import models
+from jdance.errors import UserError
+from jdance.export import export
+from jdance.pose import PoseEstimator
+from jdance.recognize import Recognizer
+
+_CALL = """
+import json, sys
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+import load
+recognize, classes = load.load(sys.argv[1])
+found = recognize(np.load(sys.argv[2]), np.array([[96, 80]], np.int32))
+assert classes == list("abc")
+assert not {"jdance", "flax", "cv2", "ml_collections"} & set(sys.modules)
+np.savez(sys.argv[3], **found)
+"""
+
+
+def test_the_same_without_the_library(tiny_data, tmp_path, real_data):
+    config = tiny_config(tiny_data)
+    config.model.classes = 3
+    net = models.build(config.model)
+    image = np.zeros((1, 32, 32, 3), np.uint8)
+    variables = net.init(jax.random.key(0), image, np.ones((1, 18), np.float32))
+    estimator = PoseEstimator.load(real_data("pose/mobilenet_v2_small.pb"))
+    recognizer = Recognizer(config, list("abc"), variables, estimator, temperature=1.5)
+    folder = tmp_path / "exported"
+    info = export(recognizer, folder, height=112, width=96, platforms=("cpu",), whole_picture=True)
+    assert json.loads((folder / "program.json").read_text())["classes"] == info["classes"]
+    picture = tiny_picture(0)[0]
+    frames = np.zeros((1, 112, 96, 3), np.uint8)
+    frames[0, :96, :80] = picture
+    np.save(tmp_path / "frames.npy", frames)
+    subprocess.run(
+        [sys.executable, "-c", _CALL, str(folder), tmp_path / "frames.npy", tmp_path / "found.npz"],
+        check=True, cwd=tmp_path, timeout=300,
+    )  # fmt: skip
+    expected = recognizer.start([picture], whole_picture=True, size=(112, 96))
+    with np.load(tmp_path / "found.npz") as found:
+        for name, value in jax.device_get(expected)._asdict().items():
+            np.testing.assert_allclose(found[name], value, atol=1e-4)
+        assert found["valid"].any()
+    with pytest.raises(UserError, match="not empty"):
+        export(recognizer, folder)

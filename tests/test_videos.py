@@ -1,0 +1,109 @@
+"""Videos: whole and damaged ones in, steady ones out."""
+
+import threading
+from contextlib import closing
+
+import numpy as np
+import pytest
+from conftest import tiny_picture
+
+from jdance.data import prepare, sources, videos
+from jdance.errors import UserError
+
+
+def write_video(path, count=20, fps=10.0, size=(96, 80)):
+    """A grey video whose brightness tells the frame's number."""
+    with closing(videos.Writer(path, fps)) as writer:
+        for i in range(count):
+            writer.write(i / fps, np.full((*size, 3), 20 + 8 * i, np.uint8))
+
+
+def _numbers(frames):
+    return [round((float(frame.image.mean()) - 20) / 8) for frame in frames]
+
+
+def test_what_is_written_is_read(tmp_path):
+    write_video(tmp_path / "x.webm")
+    with closing(videos.Video(tmp_path / "x.webm")) as video:
+        assert (video.fps, video.size, video.count) == (10, (96, 80), 20)
+        frames = list(video)
+    assert _numbers(frames) == [frame.index for frame in frames] == list(range(20))
+    np.testing.assert_allclose([frame.time for frame in frames], np.arange(20) / 10, atol=1e-3)
+    assert video.problem == ""
+    part = videos.Video(tmp_path / "x.webm", every=3, start=0.55, end=1.5)
+    assert _numbers(part) == [6, 9, 12]
+
+
+def test_late_frames_keep_the_time(tmp_path):
+    with closing(videos.Writer(tmp_path / "x.webm", 10)) as writer:
+        for when, value in ((0.0, 20), (0.1, 28), (0.5, 60), (0.55, 68), (0.6, 76)):
+            writer.write(when, np.full((96, 80, 3), value, np.uint8))
+    assert _numbers(videos.Video(tmp_path / "x.webm")) == [0, 1, 1, 1, 1, 5, 6]
+
+
+def test_damaged_tail_and_no_video(tmp_path, real_data):
+    data = real_data("videos/exercise.avi").read_bytes()
+    (tmp_path / "x.avi").write_bytes(data[: len(data) * 6 // 10])
+    video = videos.Video(tmp_path / "x.avi")
+    count = sum(1 for _ in video)
+    assert count == 229 and video.problem.startswith("only 229 of 393 frames")
+    (tmp_path / "x.avi").write_bytes(b"")
+    for name in ("x.avi", "missing.avi", "camera:x"):
+        with pytest.raises(UserError, match=name):
+            videos.Video(tmp_path / name if "camera" not in name else name)
+
+
+def test_reading_ahead_hands_on_errors_and_stops():
+    def items():
+        yield 1
+        raise UserError("broken")
+
+    ahead = videos.ahead(items())
+    assert next(ahead) == 1
+    with pytest.raises(UserError, match="broken"):
+        next(ahead)
+    before = threading.active_count()
+    endless = videos.ahead(iter(int, 1))
+    next(endless)
+    endless.close()
+    assert threading.active_count() == before
+
+
+def test_frames_by_time(tmp_path):
+    path = tmp_path / "x.webm"
+    write_video(path)
+    times = videos.times(path, 2.0, 0.3, 1.6)
+    np.testing.assert_allclose(times, [0.3, 0.8, 1.3])
+    brightness = [videos.frame_at(path, when).mean() for when in (*times, 0.3)]
+    np.testing.assert_allclose(brightness, [20 + 8 * i for i in (3, 8, 13, 3)], atol=3)
+    with pytest.raises(videos.Damaged, match=r"x\.webm: ends earlier"):
+        videos.frame_at(path, 5.0)
+    with pytest.raises(UserError, match=r"lasts 2\.0 s"):
+        videos.times(path, 2.0, 7.0)
+
+
+def test_a_data_set_from_labelled_videos(tmp_path):
+    for name in ("a/1", "a/2", "b/1", "b/2"):
+        (tmp_path / name[0]).mkdir(exist_ok=True)
+        write_video(tmp_path / f"{name}.webm")
+    (tmp_path / "a" / "bad.webm").write_bytes(b"no video")
+    source = sources.open_source(str(tmp_path), frames_per_second=5.0)
+    assert len(source.pictures) == 40 and source.classes == ["a", "b"]
+    assert [name for name, _ in source.skipped] == ["a/bad.webm"]
+    people = lambda image: tiny_picture(0)[1]  # noqa: E731
+    info = prepare.prepare(source, tmp_path / "out", people, fractions={"train": 0.5, "test": 0.5})
+    # No video is in two splits.
+    assert [info["splits"][name]["count"] for name in ("train", "test")] == [20, 20]
+
+
+def test_a_manifest_of_parts_of_videos(tmp_path):
+    write_video(tmp_path / "x.webm")
+    lines = ["path,label,start,end", "x.webm,a,0,1", "x.webm,b,1,", "x.webm,b,1.5,0.5",
+             "x.webm,b,30,40"]  # fmt: skip
+    (tmp_path / "m.csv").write_text("\n".join(lines))
+    source = sources.open_source(str(tmp_path / "m.csv"), frames_per_second=5.0)
+    labels = [picture.people[0].label for picture in source.pictures]
+    assert labels == ["a"] * 5 + ["b"] * 5
+    assert {picture.group for picture in source.pictures} == {"x.webm"}
+    assert "expected 0 <= start < end" in source.skipped[0][1]
+    assert "lasts 2.0 s" in source.skipped[1][1]
