@@ -17,9 +17,9 @@ else
   environment
 fi
 
-echo "1/4 drawing StageDance, a synthetic stage with dancers"
+echo "1/4 drawing StageDance, a synthetic stage, and finding its dancers by the pose network 'stage'"
 [ -e "$dir/data/dataset.json" ] ||
-  python launch/prepare.py --source=stage:quickstart --output="$dir/data" --workers=2
+  python launch/prepare.py --source=stage:quickstart --pose=stage --output="$dir/data" --workers=2
 
 echo "2/4 training a small fused network"
 python launch/train.py --config=configs/quickstart.py --workdir="$dir" --config.data.dir="$dir/data"
@@ -27,10 +27,9 @@ python launch/train.py --config=configs/quickstart.py --workdir="$dir" --config.
 echo "3/4 evaluating on groups that training never saw"
 python launch/evaluate.py --workdir="$dir" --split=test --nearest_mean
 
-echo "4/4 recognising fresh scenes (key points come from the scenes' own files, as they would from"
-echo "    another pose estimator)"
+echo "4/4 recognising fresh scenes, from pixels to motions"
 python launch/stage.py --output="$dir/scenes" --scenes=3 --dancers=5 --seed=2021
-python launch/recognize.py --model="$dir" --input="$dir/scenes" --keypoints="$dir/scenes" \
+python launch/recognize.py --model="$dir" --input="$dir/scenes" --pose=stage \
   --output="$dir/recognized"
 
 echo

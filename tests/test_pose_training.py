@@ -13,13 +13,13 @@ from ml_collections import ConfigDict
 
 from jdance import config as defaults
 from jdance import skeleton
-from jdance.data import prepare_people, stage
+from jdance.data import people, prepare_people, stage
 from jdance.errors import UserError
 from jdance.models.light_pose import LightPose, join_cells
 from jdance.models.openpose import DepthwiseConv
 from jdance.pose import PoseEstimator, decode, evaluation, targets, weights
 from jdance.pose.letterbox import fitted_size, to_picture
-from jdance.training import checkpoints, initialize, loop, pose_task, state, tasks
+from jdance.training import checkpoints, experiment, initialize, loop, pose_task, state, tasks
 
 
 @pytest.fixture(scope="module")
@@ -294,4 +294,22 @@ def test_judging_by_hand():
     assert evaluation.judge(truth, [(far, np.ones(2))])["AP50"] == 0
 
 
+def test_a_run_is_read_with_the_attributes_of_its_own_network(tmp_path):
+    config = defaults.pose()
+    config.model = ConfigDict(dict(network="mobilenet_v2_small", statistics="fixed"))
+    text = json.dumps({"config": config.to_dict(), "classes": ["person"]})
+    (tmp_path / "config.json").write_text(text)
+    assert experiment.read(tmp_path)[0] == config
+
+
 # What ships with the package ----------------------------------------------------------------------
+
+
+def test_the_shipped_network_finds_dancers_it_has_never_seen():
+    assert weights.SHIPPED["stage"].stat().st_size <= 4_000_000
+    estimator = PoseEstimator.load("stage")
+    packed = []
+    for group in range(12):
+        scene = stage.scene(2021, group, 0)
+        packed.append(people.pack(prepare_people.of_scene(scene, f"{group}")))
+    assert evaluation.average_precision(estimator, packed)["AP"] >= 0.7

@@ -60,6 +60,7 @@ class PoseEstimator:
 
         Args:
             pose: one of
+                - "stage": the light network that jdance brings, trained on StageDance alone;
                 - the name of a published network, "mobilenet_v2_small": its weights come from the
                   cache or are downloaded, batch norm uses fixed statistics that jdance brings;
                 - the file of that network as published (.pb): batch norm uses the statistics of
@@ -72,6 +73,8 @@ class PoseEstimator:
             UserError: none of these, or a damaged one.
         """
         path = Path(pose)
+        if str(pose) in weights.SHIPPED:
+            return cls(*weights.unpack(weights.SHIPPED[str(pose)]), decode_config)
         if str(pose) in download.SOURCES:
             name = str(pose)
             published = weights.import_mobilenet_v2_small(download.find(name))
@@ -85,7 +88,7 @@ class PoseEstimator:
             return cls(*importers.import_file(path), decode_config)
         raise UserError(
             f"{pose}: no such pose network, weights file or pose checkpoint; "
-            f"known networks: {', '.join(download.SOURCES)}"
+            f"known networks: {', '.join([*weights.SHIPPED, *download.SOURCES])}"
         )
 
     def maps(self, images: Any) -> tuple[jax.Array, jax.Array]:

@@ -37,6 +37,9 @@ NETWORKS: dict[str, type[nn.Module]] = {
 _CONFIG_FILE = "pose.json"
 _STATISTICS_FILE = Path(__file__).with_name("mobilenet_v2_small_statistics.npz")
 
+# Packed checkpoints that come with the package, by the name that --pose knows them by.
+SHIPPED = {"stage": Path(__file__).with_name("stage.npz")}
+
 
 # The networks and their variables ----------------------------------------------------------------
 

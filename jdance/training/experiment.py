@@ -106,6 +106,8 @@ def read(workdir: Path) -> tuple[ConfigDict, list[str]]:
     try:
         content = json.loads(path.read_text())
         config = defaults.pose() if content["config"].get("task") == "pose" else defaults.base()
+        if config.task == "pose":  # every pose network has attributes of its own
+            config.model = ConfigDict()
         config.update(content["config"])
         return config, [str(name) for name in content["classes"]]
     except FileNotFoundError:
