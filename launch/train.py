@@ -2,8 +2,13 @@
 
 python launch/train.py --config=configs/paper.py --workdir=runs/paper --config.data.dir=data/stage
 python launch/train.py --config=configs/paper.py --summary
+
+On a cluster, one such process for each GPU or each machine, started by Slurm (launch/slurm.sh),
+Open MPI 4, Kubernetes (launch/kubernetes.yaml), or by hand with --coordinator, --process_id and
+--num_processes. SIGTERM or SIGUSR1 to any of them: all save and end with status 75.
 """
 
+import os
 from pathlib import Path
 
 from absl import flags
@@ -11,13 +16,29 @@ from ml_collections import config_flags
 
 from jdance import models
 from jdance.launcher import run
-from jdance.training import experiment, loop, tasks
+from jdance.training import cluster, experiment, loop, tasks
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, from configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
 _SUMMARY = flags.DEFINE_bool(
     "summary", False, "Only print the network's modules with shapes, parameters and FLOPs."
 )
+_RESUME = flags.DEFINE_enum(
+    "resume", "auto", ["never", "auto", "must"], "Whether to continue from the folder's checkpoint."
+)
+_WATCHDOG = flags.DEFINE_float(
+    "watchdog",
+    600.0,
+    "Seconds that a step may take before the process ends with status 70; 0: for ever.",
+    lower_bound=0.0,
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "HOST:PORT of process 0, where no Slurm or Open MPI tells."
+)
+_PROCESS = flags.DEFINE_integer(
+    "process_id", None, "Which process this is; $JOB_COMPLETION_INDEX where that is set."
+)
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 flags.mark_flag_as_required("config")
 flags.register_multi_flags_validator(
     ["workdir", "summary"],
@@ -33,8 +54,13 @@ def main() -> None:
         experiment.check(tasks.make(config, classes))
         print(models.summary(config.model, config.data.image_size))
         return
-    result = loop.train(config, Path(_WORKDIR.value))
-    if result:
+    where = cluster.place(_COORDINATOR.value, _PROCESS.value, _PROCESSES.value, os.environ)
+    with cluster.member(where, _WATCHDOG.value):
+        result = loop.train(
+            config, Path(_WORKDIR.value), resume=_RESUME.value, watchdog=_WATCHDOG.value
+        )
+        first = cluster.is_first()
+    if result and first:
         numbers = {name: value for name, value in result.items() if isinstance(value, float)}
         print("val", ", ".join(f"{name} {value:.4f}" for name, value in numbers.items()))
 
