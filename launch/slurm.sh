@@ -23,7 +23,7 @@
 set -uo pipefail
 
 # Compiled programs are kept on each node: a restart does not compile again.
-export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-${TMPDIR:-/tmp}/jdance-xla-$USER}
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-${TMPDIR:-/tmp}/jdance-xla-$(id -un)}
 # Further XLA flags, all with their own risk: an unknown one stops the program. To the bit the same
 # numbers after every restart on GPUs: --xla_gpu_deterministic_ops=true
 export XLA_FLAGS=${XLA_FLAGS:-}

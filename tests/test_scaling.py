@@ -114,7 +114,6 @@ def test_the_slurm_script_requeues_what_was_preempted(tmp_path):
             cwd=tmp_path,
             env={
                 "PATH": f"{programs}:/usr/bin:/bin", "STATUS": str(status), "SLURM_JOB_ID": "12",
-                "USER": "somebody",
             },
         )  # fmt: skip
         calls = (tmp_path / "calls").read_text()

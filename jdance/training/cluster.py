@@ -97,24 +97,37 @@ def member(where: Place | None, patience: float = 0.0) -> Iterator[None]:
     # JAX owns SIGTERM: a handler of our own would disable its preemption notice.
     signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
+        with failing_at_once():
+            yield
+    except UserError as error:
+        if jax.process_count() == 1:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        end(1)
+
+
+@contextmanager
+def failing_at_once() -> Iterator[None]:
+    """Ends one of several processes where it fails alone, or because another one has died.
+
+    Other clean-up, inside or outside, would wait for processes that do not answer. A UserError is
+    everybody's and passes.
+    """
+    try:
         yield
-    except Preempted:
+    except (Preempted, UserError):
         raise
     except BaseException as error:
         if jax.process_count() == 1:
             raise
-        mistake = isinstance(error, UserError)
-        if mistake:
-            print(f"error: {error}", file=sys.stderr)
-        else:
-            traceback.print_exc()
-            print(
-                f"error: process {jax.process_index()} of {jax.process_count()} on "
-                f"{socket.gethostname()} failed, or another one has died: "
-                f"{(str(error) or repr(error)).splitlines()[0]}",
-                file=sys.stderr,
-            )
-        end(1 if mistake else BROKEN)
+        traceback.print_exc()
+        print(
+            f"error: process {jax.process_index()} of {jax.process_count()} on "
+            f"{socket.gethostname()} failed, or another one has died: "
+            f"{(str(error) or repr(error)).splitlines()[0]}",
+            file=sys.stderr,
+        )
+        end(BROKEN)
 
 
 def _join(where: Place | None, patience: float) -> None:

@@ -54,13 +54,18 @@ def train(
         cluster.on_first(lambda: stack.enter_context(lock.held(workdir)))
         cluster.on_first(lambda: experiment.claim(workdir, task.config, dataset))
         kept, best = config.checkpoints_kept, config.best_checkpoints_kept
-        checkpoints = stack.enter_context(closing(Checkpoints(workdir, kept, best, owner=True)))
+        dog = stack.enter_context(closing(Watchdog(watchdog)))
+        with dog.exempt():
+            opened = Checkpoints(workdir, kept, best, owner=True)
+        checkpoints = stack.enter_context(closing(opened))
         like = devices.replicated_like(_abstract_state(task))
-        restored = checkpoints.restore_newest(like, Progress("", 0, stream=cluster.stream()).say)
+        with dog.exempt():
+            say = Progress("", 0, stream=cluster.stream()).say
+            restored = checkpoints.restore_newest(like, say)
         start_step = restored[0] if restored else 0
         writer = MetricWriter(workdir, start_step) if cluster.is_first() else NoMetrics()
         stack.enter_context(closing(writer))
-        dog = stack.enter_context(closing(Watchdog(watchdog, start_step)))
+        stack.enter_context(cluster.failing_at_once())
         return _train(
             task, workdir, dataset, train_source, initial, checkpoints, restored, writer, dog
         )
@@ -93,8 +98,10 @@ def _train(
     if restored:
         start_step, current = restored
     else:
-        fresh = state.create(model, optimizer, config.seed, task.inputs())
-        start_step, current = 0, devices.replicate(initialize.apply(fresh, initial))
+        with dog.exempt():
+            fresh = state.create(model, optimizer, config.seed, task.inputs())
+            start_step, current = 0, devices.replicate(initialize.apply(fresh, initial))
+    dog.step(start_step)
 
     # --- Compiled steps -------------------------------------------------------------------------
     train_step, frozen_step = (
@@ -194,6 +201,8 @@ def _train(
             result = task.evaluate(current.variables, dataset, "val")
     if cluster.is_first():
         task.finish(current.variables, workdir)
+    with dog.exempt():
+        checkpoints.wait()
     return result
 
 
