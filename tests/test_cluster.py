@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import jax
@@ -14,7 +15,7 @@ from conftest import ROOT
 
 from jdance.errors import UserError
 from jdance.training import cluster
-from jdance.training.checkpoints import ocp
+from jdance.training.checkpoints import Checkpoints
 
 PATIENCE = 600  # seconds for a run that takes a few; machines are busy
 
@@ -84,12 +85,10 @@ def wait_for_step(workdir, runs, step):
 
 def final_state(workdir):
     """The newest checkpoint: its step, and its leaves by path."""
-    folders = [path for path in (Path(workdir) / "checkpoints").iterdir() if path.name.isdigit()]
-    folder = max(folders, key=lambda path: int(path.name))
-    with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.restore(folder.absolute() / "default")
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return int(folder.name), {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in flat}
+    with closing(Checkpoints(Path(workdir))) as checkpoints:
+        step = checkpoints.latest_step()
+        flat, _ = jax.tree_util.tree_flatten_with_path(checkpoints.as_numpy(step))
+    return step, {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in flat}
 
 
 def assert_same(a, b, **tolerance):

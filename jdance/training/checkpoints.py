@@ -164,16 +164,24 @@ class Checkpoints:
         step = self._manager.latest_step()
         if step is None:
             raise UserError(f"{self._folder}: holds no checkpoint")
+        whole = self.as_numpy(step)
+        return {name: whole[name] for name in ("params", "batch_stats")}
+
+    def as_numpy(self, step: int) -> dict[str, Any]:
+        """Everything in a checkpoint, as NumPy arrays, whatever devices it was saved on.
+
+        Raises:
+            Damaged: it cannot be read.
+        """
         try:
             saved = self._manager.item_metadata(step)
             like = jax.tree.map(
                 lambda leaf: np.empty(leaf.shape, leaf.dtype), getattr(saved, "tree", saved)
             )
-            whole = self._manager.restore(step, args=ocp.args.StandardRestore(like))
-            return {name: whole[name] for name in ("params", "batch_stats")}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+        except Exception as error:
             place = self._folder / str(step)
-            raise UserError(f"{place}: is damaged ({_reason(error)})") from error
+            raise Damaged(f"{place}: is damaged ({_reason(error)})") from error
 
     def close(self) -> None:
         """Returns when all that was saved is on the disk; raises UserError if it cannot be."""
