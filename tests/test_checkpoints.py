@@ -141,7 +141,7 @@ def test_two_jobs_in_one_folder_are_refused(tmp_path):
         with pytest.raises(UserError, match=f"in use by process {holder.pid} on "):
             lock.held(tmp_path).__enter__()
         holder.kill()
-        holder.communicate()
+        holder.wait()
         assert (tmp_path / "lock").exists()
         # What a dead process left is no lock.
         with lock.held(tmp_path), pytest.raises(UserError, match="is in use"):

@@ -165,7 +165,10 @@ class Checkpoints:
         if step is None:
             raise UserError(f"{self._folder}: holds no checkpoint")
         whole = self.as_numpy(step)
-        return {name: whole[name] for name in ("params", "batch_stats")}
+        try:
+            return {name: whole[name] for name in ("params", "batch_stats")}
+        except KeyError as error:
+            raise Damaged(f"{self._folder / str(step)}: is damaged (no {error})") from error
 
     def as_numpy(self, step: int) -> dict[str, Any]:
         """Everything in a checkpoint, as NumPy arrays, whatever devices it was saved on.
