@@ -88,7 +88,8 @@ def member(where: Place | None, patience: float = 0.0) -> Iterator[None]:
 
     Args:
         where: see `place`; None: as Slurm or Open MPI say, or else alone.
-        patience: seconds after which a process that is silent counts as dead; 0: 100.
+        patience: of the watchdog, in seconds; 0: there is none. Processes that are silent for
+            twice as long, and at most for 100 s, count as dead.
 
     Raises:
         UserError: the others could not be found.
@@ -131,7 +132,8 @@ def failing_at_once() -> Iterator[None]:
 
 
 def _join(where: Place | None, patience: float) -> None:
-    silence = int(min(100, max(10, patience))) if patience else 100
+    # JAX's own heartbeats end a process without its stacks: give the watchdog the first word.
+    silence = int(min(100, 2 * patience + 10)) if patience else 100
     try:
         if where is not None:
             jax.distributed.initialize(
