@@ -176,6 +176,47 @@ def test_a_preempted_run_continues_on_another_layout(tiny_data, tmp_path):
     assert_same(tmp_path / "a", tmp_path / "b", rtol=0, atol=1e-5)
 
 
+CONFIG = """
+import sys
+sys.path.insert(0, {tests!r})
+from conftest import tiny_config
+
+def get_config():
+    config = tiny_config({data!r})
+    config.epochs = 60.0
+    config.eval_every = config.checkpoint_every = 100.0
+    config.model.branches = "keypoints"
+    return config
+"""
+
+
+def test_the_program_by_itself_is_preempted_and_ends_bit_identical(tiny_data, tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text(CONFIG.format(tests=str(ROOT / "tests"), data=str(tiny_data)))
+
+    def launch(name):
+        command = [sys.executable, str(ROOT / "launch" / "train.py"), f"--config={config}"]
+        return subprocess.Popen(
+            [*command, f"--workdir={tmp_path / name}"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
+        )  # fmt: skip
+
+    run, undisturbed = launch("a"), launch("b")
+    deadline = time.monotonic() + PATIENCE
+    rows = tmp_path / "a" / "metrics.jsonl"
+    while not (rows.exists() and rows.read_text()):
+        assert time.monotonic() < deadline and run.poll() is None, run.communicate()[0]
+        time.sleep(0.01)
+    run.send_signal(signal.SIGTERM)
+    told, _ = run.communicate(timeout=PATIENCE)
+    assert run.returncode == 75 and "preempted: saved at step " in told, told
+    run = launch("a")
+    for process in (run, undisturbed):
+        told, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, told
+    assert_same(tmp_path / "a", tmp_path / "b", rtol=0, atol=0)
+
+
 # --- Peers that die or stand still --------------------------------------------------------------
 
 
