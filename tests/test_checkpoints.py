@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -118,6 +119,27 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"cannot be written .*before it are kept"):
         checkpoints.save(2, state(2))
         checkpoints.wait()
+
+
+def test_a_full_disk_loses_nothing_that_was_saved(tmp_path):
+    """A limit on the size of files fails in the middle of a write, as a full disk does."""
+    rng = np.random.default_rng(0)
+    before, after = ({"a": rng.random(100_000, np.float32)} for _ in range(2))
+    with closing(Checkpoints(tmp_path, 5, owner=True)) as checkpoints:
+        checkpoints.save(1, devices.replicate(before))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    checkpoints = Checkpoints(tmp_path, 5, owner=True)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        with pytest.raises(UserError, match=r"cannot be written .*before it are kept"):
+            checkpoints.save(2, devices.replicate(after))
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with closing(Checkpoints(tmp_path, 5, owner=True)) as checkpoints:
+        step, found = checkpoints.restore_newest(devices.replicated_like(before), pytest.fail)
+    assert step == 1
+    np.testing.assert_array_equal(found["a"], before["a"])
 
 
 # --- One job a folder -----------------------------------------------------------------------------
