@@ -66,7 +66,8 @@ def base() -> ConfigDict:
         dict(
             task="motion",
             seed=0,
-            batch_size=64,  # over all devices
+            batch_size=64,  # over all devices of all processes
+            accumulate=1,  # parts in which a device works through its share of a batch
             epochs=30.0,
             init_from="",  # a run, an imported folder or a weights file to start from
             freeze_epochs=0.0,  # in which the backbone stays as it was initialised
@@ -85,6 +86,7 @@ def base() -> ConfigDict:
             optimizer=dict(
                 name="sgd",  # or "adamw"; "adam", whose weight decay is part of the gradient
                 learning_rate=1e-3,
+                rate_for_batch=0,  # scale the rate by batch_size / this; 0: take it as it is
                 momentum=0.9,
                 weight_decay=1e-4,  # of kernels
                 schedule="piecewise",  # or "cosine"
@@ -96,7 +98,8 @@ def base() -> ConfigDict:
             log_every=20,  # steps
             eval_every=1.0,  # epochs
             checkpoint_every=1.0,  # epochs
-            checkpoints_kept=2,
+            checkpoints_kept=2,  # of the newest
+            best_checkpoints_kept=1,  # of those that did best on val
         )
     )
 

@@ -9,15 +9,15 @@ from absl import app, flags, logging
 
 from jdance import config as defaults
 from jdance.data import images
-from jdance.errors import UserError
+from jdance.errors import Preempted, UserError
 
 
 def run(main: Callable[[], None]) -> None:
     """Runs `main` after absl has read the flags.
 
-    Exit status: 0 done; 1 bad input, with one line on stderr and no traceback; 130 interrupted by
-    Ctrl-C. Words on the command line that are no flags are bad input, too: a forgotten "--" must
-    not go unnoticed.
+    Exit status: 0 done; 1 bad input, with one line on stderr and no traceback; 75 preempted, and
+    saved: start it again; 130 interrupted by Ctrl-C. Words on the command line that are no flags
+    are bad input, too: a forgotten "--" must not go unnoticed.
     """
 
     def wrapped(argv: list[str]) -> None:
@@ -30,6 +30,9 @@ def run(main: Callable[[], None]) -> None:
             main()
         except UserError as error:
             _fail(error)
+        except Preempted as notice:
+            print(notice, file=sys.stderr)
+            sys.exit(75)
         except OSError as error:  # a disk that is full, a folder that cannot be written to
             _fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
         except KeyboardInterrupt:

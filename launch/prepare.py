@@ -7,6 +7,9 @@ python launch/prepare.py --source=stage:pose --for=pose --output=data/pose
 With --for=pose the data set is one of whole pictures, to train and judge pose networks on; its
 source is stage:PRESET or a folder laid out as COCO's (annotations/person_keypoints_train2017.json,
 train2017/, ...).
+
+Several processes, on one machine or many, share the work: each gets --process_id and
+--num_processes, and the last to finish completes the data set.
 """
 
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import Any
 
 from absl import flags
 
-from jdance.data import prepare_people
+from jdance.data import parts, prepare_people
 from jdance.data.prepare import prepare
 from jdance.data.sources import SPLITS, open_source, split_name
 from jdance.errors import UserError
@@ -79,6 +82,10 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of drawn splits and of StageDance.", lo
 _WORKERS = flags.DEFINE_integer(
     "workers", 0, "Processes that read or draw pictures.", lower_bound=0
 )
+_PROCESS = flags.DEFINE_integer(
+    "process_id", None, "Which of several processes this is, from 0 ($SLURM_PROCID, for instance)."
+)
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes share the work.")
 
 
 def _fractions() -> dict[str, float]:
@@ -95,13 +102,13 @@ def _fractions() -> dict[str, float]:
 
 
 def _prepare() -> dict[str, Any]:
-    output = Path(_OUTPUT.value)
+    output, share = Path(_OUTPUT.value), parts.share(_PROCESS.value, _PROCESSES.value)
     inside = Path(_SOURCE.value).resolve()
     if inside.is_dir() and output.resolve().is_relative_to(inside):
         raise UserError(f"{output}: lies inside the source; choose another --output")
     if _FOR.value == "pose":
         return prepare_people.prepare(
-            _SOURCE.value, output, seed=_SEED.value, workers=_WORKERS.value
+            _SOURCE.value, output, seed=_SEED.value, workers=_WORKERS.value, share=share
         )
     if _POSE.value and _KEYPOINTS.value:
         raise UserError("give either --pose or --keypoints: one of them tells where people are")
@@ -134,6 +141,7 @@ def _prepare() -> dict[str, Any]:
         also_whole=_ALSO_WHOLE.value,
         min_joints=_MIN_JOINTS.value,
         split_by=_SPLIT_BY.value,
+        share=share,
     )
 
 
@@ -144,7 +152,11 @@ def main() -> None:
     for name in SPLITS:
         if name not in info["splits"]:
             print(f"note: no split {name!r} (there are {', '.join(info['splits'])})")
-    print(f"wrote {Path(_OUTPUT.value) / 'dataset.json'}")
+    path = Path(_OUTPUT.value) / "dataset.json"
+    if path.exists():
+        print(f"wrote {path}")
+    else:
+        print(f"part {_PROCESS.value} of {_PROCESSES.value} is done; others are not yet")
     if info["skipped"]:
         for entry in info["skipped"]:
             print(f"skipped {entry['file']}: {entry['reason']}")

@@ -4,23 +4,45 @@ python launch/train.py --config=configs/paper.py --workdir=runs/paper --config.d
 python launch/train.py --config=configs/paper.py --summary
 
 DIR/report.html shows how it went.
+
+On a cluster, one such process for each GPU or each machine, started by Slurm (launch/slurm.sh),
+Open MPI 4, Kubernetes (launch/kubernetes.yaml), or by hand with --coordinator, --process_id and
+--num_processes. SIGTERM or SIGUSR1 to any of them: all save and end with status 75.
 """
 
+import os
 from pathlib import Path
 
+import jax
 from absl import flags
 from ml_collections import config_flags
 
 from jdance import models
 from jdance.launcher import run
 from jdance.report import run as report
-from jdance.training import experiment, judge, loop, tasks
+from jdance.training import cluster, experiment, judge, loop, tasks
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, from configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
 _SUMMARY = flags.DEFINE_bool(
     "summary", False, "Only print the network's modules with shapes, parameters and FLOPs."
 )
+_RESUME = flags.DEFINE_enum(
+    "resume", "auto", ["never", "auto", "must"], "Whether to continue from the folder's checkpoint."
+)
+_WATCHDOG = flags.DEFINE_float(
+    "watchdog",
+    600.0,
+    "Seconds that a step may take before the process ends with status 70; 0: for ever.",
+    lower_bound=0.0,
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "HOST:PORT of process 0, where no Slurm or Open MPI tells."
+)
+_PROCESS = flags.DEFINE_integer(
+    "process_id", None, "Which process this is; $JOB_COMPLETION_INDEX where that is set."
+)
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 flags.mark_flag_as_required("config")
 flags.register_multi_flags_validator(
     ["workdir", "summary"],
@@ -36,9 +58,14 @@ def main() -> None:
         experiment.check(tasks.make(config, classes))
         print(models.summary(config.model, config.data.image_size))
         return
+    where = cluster.place(_COORDINATOR.value, _PROCESS.value, _PROCESSES.value, os.environ)
     workdir = Path(_WORKDIR.value)
-    result = loop.train(config, workdir)
-    if "confusion" in result:  # again, with the mistakes, for the report
+    with cluster.member(where, _WATCHDOG.value):
+        result = loop.train(config, workdir, resume=_RESUME.value, watchdog=_WATCHDOG.value)
+        first, alone = cluster.is_first(), jax.process_count() == 1
+    if not first:
+        return
+    if alone and "confusion" in result:  # again, with the mistakes, for the report
         result, _ = judge.judge([workdir], "val")
     report.write(workdir)
     if result:

@@ -129,7 +129,7 @@ def test_prepare_lists_bad_files_and_keeps_the_good_ones(real_data, photos, tmp_
         ("prepare", ["source=photos", "--source=photos", "--output=o"], "options start with --"),
         ("train", ["--config=no.py", "--workdir=o"], "--config=no.py: No such file"),
         ("train", ["--config=CONFIG", "--workdir=o", "--config.epoch=3"],
-         "no such key; config has augment, batch_size"),
+         "no such key; config has accumulate, augment, batch_size"),
         ("train", ["--config=CONFIG", "--workdir=o", "--config.data.dir=o"], "launch/prepare.py"),
         ("evaluate", ["--workdir=empty"], "train with launch/train.py first"),
         ("recognize", ["--model=empty", "--input=photos", "--output=o"], "--pose or --keypoints"),

@@ -110,7 +110,9 @@ def _nearest(keypoints: np.ndarray, size: int, count: int) -> np.ndarray:
     return result
 
 
-def train_batches(source: Any, config: ConfigDict, start_step: int = 0) -> Iterator[Batch]:
+def train_batches(
+    source: Any, config: ConfigDict, start_step: int = 0, process: int = 0, processes: int = 1
+) -> Iterator[Batch]:
     """Endless training batches from `start_step` on; the arguments are those of
     `pipeline.train_batches`.
 
@@ -118,4 +120,6 @@ def train_batches(source: Any, config: ConfigDict, start_step: int = 0) -> Itera
         image uint8 [B, S, S, 3] RGB, keypoints float32 [B, M, 18, 3] in pixels of it, mask float32
         [B, S/8, S/8] (0 where nothing is known of the people), index int32 [B].
     """
-    return train_examples(source, partial(example, config=config), config, start_step)
+    return train_examples(
+        source, partial(example, config=config), config, start_step, process, processes
+    )

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from jdance import skeleton
-from jdance.data import crop, images, records, splits
+from jdance.data import crop, images, parts, records, splits
 from jdance.data.sources import SPLITS, Loaded, Person, Picture, Source
 from jdance.data.videos import Damaged
 from jdance.errors import UserError
@@ -37,8 +37,12 @@ def prepare(
     also_whole: bool = False,
     min_joints: int = 4,
     split_by: str = "video",
+    share: parts.Share = parts.Share(),  # noqa: B008 (immutable)
 ) -> dict[str, Any]:
     """Writes a data set (see `records`) and returns its description, as in dataset.json.
+
+    One of several processes writes its share of the data set and describes that, unless it is the
+    last to finish: then it completes the data set.
 
     A picture in which nobody is found is kept: the whole picture (or the labelled box) is the crop,
     and all key points are missing. Pictures that cannot be used are listed under "skipped".
@@ -57,11 +61,14 @@ def prepare(
         split_by: "video" draws whole groups, "frame" single pictures whatever their group (as the
             paper does: frames of one video are then in train and in test). Pictures that come with
             a split keep it.
+        share: the part of the pictures that this process takes; splits are drawn from all.
 
     Raises:
         UserError: the folder is in use, or not one picture could be used.
     """
-    marker = claim(output)
+    place = claim(output, share)
+    if isinstance(place, dict):
+        return place
     skipped = [(images.printable(name), reason) for name, reason in source.skipped]
     pictures = _with_enough(source.pictures, skipped)
     fractions = fractions or {"train": 0.8, "val": 0.1, "test": 0.1}
@@ -70,7 +77,8 @@ def prepare(
     classes = [name for name in source.classes if name in labels]
     names = [n for n in SPLITS if any(p.split == n for p in pictures)]
     names += sorted({p.split for p in pictures if p.split} - set(SPLITS))
-    writers = {name: records.Writer(output, name) for name in names}
+    writers = {name: records.Writer(output, name, share.prefix) for name in names}
+    pictures = pictures[share.process :: share.processes]
 
     progress = Progress("preparing", len(pictures))
     everything = load_all([picture.load for picture in pictures], workers)
@@ -93,10 +101,6 @@ def prepare(
         progress.update(done)
     for writer in writers.values():
         writer.close()
-    if not any(writer.labels for writer in writers.values()):
-        name, reason = skipped[0]
-        raise UserError(f"not one picture could be used; the first, {name}: {reason}")
-
     info = {
         "version": records.VERSION,
         "kind": "persons",
@@ -108,19 +112,21 @@ def prepare(
         "splits": {name: writer.summary(classes) for name, writer in writers.items()},
         "skipped": [{"file": name, "reason": reason} for name, reason in skipped],
     }
-    finish(marker, info)
-    return info
+    return finish(place, info, share)
 
 
-def claim(output: Path) -> Path:
+def claim(output: Path, share: parts.Share) -> Path | dict[str, Any]:
     """Makes the folder ours.
 
     Returns:
-        The file that marks it as unfinished; `finish` makes it the description.
+        What marks it as unfinished, for `finish`; or the description, where this process's share
+        of the work is done already.
 
     Raises:
         UserError: the folder is in use.
     """
+    if share.processes > 1:
+        return parts.claim(output, share) or output
     marker = output / "dataset.json.partial"
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -139,10 +145,29 @@ def claim(output: Path) -> Path:
     return marker
 
 
-def finish(marker: Path, info: dict[str, Any]) -> None:
-    """Writes dataset.json, last and at once: a folder that has it is complete."""
-    marker.write_text(json.dumps(info, indent=2) + "\n")
-    marker.rename(marker.with_name("dataset.json"))
+def finish(place: Path, info: dict[str, Any], share: parts.Share) -> dict[str, Any]:
+    """Writes dataset.json, last and at once: a folder that has it is complete.
+
+    Returns:
+        The description of the data set, or of this share where others are not done yet.
+
+    Raises:
+        UserError: not one picture could be used.
+    """
+    if share.processes > 1:
+        info = parts.finish(place, share, info)
+        complete = (place / "dataset.json").exists()
+    else:
+        complete = True
+    if complete and not any(split["count"] for split in info["splits"].values()):
+        first = info["skipped"][0]
+        raise UserError(
+            f"not one picture could be used; the first, {first['file']}: {first['reason']}"
+        )
+    if share.processes == 1:
+        place.write_text(json.dumps(info, indent=2) + "\n")
+        place.rename(place.with_name("dataset.json"))
+    return info
 
 
 def _with_enough(pictures: list[Picture], skipped: list[tuple[str, str]]) -> list[Picture]:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from jdance import skeleton
-from jdance.data import crop, images, people, records, stage
+from jdance.data import crop, images, parts, people, records, stage
 from jdance.data.prepare import claim, finish, load_all
 from jdance.data.sources import SPLITS
 from jdance.errors import UserError
@@ -26,7 +26,14 @@ class Picture(NamedTuple):
     load: Callable[[], people.People]
 
 
-def prepare(source: str, output: Path, *, seed: int = 0, workers: int = 0) -> dict[str, Any]:
+def prepare(
+    source: str,
+    output: Path,
+    *,
+    seed: int = 0,
+    workers: int = 0,
+    share: parts.Share = parts.Share(),  # noqa: B008 (immutable)
+) -> dict[str, Any]:
     """Writes a data set of whole pictures (see `people`) and returns its description.
 
     Args:
@@ -35,14 +42,18 @@ def prepare(source: str, output: Path, *, seed: int = 0, workers: int = 0) -> di
         output: a new or empty folder, or one in which a run of this was interrupted.
         seed: of StageDance.
         workers: processes that read or draw pictures; 0: this one.
+        share: the part of the pictures that this process takes, see `prepare.prepare`.
 
     Raises:
         UserError: nothing usable in the source, or the folder is in use.
     """
     pictures = _stage(source, seed) if source.startswith("stage:") else _coco(Path(source))
-    marker = claim(output)
+    place = claim(output, share)
+    if isinstance(place, dict):
+        return place
     splits = [name for name in SPLITS if any(p.split == name for p in pictures)]
-    writers = {name: records.Writer(output, name) for name in splits}
+    writers = {name: records.Writer(output, name, share.prefix) for name in splits}
+    pictures = pictures[share.process :: share.processes]
     skipped = []
     progress = Progress("preparing", len(pictures))
     everything = load_all([picture.load for picture in pictures], workers)
@@ -55,8 +66,6 @@ def prepare(source: str, output: Path, *, seed: int = 0, workers: int = 0) -> di
         progress.update(done)
     for writer in writers.values():
         writer.close()
-    if not any(writer.labels for writer in writers.values()):
-        raise UserError(f"not one picture could be used; the first: {skipped[0]['reason']}")
     info = {
         "version": records.VERSION,
         "kind": "people",
@@ -65,8 +74,7 @@ def prepare(source: str, output: Path, *, seed: int = 0, workers: int = 0) -> di
         "splits": {name: writer.summary(["person"]) for name, writer in writers.items()},
         "skipped": skipped,
     }
-    finish(marker, info)
-    return info
+    return finish(place, info, share)
 
 
 def _stage(source: str, seed: int) -> list[Picture]:

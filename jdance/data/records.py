@@ -94,8 +94,8 @@ def decode_image(data: bytes, factor: int = 1) -> np.ndarray:
 class Writer:
     """Writes the examples of one split into shards, and counts them."""
 
-    def __init__(self, folder: Path, split: str):
-        self._folder, self._split = folder, split
+    def __init__(self, folder: Path, split: str, prefix: str = ""):
+        self._folder, self._name = folder, prefix + split
         self._writer: ArrayRecordWriter | None = None
         self.shards: list[str] = []
         self.labels: list[int] = []
@@ -107,7 +107,7 @@ class Writer:
     def add_packed(self, record: bytes, label: int, people_found: bool) -> None:
         if len(self.labels) % _RECORDS_PER_SHARD == 0:
             self.close()
-            name = f"{self._split}-{len(self.shards):05}.array_record"
+            name = f"{self._name}-{len(self.shards):05}.array_record"
             self.shards.append(name)
             self._writer = ArrayRecordWriter(str(self._folder / name), "group_size:1")
         assert self._writer is not None

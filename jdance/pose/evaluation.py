@@ -6,7 +6,8 @@ person and a true one, from 0.50 to 0.95. https://cocodataset.org/#keypoints-eva
 
 import contextlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import jax
@@ -26,21 +27,40 @@ _BATCH = 8
 _NAMES = {"AP": 0, "AP50": 1, "AP75": 2, "AR": 5}
 
 
-def average_precision(estimator: PoseEstimator, source: Shards) -> dict[str, Any]:
-    """AP, AP50, AP75 and AR of a pose network on packed records of `people`; n is their number."""
-    truth, found = [], []
-    for start in range(0, len(source), _BATCH):
-        records = [people.unpack(source[i]) for i in range(start, min(start + _BATCH, len(source)))]
+def average_precision(
+    estimator: PoseEstimator,
+    source: Shards,
+    process: int = 0,
+    processes: int = 1,
+    interleave: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
+) -> dict[str, Any]:
+    """AP, AP50, AP75 and AR of a pose network on packed records of `people`; n is their number.
+
+    Args:
+        estimator: the network.
+        source: the records.
+        process, processes: which share of the pictures this process looks at.
+        interleave: from the rows [N, ...] of a share those of all shares in the pictures' order;
+            the shares are filled up to one length.
+    """
+    parts: list[tuple[np.ndarray, ...]] = []
+    share = range(process, len(source), processes)
+    for start in range(0, -(-len(source) // processes), _BATCH):
+        records = [people.unpack(source[i]) for i in share[start : start + _BATCH]]
         pictures = [_decode(record) for record in records]
         squares = np.zeros((_BATCH, 368, 368, 3), np.uint8)
-        squares[: len(pictures)] = [letterbox(picture)[0] for picture in pictures]
+        sizes = np.zeros((_BATCH, 2), np.int32)
+        if pictures:
+            squares[: len(pictures)] = [letterbox(picture)[0] for picture in pictures]
+            sizes[: len(pictures)] = [picture.shape[:2] for picture in pictures]
         result = jax.device_get(estimator(squares))
-        for i, picture in enumerate(pictures):
-            valid = result.valid[i]
-            keypoints = to_picture(result.keypoints[i][valid], *picture.shape[:2])
-            found.append((keypoints, result.score[i][valid]))
-        truth += records
-    return judge(truth, found)
+        parts.append((sizes, result.keypoints, result.valid, result.score))
+    columns = (interleave(np.concatenate(column)) for column in zip(*parts, strict=True))
+    found = [
+        (to_picture(keypoints[valid], int(size[0]), int(size[1])), score[valid])
+        for size, keypoints, valid, score in islice(zip(*columns, strict=True), len(source))
+    ]
+    return judge([people.unpack(source[i]) for i in range(len(source))], found)
 
 
 def _decode(record: people.People) -> np.ndarray:

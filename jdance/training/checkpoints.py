@@ -1,5 +1,7 @@
-"""Checkpoints of the training state, by orbax."""
+"""Checkpoints of the training state, by orbax: written in the background, by all processes."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,49 +10,147 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jdance.errors import UserError
+from jdance.training import cluster
+from jdance.training.devices import of_this_process, over_processes
+
+policies = ocp.checkpoint_managers.preservation_policy
+_SCORE = "score"
+
+
+class Damaged(UserError):
+    """A checkpoint that cannot be read."""
 
 
 class Checkpoints:
-    """The checkpoints of one run, a folder each, named by the step."""
+    """The checkpoints of one run, a folder each, named by the step.
 
-    def __init__(self, workdir: Path, kept: int = 2):
-        self._folder = (workdir / "checkpoints").absolute()
+    Args:
+        workdir: of the run.
+        kept: how many of the newest stay.
+        best: how many of those with the highest score stay, too.
+        owner: whether this is the run itself, which may tidy up what was half written.
+    """
+
+    def __init__(self, workdir: Path, kept: int = 2, best: int = 0, owner: bool = False):
+        self._folder, self._owner = (workdir / "checkpoints").absolute(), owner
         self._manager = ocp.CheckpointManager(
             self._folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=kept),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [
+                        policies.LatestN(kept),
+                        policies.BestN(
+                            get_metric_fn=_score, n=best, keep_checkpoints_without_metrics=False
+                        ),
+                    ]
+                ),
+                best_fn=_score,
+                cleanup_tmp_directories=owner,
+            ),
             item_handlers=ocp.StandardCheckpointHandler(),  # so that metadata can be read, too
         )
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any) -> None:
-        """Starts to write a checkpoint; does nothing if the step has one."""
-        if self._manager.latest_step() != step:
-            self._manager.save(step, args=ocp.args.StandardSave(state))
+    def best_step(self) -> int | None:
+        """The step with the highest score; the newest where none has one."""
+        return self._manager.best_step()
+
+    def save(self, step: int, state: Any, score: float | None = None) -> None:
+        """Starts to write a checkpoint; does nothing if the step has one.
+
+        Args:
+            step: names it.
+            state: on every device of this process.
+            score: of the evaluation at this step, if there was one; the higher, the better.
+
+        Raises:
+            UserError: this checkpoint or the one before cannot be written.
+        """
+        if self._manager.latest_step() == step:
+            return
+        metrics = None if score is None else {_SCORE: score}
+        with _Writing(self._folder):
+            whole = ocp.args.StandardSave(over_processes(state))
+            self._manager.save(step, args=whole, metrics=metrics)
+
+    def wait(self) -> None:
+        """Returns when all that was saved is on the disk; raises UserError if it cannot be."""
+        with _Writing(self._folder):
+            self._manager.wait_until_finished()
+
+    def restore_newest(self, like: Any, warn: Callable[[str], None]) -> tuple[int, Any] | None:
+        """The newest checkpoint that can be read: its step and the state on this process's devices.
+
+        Damaged ones after it are moved to DIR/damaged, so that their steps can be saved again, if
+        this is the run itself.
+
+        Args:
+            like: as for `restore`.
+            warn: gets a line about each that is damaged.
+
+        Returns:
+            None if there are no checkpoints.
+
+        Raises:
+            UserError: the newest is of another network or configuration, or all are damaged.
+        """
+        damaged: list[int] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            problem, state = "cannot be read by another process", None
+            try:
+                state = self.restore(step, like)
+            except Damaged as error:
+                problem = str(error)
+            if cluster.all_of(state is not None):
+                if damaged and self._owner:
+                    cluster.on_first(lambda: self._set_aside(damaged))
+                    self._manager.reload()
+                return step, of_this_process(state)
+            damaged.append(step)
+            warn(f"warning: {problem}; trying the checkpoint before it")
+        if damaged:
+            raise UserError(
+                f"{self._folder}: every checkpoint in it is damaged; remove the folder to start "
+                "again, or use another --workdir"
+            )
+        return None
+
+    def _set_aside(self, steps: list[int]) -> None:
+        folder = self._folder.parent / "damaged"
+        folder.mkdir(exist_ok=True)
+        for step in steps:
+            number = sum(1 for _ in folder.glob(f"{step}-*"))
+            os.replace(self._folder / str(step), folder / f"{step}-{number}")
 
     def restore(self, step: int, like: Any) -> Any:
         """The state at a step, with the tree, shapes, dtypes and places of `like`.
 
+        It may have been saved by any number of devices and processes.
+
         Raises:
+            Damaged: it cannot be read.
             UserError: the checkpoint is of another network or configuration; the first difference
                 is named.
         """
         place = f"{self._folder / str(step)}"
         try:
             saved = self._manager.item_metadata(step)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{place}: not a readable checkpoint ({reason})") from error
-        difference = first_difference(like, getattr(saved, "tree", saved))
+        except Exception as error:  # of many kinds, depending on what is damaged
+            raise Damaged(f"{place}: not a readable checkpoint ({_reason(error)})") from error
+        tree = getattr(saved, "tree", saved)
+        if tree is None:
+            raise Damaged(f"{place}: not a readable checkpoint (parts of it are missing)")
+        difference = first_difference(like, tree)
         if difference:
             raise UserError(
                 f"{place}: does not fit this configuration: {difference}; use another --workdir"
             )
         try:
             return self._manager.restore(step, args=ocp.args.StandardRestore(like))
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{place}: is damaged ({str(error).splitlines()[0]})") from error
+        except Exception as error:
+            raise Damaged(f"{place}: is damaged ({_reason(error)})") from error
 
     def newest_variables(self) -> dict[str, Any]:
         """Parameters and batch-norm statistics of the newest checkpoint, of whatever network.
@@ -64,21 +164,57 @@ class Checkpoints:
         step = self._manager.latest_step()
         if step is None:
             raise UserError(f"{self._folder}: holds no checkpoint")
+        whole = self.as_numpy(step)
+        try:
+            return {name: whole[name] for name in ("params", "batch_stats")}
+        except KeyError as error:
+            raise Damaged(f"{self._folder / str(step)}: is damaged (no {error})") from error
+
+    def as_numpy(self, step: int) -> dict[str, Any]:
+        """Everything in a checkpoint, as NumPy arrays, whatever devices it was saved on.
+
+        Raises:
+            Damaged: it cannot be read.
+        """
         try:
             saved = self._manager.item_metadata(step)
             like = jax.tree.map(
                 lambda leaf: np.empty(leaf.shape, leaf.dtype), getattr(saved, "tree", saved)
             )
-            whole = self._manager.restore(step, args=ocp.args.StandardRestore(like))
-            return {name: whole[name] for name in ("params", "batch_stats")}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{self._folder / str(step)}: is damaged ({reason})") from error
+            return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+        except Exception as error:
+            place = self._folder / str(step)
+            raise Damaged(f"{place}: is damaged ({_reason(error)})") from error
 
     def close(self) -> None:
-        """Returns when all that was saved is on the disk."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Returns when all that was saved is on the disk; raises UserError if it cannot be."""
+        with _Writing(self._folder):
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+
+class _Writing:
+    """Tells what prevented a checkpoint from being written, such as a full disk, in one line."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, UserError):
+            raise UserError(
+                f"{self._folder}: a checkpoint cannot be written ({_reason(error)}); those before "
+                "it are kept"
+            ) from error
+
+
+def _score(metrics: Any) -> float:
+    return metrics[_SCORE]
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or repr(error)).splitlines()[0]
 
 
 def has_checkpoint(workdir: Path) -> bool:

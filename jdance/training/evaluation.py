@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jdance import models
 from jdance.data.pipeline import Batch
-from jdance.training import devices, steps
+from jdance.training import cluster, devices, steps
 
 # (variables, device batch) -> probabilities [devices, B / devices, M]
 EvalStep = Callable[[Any, dict[str, jax.Array]], jax.Array]
@@ -26,19 +26,25 @@ def make_eval_step(config: ConfigDict) -> EvalStep:
 def predict(eval_step: EvalStep, variables: Any, batches: Iterable[Batch]) -> Predictions:
     """Runs the network over batches.
 
+    Args:
+        eval_step: see `make_eval_step`.
+        variables: on every device.
+        batches: this process's, see `pipeline.eval_batches`.
+
     Returns:
         probabilities float32 [N, M], label int32 [N], valid bool [N] (somebody was found),
-        index int32 [N]; padding is left out.
+        index int32 [N], of all processes' examples in their order; padding is left out.
     """
     rows: dict[str, list[np.ndarray]] = {}
     for batch in batches:
         output = jax.device_get(eval_step(variables, devices.shard(batch)))
-        real = batch["weight"] > 0
-        found = {name: batch[name] for name in ("label", "valid", "index")}
+        found = {name: batch[name] for name in ("label", "valid", "index", "weight")}
         found["probabilities"] = output.reshape(-1, output.shape[-1])
         for name, value in found.items():
-            rows.setdefault(name, []).append(value[real])
-    return {name: np.concatenate(parts) for name, parts in rows.items()}
+            rows.setdefault(name, []).append(value)
+    all_rows = {name: cluster.interleave(np.concatenate(parts)) for name, parts in rows.items()}
+    real = all_rows.pop("weight") > 0
+    return {name: value[real] for name, value in all_rows.items()}
 
 
 def average(parts: Sequence[Predictions]) -> Predictions:

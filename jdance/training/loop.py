@@ -2,7 +2,7 @@
 
 import math
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,19 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jdance.data.records import Dataset
-from jdance.errors import UserError
+from jdance.errors import Preempted, UserError
 from jdance.progress import Progress
-from jdance.training import devices, experiment, initialize, state, steps, tasks
+from jdance.training import cluster, devices, experiment, initialize, lock, state, steps, tasks
 from jdance.training.checkpoints import Checkpoints, has_checkpoint
-from jdance.training.metrics import MetricWriter
+from jdance.training.metrics import MetricWriter, NoMetrics
 from jdance.training.sampler import Sampler
 from jdance.training.tasks import Task
+from jdance.training.watchdog import Watchdog
 
 
-def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def train(
+    config: ConfigDict, workdir: Path, *, resume: str = "auto", watchdog: float = 0.0
+) -> dict[str, Any]:
     """Trains until the configured epoch and returns the last evaluation on `val`, if there is one.
 
     Running it again on the same folder continues from the newest checkpoint; the numbers are those
@@ -30,24 +33,43 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Args:
         config: the experiment, see `jdance.config.base`.
         workdir: gets config.json, metrics.jsonl, tensorboard/ and checkpoints/.
+        resume: "auto" continues where there is a checkpoint, "must" demands one, "never" refuses
+            a folder that has one.
+        watchdog: seconds that a step may take before the process is ended; 0: any time.
 
     Raises:
+        Preempted: the run was told to end; it is saved.
         UserError: the data set or the configuration cannot be used, the folder belongs to another
-            experiment, or the loss is not finite.
+            experiment or is in use, or the loss is not finite.
     """
     dataset = Dataset(config.data.dir, tasks.data_kind(config))
     train_source = dataset.source("train")
     task = tasks.make(config, dataset.classes)
     task.suit(dataset)
     experiment.check(task)
-    devices.check_batch_size(task.config.batch_size)
+    devices.check_batch_size(task.config.batch_size, task.config.accumulate)
+    _check_resume(resume, workdir)
     initial = _initial_variables(task, workdir)
-    experiment.claim(workdir, task.config, dataset)
-    with (
-        closing(Checkpoints(workdir, config.checkpoints_kept)) as checkpoints,
-        closing(MetricWriter(workdir, checkpoints.latest_step() or 0)) as writer,
-    ):
-        return _train(task, workdir, dataset, train_source, initial, checkpoints, writer)
+    with ExitStack() as stack:
+        # All that is written once is written by the first process.
+        cluster.on_first(lambda: stack.enter_context(lock.held(workdir)))
+        cluster.on_first(lambda: experiment.claim(workdir, task.config, dataset))
+        kept, best = config.checkpoints_kept, config.best_checkpoints_kept
+        dog = stack.enter_context(closing(Watchdog(watchdog)))
+        with dog.exempt():
+            opened = Checkpoints(workdir, kept, best, owner=True)
+        checkpoints = stack.enter_context(closing(opened))
+        like = devices.replicated_like(_abstract_state(task))
+        with dog.exempt():
+            say = Progress("", 0, stream=cluster.stream()).say
+            restored = checkpoints.restore_newest(like, say)
+        start_step = restored[0] if restored else 0
+        writer = MetricWriter(workdir, start_step) if cluster.is_first() else NoMetrics()
+        stack.enter_context(closing(writer))
+        stack.enter_context(cluster.failing_at_once())
+        return _train(
+            task, workdir, dataset, train_source, initial, checkpoints, restored, writer, dog
+        )
 
 
 def _train(
@@ -57,7 +79,9 @@ def _train(
     train_source: Any,
     initial: initialize.Flat,
     checkpoints: Checkpoints,
-    writer: MetricWriter,
+    restored: tuple[int, Any] | None,
+    writer: MetricWriter | NoMetrics,
+    dog: Watchdog,
 ) -> dict[str, Any]:
     # --- Model and optimiser ------------------------------------------------------------------
     config = task.config
@@ -66,16 +90,19 @@ def _train(
     freeze_steps = math.ceil(config.freeze_epochs * steps_per_epoch)
     model = task.model(axis_name=steps.AXIS)
     frozen_model = task.model(axis_name=steps.AXIS, freeze_backbone=True)
-    schedule = state.make_schedule(config.optimizer, steps_per_epoch, total_steps)
+    schedule = state.make_schedule(
+        config.optimizer, steps_per_epoch, total_steps, config.batch_size
+    )
     optimizer = state.make_optimizer(config.optimizer, schedule, freeze_steps, task.rate_factors)
-    fresh = state.create(model, optimizer, config.seed, task.inputs())
 
     # --- Resumption: the newest checkpoint of this folder, else init_from, else from scratch -----
-    start_step = checkpoints.latest_step() or 0
-    if start_step:
-        current = checkpoints.restore(start_step, devices.replicate(fresh))
+    if restored:
+        start_step, current = restored
     else:
-        current = devices.replicate(initialize.apply(fresh, initial))
+        with dog.exempt():
+            fresh = state.create(model, optimizer, config.seed, task.inputs())
+            start_step, current = 0, devices.replicate(initialize.apply(fresh, initial))
+    dog.step(start_step)
 
     # --- Compiled steps -------------------------------------------------------------------------
     train_step, frozen_step = (
@@ -86,6 +113,7 @@ def _train(
                 optimizer=optimizer,
                 seed=config.seed,
                 loss=task.loss,
+                accumulate=config.accumulate,
             ),
             axis_name=steps.AXIS,
             in_axes=(None, 0),
@@ -96,7 +124,7 @@ def _train(
     )
 
     # --- The loop -------------------------------------------------------------------------------
-    progress = Progress("training", total_steps, start_step)
+    progress = Progress("training", total_steps, start_step, cluster.stream())
     if start_step:
         progress.say(f"resuming from step {start_step} of {total_steps}")
     round_steps = max(1, round(config.eval_every * steps_per_epoch))
@@ -115,17 +143,23 @@ def _train(
 
             if batches is None or sampler.changes(step - 1):
                 judge = partial(task.evaluate, current.variables, dataset, "train")
-                with jax.transfer_guard("allow"), clock.paused():
+                with jax.transfer_guard("allow"), clock.paused(), dog.exempt():
                     shares = sampler.shares(step - 1, judge)
                 batches = task.train_batches(train_source, step - 1, shares)
             with clock.waiting():
                 batch = next(batches)
             previous = metrics
             update = frozen_step if step <= freeze_steps else train_step
-            current, metrics = update(current, devices.shard(batch))
+            # The first call of either function compiles it.
+            with dog.exempt(step in (start_step + 1, freeze_steps + 1)):
+                current, metrics = update(current, devices.shard(batch))
             clock.images += config.batch_size
             # At most two steps in flight: batches must not pile up on the device.
             jax.block_until_ready(previous)
+            dog.step(step)
+            # Asked after every step: all processes must agree on the one at which they end.
+            preempted = cluster.preempted(step) and not last
+            save |= preempted
 
             values: dict[str, float] = {}
             if log or save:
@@ -150,7 +184,7 @@ def _train(
                     f"{values['data_wait']:.0%} of the time waiting for data",
                 )
             if evaluate:
-                with jax.transfer_guard("allow"), clock.paused():
+                with jax.transfer_guard("allow"), clock.paused(), dog.exempt():
                     result = task.evaluate(current.variables, dataset, "val")
                 values |= {f"val_{name}": result[name] for name in task.headline}
                 if not np.isfinite([result[name] for name in task.headline]).all():
@@ -163,12 +197,31 @@ def _train(
             if log or evaluate:
                 writer.write(step, values)
             if save:
-                with jax.transfer_guard("allow"), clock.paused():
-                    checkpoints.save(step, current)
+                with jax.transfer_guard("allow"), clock.paused(), dog.exempt():
+                    score = result[task.headline[0]] if evaluate else None
+                    checkpoints.save(step, current, score)
+            if preempted:
+                with dog.exempt():
+                    checkpoints.wait()
+                raise Preempted(f"preempted: saved at step {step} of {total_steps}; start again")
     if start_step >= total_steps and dataset.count("val"):  # there was nothing left to train
-        result = task.evaluate(current.variables, dataset, "val")
-    task.finish(current.variables, workdir)
+        with dog.exempt():
+            result = task.evaluate(current.variables, dataset, "val")
+    if cluster.is_first():
+        task.finish(current.variables, workdir)
+    with dog.exempt():
+        checkpoints.wait()
     return result
+
+
+def _check_resume(resume: str, workdir: Path) -> None:
+    """Raises UserError where a folder's checkpoints are not what `resume` expects."""
+    if resume == "must" and not has_checkpoint(workdir):
+        raise UserError(f"--resume=must: {workdir} has no checkpoint to continue from")
+    if resume == "never" and has_checkpoint(workdir):
+        raise UserError(
+            f"--resume=never: {workdir} has checkpoints already; remove it or use another --workdir"
+        )
 
 
 def _initial_variables(task: Task, workdir: Path) -> initialize.Flat:
@@ -185,15 +238,12 @@ def load(workdir: Path) -> tuple[ConfigDict, list[str], Any]:
         UserError: the folder holds no run, or no checkpoint.
     """
     config, classes = experiment.read(workdir)
+    like = devices.replicated_like(_abstract_state(tasks.make(config, classes)))
     with closing(Checkpoints(workdir)) as checkpoints:
-        return config, classes, _newest_variables(tasks.make(config, classes), workdir, checkpoints)
-
-
-def _newest_variables(task: Task, workdir: Path, checkpoints: Checkpoints) -> Any:
-    step = checkpoints.latest_step()
-    if step is None:
+        restored = checkpoints.restore_newest(like, Progress("", 0).say)
+    if restored is None:
         raise UserError(f"{workdir}: has no checkpoint yet; train with launch/train.py first")
-    return checkpoints.restore(step, devices.replicated_like(_abstract_state(task))).variables
+    return config, classes, restored[1].variables
 
 
 def _abstract_state(task: Task) -> Any:

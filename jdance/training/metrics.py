@@ -35,6 +35,14 @@ class MetricWriter:
         self._events.close()
 
 
+class NoMetrics:
+    """The `MetricWriter` of processes that write nothing."""
+
+    def write(self, step: int, values: dict[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def _rows_until(path: Path, step: int) -> list[str]:
     """The whole rows of a metrics file that belong to steps up to `step`."""
     rows = []

@@ -75,16 +75,21 @@ class MotionTask:
         if not self.config.init_from:
             return {}
         loaded, message = initialize.read(self.config.init_from, variables)
-        print(message)
+        if jax.process_index() == 0:
+            print(message)
         return loaded
 
     def train_batches(
         self, source: Any, start_step: int, shares: np.ndarray | None = None
     ) -> Iterator[pipeline.Batch]:
-        return pipeline.train_batches(source, self.config, start_step, shares=shares)
+        return pipeline.train_batches(
+            source, self.config, start_step, jax.process_index(), jax.process_count(), shares=shares
+        )
 
     def evaluate(self, variables: Any, dataset: Dataset, split: str) -> dict[str, Any]:
-        batches = pipeline.eval_batches(dataset.source(split), self.config)
+        batches = pipeline.eval_batches(
+            dataset.source(split), self.config, jax.process_index(), jax.process_count()
+        )
         return summarize(predict(self._eval_step, variables, batches), self._classes)
 
     def finish(self, variables: Any, workdir: Path) -> None:

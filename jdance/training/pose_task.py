@@ -20,7 +20,7 @@ from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.pose import PoseEstimator, targets, weights
 from jdance.pose.evaluation import average_precision
-from jdance.training import initialize
+from jdance.training import cluster, initialize
 from jdance.training.state import Factors
 from jdance.training.steps import Loss
 
@@ -69,11 +69,20 @@ class PoseTask:
     def train_batches(
         self, source: Any, start_step: int, shares: np.ndarray | None = None
     ) -> Iterator[Batch]:
-        return pose_pipeline.train_batches(source, self.config, start_step)
+        return pose_pipeline.train_batches(
+            source, self.config, start_step, jax.process_index(), jax.process_count()
+        )
 
     def evaluate(self, variables: Any, dataset: Dataset, split: str) -> dict[str, Any]:
-        self._estimator.variables = jax.device_put(jax.device_get(variables), jax.devices()[0])
-        return average_precision(self._estimator, dataset.source(split))
+        device = jax.local_devices()[0]
+        self._estimator.variables = jax.device_put(jax.device_get(variables), device)
+        return average_precision(
+            self._estimator,
+            dataset.source(split),
+            jax.process_index(),
+            jax.process_count(),
+            cluster.interleave,
+        )
 
     def finish(self, variables: Any, workdir: Path) -> None:
         """Writes DIR/pose.npz, a pose checkpoint for any program's --pose."""

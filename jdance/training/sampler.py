@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -80,6 +81,8 @@ class Sampler:
             ) from error
 
     def _write(self, seen: dict[int, Any]) -> None:
+        if jax.process_index():  # all processes have seen the same
+            return
         partial = self._path.with_name(self._path.name + ".partial")
         partial.write_text(json.dumps(seen) + "\n")
         os.replace(partial, self._path)

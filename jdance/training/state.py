@@ -54,13 +54,18 @@ def create(
     )
 
 
-def make_schedule(config: ConfigDict, steps_per_epoch: float, total_steps: int) -> optax.Schedule:
+def make_schedule(
+    config: ConfigDict, steps_per_epoch: float, total_steps: int, batch_size: int = 0
+) -> optax.Schedule:
     """The learning rate as a function of the step.
 
     "piecewise": multiplied by `decay` at each of `boundaries` (the paper, section 4.2); "cosine":
-    down to 0. Both after a linear warm-up.
+    down to 0. Both after a linear warm-up. With `rate_for_batch` the configured rate is the one for
+    that batch size, and another `batch_size` scales it linearly (Goyal et al., 2017).
     """
     rate, warmup = config.learning_rate, round(config.warmup * steps_per_epoch)
+    if config.rate_for_batch and batch_size:
+        rate *= batch_size / config.rate_for_batch
     if config.schedule == "piecewise":
         factors: dict[int, float] = {}
         for epoch in config.boundaries:

@@ -64,6 +64,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     seed: int,
     loss: Loss = motion_loss,
+    accumulate: int = 1,
 ) -> tuple[TrainState, dict[str, Array]]:
     """One update from this device's part of the batch.
 
@@ -73,18 +74,29 @@ def train_step(
         state: replicated.
         batch: arrays [B, ...], as `loss` takes them.
         model, optimizer, seed, loss: constants of the run.
+        accumulate: parts of the batch that are worked through one after the other, for want of
+            memory, and averaged: the same update as in one piece, but for batch norm, which sees
+            a part at a time. Divides B.
 
     Returns:
         The new state, and the mean loss, the loss's own metrics, and the gradient norm: float32 [].
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
 
-    def loss_function(params: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
-        return loss(model, {"params": params, "batch_stats": state.batch_stats}, batch, key)
+    def gradient(batch: dict[str, Array], batch_stats: Any) -> tuple[Any, Any]:
+        def loss_function(params: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
+            return loss(model, {"params": params, "batch_stats": batch_stats}, batch, key)
 
-    (value, (metrics, batch_stats)), gradients = jax.value_and_grad(loss_function, has_aux=True)(
-        state.params
-    )
+        (value, (metrics, updated)), gradients = jax.value_and_grad(loss_function, has_aux=True)(
+            state.params
+        )
+        return (value, metrics, gradients), updated
+
+    if accumulate == 1:
+        (value, metrics, gradients), batch_stats = gradient(batch, state.batch_stats)
+    else:
+        parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+        (value, metrics, gradients), batch_stats = _mean_over(parts, gradient, state.batch_stats)
     # Batch norm has averaged its statistics over the devices already; the mean makes that certain.
     gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), AXIS)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -96,6 +108,30 @@ def train_step(
         opt_state=opt_state,
     )
     return new_state, jax.lax.pmean(metrics, AXIS)
+
+
+def _mean_over(
+    parts: dict[str, Array],
+    gradient: Callable[[dict[str, Array], Any], tuple[Any, Any]],
+    batch_stats: Any,
+) -> tuple[Any, Any]:
+    """The mean of `gradient`'s first result over parts [N, B / N, ...], and its last second one.
+
+    One sum in memory, whatever the number of parts.
+    """
+    first = jax.tree.map(lambda x: x[0], parts)
+    start = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, first, batch_stats)[0]
+    )
+
+    def add(carry: tuple[Any, Any], part: dict[str, Array]) -> tuple[tuple[Any, Any], None]:
+        total, batch_stats = carry
+        found, batch_stats = gradient(part, batch_stats)
+        return (jax.tree.map(jnp.add, total, found), batch_stats), None
+
+    (total, batch_stats), _ = jax.lax.scan(add, (start, batch_stats), parts)
+    count = len(jax.tree.leaves(parts)[0])
+    return jax.tree.map(lambda x: x / count, total), batch_stats
 
 
 def eval_step(variables: dict[str, Any], batch: dict[str, Array], *, model: nn.Module) -> Array:

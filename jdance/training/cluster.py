@@ -1,0 +1,254 @@
+"""The processes of a run: how they find each other, agree, gather, are preempted, and end.
+
+Built on jax.distributed, which knows Slurm and Open MPI; where they are not, flags say who is who.
+Everything here works with one process, too, and then costs next to nothing.
+"""
+
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
+from typing import Any, NamedTuple, TextIO
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jdance.errors import Preempted, UserError
+
+# The watchdog, or the death of another process, ended the run: EX_SOFTWARE of sysexits.h.
+BROKEN = 70
+
+_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+_OPEN_MPI = "OMPI_MCA_orte_hnp_uri"
+_PATIENCE_MS = 600_000  # for what the first process does alone
+_numbers = count()
+
+
+class Place(NamedTuple):
+    """Where the processes meet, HOST:PORT, and which of them this one is."""
+
+    coordinator: str
+    process: int
+    processes: int
+
+
+def place(
+    coordinator: str,
+    process: int | None,
+    processes: int | None,
+    environment: Mapping[str, str],
+) -> Place | None:
+    """What the flags say about this process; None where they say nothing.
+
+    Kubernetes numbers the pods of an Indexed Job in JOB_COMPLETION_INDEX: with a coordinator and a
+    number of processes that takes the place of `process`.
+
+    Raises:
+        UserError: the flags do not make sense together.
+    """
+    if not coordinator:
+        if process is not None or processes is not None:
+            raise UserError(
+                "--process_id and --num_processes need --coordinator=HOST:PORT, the address of "
+                "process 0"
+            )
+        return None
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"--coordinator={coordinator}: expected HOST:PORT")
+    if process is None and environment.get("JOB_COMPLETION_INDEX", "").isdigit():
+        process = int(environment["JOB_COMPLETION_INDEX"])
+    if process is None or processes is None:
+        missing = "--process_id" if process is None else "--num_processes"
+        raise UserError(f"--coordinator={coordinator}: needs {missing}, too")
+    if not 0 <= process < processes:
+        raise UserError(f"--process_id={process}: must be from 0 to {processes - 1}")
+    return Place(coordinator, process, processes)
+
+
+def launched_by_cluster(environment: Mapping[str, str]) -> bool:
+    """Whether Slurm or Open MPI started this process as one of several."""
+    if all(name in environment for name in _SLURM):
+        return int(environment["SLURM_NTASKS"]) > 1
+    return _OPEN_MPI in environment and int(environment["OMPI_COMM_WORLD_SIZE"]) > 1
+
+
+@contextmanager
+def member(where: Place | None, patience: float = 0.0) -> Iterator[None]:
+    """Makes this process one of the run's, before anything touches a device.
+
+    SIGTERM then asks for a checkpoint, see `preempted`, and SIGUSR1 does the same. Where one of
+    several processes fails, it ends at once and without ceremony: an orderly exit would wait for
+    the others, which wait for it.
+
+    Args:
+        where: see `place`; None: as Slurm or Open MPI say, or else alone.
+        patience: of the watchdog, in seconds; 0: there is none. Processes that are silent for
+            twice as long, and at most for 100 s, count as dead.
+
+    Raises:
+        UserError: the others could not be found.
+    """
+    _join(where, patience)
+    # JAX owns SIGTERM: a handler of our own would disable its preemption notice.
+    signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        with failing_at_once():
+            yield
+    except UserError as error:
+        if jax.process_count() == 1:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        end(1)
+
+
+@contextmanager
+def failing_at_once() -> Iterator[None]:
+    """Ends one of several processes where it fails alone, or because another one has died.
+
+    Other clean-up, inside or outside, would wait for processes that do not answer. A UserError is
+    everybody's and passes.
+    """
+    try:
+        yield
+    except (Preempted, UserError):
+        raise
+    except BaseException as error:
+        if jax.process_count() == 1:
+            raise
+        traceback.print_exc()
+        print(
+            f"error: process {jax.process_index()} of {jax.process_count()} on "
+            f"{socket.gethostname()} failed, or another one has died: "
+            f"{(str(error) or repr(error)).splitlines()[0]}",
+            file=sys.stderr,
+        )
+        end(BROKEN)
+
+
+def _join(where: Place | None, patience: float) -> None:
+    # JAX's own heartbeats end a process without its stacks: give the watchdog the first word.
+    silence = int(min(100, 2 * patience + 10)) if patience else 100
+    try:
+        if where is not None:
+            jax.distributed.initialize(
+                *(where.coordinator, where.processes, where.process),
+                cluster_detection_method="deactivate",
+                heartbeat_timeout_seconds=silence,
+                shutdown_timeout_seconds=60,
+            )
+        elif launched_by_cluster(os.environ):
+            jax.distributed.initialize(
+                heartbeat_timeout_seconds=silence, shutdown_timeout_seconds=60
+            )
+        else:
+            _alone()
+    except (RuntimeError, ValueError) as error:
+        place_of_meeting = where.coordinator if where else "the cluster's first node"
+        raise UserError(
+            f"cannot reach the other processes by {place_of_meeting}: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _alone() -> None:
+    """One process: only for the preemption notice, which needs the service of jax.distributed."""
+    # The devices of one process need no sockets between them.
+    jax.config.update("jax_cpu_collectives_implementation", None)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    jax.distributed.initialize(
+        *(address, 1, 0),
+        cluster_detection_method="deactivate",
+        coordinator_bind_address=address,
+        heartbeat_timeout_seconds=10**6,  # a process that was stopped for a while is not dead
+    )
+
+
+def end(status: int) -> None:
+    """Ends this process now, without waiting for anything or anybody."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes what is written once."""
+    return jax.process_index() == 0
+
+
+def stream() -> TextIO:
+    """Where this process reports progress: stderr for the first, nowhere for the others."""
+    return sys.stderr if is_first() else open(os.devnull, "w")
+
+
+def preempted(step: int) -> bool:
+    """Whether all processes are to save and end after this step, because one got SIGTERM.
+
+    To be asked by every process after every step: only so can they agree on one.
+    """
+    return multihost_utils.reached_preemption_sync_point(step)
+
+
+def on_first(action: Callable[[], None]) -> None:
+    """The first process does something while the others wait; its UserError is everybody's.
+
+    To be called by all processes.
+    """
+    if jax.process_count() == 1:
+        action()
+        return
+    name = f"jdance/first/{next(_numbers)}"
+    if not is_first():
+        answer = client().blocking_key_value_get(name, _PATIENCE_MS)
+        if answer != "done":
+            raise UserError(answer)
+        return
+    try:
+        action()
+    except UserError as error:
+        client().key_value_set(name, str(error))
+        raise
+    client().key_value_set(name, "done")
+
+
+def gather(array: np.ndarray) -> np.ndarray:
+    """From every process's array [...], of one shape and dtype, the array [processes, ...].
+
+    Exact for every dtype: it is bytes that travel.
+    """
+    if jax.process_count() == 1:
+        return array[None]
+    parts = np.asarray(multihost_utils.process_allgather(np.frombuffer(array.tobytes(), np.uint8)))
+    return np.stack([np.frombuffer(p.tobytes(), array.dtype).reshape(array.shape) for p in parts])
+
+
+def interleave(array: np.ndarray) -> np.ndarray:
+    """The rows [N, ...] of an order of which process p holds the rows p, p + processes, ....
+
+    Every process brings equally many.
+    """
+    parts = gather(array)
+    return np.moveaxis(parts, 0, 1).reshape(-1, *array.shape[1:])
+
+
+def all_of(good: bool) -> bool:
+    """Whether something is true of every process."""
+    return bool(gather(np.array([good])).all())
+
+
+def same(tree: Any) -> Any:
+    """The first process's values of a pytree, on all processes."""
+    return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
+
+
+def client() -> Any:
+    """The key-value store that the processes share, or None."""
+    from jax._src import distributed  # JAX offers no public name for it
+
+    return distributed.global_state.client

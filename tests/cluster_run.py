@@ -1,0 +1,76 @@
+"""A training process of the tests of clusters: tiny, without pictures, quick to compile.
+
+python tests/cluster_run.py --data=DIR --workdir=DIR [--devices=N] [--epochs=E] [flags of a cluster]
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+from conftest import tiny_config
+
+from jdance.errors import Preempted, UserError
+from jdance.training import cluster, loop
+from jdance.training.motion_task import MotionTask
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--data", required=True)
+parser.add_argument("--workdir", required=True)
+parser.add_argument("--devices", type=int, default=1)
+parser.add_argument("--epochs", type=float, default=1.0)
+parser.add_argument("--coordinator", default="")
+parser.add_argument("--process_id", type=int)
+parser.add_argument("--num_processes", type=int)
+parser.add_argument("--watchdog", type=float, default=0.0)
+parser.add_argument("--resume", default="auto")
+parser.add_argument("--checkpoint_every", type=float, default=100.0)
+parser.add_argument("--pause", type=float, default=0.0, help="seconds that every step takes longer")
+FLAGS = parser.parse_args()
+# In place of what conftest.py sets for tests in one process; no device has been used yet.
+os.environ["XLA_FLAGS"] = (
+    f"--xla_force_host_platform_device_count={FLAGS.devices} --xla_backend_optimization_level=0"
+)
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+
+def main() -> int:
+    config = tiny_config(Path(FLAGS.data))
+    config.update(epochs=FLAGS.epochs, eval_every=100.0, checkpoint_every=FLAGS.checkpoint_every)
+    config.model.update(branches="keypoints", keypoint_widths=(8,), fusion_widths=(8,))
+    config.optimizer.learning_rate = 0.05
+    config.data.threads = 1
+    workdir = Path(FLAGS.workdir)
+    train_batches = MotionTask.train_batches
+
+    def recorded(task, source, start_step):
+        """The same batches, their examples written down, one line a step."""
+        with (workdir / f"seen-{FLAGS.process_id or 0}.txt").open("a") as file:
+            batches = train_batches(task, source, start_step)
+            for step, batch in enumerate(batches, start=start_step + 1):
+                file.write(f"{step} {' '.join(map(str, np.sort(batch['index'])))}\n")
+                file.flush()
+                time.sleep(FLAGS.pause)
+                yield batch
+
+    MotionTask.train_batches = recorded
+    where = cluster.place(FLAGS.coordinator, FLAGS.process_id, FLAGS.num_processes, {})
+    try:
+        with cluster.member(where, FLAGS.watchdog):
+            result = loop.train(config, workdir, resume=FLAGS.resume, watchdog=FLAGS.watchdog)
+            print("result", result["n"], result["confusion"], flush=True)
+    except Preempted as notice:
+        print(notice, flush=True)
+        return 75
+    except UserError as error:
+        print(f"error: {error}", flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,242 @@
+"""Checkpoints that are damaged, fall back, or must not be mixed; runs killed at random moments."""
+
+import json
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+
+import numpy as np
+import pytest
+from conftest import tiny_config
+from test_cluster import PATIENCE, assert_same, finish, output, start
+
+from jdance.errors import UserError
+from jdance.training import devices, lock, loop
+from jdance.training.checkpoints import Checkpoints
+
+
+def state(number):
+    """A small state in which `number` is everywhere."""
+    return devices.replicate({"a": np.full(1000, number, np.float32), "step": np.int32(number)})
+
+
+def save(folder, scores, kept=5, best=0):
+    with closing(Checkpoints(folder, kept, best, owner=True)) as checkpoints:
+        for step, score in scores.items():
+            checkpoints.save(step, state(step), score)
+
+
+def newest(folder, owner=True):
+    warnings = []
+    with closing(Checkpoints(folder, 5, owner=owner)) as checkpoints:
+        found = checkpoints.restore_newest(devices.replicated_like(state(0)), warnings.append)
+    assert found is None or float(found[1]["a"][0]) == found[0]
+    return found and found[0], warnings
+
+
+def steps_in(folder):
+    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    save(tmp_path, {1: 0.3, 2: 0.9, 3: None, 4: 0.5, 5: 0.6, 6: None}, kept=2, best=1)
+    assert steps_in(tmp_path) == [2, 5, 6]
+    with closing(Checkpoints(tmp_path)) as checkpoints:
+        assert checkpoints.best_step() == 2 and checkpoints.latest_step() == 6
+    save(tmp_path, {7: 0.4, 8: 0.95}, kept=2, best=1)
+    assert steps_in(tmp_path) == [7, 8]
+
+
+def damage_truncate(folder):
+    for path in (folder / "default").rglob("*"):
+        if path.is_file() and "d" in path.parent.name:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def damage_metadata(folder):
+    (folder / "default" / "_METADATA").write_text("{")
+
+
+def damage_empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def damage_item(folder):
+    shutil.rmtree(folder / "default")
+
+
+@pytest.mark.parametrize("damage", [damage_truncate, damage_metadata, damage_empty, damage_item])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, damage):
+    save(tmp_path, {1: None, 2: None, 3: None})
+    damage(tmp_path / "checkpoints" / "3")
+    step, warnings = newest(tmp_path, owner=False)
+    assert step == 2 and "checkpoints/3" in warnings[0] and "before it" in warnings[0]
+    assert steps_in(tmp_path) == [1, 2, 3]  # whoever only looks changes nothing
+    assert newest(tmp_path)[0] == 2
+    assert steps_in(tmp_path) == [1, 2] and (tmp_path / "damaged" / "3-0").is_dir()
+    save(tmp_path, {3: None})  # its step is free again
+    assert newest(tmp_path) == (3, [])
+
+
+def test_a_missing_or_half_written_checkpoint_is_none(tmp_path):
+    assert newest(tmp_path) == (None, [])
+    save(tmp_path, {1: None, 2: None})
+    (tmp_path / "checkpoints" / "2").rename(
+        tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp-1234"
+    )
+    assert newest(tmp_path) == (1, [])
+    assert steps_in(tmp_path) == [1]  # the run tidies up
+    damage_metadata(tmp_path / "checkpoints" / "1")
+    with pytest.raises(UserError, match="every checkpoint in it is damaged"):
+        newest(tmp_path)
+
+
+def test_another_dtype_or_shape_is_refused_not_skipped(tmp_path):
+    save(tmp_path, {1: None, 2: None})
+    for leaf, message in [
+        (np.zeros(1000, np.float16), "a has dtype float32, expected float16"),
+        (np.zeros(3, np.float32), r"a has shape \(1000,\), expected \(3,\)"),
+    ]:
+        like = devices.replicated_like({"a": leaf, "step": np.int32(0)})
+        with (
+            closing(Checkpoints(tmp_path)) as checkpoints,
+            pytest.raises(UserError, match=message),
+        ):
+            checkpoints.restore_newest(like, pytest.fail)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path):
+    save(tmp_path, {1: None})
+    checkpoints = Checkpoints(tmp_path, 5)
+    (tmp_path / "checkpoints").rename(tmp_path / "moved")
+    (tmp_path / "checkpoints").write_text("not a folder")
+    with pytest.raises(UserError, match=r"cannot be written .*before it are kept"):
+        checkpoints.save(2, state(2))
+        checkpoints.wait()
+
+
+def test_a_full_disk_loses_nothing_that_was_saved(tmp_path):
+    """A limit on the size of files fails in the middle of a write, as a full disk does."""
+    rng = np.random.default_rng(0)
+    before, after = ({"a": rng.random(100_000, np.float32)} for _ in range(2))
+    with closing(Checkpoints(tmp_path, 5, owner=True)) as checkpoints:
+        checkpoints.save(1, devices.replicate(before))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    checkpoints = Checkpoints(tmp_path, 5, owner=True)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        with pytest.raises(UserError, match=r"cannot be written .*before it are kept"):
+            checkpoints.save(2, devices.replicate(after))
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with closing(Checkpoints(tmp_path, 5, owner=True)) as checkpoints:
+        step, found = checkpoints.restore_newest(devices.replicated_like(before), pytest.fail)
+    assert step == 1
+    np.testing.assert_array_equal(found["a"], before["a"])
+
+
+# --- One job a folder -----------------------------------------------------------------------------
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from jdance.training import lock
+with lock.held(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_two_jobs_in_one_folder_are_refused(tmp_path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"in use by process {holder.pid} on "):
+            lock.held(tmp_path).__enter__()
+        holder.kill()
+        holder.wait()
+        assert (tmp_path / "lock").exists()
+        # What a dead process left is no lock.
+        with lock.held(tmp_path), pytest.raises(UserError, match="is in use"):
+            lock.held(tmp_path).__enter__()
+        assert not (tmp_path / "lock").exists()
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_a_holder_on_another_machine_is_judged_by_its_signs_of_life(tmp_path):
+    path = tmp_path / "lock"
+    path.write_text(json.dumps({"host": "elsewhere", "process": 7}))
+    with lock.held(tmp_path, silence=0.4):
+        assert json.loads(path.read_text())["host"] != "elsewhere"
+    path.write_text(json.dumps({"host": "elsewhere", "process": 7}))
+    alive = subprocess.Popen(["sh", "-c", f"while sleep 0.05; do touch {path}; done"])
+    try:
+        with pytest.raises(UserError, match="in use by process 7 on elsewhere"):
+            lock.held(tmp_path, silence=60.0).__enter__()
+    finally:
+        alive.kill()
+        alive.wait()
+
+
+def test_what_resume_expects(tiny_data, tmp_path):
+    config = tiny_config(tiny_data)
+    config.epochs = 0.2
+    config.model.branches = "keypoints"
+    with pytest.raises(UserError, match=r"--resume=must: .* has no checkpoint"):
+        loop.train(config, tmp_path / "run", resume="must")
+    loop.train(config, tmp_path / "run", resume="never")
+    with pytest.raises(UserError, match=r"--resume=never: .* has checkpoints already"):
+        loop.train(config, tmp_path / "run", resume="never")
+    loop.train(config, tmp_path / "run", resume="must")
+
+
+# --- Killed at random moments ---------------------------------------------------------------------
+
+
+def kill_again_and_again(data, folder, kills, seed, epochs):
+    """A run with a checkpoint at each step is killed and continued until it is done."""
+    undisturbed = folder / "undisturbed"
+    flags = {"epochs": epochs, "checkpoint_every": 0.01}
+    finish(undisturbed, start(data, undisturbed, 1, 2, **flags))
+    rng, killed = random.Random(seed), folder / "killed"
+    checkpoints = killed / "checkpoints"
+    during_saves = 0
+    for _ in range(kills):
+        before = set(checkpoints.glob("[0-9]*"))
+        (run,) = start(data, killed, 1, 2, **flags)
+        deadline = time.monotonic() + PATIENCE
+        # Not before it has saved something new, or a slow machine would never get anywhere.
+        while not set(checkpoints.glob("[0-9]*")) - before and run.poll() is None:
+            assert time.monotonic() < deadline, output(killed)
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.5)
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        assert run.returncode in (0, -signal.SIGKILL), output(killed)
+        during_saves += any(checkpoints.glob("*tmp*"))
+        if run.returncode == 0:
+            break
+    finish(killed, start(data, killed, 1, 2, **flags))
+    assert_same(undisturbed, killed, rtol=0, atol=0)
+    return during_saves
+
+
+def test_a_run_killed_twice_ends_bit_identical(tiny_data, tmp_path):
+    kill_again_and_again(tiny_data, tmp_path, kills=2, seed=0, epochs=10.0)
+
+
+@pytest.mark.slow
+def test_a_run_killed_twenty_times_ends_bit_identical(tiny_data, tmp_path):
+    during_saves = kill_again_and_again(tiny_data, tmp_path, kills=20, seed=1, epochs=100.0)
+    assert during_saves  # some of the moments were in the middle of writing

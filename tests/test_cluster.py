@@ -1,0 +1,245 @@
+"""Several processes as one run, on simulated devices; killed, stopped and told to end."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from jdance.errors import UserError
+from jdance.training import cluster
+from jdance.training.checkpoints import Checkpoints
+
+PATIENCE = 600  # seconds for a run that takes a few; machines are busy
+
+
+def start(data, workdir, processes=1, devices=1, **flags):
+    """Starts the processes of a run; each one's output goes to WORKDIR.outN."""
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable, str(ROOT / "tests" / "cluster_run.py"), f"--data={data}",
+        f"--workdir={workdir}", f"--devices={devices}",
+        *(f"--{name}={value}" for name, value in flags.items()),
+    ]  # fmt: skip
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    runs = []
+    for number in range(processes):
+        place = [f"--coordinator={coordinator}", f"--process_id={number}"]
+        place += [f"--num_processes={processes}"]
+        with Path(f"{workdir}.out{number}").open("w") as output:
+            runs.append(
+                subprocess.Popen(
+                    command + (place if processes > 1 else []),
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    cwd=ROOT,
+                )
+            )
+    return runs
+
+
+def output(workdir, number=0):
+    return Path(f"{workdir}.out{number}").read_text()
+
+
+def finish(workdir, runs, status=0):
+    """Waits for all processes and checks how they ended."""
+    deadline = time.monotonic() + PATIENCE
+    try:
+        for number, run in enumerate(runs):
+            run.wait(max(1, deadline - time.monotonic()))
+            assert run.returncode == status, output(workdir, number)
+    finally:
+        for run in runs:
+            run.kill()
+            run.wait()
+
+
+def steps_seen(workdir):
+    """{step: the sorted examples of its global batch}."""
+    seen = {}
+    for path in Path(workdir).glob("seen-*.txt"):
+        for line in path.read_text().splitlines():
+            step, *examples = map(int, line.split())
+            seen.setdefault(step, []).extend(examples)
+    return {step: sorted(examples) for step, examples in seen.items()}
+
+
+def wait_for_step(workdir, runs, step):
+    deadline = time.monotonic() + PATIENCE
+    while max(steps_seen(workdir), default=0) < step:
+        assert time.monotonic() < deadline, output(workdir)
+        assert all(run.poll() is None for run in runs), output(workdir)
+        time.sleep(0.02)
+
+
+def final_state(workdir):
+    """The newest checkpoint: its step, and its leaves by path."""
+    with closing(Checkpoints(Path(workdir))) as checkpoints:
+        step = checkpoints.latest_step()
+        flat, _ = jax.tree_util.tree_flatten_with_path(checkpoints.as_numpy(step))
+    return step, {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in flat}
+
+
+def assert_same(a, b, **tolerance):
+    (step, ours), (other, theirs) = final_state(a), final_state(b)
+    assert step == other and ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_allclose(ours[name], theirs[name], err_msg=name, **tolerance)
+
+
+# --- Who is who ---------------------------------------------------------------------------------
+
+
+def test_flags_say_who_is_who():
+    assert cluster.place("", None, None, {"JOB_COMPLETION_INDEX": "3"}) is None
+    assert cluster.place("a:1", 2, 4, {}) == ("a:1", 2, 4)
+    assert cluster.place("a:1", None, 4, {"JOB_COMPLETION_INDEX": "3"}) == ("a:1", 3, 4)
+    for arguments, message in {
+        ("", 0, 2): "need --coordinator",
+        ("a", 0, 2): "expected HOST:PORT",
+        ("a:1", None, 2): "needs --process_id",
+        ("a:1", 0, None): "needs --num_processes",
+        ("a:1", 2, 2): "must be from 0 to 1",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            cluster.place(*arguments, {})
+
+
+def test_a_job_step_of_several_tasks_is_a_cluster():
+    slurm = dict.fromkeys(cluster._SLURM, "1")
+    assert not cluster.launched_by_cluster({})
+    assert not cluster.launched_by_cluster(slurm)  # srun with one task
+    assert cluster.launched_by_cluster(slurm | {"SLURM_NTASKS": "2"})
+    assert not cluster.launched_by_cluster({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2"})  # no srun
+    assert cluster.launched_by_cluster({"OMPI_MCA_orte_hnp_uri": "x", "OMPI_COMM_WORLD_SIZE": "2"})
+
+
+# --- One run in three layouts -------------------------------------------------------------------
+
+
+def compare_layouts(data, folder, layouts, epochs):
+    for name, (processes, devices) in layouts.items():
+        runs = start(data, folder / name, processes, devices, epochs=epochs)
+        finish(folder / name, runs)
+    first, *others = layouts
+    batches = steps_seen(folder / first)
+    assert len(batches) >= int(epochs * 45 / 8) and all(len(b) == 8 for b in batches.values())
+    steps, _ = final_state(folder / first)
+    for other in others:
+        theirs = steps_seen(folder / other)
+        # Batches are read ahead, by as many as there is time for.
+        assert all(batches[step] == theirs[step] for step in range(1, steps + 1))
+        assert_same(folder / first, folder / other, rtol=0, atol=1e-5)
+        # Every validation picture once, and the same verdicts.
+        assert output(folder / first).splitlines()[-1] == output(folder / other).splitlines()[-1]
+    assert "result 15 " in output(folder / first)
+
+
+def test_two_processes_equal_one(tiny_data, tmp_path):
+    compare_layouts(tiny_data, tmp_path, {"1x4": (1, 4), "2x2": (2, 2)}, epochs=2.0)
+
+
+@pytest.mark.slow
+def test_four_processes_equal_two_and_one_after_fifty_steps(tiny_data, tmp_path):
+    layouts = {"1x4": (1, 4), "2x2": (2, 2), "4x1": (4, 1)}
+    compare_layouts(tiny_data, tmp_path, layouts, epochs=9.0)
+
+
+# --- Told to end --------------------------------------------------------------------------------
+
+
+def test_a_preempted_run_continues_on_another_layout(tiny_data, tmp_path):
+    """SIGTERM and SIGUSR1 to one of two processes; then one process with as many devices."""
+    runs = start(tiny_data, tmp_path / "a", 2, 1, epochs=30.0, pause=0.1)
+    wait_for_step(tmp_path / "a", runs, 4)
+    runs[1].send_signal(signal.SIGUSR1)  # which only sends SIGTERM again
+    finish(tmp_path / "a", runs, status=75)
+    step, _ = final_state(tmp_path / "a")
+    assert f"preempted: saved at step {step} of 168" in output(tmp_path / "a", 1)
+    assert not (tmp_path / "a" / "lock").exists()
+    epochs = (step + 3) * 8 / 45 + 0.01
+    finish(tmp_path / "a", start(tiny_data, tmp_path / "a", 1, 4, epochs=epochs, resume="must"))
+    assert f"resuming from step {step} of {step + 3}" in output(tmp_path / "a")
+    undisturbed = start(tiny_data, tmp_path / "b", 1, 2, epochs=epochs)
+    finish(tmp_path / "b", undisturbed)
+    assert_same(tmp_path / "a", tmp_path / "b", rtol=0, atol=1e-5)
+
+
+CONFIG = """
+import sys
+sys.path.insert(0, {tests!r})
+from conftest import tiny_config
+
+def get_config():
+    config = tiny_config({data!r})
+    config.epochs = 60.0
+    config.eval_every = config.checkpoint_every = 100.0
+    config.model.branches = "keypoints"
+    return config
+"""
+
+
+def test_the_program_by_itself_is_preempted_and_ends_bit_identical(tiny_data, tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text(CONFIG.format(tests=str(ROOT / "tests"), data=str(tiny_data)))
+
+    def launch(name):
+        command = [sys.executable, str(ROOT / "launch" / "train.py"), f"--config={config}"]
+        return subprocess.Popen(
+            [*command, f"--workdir={tmp_path / name}"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
+        )  # fmt: skip
+
+    run, undisturbed = launch("a"), launch("b")
+    deadline = time.monotonic() + PATIENCE
+    rows = tmp_path / "a" / "metrics.jsonl"
+    while not (rows.exists() and rows.read_text()):
+        assert time.monotonic() < deadline and run.poll() is None, run.communicate()[0]
+        time.sleep(0.01)
+    run.send_signal(signal.SIGTERM)
+    told, _ = run.communicate(timeout=PATIENCE)
+    assert run.returncode == 75 and "preempted: saved at step " in told, told
+    run = launch("a")
+    for process in (run, undisturbed):
+        told, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, told
+    assert_same(tmp_path / "a", tmp_path / "b", rtol=0, atol=0)
+
+
+# --- Peers that die or stand still --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.slow
+def test_no_process_outlives_another_one_that_died_or_stopped(tiny_data, tmp_path, victim, blow):
+    workdir = tmp_path / "run"
+    runs = start(tiny_data, workdir, 2, 1, epochs=1000.0, pause=0.1, watchdog=15)
+    survivor = runs[1 - victim]
+    try:
+        wait_for_step(workdir, runs, 5)
+        runs[victim].send_signal(blow)
+        start_time = time.monotonic()
+        status = survivor.wait(120)
+        told = output(workdir, 1 - victim)
+        assert status != 0 and time.monotonic() - start_time < 90, told
+        if blow == signal.SIGSTOP:
+            assert status == cluster.BROKEN and "--watchdog=15" in told and "lags" in told
+            assert "Current thread" in told or "Thread 0x" in told  # the stacks
+        else:
+            assert "another one has died" in told or "distributed service detected" in told, told
+    finally:
+        for run in runs:
+            run.kill()
+            run.wait()

@@ -1,0 +1,59 @@
+"""Data sets that several processes write."""
+
+import json
+
+import pytest
+from conftest import tiny_source
+
+from jdance.data import parts, records
+from jdance.data.parts import Share
+from jdance.data.prepare import prepare
+from jdance.errors import UserError
+
+
+def contents(folder):
+    """{split: the sorted packed examples}."""
+    dataset = records.Dataset(folder)
+    result = {}
+    for split in ("train", "val"):
+        source = dataset.source(split)
+        result[split] = sorted(source[i] for i in range(len(source)))
+    return result
+
+
+def test_shares_make_the_same_data_set_in_any_order(tmp_path):
+    whole = prepare(tiny_source(12), tmp_path / "whole", None)
+    folder = tmp_path / "shared"
+    assert prepare(tiny_source(12), folder, None, share=Share(2, 3))["splits"] != whole["splits"]
+    # Interrupted: shards without a description.
+    (folder / f"{Share(0, 3).prefix}train-00000.array_record").write_bytes(b"half")
+    prepare(tiny_source(12), folder, None, share=Share(0, 3))
+    assert not (folder / "dataset.json").exists()
+    info = prepare(tiny_source(12), folder, None, share=Share(1, 3))
+    assert json.loads((folder / "dataset.json").read_text()) == info
+    for split in ("train", "val"):
+        for key in ("count", "people_found", "per_class"):
+            assert info["splits"][split][key] == whole["splits"][split][key]
+    assert contents(folder) == contents(tmp_path / "whole")
+    # A part that is started again is done already, and joining is repeatable.
+    before = (folder / "dataset.json").read_bytes()
+    (folder / "dataset.json").unlink()
+    assert prepare(tiny_source(12), folder, None, share=Share(2, 3)) == info
+    assert (folder / "dataset.json").read_bytes() == before
+
+
+def test_mistakes(tmp_path):
+    assert parts.share(None, None) == Share() and parts.share(1, 2) == Share(1, 2)
+    for process, processes in [(0, None), (None, 2), (2, 2), (-1, 2)]:
+        with pytest.raises(UserError, match="give both"):
+            parts.share(process, processes)
+    folder = tmp_path / "data"
+    prepare(tiny_source(12), folder, None, share=Share(0, 2))
+    with pytest.raises(UserError, match="not of 3 processes' work"):
+        prepare(tiny_source(12), folder, None, share=Share(0, 3))
+    with pytest.raises(UserError, match="the parts differ: seed is 0 in one and 5 in another"):
+        prepare(tiny_source(12), folder, None, share=Share(1, 2), seed=5)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"holds notes\.txt"):
+        prepare(tiny_source(12), tmp_path / "other", None, share=Share(0, 2))

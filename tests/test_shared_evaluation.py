@@ -1,0 +1,66 @@
+"""Pose networks judged by several processes: every picture once, the same verdict."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from jdance.data import images, people
+from jdance.pose import evaluation
+from jdance.pose.decode import People
+
+
+def picture(number):
+    """Packed: a grey picture of its own brightness and size, with one person in it."""
+    person = np.ones((1, 18, 3), np.float32)
+    person[..., 0] = np.linspace(10, 60, 18) + number
+    person[..., 1] = np.linspace(20, 90, 18)
+    grey = np.full((100 + number, 120, 3), 10 * number + 5, np.uint8)
+    record = people.People(
+        images.encode_jpeg(grey), person, np.zeros((1, 4)), np.full(1, 1e4), np.zeros(1, bool)
+    )
+    return people.pack(record)
+
+
+def estimator(squares):
+    """Finds somebody in most pictures, about where he is; brightness tells the picture."""
+    number = squares[:, 10, 10, 0].astype(np.float32) / 10 - 0.5
+    keypoints = np.ones((len(squares), 2, 18, 3), np.float32)
+    keypoints[:, 0, :, 0] = 3 * (np.linspace(10, 60, 18) + number[:, None])
+    keypoints[:, 0, :, 1] = 3 * np.linspace(20, 90, 18) + 2 * number[:, None]
+    valid = np.stack([number.round() % 4 != 3, np.zeros(len(squares), bool)], 1)
+    return People(keypoints, valid, np.ones((len(squares), 2), np.float32))
+
+
+@pytest.mark.parametrize(("count", "processes"), [(19, 2), (19, 3), (2, 3)])
+def test_shares_together_are_the_whole(count, processes, monkeypatch):
+    source = [picture(number) for number in range(count)]
+    expected = evaluation.average_precision(estimator, source)
+    assert expected["n"] == count and 0 < expected["AP"] <= 1
+    judge, lock = evaluation.judge, threading.Lock()
+
+    def one_at_a_time(*arguments):  # it redirects the output of the whole program
+        with lock:
+            return judge(*arguments)
+
+    monkeypatch.setattr(evaluation, "judge", one_at_a_time)
+    barrier, slots, results = threading.Barrier(processes), {}, {}
+
+    def run(process):
+        def interleave(rows):
+            slots[process] = rows
+            barrier.wait(60)
+            together = np.stack([slots[number] for number in range(processes)], 1)
+            barrier.wait(60)
+            return together.reshape(-1, *rows.shape[1:])
+
+        results[process] = evaluation.average_precision(
+            estimator, source, process, processes, interleave
+        )
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(processes)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == dict.fromkeys(range(processes), expected)
