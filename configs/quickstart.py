@@ -1,6 +1,6 @@
 """A small fused network that a laptop trains in two minutes; what launch/quickstart.sh runs.
 
-python launch/prepare.py --source=stage:quickstart --output=data/quickstart
+python launch/prepare.py --source=stage:quickstart --pose=stage --output=data/quickstart
 python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart
 python launch/evaluate.py --workdir=runs/quickstart --split=test --nearest_mean
 
@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.data.dir = "data/quickstart"
     config.data.image_size = 64
     config.batch_size = 64
-    config.epochs = 20.0
+    config.epochs = 30.0
     config.log_every = 20
     config.eval_every = 5.0
     config.checkpoint_every = 5.0
