@@ -47,10 +47,10 @@ def main() -> int:
     workdir = Path(FLAGS.workdir)
     train_batches = MotionTask.train_batches
 
-    def recorded(task, source, start_step):
+    def recorded(task, source, start_step, shares=None):
         """The same batches, their examples written down, one line a step."""
         with (workdir / f"seen-{FLAGS.process_id or 0}.txt").open("a") as file:
-            batches = train_batches(task, source, start_step)
+            batches = train_batches(task, source, start_step, shares)
             for step, batch in enumerate(batches, start=start_step + 1):
                 file.write(f"{step} {' '.join(map(str, np.sort(batch['index'])))}\n")
                 file.flush()
