@@ -26,8 +26,8 @@ def program(name, *arguments):
 def test_quickstart_learns_what_the_features_alone_do_not_show(tmp_path):
     run("bash", "launch/quickstart.sh", tmp_path, PYTHON=sys.executable)
     result = json.loads((tmp_path / "eval_test.json").read_text())
-    assert result["accuracy"] >= 0.93
-    assert result["nearest_mean_accuracy"] < 0.80
+    assert result["accuracy"] >= 0.78
+    assert result["nearest_mean_accuracy"] < 0.70
     assert len(list((tmp_path / "recognized").glob("*.jpg"))) == 3
 
 
