@@ -18,13 +18,14 @@ run); mean of the seeds and their standard deviation:
   CBAM1 (the paper's) 0.839 ± 0.022      0.802 ± 0.009          0.812 ± 0.013     0.825, of 5
   CBAM2               0.826 ± 0.003      -                      -                 -
 
-(3 seeds, CBAM1 5.) Attention makes no difference that 176 clips a split could show, and CBAM1 is not
-the best. What was chosen was chosen by cross-validation inside train of split 1 (4 times 108 of 433
-clips held out, 5 views): 140 epochs 0.836; 70 epochs 0.813, the same with label smoothing 0.801,
-with stronger augmentation 0.801, twice as wide 0.815.
+(3 seeds, CBAM1 5.) Attention makes no difference that 176 clips a split could show, and CBAM1 is
+not the best. What was chosen was chosen by cross-validation inside train of split 1 (4 times 108 of
+433 clips held out, 5 views): 140 epochs 0.836; 70 epochs 0.813, the same with label smoothing
+0.801, with stronger augmentation 0.801, twice as wide 0.815.
 
-The paper's recipe (configs/paper_recipe.py) reaches 0.398 ± 0.025 from scratch with CBAM1 on split 1,
-where this one reaches 0.829 ± 0.030 with one view: use this one unless you start from trained weights.
+The paper's recipe (configs/paper_recipe.py) reaches 0.398 ± 0.025 from scratch with CBAM1 on split
+1, where this one reaches 0.829 ± 0.030 with one view: use this one unless you start from trained
+weights.
 """
 
 from ml_collections import ConfigDict
