@@ -35,5 +35,5 @@ python launch/recognize.py --model="$dir" --input="$dir/scenes" --pose=stage \
 echo
 echo "Look at:"
 echo "  $dir/recognized/scene-0.jpg   the annotated picture; scene-0.json holds the numbers"
-echo "  $dir/eval_test.json           accuracy and confusion matrix"
-echo "  $dir/metrics.jsonl            how training went"
+echo "  $dir/report.html              how training went, accuracy, confusion, mistakes; one page"
+echo "  $dir/eval_test.json           the same numbers"
