@@ -19,9 +19,9 @@ run); mean of the seeds and their standard deviation:
   CBAM2               0.826 ± 0.003      0.808 ± 0.007          0.806 ± 0.006     0.823, of 3
 
 (3 seeds, CBAM1 5.) Attention does not help here, in none of its orders; on the 176 clips of one
-split the differences are within the noise. What was chosen was chosen by cross-validation inside train of split 1 (4 times 108 of
-433 clips held out, 5 views): 140 epochs 0.836; 70 epochs 0.813, the same with label smoothing
-0.801, with stronger augmentation 0.801, twice as wide 0.815.
+split the differences are within the noise. What was chosen was chosen by cross-validation inside
+train of split 1 (4 times 108 of 433 clips held out, 5 views): 140 epochs 0.836; 70 epochs 0.813,
+the same with label smoothing 0.801, with stronger augmentation 0.801, twice as wide 0.815.
 
 The paper's recipe (configs/paper_recipe.py) reaches 0.398 ± 0.025 from scratch with CBAM1 on split
 1, where this one reaches 0.829 ± 0.030 with one view: use this one unless you start from trained
