@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from jdance.models.norm import batch_norm
+
 # Makes an attention module with a given `name`; the module is called as (x, train).
 Attention = Callable[..., nn.Module]
 
@@ -136,14 +138,7 @@ class SpatialAttention(nn.Module):
         conv = nn.Conv(1, window, use_bias=not self.norm, dtype=self.dtype, name="conv")
         y = conv(summary)
         if self.norm:
-            y = nn.BatchNorm(
-                use_running_average=not train,
-                momentum=0.99,
-                epsilon=1e-5,
-                dtype=self.dtype,
-                axis_name=self.axis_name,
-                name="norm",
-            )(y)
+            y = batch_norm(train, self.axis_name, self.dtype, momentum=0.99)(name="norm")(y)
         return nn.sigmoid(y)
 
 

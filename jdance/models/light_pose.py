@@ -1,12 +1,12 @@
 """A light pose network for real time on a CPU; see `openpose` for how pose networks are called."""
 
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jdance.models.norm import batch_norm
 from jdance.models.openpose import (
     NUM_HEAT_CHANNELS,
     NUM_PAF_CHANNELS,
@@ -55,13 +55,7 @@ class LightPose(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool = False, all_stages: bool = False
     ) -> Maps | list[Maps]:
-        norm = partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=self.momentum,
-            axis_name=self.axis_name,
-            dtype=self.dtype,
-        )
+        norm = batch_norm(train, self.axis_name, self.dtype, self.momentum)
 
         def project(x: jax.Array, features: int, name: str) -> jax.Array:
             x = nn.Dense(features, use_bias=False, dtype=self.dtype, name=name)(x)

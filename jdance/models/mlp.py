@@ -13,15 +13,15 @@ from jdance.models.dropout import Dropout
 class MLP(nn.Module):
     """Hidden dense layers, each with ReLU and dropout: [B, D] -> [B, widths[-1]].
 
-    With `norm`, a function from a name to a normalising module, each dense layer is followed by it.
-    `input_dropout` is the rate before the first one.
+    With `norm`, a function that makes a normalising module, given its `name`, each dense layer is
+    followed by one. `input_dropout` is the rate before the first one.
     """
 
     widths: Sequence[int]
     dropout: float = 0.5
     dtype: DTypeLike = jnp.float32
     input_dropout: float = 0.0
-    norm: Callable[[str], nn.Module] | None = None
+    norm: Callable[..., nn.Module] | None = None
 
     @nn.compact
     def __call__(self, x: Array, index: Array, train: bool) -> Array:
@@ -30,7 +30,7 @@ class MLP(nn.Module):
         for number, width in enumerate(self.widths):
             x = nn.Dense(width, dtype=self.dtype)(x)
             if self.norm is not None:
-                x = self.norm(f"norm_{number}")(x)
+                x = self.norm(name=f"norm_{number}")(x)
             x = nn.relu(x)
             x = Dropout(self.dropout)(x, index, train)
         return x

@@ -5,7 +5,7 @@ batch (divided by n), as in Flax and in the batch-norm paper's training phase; P
 n - 1, which differs by 1/n, one part in thousands for pictures.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -16,8 +16,7 @@ from jax.typing import DTypeLike
 
 from jdance.models.attention import Attention
 from jdance.models.dropout import Dropout
-
-Norm = Callable[..., nn.BatchNorm]
+from jdance.models.norm import Norm, batch_norm
 
 
 class Conv1x1(nn.Module):
@@ -69,14 +68,7 @@ class Residual(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        norm = partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            dtype=self.dtype,
-            axis_name=self.axis_name,
-        )
+        norm = batch_norm(train, self.axis_name, self.dtype)
         zeros, ones = nn.initializers.zeros_init(), nn.initializers.ones_init()
         y = self.branch(x, norm, partial(norm, scale_init=zeros if self.zero_gamma else ones))
         if self.attention is not None:
@@ -174,14 +166,7 @@ class ResNet(nn.Module):
             dtype=self.dtype,
             name="stem",
         )(x)
-        x = nn.BatchNorm(
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            dtype=self.dtype,
-            axis_name=self.axis_name,
-            name="stem_norm",
-        )(x)
+        x = batch_norm(train, self.axis_name, self.dtype)(name="stem_norm")(x)
         x = nn.max_pool(nn.relu(x), (3, 3), (2, 2), padding=[(1, 1), (1, 1)])
         block_type = BLOCKS[self.block]
         for stage, blocks in enumerate(self.stage_sizes):

@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 
 from jdance.models.attention import Attention
 from jdance.models.mlp import MLP
+from jdance.models.norm import batch_norm
 from jdance.models.resnet import Bottleneck
 
 
@@ -62,23 +63,14 @@ class SequenceNet(nn.Module):
         if index is None:
             index = jnp.arange(features.shape[0])
 
-        def norm(name: str) -> nn.BatchNorm:
-            return nn.BatchNorm(
-                use_running_average=not train,
-                momentum=0.9,
-                epsilon=1e-5,
-                dtype=self.dtype,
-                axis_name=self.axis_name,
-                name=name,
-            )
-
-        x = norm("input_norm")(features.astype(self.dtype))
+        norm = batch_norm(train, self.axis_name, self.dtype)
+        x = norm(name="input_norm")(features.astype(self.dtype))
         if valid is not None:
             x = jnp.where(valid[:, None, None], x, 0)
         x = nn.Conv(
             self.stem_width, (self.stem_kernel,), use_bias=False, dtype=self.dtype, name="stem"
         )(x)
-        x = nn.relu(norm("stem_norm")(x))
+        x = nn.relu(norm(name="stem_norm")(x))
         for _ in range(2):
             x = nn.max_pool(x, (2,), (2,))
         for block in range(self.blocks):

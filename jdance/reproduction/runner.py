@@ -1,13 +1,13 @@
 """Trains and judges everything that a reproduction needs, and writes its report."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from jdance import files
 from jdance.data import resplit
 from jdance.data.records import Dataset
 from jdance.errors import UserError
@@ -59,12 +59,12 @@ def reproduce(
     rows, failures = sweep.sweep(
         config, chosen, list(folders.values()), seeds, output / "runs", ensembles=False
     )
-    _write(output / "results.json", json.dumps(rows, indent=2) + "\n")
+    files.write_at_once(output / "results.json", json.dumps(rows, indent=2) + "\n")
     datasets = {name: Dataset(folder) for name, folder in folders.items()}
     measured = _speed(rows, output, pose)
     sections = results.sections(rows, datasets, failures, measured, chosen, note)
-    _write(output / "report.html", document.to_html(_TITLE, sections))
-    _write(output / "tables.md", document.to_markdown(_TITLE, sections))
+    files.write_at_once(output / "report.html", document.to_html(_TITLE, sections))
+    files.write_at_once(output / "tables.md", document.to_markdown(_TITLE, sections))
     return failures
 
 
@@ -78,7 +78,7 @@ def _divided(dataset: Dataset, output: Path, by: str) -> str:
             raise UserError(f"{folder}: was made from other data; use another --output")
         return str(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(origin, json.dumps(dataset.fingerprint()))
+    files.write_at_once(origin, json.dumps(dataset.fingerprint()))
     resplit.resplit(dataset, folder, by, seed=0)
     return str(folder)
 
@@ -96,11 +96,5 @@ def _speed(rows: Sequence[dict[str, Any]], output: Path, pose: str) -> dict[str,
         return None
     recognizer = Recognizer.load(runs[0]["workdir"], pose or None)
     done = wanted | {"frames_per_second": speed.frames_per_second(recognizer)}
-    _write(path, json.dumps(done, indent=2) + "\n")
+    files.write_at_once(path, json.dumps(done, indent=2) + "\n")
     return done
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)

@@ -1,7 +1,6 @@
 """The configuration of a run: checked before anything is done, and kept in DIR/config.json."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jdance import config as defaults
+from jdance import files
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.training import state
@@ -88,11 +88,9 @@ def claim(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
                 )
     content = {"config": config.to_dict(), "classes": classes, "data": data}
     text = json.dumps(content, indent=2) + "\n"
-    partial = workdir / "config.json.partial"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text)
-        os.replace(partial, path)
+        files.write_at_once(path, text)
     except OSError as error:
         raise UserError(f"{workdir}: cannot be written to ({error.strerror})") from error
 

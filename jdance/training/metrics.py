@@ -1,10 +1,11 @@
 """Where the numbers of a run go: metrics.jsonl and TensorBoard."""
 
 import json
-import os
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
+
+from jdance import files
 
 
 class MetricWriter:
@@ -17,9 +18,7 @@ class MetricWriter:
         path = workdir / "metrics.jsonl"
         rows = _rows_until(path, start_step)
         # At once, so that nothing is lost whatever happens in between.
-        partial = workdir / "metrics.jsonl.partial"
-        partial.write_text("".join(rows))
-        os.replace(partial, path)
+        files.write_at_once(path, "".join(rows))
         self._file = path.open("a")
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
 

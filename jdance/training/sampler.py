@@ -6,7 +6,6 @@ interrupted run continues with the shares that it had.
 """
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from jdance import files
 from jdance.data import records, sampling
 from jdance.errors import UserError
 
@@ -83,6 +83,4 @@ class Sampler:
     def _write(self, seen: dict[int, Any]) -> None:
         if jax.process_index():  # all processes have seen the same
             return
-        partial = self._path.with_name(self._path.name + ".partial")
-        partial.write_text(json.dumps(seen) + "\n")
-        os.replace(partial, self._path)
+        files.write_at_once(self._path, json.dumps(seen) + "\n")

@@ -3,7 +3,6 @@
 import ast
 import itertools
 import json
-import os
 import re
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jdance import config as defaults
-from jdance import models
+from jdance import files, models
 from jdance.errors import UserError
 from jdance.progress import Progress
 from jdance.training import experiment, judge, loop, tasks
@@ -202,9 +201,7 @@ def _score(result: dict[str, Any]) -> float:
 
 
 def _write(path: Path, content: Any) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, path)
+    files.write_at_once(path, json.dumps(content, indent=2) + "\n")
 
 
 def _folder_name(text: str) -> str:

@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jdance.models.dropout import Dropout
+from jdance.models.norm import batch_norm
 from jdance.models.resnet import Conv1x1
 
 _BLOCKS = 3
@@ -56,15 +57,10 @@ class DenseNet(nn.Module):
         if index is None:
             index = jnp.arange(len(features))
 
+        norm = batch_norm(train, self.axis_name, self.dtype)
+
         def activation(x: Array) -> Array:
-            x = nn.BatchNorm(
-                use_running_average=not train,
-                momentum=0.9,
-                epsilon=1e-5,
-                dtype=self.dtype,
-                axis_name=self.axis_name,
-            )(x)
-            return nn.elu(x)
+            return nn.elu(norm()(x))
 
         def conv(x: Array, channels: int) -> Array:
             return nn.Conv(channels, (3, 3), use_bias=False, dtype=self.dtype)(x)
