@@ -21,9 +21,9 @@ def run(main: Callable[[], None]) -> None:
     """
 
     def wrapped(argv: list[str]) -> None:
-        # JAX and orbax report every move they make; --verbosity=0 brings that back.
+        # Orbax reports every move it makes; --verbosity=0 brings that back.
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)
+            logging.set_verbosity(logging.ERROR)
         try:
             if len(argv) > 1:
                 raise UserError(f"unexpected argument {argv[1]!r}: options start with --")

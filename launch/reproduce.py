@@ -11,6 +11,7 @@ time, and run the same command again.
 for CPUs; reduced trains the four compared methods once, divided by video.
 """
 
+import dataclasses
 import runpy
 from pathlib import Path
 
@@ -26,6 +27,10 @@ _DATA = flags.DEFINE_string("data", None, "A data set by launch/prepare.py.", re
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for runs and report.", required=True)
 _PRESET = flags.DEFINE_enum("preset", "full", list(plan.PRESETS), "How much to do.")
 _SEEDS = flags.DEFINE_integer("seeds", None, "Runs of each; by default 3, reduced 1.", 1)
+_SPLITS = flags.DEFINE_list("splits", None, "video, frame, or both; by default the preset's.")
+_ABLATIONS = flags.DEFINE_bool(
+    "ablations", None, "Whether the method's variants are trained; by default the preset's."
+)
 _SWEEP = flags.DEFINE_bool("sweep", False, "Also the search over batch sizes and widths.")
 _POSE = flags.DEFINE_string(
     "pose", "", "A pose network that is part of the measured speed; by default it is left out."
@@ -44,6 +49,11 @@ def _load(name: str) -> ConfigDict:
 
 def main() -> None:
     preset = plan.PRESETS[_PRESET.value]
+    if _ABLATIONS.value is not None:
+        preset = dataclasses.replace(preset, ablations=_ABLATIONS.value)
+    splits = _SPLITS.value or preset.splits
+    if not {"video", "frame"}.issuperset(splits):
+        raise UserError(f"--splits={','.join(splits)}: expected video, frame, or video,frame")
     config, chosen = plan.variants(preset, _load, search=_SWEEP.value)
     output = Path(_OUTPUT.value)
     failures = reproduce(
@@ -51,7 +61,7 @@ def main() -> None:
         chosen,
         Path(_DATA.value),
         output,
-        preset.splits,
+        splits,
         _SEEDS.value or preset.seeds,
         _POSE.value,
         plan.differences(preset),

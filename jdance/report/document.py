@@ -68,12 +68,11 @@ body { margin: 0 auto; max-width: 60rem; padding: 1rem; background: #fff; color:
 h1 { font-size: 1.6rem; font-weight: 500; line-height: 1.25; }
 h2 { font-size: 1.25rem; font-weight: 500; margin: 2.5rem 0 .5rem; padding-top: .75rem;
   border-top: 1px solid #ddd; }
-.scroll { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; font-size: .9rem; overflow-wrap: normal; }
-caption { text-align: left; padding-bottom: .4rem; color: #555; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; overflow-wrap: normal; margin: .4rem 0; }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #e5e5e5;
   font-variant-numeric: tabular-nums; white-space: nowrap; }
-th { font-weight: 500; }
+th { font-weight: 500; white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 figure { margin: 1rem 0; }
 figcaption { color: #555; font-size: .9rem; }
@@ -82,6 +81,10 @@ svg { display: block; width: 100%; height: auto; max-width: 34rem; }
   grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .8rem; }
 .gallery figure { margin: 0; }
 .gallery img { width: 100%; height: auto; display: block; }
+@media (max-width: 34rem) {
+  table { font-size: .8rem; }
+  th, td { padding: .3rem .35rem; }
+}
 """
 
 
@@ -119,14 +122,17 @@ def _block_html(block: Block) -> str:
     if isinstance(block, Text):
         return f"<p>{escape(block.text)}</p>"
     if isinstance(block, Table):
-        head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in block.head)
+        # A name such as single_arm_open may go on in the next line.
+        titles = (escape(cell).replace("_", "_<wbr>") for cell in block.head)
+        head = "".join(f'<th scope="col">{title}</th>' for title in titles)
         rows = "\n".join(
             "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
             for row in block.rows
         )
         return (
-            f'<div class="scroll" tabindex="0"><table><caption>{escape(block.caption)}</caption>\n'
-            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>"
+            f"<figure><figcaption>{escape(block.caption)}</figcaption>"
+            f'<div class="scroll" tabindex="0"><table aria-label="{escape(block.caption)}">\n'
+            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div></figure>"
         )
     if isinstance(block, Gallery):
         inside = "\n".join(_block_html(picture) for picture in block.pictures)

@@ -90,11 +90,11 @@ def _overview(
 ) -> Section:
     seeds = max((len(runs.workdirs) for runs in found.values()), default=0)
     count = {split: dataset.count("test") for split, dataset in datasets.items()}
-    tests = " and ".join(f"{n} (divided by {split})" for split, n in count.items())
+    tests = " and ".join(f"{n} persons (divided by {split})" for split, n in count.items())
     blocks: list = [
         Text(
             f"Every variant was trained from {seeds} seed{'s' if seeds > 1 else ''} and judged on "
-            f"the test split: {tests} persons. After ± comes the standard deviation over the "
+            f"the test split: {tests}. After ± comes the standard deviation over the "
             "seeds; intervals are 95 % intervals for a test split of that size (Wilson). Divided "
             "by video, no video is in training and in test; divided by frame, as the paper does, "
             "frames of one video may be in both."

@@ -46,6 +46,8 @@ class Checkpoints:
                 ),
                 best_fn=_score,
                 cleanup_tmp_directories=owner,
+                # Else threads wait minutes for a folder that cannot be made, at the end, too.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             ),
             item_handlers=ocp.StandardCheckpointHandler(),  # so that metadata can be read, too
         )
