@@ -19,13 +19,13 @@ from jdance import config as defaults
 def get_config() -> ConfigDict:
     config = defaults.base()
     config.batch_size = 64
-    config.epochs = 30.0
+    config.epochs = 60.0
     config.eval_every = 5.0
     config.checkpoint_every = 5.0
     config.model.branches = "qes"
     config.optimizer.update(
         name="adam",
-        learning_rate=1e-2,
+        learning_rate=1e-1,
         weight_decay=0.0,
         schedule="cosine",
         boundaries=(),

@@ -51,7 +51,16 @@ PRESETS = {
     "full": Preset("paper", 3),
     # The same tables with a network that a CPU trains in minutes.
     "small": Preset(
-        "quickstart", 3, changes={"str": {"epochs": 60.0, "optimizer.boundaries": (24.0, 48.0)}}
+        "quickstart",
+        3,
+        changes={
+            "str": {
+                "epochs": 16.0,
+                "optimizer.boundaries": (6.4, 12.8),
+                "eval_every": 4.0,
+                "checkpoint_every": 4.0,
+            }
+        },
     ),
     # A look at everything, in minutes.
     "reduced": Preset(
@@ -68,7 +77,6 @@ PRESETS = {
                 "eval_every": 2.0,
                 "checkpoint_every": 2.0,
             },
-            "qes": {"epochs": 12.0, "eval_every": 3.0},
         },
     ),
 }
