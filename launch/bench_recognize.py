@@ -46,10 +46,13 @@ _PARTS = ("read", "letterbox", "pose", "decode", "features", "crops", "network")
 
 
 class _Certain:
-    """A pose network that works as the real one does, and then sees the people it is told of."""
+    """A pose network that works as the real one does, and then sees the people it is told of.
 
-    def __init__(self, estimator: PoseEstimator, people: np.ndarray):
-        self.variables = estimator.variables, targets.encode(jnp.asarray(people[None]), (46, 46))
+    Its variables are those of the real one and the maps that it then gives.
+    """
+
+    def __init__(self, estimator: PoseEstimator):
+        self.variables = estimator.variables, _maps_of(np.zeros((1, 18, 3), np.float32))
         self.decode_config = DECODE
         self._maps = estimator.pure_maps
 
@@ -58,6 +61,21 @@ class _Certain:
         found = self._maps(own, squares)
         # The compiler may not drop the network: 0 x is not 0 where x is not finite.
         return tuple(k + 0 * f for k, f in zip(known, found, strict=True))
+
+
+def _maps_of(people: np.ndarray) -> Any:
+    """Maps [1, 46, 46, 19] and [1, 46, 46, 38] of people [N, 18, 3], N at most 24."""
+    padded = np.zeros((1, 24, 18, 3), np.float32)
+    padded[0, : len(people)] = people
+    return targets.encode(jnp.asarray(padded), (46, 46))
+
+
+def _scene(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A picture, its people [count, 18, 3], and these in a square of 368 pixels."""
+    small, people = benchmark.crowd(count)
+    picture = cv2.resize(small, (_SIDE.value, _SIDE.value), interpolation=cv2.INTER_CUBIC)
+    scale = _SIDE.value / small.shape[0]
+    return picture, people * np.array([scale, scale, 1], np.float32), people
 
 
 def _config() -> Any:
@@ -77,47 +95,59 @@ def _variables(config: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01, leaf.dtype), shapes)
 
 
-def _ours(config: Any, variables: Any, estimator: PoseEstimator, count: int) -> dict[str, Any]:
-    """The whole program and its parts, as functions without arguments."""
-    small, people = benchmark.crowd(count)
-    picture = cv2.resize(small, (_SIDE.value, _SIDE.value), interpolation=cv2.INTER_CUBIC)
-    scale = _SIDE.value / 368
-    known = np.where(people[..., 2:] > 0, people * [scale, scale, 1], 0).astype(np.float32)
-    jpeg = np.frombuffer(images.encode_jpeg(picture), np.uint8)
+def _ours(config: Any, estimator: PoseEstimator) -> Callable[[int], dict[str, Callable[[], Any]]]:
+    """Makes the whole program and its parts for a number of people; each is compiled once."""
     classes = [str(i) for i in range(config.model.classes)]
-    recognizer = Recognizer(config, classes, variables, _Certain(estimator, people), 4)  # type: ignore[arg-type]
-    found = len(recognizer(picture))
-    if found != count:
-        raise UserError(f"{found} of {count} people found; leave out --people={count}")
-    place = jax.devices()[0]
-    frames, sizes, points = jax.device_put(
-        (picture[None], np.array([picture.shape[:2]], np.int32), known[None]), place
-    )
-    network = Network.of(config)
-    motions = len(classes)
+    recognizer = Recognizer(config, classes, _variables(config), _Certain(estimator), 4)  # type: ignore[arg-type]
+    _, motion, temperature = recognizer.variables
+    network, options = recognizer.network, Options()
+    recognize = recognizer.compiled(options, False, False)
+    fit, decoded = jax.jit(resample.letterbox), jax.jit(lambda maps: decode(*maps, DECODE))
 
     def cheap(variables: Any, image: Any, numbers: Any, valid: Any) -> Any:
         """In place of the network: as good as nothing, but it looks at all inputs."""
         seen = 0 if image is None else image[:, :, 0, 0].sum(1, keepdims=True)
-        return jnp.tile(numbers.sum(1, keepdims=True) + seen + valid[:, None], (1, motions))
+        total = numbers.sum(1, keepdims=True) + seen + valid[:, None]
+        return jnp.tile(total, (1, len(classes)))
 
-    def named(logits: Callable[..., Any], size: int) -> Callable[[], Any]:
+    def naming(logits: Callable[..., Any], size: int) -> Callable[..., Any]:
         part = Network(logits, network.features, size)
-        one = jax.jit(lambda v, f, s, p: program.name(part, v, jnp.float32(1), f, s, p, Options()))
-        return lambda: one(recognizer.variables[1], frames, sizes, points)
+        return jax.jit(
+            lambda v, frames, sizes, points: program.name(
+                part, v, jnp.float32(1), frames, sizes, points, options
+            )
+        )
 
-    fit, decoded = jax.jit(resample.letterbox), jax.jit(lambda m: decode(*m, DECODE))
-    square, maps = fit(frames, sizes), targets.encode(jnp.asarray(people[None]), (46, 46))
-    return {
-        "whole": lambda: recognizer.people(recognizer.start([picture])),
-        "read": lambda: images.decode(jpeg),
-        "letterbox": lambda: fit(frames, sizes),
-        "pose": lambda: estimator.maps(square),
-        "decode": lambda: decoded(maps),
-        "features": named(cheap, 0),
-        "features and crops": named(cheap, network.image_size),
-        "naming": named(network.logits, network.image_size),
-    }
+    only_features, without_network = naming(cheap, 0), naming(cheap, network.image_size)
+    all_ = naming(network.logits, network.image_size)
+
+    def make(count: int) -> dict[str, Callable[[], Any]]:
+        picture, people, in_square = _scene(count)
+        jpeg = np.frombuffer(images.encode_jpeg(picture), np.uint8)
+        padded = np.zeros((1, DECODE.max_people, 18, 3), np.float32)
+        padded[0, :count] = people
+        sizes = np.array([picture.shape[:2]], np.int32)
+        frames, sizes, points = jax.device_put((picture[None], sizes, padded))
+        known = _maps_of(in_square)
+        variables = (estimator.variables, known), motion, temperature
+        square = fit(frames, sizes)
+        found = int(recognize(variables, frames, sizes).valid.sum())
+        if found != count:
+            raise UserError(f"{found} of {count} people are found; choose other --people")
+        return {
+            "whole": lambda: recognizer.people(
+                recognize(variables, *jax.device_put((picture[None], sizes)))
+            ),
+            "read": lambda: images.decode(jpeg),
+            "letterbox": lambda: fit(frames, sizes),
+            "pose": lambda: estimator.maps(square),
+            "decode": lambda: decoded(known),
+            "features": lambda: only_features(motion, frames, sizes, points),
+            "features and crops": lambda: without_network(motion, frames, sizes, points),
+            "naming": lambda: all_(motion, frames, sizes, points),
+        }
+
+    return make
 
 
 def _published_graph() -> tuple[str, Callable[[np.ndarray], Any]]:
@@ -152,18 +182,17 @@ def _alternative() -> tuple[str, Callable[[int], Callable[[], Any]]]:
     name, maps = _published_graph()
 
     def make(count: int) -> Callable[[], Any]:
-        small, people = benchmark.crowd(count)
-        picture = cv2.resize(small, (_SIDE.value, _SIDE.value), interpolation=cv2.INTER_CUBIC)
-        heat, paf = (np.asarray(m)[0] for m in targets.encode(jnp.asarray(people[None]), (46, 46)))
+        picture, _, in_square = _scene(count)
+        heat, paf = (np.asarray(m)[0] for m in _maps_of(in_square))
 
         def whole() -> None:
             maps(letterbox(picture)[0])
-            for person in decoded(heat, paf, DECODE)[0]:
-                keypoints = person * [_SIDE.value / 368, _SIDE.value / 368, 1]
-                view = crop.cut(picture, crop.around(keypoints), 224)
+            scale = np.array([picture.shape[1] / 368, picture.shape[0] / 368, 1], np.float32)
+            for person in decoded(heat, paf, DECODE)[0] * scale:
                 features.compute("fused18", person)
+                view = crop.cut(picture, crop.around(person), 224).transpose(2, 0, 1)[None]
                 with torch.inference_mode():
-                    resnet(torch.from_numpy(view.transpose(2, 0, 1)[None].astype(np.float32)))
+                    resnet(torch.from_numpy(view.astype(np.float32)))
 
         return whole
 
@@ -173,11 +202,11 @@ def _alternative() -> tuple[str, Callable[[int], Callable[[], Any]]]:
 def main() -> None:
     counts = [int(word) for word in _PEOPLE.value]
     config, estimator = _config(), PoseEstimator.load(_POSE.value)
-    variables = _variables(config)
+    ours = _ours(config, estimator)
     name, make = _alternative() if _ALTERNATIVE.value else ("", None)
     candidates: dict[str, Callable[[], Any]] = {}
     for count in counts:
-        for part, function in _ours(config, variables, estimator, count).items():
+        for part, function in ours(count).items():
             candidates[f"{count} {part}"] = function
         if make:
             candidates[f"{count} alternative"] = make(count)

@@ -38,6 +38,11 @@ def network(tiny_data):
     return config, net.init(jax.random.key(0), image, np.ones((1, 18), np.float32))
 
 
+def _arguments(network):
+    config, variables = network
+    return config, list("abc"), variables
+
+
 class _Sees:
     """In place of a pose network: the maps of the people it is told of, in pixels of the square."""
 
@@ -78,11 +83,6 @@ def test_thirty_people_are_all_found(network):
     centres = np.sort([p.box[0] + p.box[2] / 2 for p in people])
     true = np.sort((crowd[..., 0].min(1) + crowd[..., 0].max(1)) / 2)
     np.testing.assert_allclose(centres, true, atol=4)
-
-
-def _arguments(network):
-    config, variables = network
-    return config, list("abc"), variables
 
 
 @pytest.mark.parametrize(
@@ -152,11 +152,16 @@ def _video(path, count=12, size=(96, 80)):
             writer.write(i / 10, np.full((*size, 3), 20 + 8 * i, np.uint8))
 
 
+@pytest.fixture(scope="module")
+def nobody(network):
+    """A recogniser that finds nobody."""
+    return Recognizer(*_arguments(network), _Sees(np.zeros((1, 18, 3))))  # type: ignore[arg-type]
+
+
 _SETTINGS = clips.Settings(annotate=False, report=False)
 
 
-def test_videos_without_people(network, tmp_path):
-    nobody = Recognizer(*_arguments(network), _Sees(np.zeros((1, 18, 3))))  # type: ignore[arg-type]
+def test_videos_without_people(nobody, tmp_path):
     _video(tmp_path / "x.webm")
     assert clips.recognize_video(nobody, tmp_path / "x.webm", tmp_path / "out", _SETTINGS) == ""
     result = json.loads((tmp_path / "out.json").read_text())
@@ -166,8 +171,7 @@ def test_videos_without_people(network, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["webm", "avi", "mp4"])
-def test_videos_without_frames(network, tmp_path, suffix):
-    nobody = Recognizer(*_arguments(network), _Sees(np.zeros((1, 18, 3))))  # type: ignore[arg-type]
+def test_videos_without_frames(nobody, tmp_path, suffix):
     path = tmp_path / f"x.{suffix}"
     _video(tmp_path / "whole.webm")
     head = (tmp_path / "whole.webm").read_bytes()[:200]  # no frame of it
@@ -178,8 +182,7 @@ def test_videos_without_frames(network, tmp_path, suffix):
         assert not list(tmp_path.glob("out*"))
 
 
-def test_truncated_videos_keep_what_can_be_read(network, tmp_path):
-    nobody = Recognizer(*_arguments(network), _Sees(np.zeros((1, 18, 3))))  # type: ignore[arg-type]
+def test_truncated_videos_keep_what_can_be_read(nobody, tmp_path):
     whole = cv2.VideoWriter(
         str(tmp_path / "x.avi"), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (80, 96)
     )
