@@ -12,7 +12,10 @@ from jdance.pose.letterbox import INPUT_SIZE
 
 
 def rounds(
-    candidates: Mapping[str, Callable[[], Any]], count: int, warm: int = 2
+    candidates: Mapping[str, Callable[[], Any]],
+    count: int,
+    warm: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, np.ndarray]:
     """Times candidates in turn, round after round.
 
@@ -22,6 +25,8 @@ def rounds(
         candidates: what is timed, by name; a result on the device is waited for.
         count: rounds.
         warm: rounds before, which compile and do not count.
+        clock: in seconds. time.process_time counts what the process's threads computed, all cores
+            taken together: on one core the time that a machine without other work would need.
 
     Returns:
         Seconds float64 [count] of each.
@@ -29,10 +34,10 @@ def rounds(
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(warm + count):
         for name, candidate in candidates.items():
-            start = time.perf_counter()
+            start = clock()
             jax.block_until_ready(candidate())
             if number >= warm:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return {name: np.array(values) for name, values in seconds.items()}
 
 
