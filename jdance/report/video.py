@@ -75,7 +75,8 @@ class Report:
         scale = (width - left) / max(end, 1e-9)
         bottom = row * len(tracks) + 4
         parts = [
-            f'<svg viewBox="0 0 {width} {bottom + 54}" style="max-width: none" '
+            # On a phone it is scrolled: shrunk, nobody could read it.
+            f'<svg viewBox="0 0 {width} {bottom + 54}" style="max-width: none; min-width: 50rem" '
             'font-family="inherit" font-size="12">',
         ]
         for line, track in enumerate(tracks):
