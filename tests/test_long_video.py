@@ -36,7 +36,7 @@ def test_memory_is_flat_over_ten_minutes(tiny_data, tmp_path):
     config = tiny_config(tiny_data)
     config.model.classes = 3
     image = np.zeros((1, 32, 32, 3), np.uint8)
-    variables = models.build(config.model).init(jax.random.key(0), image, np.ones((1, 18)))
+    variables = jax.jit(models.build(config.model).init)(jax.random.key(0), image, np.ones((1, 18)))
     estimator = PoseEstimator.load("stage", DECODE)
     recognizer = Recognizer(config, list("abc"), variables, estimator, min_joints=4)
     peaks = np.zeros(_MINUTES)

@@ -35,7 +35,7 @@ def network(tiny_data):
     config.model.classes = 3
     image = np.zeros((1, 32, 32, 3), np.uint8)
     net = models.build(config.model)
-    return config, net.init(jax.random.key(0), image, np.ones((1, 18), np.float32))
+    return config, jax.jit(net.init)(jax.random.key(0), image, np.ones((1, 18), np.float32))
 
 
 def _arguments(network):

@@ -57,7 +57,7 @@ def test_advice_is_the_mean_over_the_frames_of_a_motion(posture):
 def test_advice_is_in_the_results_and_on_the_page_of_a_video(posture, tiny_data, tmp_path):
     config = tiny_config(tiny_data)
     config.model.update(classes=3, branches="keypoints")
-    variables = models.build(config.model).init(jax.random.key(0), None, np.ones((1, 18)))
+    variables = jax.jit(models.build(config.model).init)(jax.random.key(0), None, np.ones((1, 18)))
     image, people = tiny_picture(0)
     wrong = _turned(people[0], 60)[None]
     with closing(videos.Writer(tmp_path / "x.webm", 10)) as writer:
