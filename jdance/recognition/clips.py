@@ -200,7 +200,8 @@ def _recognized(
             )
         if told:
             last = batch[-1].index + 1
-            told(last, max(video.count, last) if video.count else 0)
+            whole = int(min(video.count, settings.end * video.fps + 1))
+            told(last, max(whole, last) if video.count else 0)
 
     # A camera's frames are dropped where computing cannot keep up.
     for batch in _batches(videos.ahead(video, 2 * size, newest=video.is_camera), size):
@@ -294,7 +295,12 @@ def _write(
         tracks = timeline.summary(segments)
         if advice:
             for track in tracks:
-                track["posture"] = advice.of(track["track"])
+                # Not of motions too short for the timeline.
+                track["posture"] = [
+                    judged
+                    for judged in advice.of(track["track"])
+                    if judged["motion"] in track["seconds"]
+                ]
         result.finish({"tracks": tracks})
     timeline.write_csv(_beside(stem, ".csv"), segments)
     if settings.report:
