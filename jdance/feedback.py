@@ -67,10 +67,13 @@ class Advice:
         ]
 
 
-def advice(judged: dict[str, Any], below: float = _POOR) -> str:
-    """What `judge` says in words: the parts with a score of at most `below`."""
+def advice(judged: dict[str, Any], below: float = _POOR, most: int | None = None) -> str:
+    """What `judge` says in words: the parts with a score of at most `below`, the worst first.
+
+    At most so many of them; None: all.
+    """
     poor = [sentence(part) for part in judged["parts"] if part["score"] <= below]
-    return "; ".join(poor) or "nothing to correct"
+    return "; ".join(poor[:most]) or "nothing to correct"
 
 
 def judge_file(path: Path, model: PostureModel, motion: str = "") -> dict[str, Any]:

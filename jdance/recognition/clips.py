@@ -305,7 +305,7 @@ def _write(
     timeline.write_csv(_beside(stem, ".csv"), segments)
     if settings.report:
         said = [
-            f"Dancer {track['track']}, {judged['motion']}: {feedback.advice(judged)}"
+            f"Dancer {track['track']}, {judged['motion']}: {feedback.advice(judged, most=3)}"
             for track in tracks
             for judged in track.get("posture", [])
         ]

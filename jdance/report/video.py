@@ -10,7 +10,8 @@ from jdance.timeline import Segment
 
 _PICTURES = 24  # key frames at most
 _HOW = (
-    "Mean of all frames of a motion. A score of 0.5 is as most do it, towards 0 the more unusual; "
+    "Means of all frames of a motion, the three least usual parts of the body. A score of 0.5 is "
+    "as most do it, towards 0 the more unusual; "
     "directions are those in the picture."
 )
 
