@@ -48,7 +48,9 @@ def people(
         uint8 RGB [H, W, 3].
     """
     canvas = image.copy()
-    unit = max(1.0, max(image.shape[:2]) / 640)  # line width that suits the picture
+    # The line width that suits the picture; of a panorama only as much as it is high counts.
+    longer, shorter = max(image.shape[:2]), min(image.shape[:2])
+    unit = max(1.0, min(longer, 3 * shorter) / 640)
     for person in keypoints:
         if person is not None:
             _skeleton(canvas, person, unit)

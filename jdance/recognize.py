@@ -1,7 +1,8 @@
 """From pictures to a motion for everybody in them: what callers use of the compiled program."""
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from jdance.recognition.program import Network, Options, Recognized
 from jdance.training import calibration, loop
 
 UNKNOWN = "unknown"  # the motion of whom the network is not sure enough
+
+# Of a whole troupe nobody is left out.
+DECODE = DecodeConfig(peaks_per_joint=40, max_people=40)
 
 _PEOPLE = (8, 32, 128, 512)  # numbers of known people for which a program is compiled
 
@@ -63,6 +67,7 @@ class Recognizer:
         min_joints: people with fewer joints do not count as found.
         temperature: which the motion network's logits are divided by, see `calibration`.
         min_confidence: a person's motion is UNKNOWN where no motion is as probable as this.
+        dtype: of the motion network's computation, float32 or bfloat16; None: as it was trained.
 
     Raises:
         UserError: the motion network is one for sequences.
@@ -77,7 +82,11 @@ class Recognizer:
         min_joints: int = 1,
         temperature: float = 1.0,
         min_confidence: float = 0.0,
+        dtype: str | None = None,
     ):
+        if dtype is not None:
+            config = copy.deepcopy(config)
+            config.model.dtype = dtype
         if config.model.branches == "sequence":
             raise UserError(
                 "the run is a sequence network, which names motions of tracks, not of pictures; "
@@ -106,10 +115,12 @@ class Recognizer:
         pose: str | None = None,
         min_joints: int = 4,
         min_confidence: float = 0.0,
+        dtype: str | None = None,
     ) -> "Recognizer":
         """Loads the newest checkpoint of a run, and the pose network `pose` if one is named.
 
-        Where the run has been calibrated, its probabilities are.
+        Where the run has been calibrated, its probabilities are. Both networks compute in `dtype`;
+        None: as they were trained.
 
         Raises:
             UserError: either of them cannot be used.
@@ -120,11 +131,14 @@ class Recognizer:
             raise UserError(f"{folder}: is a pose network; name it with --pose")
         estimator = None
         if pose:
-            estimator = PoseEstimator.load(pose, DecodeConfig(min_joints=min_joints))
+            decode = replace(DECODE, min_joints=min_joints)
+            estimator = PoseEstimator.load(pose, decode, dtype)
         temperature = calibration.temperature_of(folder)
         # One copy: the checkpoint's are on all devices.
         variables = jax.device_get(variables)
-        return cls(config, classes, variables, estimator, min_joints, temperature, min_confidence)
+        return cls(
+            config, classes, variables, estimator, min_joints, temperature, min_confidence, dtype
+        )
 
     def function(self, options: Options, known: bool = False) -> Any:
         """The pure program: (variables, frames uint8 [B, H, W, 3], sizes int32 [B, 2]) ->

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jdance.errors import UserError
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -161,6 +163,25 @@ def write_csv(path: Path, segments: Sequence[Segment]) -> None:
             writer.writerow(
                 [s.track, f"{s.start:.3f}", f"{s.end:.3f}", s.motion, f"{s.confidence:.4f}"]
             )
+
+
+def read_csv(path: Path) -> list[Segment]:
+    """What `write_csv` wrote.
+
+    Raises:
+        UserError: there is no such file, or it holds something else.
+    """
+    try:
+        with path.open(newline="") as file:
+            return [
+                Segment(
+                    int(row["track"]), float(row["start"]), float(row["end"]), row["motion"],
+                    float(row["confidence"]),
+                )
+                for row in csv.DictReader(file)
+            ]  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a timeline ({error})") from error
 
 
 def f1_at(found: Sequence[Segment], true: Sequence[Segment], overlap: float = 0.5) -> float:

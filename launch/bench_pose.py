@@ -6,7 +6,6 @@ All candidates are timed in turn, round after round, so that whatever else the m
 them alike; printed is each one's median and minimum, for one picture of 368 x 368 pixels.
 """
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from jdance import skeleton
-from jdance.data import stage
+from jdance import benchmark
 from jdance.launcher import run
 from jdance.pose import DecodeConfig, PoseEstimator, targets
 from jdance.pose.decode import decode
@@ -24,19 +22,6 @@ from jdance.pose.decode import decode
 _POSE = flags.DEFINE_multi_string("pose", ["mobilenet_v2_small"], "What programs take as --pose.")
 _ROUNDS = flags.DEFINE_integer("rounds", 30, "How often each is timed.", lower_bound=1)
 _CELLS = (46, 46)
-
-
-def _people(count: int) -> jax.Array:
-    """Key points float32 [1, count, 18, 3] of dancers on four stages, a quarter picture each."""
-    found: list[np.ndarray] = []
-    for quarter in range(4):
-        take = min(stage.MAX_DANCERS, count - len(found))
-        if take < 1:
-            break
-        scene = stage.scene(1, quarter, 0, motions=range(take), width=184, height=184)
-        corner = np.array([quarter % 2 * 184, quarter // 2 * 184, 0])
-        found += [d.keypoints + corner * (d.keypoints[:, 2:] > 0) for d in scene.dancers]
-    return jnp.asarray(found, jnp.float32).reshape(1, count, skeleton.NUM_JOINTS, 3)
 
 
 def _candidates() -> dict[str, Callable[[], Any]]:
@@ -48,7 +33,10 @@ def _candidates() -> dict[str, Callable[[], Any]]:
         estimator = PoseEstimator.load(name)
         result[f"{name}: network"] = lambda e=estimator: e.maps(image)  # type: ignore[misc]
         result[f"{name}: network and decode"] = lambda e=estimator: e(image)  # type: ignore[misc]
-    maps = {f"{n} people": targets.encode(_people(n), _CELLS) for n in (1, 20)}
+    maps = {
+        f"{n} people": targets.encode(jnp.asarray(benchmark.crowd(n)[1][None]), _CELLS)
+        for n in (1, 20)
+    }
     noise = (rng.normal(0, 1, (1, *_CELLS, n)).astype(np.float32) for n in (19, 38))
     maps["noise"] = jax.device_put(tuple(noise))
     for name, (heat, paf) in maps.items():
@@ -59,16 +47,9 @@ def _candidates() -> dict[str, Callable[[], Any]]:
 
 
 def main() -> None:
-    candidates = _candidates()
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for round_ in range(_ROUNDS.value + 2):
-        for name, candidate in candidates.items():
-            start = time.perf_counter()
-            jax.block_until_ready(candidate())
-            if round_ >= 2:  # the first two compile and warm up
-                seconds[name].append(time.perf_counter() - start)
+    seconds = benchmark.rounds(_candidates(), _ROUNDS.value)
     for name, values in seconds.items():
-        median, least = 1e3 * np.median(values), 1e3 * min(values)
+        median, least = 1e3 * np.median(values), 1e3 * values.min()
         print(f"{name:60} median {median:7.1f} ms, least {least:7.1f} ms, {1e3 / median:6.1f}/s")
 
 

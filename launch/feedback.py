@@ -43,9 +43,7 @@ def main() -> None:
             for person in frame["people"]:
                 judged = person["feedback"]
                 named = f"{path.stem}, frame {frame['index']}, person {person['track']}"
-                wrong = [p for p in judged["parts"] if p["score"] <= _BELOW.value]
-                said = "; ".join(feedback.sentence(part) for part in wrong)
-                print(f"{named}, {judged['motion']}: {said or 'nothing to correct'}")
+                print(f"{named}, {judged['motion']}: {feedback.advice(judged, _BELOW.value)}")
         target = path.with_name(path.stem + _ENDING)
         target.write_text(json.dumps(result) + "\n")
     print(f"wrote {len(paths)} files *{_ENDING} beside the results")

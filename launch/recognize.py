@@ -12,18 +12,22 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from absl import flags
 
+from jdance import feedback
 from jdance.data import images, openpose_json, videos
 from jdance.errors import UserError
 from jdance.launcher import run
+from jdance.models.baselines.posture_feedback import PostureModel
 from jdance.progress import Progress
 from jdance.recognition import clips
 from jdance.recognition.sequences import SequenceNamer
 from jdance.recognize import Recognizer, annotate
+from jdance.training.posture_task import POSTURE_FILE
 
 _MODEL = flags.DEFINE_string("model", None, "Folder of a trained run.", required=True)
 _POSE = flags.DEFINE_string(
@@ -62,10 +66,21 @@ _BATCH = flags.DEFINE_integer(
 _SEQUENCE_MODEL = flags.DEFINE_string(
     "sequence_model", "", "Folder of a trained sequence network, to name the motions of tracks."
 )
+_POSTURE_MODEL = flags.DEFINE_string(
+    "posture_model",
+    "",
+    "Folder of a run of configs/qes.py: adds what dancers could correct in each motion.",
+)
 _FRAMES_PER_SECOND = flags.DEFINE_float(
     "frames_per_second", 30.0, "Of clips of skeletons, which do not tell it.", lower_bound=0.01
 )
 _VIDEO_OUT = flags.DEFINE_bool("annotate", True, "Write annotated videos.")
+_PRECISION = flags.DEFINE_enum(
+    "precision",
+    "float32",
+    ["float32", "bfloat16"],
+    "What the networks compute in; bfloat16 is meant for GPUs and TPUs.",
+)
 _SHOW = flags.DEFINE_bool("show", False, "Show videos and cameras in a window; q ends.")
 
 
@@ -116,7 +131,9 @@ class Window:
         return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
 
 
-def _recognize(recognizer: Recognizer, path: Path, name: str, output: Path) -> None:
+def _recognize(
+    recognizer: Recognizer, posture: PostureModel | None, path: Path, name: str, output: Path
+) -> None:
     image = images.read(path)
     keypoints = None
     if _KEYPOINTS.value:
@@ -125,11 +142,14 @@ def _recognize(recognizer: Recognizer, path: Path, name: str, output: Path) -> N
             openpose_json.path_for(path, place) if place.is_dir() else place
         )
     people = recognizer(image, keypoints, whole_picture=_WHOLE_PICTURE.value)
-    frame = {
+    frame: dict[str, Any] = {
         "index": 0,
         "time": 0.0,
         "people": [person.to_json(track) for track, person in enumerate(people)],
     }
+    for person, entry in zip(people, frame["people"], strict=True):
+        if posture and person.motion in posture.classes:
+            entry["feedback"] = feedback.judge(person.keypoints, person.motion, posture)
     result = {
         "source": images.printable(str(path)),
         "width": image.shape[1],
@@ -143,7 +163,21 @@ def _recognize(recognizer: Recognizer, path: Path, name: str, output: Path) -> N
     (output / f"{name}.json").write_text(json.dumps(result) + "\n")
 
 
-def _settings() -> clips.Settings:
+def _posture(classes: list[str]) -> PostureModel | None:
+    """What is usual for the motions, if asked for."""
+    if not _POSTURE_MODEL.value:
+        return None
+    path = Path(_POSTURE_MODEL.value) / POSTURE_FILE
+    posture = PostureModel.load(path)
+    if not set(classes) & set(posture.classes):
+        raise UserError(
+            f"{path}: knows {', '.join(posture.classes)}, none of which --model names; train it "
+            "on the same motions"
+        )
+    return posture
+
+
+def _settings(posture: PostureModel | None) -> clips.Settings:
     return clips.Settings(
         every=_EVERY.value,
         start=_START.value,
@@ -151,15 +185,21 @@ def _settings() -> clips.Settings:
         batch=_BATCH.value,
         fps=_FRAMES_PER_SECOND.value,
         annotate=_VIDEO_OUT.value,
+        posture=posture,
     )
 
 
 def _recognize_clip(
-    recognizer: Recognizer, namer: SequenceNamer | None, path: Path, stem: Path
+    recognizer: Recognizer,
+    namer: SequenceNamer | None,
+    settings: clips.Settings,
+    window: "Window | None",
+    path: Path,
+    stem: Path,
 ) -> None:
     """Recognises a video or a clip of skeletons; raises UserError if a part is missing, too."""
     if _kind(path) == "skeletons":
-        problem = clips.recognize_skeletons(recognizer, path, stem, _settings(), namer=namer)
+        problem = clips.recognize_skeletons(recognizer, path, stem, settings, namer=namer)
     else:
         known = Path(_KEYPOINTS.value) if _KEYPOINTS.value else None
         progress: list[Progress] = []
@@ -174,10 +214,10 @@ def _recognize_clip(
             recognizer,
             str(path),
             stem,
-            _settings(),
+            settings,
             keypoints=known,
             namer=namer,
-            show=_window(),
+            show=window,
             told=told,
         )
     if problem:
@@ -198,10 +238,17 @@ def main() -> None:
         raise UserError(f"{output}: cannot be written to ({error.strerror})") from error
     if any(output.resolve() in (path.resolve(), path.parent.resolve()) for path in inputs):
         raise UserError(f"{output}: is the folder of the inputs; choose another --output")
+    window = _window()
     recognizer = Recognizer.load(
-        _MODEL.value, _POSE.value or None, _MIN_JOINTS.value, _MIN_CONFIDENCE.value
+        _MODEL.value,
+        _POSE.value or None,
+        _MIN_JOINTS.value,
+        _MIN_CONFIDENCE.value,
+        dtype=None if _PRECISION.value == "float32" else _PRECISION.value,
     )
     namer = SequenceNamer.load(_SEQUENCE_MODEL.value) if _SEQUENCE_MODEL.value else None
+    posture = _posture(namer.classes if namer else recognizer.classes)
+    settings = _settings(posture)
     stems = Counter(path.stem for path in inputs)
     failures, partly = [], 0
     progress = Progress("recognizing", len(inputs))
@@ -209,9 +256,9 @@ def main() -> None:
         try:
             name = path.stem if stems[path.stem] == 1 else path.name
             if _kind(path) == "picture":
-                _recognize(recognizer, path, name, output)
+                _recognize(recognizer, posture, path, name, output)
             else:
-                _recognize_clip(recognizer, namer, path, output / name)
+                _recognize_clip(recognizer, namer, settings, window, path, output / name)
         except UserError as error:
             partly += "what was read is in" in str(error)
             named = str(path) in str(error)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from jdance.recognition.judge import judge
 from jdance.training import loop
 
 pytestmark = pytest.mark.slow
@@ -23,12 +24,42 @@ def program(name, *arguments):
     run(sys.executable, ROOT / "launch" / f"{name}.py", *arguments)
 
 
-def test_quickstart_learns_what_the_features_alone_do_not_show(tmp_path):
-    run("bash", "launch/quickstart.sh", tmp_path, PYTHON=sys.executable)
-    result = json.loads((tmp_path / "eval_test.json").read_text())
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quickstart")
+    run("bash", "launch/quickstart.sh", folder, PYTHON=sys.executable)
+    return folder
+
+
+def test_quickstart_learns_what_the_features_alone_do_not_show(quickstart):
+    result = json.loads((quickstart / "eval_test.json").read_text())
     assert result["accuracy"] >= 0.78
     assert result["nearest_mean_accuracy"] < 0.70
-    assert len(list((tmp_path / "recognized").glob("*.jpg"))) == 3
+    assert len(list((quickstart / "recognized").glob("*.jpg"))) == 3
+
+
+def test_motions_in_films(quickstart, tmp_path):
+    program(
+        "stage", f"--output={tmp_path}", "--video", "--scenes=5", "--seconds=15", "--fps=10",
+        "--seed=1001", "--width=640", "--height=480",
+    )  # fmt: skip
+    program(
+        "recognize", f"--model={quickstart}", "--pose=stage", f"--input={tmp_path}",
+        f"--output={tmp_path / 'out'}", "--noannotate",
+    )  # fmt: skip
+    program("judge_films", f"--films={tmp_path}", f"--results={tmp_path / 'out'}")
+    scores = [
+        judge(tmp_path / "out" / f"{stem}.json", tmp_path / f"{stem}_truth.csv",
+              tmp_path / f"{stem}_keypoints")
+        for stem in (f"scene-{i}" for i in range(5))
+    ]  # fmt: skip
+    assert np.mean([score.f1 for score in scores]) >= 0.5
+
+
+def test_the_bench_of_recognition(capfd):
+    program("bench_recognize", "--config=configs/quickstart.py", "--pose=stage", "--people=1,20",
+            "--rounds=1")  # fmt: skip
+    assert "one more person:" in capfd.readouterr().out
 
 
 def test_the_papers_network_takes_real_steps_at_batch_4(tmp_path):

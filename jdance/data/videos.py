@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -70,6 +70,7 @@ class Video:
             self._capture = cv2.VideoCapture(int(number))
             if not self._capture.isOpened():
                 raise UserError(f"{self.name}: there is no such camera")
+            self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # what is shown should be now
         else:
             path = Path(source)
             if not path.is_file():
@@ -192,25 +193,30 @@ def frame_at(path: Path, when: float) -> np.ndarray:
     raise Damaged(_damaged[key][1])
 
 
-def ahead(items: Iterable[T], count: int = 8) -> Iterator[T]:
-    """The items in their order, made by a thread that is at most `count` ahead."""
+def ahead(items: Iterable[T], count: int = 8, newest: bool = False) -> Iterator[T]:
+    """The items in their order, made by a thread that is at most `count` ahead.
+
+    With `newest` it never waits: items that nobody has taken in time give way to newer ones.
+    """
     waiting: queue.Queue = queue.Queue(count)
     stopped = threading.Event()
     end = object()
 
-    def put(item: object) -> bool:
+    def put(item: object, drop: bool = False) -> bool:
         while not stopped.is_set():
             try:
-                waiting.put(item, timeout=0.1)
+                waiting.put(item, timeout=0.0 if drop else 0.1)
                 return True
             except queue.Full:
-                continue
+                if drop:
+                    with suppress(queue.Empty):
+                        waiting.get_nowait()
         return False
 
     def work() -> None:
         try:
             for item in items:
-                if not put((item, None)):
+                if not put((item, None), newest):
                     return
             put((end, None))
         except BaseException as error:  # handed to whoever takes the items

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from jdance import skeleton
 from jdance.errors import UserError
@@ -32,8 +33,11 @@ class PoseEstimator:
         config: Mapping[str, Any],
         variables: weights.Variables,
         decode_config: DecodeConfig = _DEFAULT_DECODE,
+        dtype: DTypeLike | None = None,
     ):
-        net = weights.build(config)
+        net: Any = weights.build(config)
+        if dtype is not None:
+            net = net.clone(dtype=dtype)
         weights.check(net, variables, source=f"variables for {config['network']}")
         self.config = dict(config)
         self.variables = jax.device_put(variables)
@@ -43,7 +47,8 @@ class PoseEstimator:
             bgr = images[..., ::-1].astype(jnp.float32)
             # In full float32 everywhere: a GPU's TF32 would give other maps than a CPU.
             with jax.default_matmul_precision("highest"):
-                return net.apply(variables, bgr)  # type: ignore[return-value]
+                heat, paf = net.apply(variables, bgr)
+            return heat.astype(jnp.float32), paf.astype(jnp.float32)
 
         def people(variables: weights.Variables, images: jax.Array) -> People:
             return decode(*maps(variables, images), decode_config)
@@ -54,7 +59,10 @@ class PoseEstimator:
 
     @classmethod
     def load(
-        cls, pose: str | Path, decode_config: DecodeConfig = _DEFAULT_DECODE
+        cls,
+        pose: str | Path,
+        decode_config: DecodeConfig = _DEFAULT_DECODE,
+        dtype: DTypeLike | None = None,
     ) -> "PoseEstimator":
         """Loads a pose network.
 
@@ -68,24 +76,25 @@ class PoseEstimator:
                 - OpenPose's weights for COCO, a .caffemodel or a PyTorch .pth;
                 - a pose checkpoint: a folder of `weights.save`, or an .npz of `weights.pack`.
             decode_config: how maps become people.
+            dtype: of the network's computation, float32 or bfloat16; maps are float32 all the same.
 
         Raises:
             UserError: none of these, or a damaged one.
         """
         path = Path(pose)
         if str(pose) in weights.SHIPPED:
-            return cls(*weights.unpack(weights.SHIPPED[str(pose)]), decode_config)
+            return cls(*weights.unpack(weights.SHIPPED[str(pose)]), decode_config, dtype)
         if str(pose) in download.SOURCES:
             name = str(pose)
             published = weights.import_mobilenet_v2_small(download.find(name))
             variables = weights.with_statistics(published, weights.default_statistics())
-            return cls({"network": name, "statistics": "fixed"}, variables, decode_config)
+            return cls({"network": name, "statistics": "fixed"}, variables, decode_config, dtype)
         if path.is_dir():
-            return cls(*weights.load(path), decode_config)
+            return cls(*weights.load(path), decode_config, dtype)
         if path.suffix == ".npz" and path.is_file():
-            return cls(*weights.unpack(path), decode_config)
+            return cls(*weights.unpack(path), decode_config, dtype)
         if path.is_file():
-            return cls(*importers.import_file(path), decode_config)
+            return cls(*importers.import_file(path), decode_config, dtype)
         raise UserError(
             f"{pose}: no such pose network, weights file or pose checkpoint; "
             f"known networks: {', '.join([*weights.SHIPPED, *download.SOURCES])}"

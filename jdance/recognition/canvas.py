@@ -5,18 +5,23 @@ from collections.abc import Sequence
 import numpy as np
 
 SIDES = (384, 768, 1536, 3072, 6144)  # of the square canvases, in pixels
-_STEP = 2048  # sides of what is larger still are multiples of this
+_SMALL = 1536  # up to here all canvases are square
+_STEP = 2048  # sides of what no square holds are multiples of this
 
 
 def canvas_size(height: int, width: int) -> tuple[int, int]:
-    """Height and width of the canvas for a picture: the smallest square that holds it.
+    """Height and width of the canvas for a picture.
 
-    What no square holds gets a rectangle that is only as large as needed.
+    It is the smallest square that holds the picture. Large ones that are long and narrow get a
+    quarter of that square, and what no square holds gets a rectangle.
     """
-    for side in SIDES:
-        if max(height, width) <= side:
-            return side, side
-    return -height % _STEP + height, -width % _STEP + width
+    longer, shorter = max(height, width), min(height, width)
+    side = next((side for side in SIDES if longer <= side), -longer % _STEP + longer)
+    if side in SIDES:
+        narrow = side // 4 if side > _SMALL and shorter <= side // 4 else side
+    else:
+        narrow = next((side for side in SIDES if shorter <= side), -shorter % _STEP + shorter)
+    return (side, narrow) if height > width else (narrow, side)
 
 
 def place(images: Sequence[np.ndarray], size: tuple[int, int] | None = None) -> np.ndarray:

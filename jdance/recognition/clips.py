@@ -11,9 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jdance import draw, timeline
+from jdance import draw, feedback, timeline
 from jdance.data import images, openpose_json, videos
 from jdance.errors import UserError
+from jdance.models.baselines.posture_feedback import PostureModel
 from jdance.recognition.program import Recognized
 from jdance.recognition.sequences import SequenceNamer
 from jdance.recognition.stream import FollowedFrame, Stream
@@ -35,6 +36,7 @@ class Settings:
         fps: frames a second of skeleton clips, which do not tell it.
         annotate: write the annotated video.
         report: write the report page.
+        posture: what is usual, for advice on how motions are done; None: no advice.
     """
 
     every: int = 1
@@ -46,6 +48,7 @@ class Settings:
     fps: float = 30.0
     annotate: bool = True
     report: bool = True
+    posture: PostureModel | None = None
 
 
 class JsonStream:
@@ -197,9 +200,11 @@ def _recognized(
             )
         if told:
             last = batch[-1].index + 1
-            told(last, max(video.count, last) if video.count else 0)
+            whole = int(min(video.count, settings.end * video.fps + 1))
+            told(last, max(whole, last) if video.count else 0)
 
-    for batch in _batches(videos.ahead(video, 2 * size), size):
+    # A camera's frames are dropped where computing cannot keep up.
+    for batch in _batches(videos.ahead(video, 2 * size, newest=video.is_camera), size):
         pictures = [frame.image for frame in batch]
         # The last batch is filled up, so that nothing is compiled for it.
         pictures += [pictures[-1]] * (size - len(pictures))
@@ -247,6 +252,7 @@ def _write(
     window = settings.sequence if namer else settings.window
     stream = Stream(window=window, lag=window if lag is None else lag, namer=namer)
     times = timeline.Timeline(1 / fps)
+    advice = feedback.Advice(settings.posture) if settings.posture else None
     head = {
         "source": images.printable(source),
         "width": size[1] if size else None,
@@ -267,6 +273,9 @@ def _write(
                 motion_of(p.probabilities, classes, recognizer.min_confidence) for p in frame.people
             ]
             result.add(_entry(frame, motions))
+            for person, motion in zip(frame.people, motions, strict=True):
+                if advice and not person.bridged:
+                    advice.add(person.track, motion, person.keypoints)
             new = [
                 times.add(frame.time, p.track, motion, float(p.probabilities.max()))
                 for p, motion in zip(frame.people, motions, strict=True)
@@ -283,10 +292,24 @@ def _write(
         if not count:
             raise UserError(f"{source}: holds no frame that can be read (see --start and --end)")
         segments = times.finish()
-        result.finish({"tracks": timeline.summary(segments)})
+        tracks = timeline.summary(segments)
+        if advice:
+            for track in tracks:
+                # Not of motions too short for the timeline.
+                track["posture"] = [
+                    judged
+                    for judged in advice.of(track["track"])
+                    if judged["motion"] in track["seconds"]
+                ]
+        result.finish({"tracks": tracks})
     timeline.write_csv(_beside(stem, ".csv"), segments)
     if settings.report:
-        page.write(_beside(stem, ".html"), segments, last + 1 / fps)
+        said = [
+            f"Dancer {track['track']}, {judged['motion']}: {feedback.advice(judged, most=3)}"
+            for track in tracks
+            for judged in track.get("posture", [])
+        ]
+        page.write(_beside(stem, ".html"), segments, last + 1 / fps, said)
 
 
 def _beside(stem: Path, suffix: str) -> Path:

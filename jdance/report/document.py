@@ -74,7 +74,7 @@ th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #e5e5
   font-variant-numeric: tabular-nums; white-space: nowrap; }
 th { font-weight: 500; white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
-figure { margin: 1rem 0; }
+figure { margin: 1rem 0; overflow-x: auto; }
 figcaption { color: #555; font-size: .9rem; }
 svg { display: block; width: 100%; height: auto; max-width: 34rem; }
 .gallery { display: grid;

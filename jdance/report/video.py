@@ -9,6 +9,11 @@ from jdance.report.document import Block, Gallery, Picture, Section, Table, Text
 from jdance.timeline import Segment
 
 _PICTURES = 24  # key frames at most
+_HOW = (
+    "Means of all frames of a motion, the three least usual parts of the body. A score of 0.5 is "
+    "as most do it, towards 0 the more unusual; "
+    "directions are those in the picture."
+)
 
 
 class Report:
@@ -31,8 +36,13 @@ class Report:
         """A key frame, at a time in seconds."""
         self._pictures.append((time, jpeg))
 
-    def write(self, path: Path, segments: Sequence[Segment], end: float) -> None:
-        """Writes the page; the timeline goes from 0 to `end` seconds."""
+    def write(
+        self, path: Path, segments: Sequence[Segment], end: float, advice: Sequence[str] = ()
+    ) -> None:
+        """Writes the page; the timeline goes from 0 to `end` seconds.
+
+        `advice` says what dancers could correct, one paragraph each.
+        """
         tracks = sorted({segment.track for segment in segments})
         present = [m for m in [*self._classes, "unknown"] if any(s.motion == m for s in segments)]
         followed = Text(f"{len(tracks)} dancers followed over {_clock(end)}.")
@@ -44,6 +54,8 @@ class Report:
         sections = [Section("Motions", motions)]
         if tracks:
             sections.append(Section("Time spent", [_table(segments, tracks, present)]))
+        if advice:
+            sections.append(Section("What to correct", [Text(_HOW), *map(Text, advice)]))
         if self._pictures:
             frames = [
                 Picture(_clock(time), f"key frame at {_clock(time)}", jpeg)
@@ -64,7 +76,8 @@ class Report:
         scale = (width - left) / max(end, 1e-9)
         bottom = row * len(tracks) + 4
         parts = [
-            f'<svg viewBox="0 0 {width} {bottom + 54}" style="max-width: none" '
+            # On a phone it is scrolled: shrunk, nobody could read it.
+            f'<svg viewBox="0 0 {width} {bottom + 54}" style="max-width: none; min-width: 50rem" '
             'font-family="inherit" font-size="12">',
         ]
         for line, track in enumerate(tracks):

@@ -1,0 +1,261 @@
+"""Times the whole way from a picture to everybody's motion on this machine, part by part.
+
+python launch/bench_recognize.py --config=configs/paper.py --pose=mobilenet_v2_small --alternative
+
+For each number of people: the whole compiled program, as launch/recognize.py runs it, and its parts
+alone. The pose network sees the picture; the people whose maps the decode then gets are known ones,
+so that their number is certain. Weights of the motion network are of no account for the time.
+
+--alternative times, in the same rounds, what one would put together otherwise: the published graph
+of mobilenet_v2_small in TensorFlow, the decode in NumPy, and a ResNet-50 in PyTorch for each person
+(pip install -e '.[bench]'; without TensorFlow, jdance's own pose network takes the graph's place).
+"""
+
+import importlib
+import os
+import runpy
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from jdance import benchmark, features, models
+from jdance.data import crop, images
+from jdance.errors import UserError
+from jdance.launcher import run
+from jdance.pose import PoseEstimator, download, targets
+from jdance.pose.decode import decode
+from jdance.pose.letterbox import letterbox
+from jdance.recognition import program, resample
+from jdance.recognition.program import Network, Options
+from jdance.recognize import DECODE, Recognizer
+
+_CONFIG = flags.DEFINE_string("config", "configs/paper.py", "The motion network's experiment.")
+_POSE = flags.DEFINE_string("pose", "mobilenet_v2_small", "What programs take as --pose.")
+_PEOPLE = flags.DEFINE_list("people", ["1", "5", "10", "20"], "Numbers of people, at most 24.")
+_ROUNDS = flags.DEFINE_integer("rounds", 10, "How often each is timed.", lower_bound=1)
+_SIDE = flags.DEFINE_integer("side", 736, "Of the square picture, in pixels.", lower_bound=368)
+_ALTERNATIVE = flags.DEFINE_bool("alternative", False, "Time the alternative as well.")
+_CLOCK = flags.DEFINE_enum(
+    "clock",
+    "wall",
+    ["wall", "cpu"],
+    "cpu: seconds of computing, all cores taken together, for a machine that others use, too.",
+)
+_PARTS = ("read", "letterbox", "pose", "decode", "features", "crops", "network")
+
+
+class _Certain:
+    """A pose network that works as the real one does, and then sees the people it is told of.
+
+    Its variables are those of the real one and the maps that it then gives.
+    """
+
+    def __init__(self, estimator: PoseEstimator):
+        self.variables = estimator.variables, _maps_of(np.zeros((1, 18, 3), np.float32))
+        self.decode_config = DECODE
+        self._maps = estimator.pure_maps
+
+    def pure_maps(self, variables: Any, squares: Any) -> Any:
+        own, known = variables
+        found = self._maps(own, squares)
+        # The compiler may not drop the network: 0 x is not 0 where x is not finite.
+        return tuple(k + 0 * f for k, f in zip(known, found, strict=True))
+
+
+def _maps_of(people: np.ndarray) -> Any:
+    """Maps [1, 46, 46, 19] and [1, 46, 46, 38] of people [N, 18, 3], N at most 24."""
+    padded = np.zeros((1, 24, 18, 3), np.float32)
+    padded[0, : len(people)] = people
+    return targets.encode(jnp.asarray(padded), (46, 46))
+
+
+def _scene(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A picture, its people [count, 18, 3], and these in a square of 368 pixels."""
+    small, people = benchmark.crowd(count)
+    picture = cv2.resize(small, (_SIDE.value, _SIDE.value), interpolation=cv2.INTER_CUBIC)
+    scale = _SIDE.value / small.shape[0]
+    return picture, people * np.array([scale, scale, 1], np.float32), people
+
+
+def _config() -> Any:
+    try:
+        return runpy.run_path(_CONFIG.value)["get_config"]()
+    except (OSError, KeyError) as error:
+        raise UserError(f"--config={_CONFIG.value}: not a configuration ({error})") from error
+
+
+def _variables(config: Any) -> Any:
+    """Any variables of the motion network."""
+    size = config.data.image_size if models.uses_image(config.model) else 1
+    net: Any = models.build(config.model)
+    image = jnp.zeros((1, size, size, 3), jnp.uint8)
+    numbers = jnp.zeros((1, *models.feature_shape(config.model)))
+    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), image, numbers))
+    return jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01, leaf.dtype), shapes)
+
+
+def _ours(
+    config: Any, estimator: PoseEstimator
+) -> Callable[[int], tuple[int, dict[str, Callable[[], Any]]]]:
+    """Makes the whole program and its parts for a number of people, and tells how many are found.
+
+    Each program is compiled once.
+    """
+    classes = [str(i) for i in range(config.model.classes)]
+    recognizer = Recognizer(config, classes, _variables(config), _Certain(estimator), 4)  # type: ignore[arg-type]
+    _, motion, temperature = recognizer.variables
+    network, options = recognizer.network, Options()
+    recognize = recognizer.compiled(options, False, False)
+    fit, decoded = jax.jit(resample.letterbox), jax.jit(lambda maps: decode(*maps, DECODE))
+
+    def cheap(variables: Any, image: Any, numbers: Any, valid: Any) -> Any:
+        """In place of the network: as good as nothing, but it looks at all inputs."""
+        seen = 0 if image is None else image[:, :, 0, 0].sum(1, keepdims=True)
+        total = numbers.sum(1, keepdims=True) + seen + valid[:, None]
+        return jnp.tile(total, (1, len(classes)))
+
+    def naming(logits: Callable[..., Any], size: int) -> Callable[..., Any]:
+        part = Network(logits, network.features, size)
+        return jax.jit(
+            lambda v, frames, sizes, points: program.name(
+                part, v, jnp.float32(1), frames, sizes, points, options
+            )
+        )
+
+    only_features, without_network = naming(cheap, 0), naming(cheap, network.image_size)
+    all_ = naming(network.logits, network.image_size)
+
+    def make(count: int) -> tuple[int, dict[str, Callable[[], Any]]]:
+        picture, people, in_square = _scene(count)
+        jpeg = np.frombuffer(images.encode_jpeg(picture), np.uint8)
+        padded = np.zeros((1, DECODE.max_people, 18, 3), np.float32)
+        padded[0, :count] = people
+        sizes = np.array([picture.shape[:2]], np.int32)
+        frames, sizes = jax.device_put((picture[None], sizes))
+        known = _maps_of(in_square)
+        variables = (estimator.variables, known), motion, temperature
+        square = fit(frames, sizes)
+        found = int(recognize(variables, frames, sizes).valid.sum())
+        padded[0, found:] = 0  # the decode may not tell apart who stand in each other's way
+        points = jax.device_put(padded)
+        return found, {
+            "whole": lambda: recognizer.people(
+                recognize(variables, *jax.device_put((picture[None], sizes)))
+            ),
+            "read": lambda: images.decode(jpeg),
+            "letterbox": lambda: fit(frames, sizes),
+            "pose": lambda: estimator.maps(square),
+            "decode": lambda: decoded(known),
+            "features": lambda: only_features(motion, frames, sizes, points),
+            "features and crops": lambda: without_network(motion, frames, sizes, points),
+            "naming": lambda: all_(motion, frames, sizes, points),
+        }
+
+    return make
+
+
+def _published_graph() -> tuple[str, Callable[[np.ndarray], Any]]:
+    """The pose network of the alternative: its name, and uint8 RGB [368, 368, 3] -> maps."""
+    try:
+        tf = importlib.import_module("tensorflow").compat.v1
+    except ImportError:
+        estimator = PoseEstimator.load("mobilenet_v2_small")
+        return "mobilenet_v2_small in JAX", lambda square: estimator.maps(square[None])
+    definition = tf.GraphDef()
+    definition.ParseFromString(download.find("mobilenet_v2_small").read_bytes())
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.import_graph_def(definition, name="")
+    operations = graph.get_operations()
+    image = next(o for o in operations if o.type == "Placeholder").outputs[0]
+    session, last = tf.Session(graph=graph), operations[-1].outputs[0]
+    return "mobilenet_v2_small in TensorFlow", lambda square: session.run(
+        last, {image: square[None, ..., ::-1].astype(np.float32)}
+    )
+
+
+def _alternative() -> tuple[str, Callable[[int], Callable[[], Any]]]:
+    """Its name, and the function that makes it for a number of people."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    try:
+        torch = importlib.import_module("torch")
+        decoded = importlib.import_module("decode_reference").decode_reference
+        resnet = importlib.import_module("reference_resnet").build("resnet50").eval()
+    except ImportError as error:
+        raise UserError(f"--alternative: {error}; pip install -e '.[bench]'") from error
+    name, maps = _published_graph()
+
+    def make(count: int) -> Callable[[], Any]:
+        picture, _, in_square = _scene(count)
+        heat, paf = (np.asarray(m)[0] for m in _maps_of(in_square))
+
+        def whole() -> None:
+            maps(letterbox(picture)[0])
+            scale = np.array([picture.shape[1] / 368, picture.shape[0] / 368, 1], np.float32)
+            for person in decoded(heat, paf, DECODE)[0] * scale:
+                features.compute("fused18", person)
+                view = crop.cut(picture, crop.around(person), 224).transpose(2, 0, 1)[None]
+                with torch.inference_mode():
+                    resnet(torch.from_numpy(view.astype(np.float32)))
+
+        return whole
+
+    return f"{name}, decode in NumPy, ResNet-50 in PyTorch for each person", make
+
+
+def main() -> None:
+    counts = [int(word) for word in _PEOPLE.value]
+    config, estimator = _config(), PoseEstimator.load(_POSE.value)
+    ours = _ours(config, estimator)
+    name, make = _alternative() if _ALTERNATIVE.value else ("", None)
+    candidates: dict[str, Callable[[], Any]] = {}
+    people: dict[int, int] = {}
+    for count in counts:
+        people[count], parts = ours(count)
+        candidates |= {f"{count} {part}": function for part, function in parts.items()}
+        if make:
+            candidates[f"{count} alternative"] = make(count)
+    clock = time.perf_counter if _CLOCK.value == "wall" else time.process_time
+    seconds = benchmark.rounds(candidates, _ROUNDS.value, warm=1, clock=clock)
+    median = {key: 1e3 * float(np.median(values)) for key, values in seconds.items()}
+    cores = len(os.sched_getaffinity(0))
+    print(
+        f"{_CONFIG.value}, {_POSE.value}, {_SIDE.value} x {_SIDE.value} pixels, {cores} CPU cores, "
+        f"jax {jax.__version__}; medians of {_ROUNDS.value} rounds in ms "
+        f"of {_CLOCK.value} time"
+    )
+    titles = ["people", "whole", "frames/s", *_PARTS] + ["alternative"] * bool(make)
+    print(" ".join(f"{title:>11}" for title in titles))
+    wholes = []
+    for count in counts:
+        one = {part: median.get(f"{count} {part}", 0.0) for part in (*_PARTS, "whole")}
+        both, naming = median[f"{count} features and crops"], median[f"{count} naming"]
+        one["crops"] = max(both - one["features"], 0.0)
+        one["network"] = max(naming - both, 0.0)
+        whole = one["whole"] + one["read"]
+        wholes.append(whole)
+        cells = [f"{people[count]}", f"{whole:.1f}", f"{1e3 / whole:.1f}"]
+        cells += [f"{one[part]:.1f}" for part in _PARTS]
+        cells += [f"{median[f'{count} alternative']:.1f}"] if make else []
+        print(" ".join(f"{cell:>11}" for cell in cells))
+    if len(counts) > 1:
+        found = list(people.values())
+        print(f"one more person: {np.polyfit(found, wholes, 1)[0]:.1f} ms", end="")
+        if make:
+            others = [median[f"{count} alternative"] for count in counts]
+            print(f"; alternative {np.polyfit(found, others, 1)[0]:.1f} ms", end="")
+        print()
+    if make:
+        print(f"alternative: {name}, read not counted")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,111 @@
+"""Cameras, windows and H.264: what is outside of the process, where it is there."""
+
+import itertools
+import json
+import shutil
+import subprocess
+import threading
+from contextlib import closing
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from jdance.data import videos
+from jdance.errors import UserError
+
+needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is not on the PATH")
+
+
+class _Camera:
+    """In place of cv2.VideoCapture: a camera, the only one, that is ready at once."""
+
+    def __init__(self, number, *_):
+        self._there = number == 0
+
+    def isOpened(self):
+        return self._there
+
+    def set(self, *_):
+        return True
+
+    def get(self, what):
+        sizes = {cv2.CAP_PROP_FRAME_WIDTH: 40.0, cv2.CAP_PROP_FRAME_HEIGHT: 32.0}
+        return sizes.get(what, 0.0)
+
+    def grab(self):
+        return True
+
+    def retrieve(self):
+        return True, np.zeros((32, 40, 3), np.uint8)
+
+    def release(self):
+        self._there = False
+
+
+def test_a_camera_has_the_clocks_time_and_ends(monkeypatch):
+    monkeypatch.setattr(cv2, "VideoCapture", _Camera)
+    clock = itertools.count(100.0, 0.0625)
+    monkeypatch.setattr(videos, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with closing(videos.Video("camera:0", end=0.25)) as camera:
+        assert camera.is_camera and camera.count == 0 and camera.size == (32, 40)
+        assert camera.fps == 30  # as it does not say
+        assert [frame.time for frame in camera] == [0.0625, 0.125, 0.1875]
+        assert camera.problem == ""
+    with pytest.raises(UserError, match="camera:1: there is no such camera"):
+        videos.Video("camera:1")
+
+
+def test_who_is_slower_than_a_camera_loses_frames_and_not_time():
+    taken, done, more = (threading.Event() for _ in range(3))
+
+    def frames():
+        yield 0
+        taken.wait()
+        yield from range(1, 50)
+        done.set()
+        more.wait()
+        yield 50
+
+    ahead = videos.ahead(frames(), 2, newest=True)
+    assert next(ahead) == 0
+    taken.set()
+    done.wait()
+    later = [next(ahead), next(ahead)]
+    more.set()
+    assert later == [48, 49] and list(ahead) == [50]
+
+
+def test_the_end_is_never_dropped():
+    assert list(videos.ahead(iter(range(100)), 1, newest=True))[-1] == 99
+    assert list(videos.ahead(iter(()), 1, newest=True)) == []
+
+
+@needs_ffmpeg
+def test_h264_of_odd_size_keeps_time_and_plays_in_browsers(tmp_path):
+    path = videos.output_path(tmp_path / "x")
+    assert path.suffix == ".mp4"
+    with closing(videos.Writer(path, 10)) as writer:
+        for when, value in ((0.0, 40), (0.1, 80), (0.4, 120), (0.5, 160)):
+            writer.write(when, np.full((33, 65, 3), value, np.uint8))
+    with closing(videos.Video(path)) as video:
+        assert video.size == (34, 66) and video.fps == pytest.approx(10)
+        brightness = [frame.image[:32, :64].mean() for frame in video]
+    np.testing.assert_allclose(brightness, [40, 80, 80, 80, 120, 160], atol=4)
+    if shutil.which("ffprobe"):
+        told = subprocess.run(
+            ["ffprobe", "-v", "error", "-show_streams", "-of", "json", path],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        (stream,) = json.loads(told.stdout)["streams"]
+        assert (stream["codec_name"], stream["pix_fmt"]) == ("h264", "yuv420p")
+
+
+@needs_ffmpeg
+def test_h264_that_cannot_be_written(tmp_path):
+    writer = videos.Writer(tmp_path / "missing" / "x.mp4", 10)
+    with pytest.raises(UserError, match=r"x\.mp4: ffmpeg cannot write it"):  # noqa: SIM117
+        with closing(writer):
+            for i in range(50):
+                writer.write(i / 10, np.zeros((320, 320, 3), np.uint8))

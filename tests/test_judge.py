@@ -1,0 +1,64 @@
+"""Videos judged against the truth: which track is which dancer, and what counts as right."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import tiny_picture
+
+from jdance import timeline
+from jdance.data import openpose_json
+from jdance.errors import UserError
+from jdance.recognition.judge import judge
+from jdance.timeline import Segment
+
+
+def _film(folder, tracks, segments):
+    """Two dancers over 4 s at 5 frames a second; `tracks` has the numbers that each is followed by,
+    by time."""
+    person = tiny_picture(0)[1][0]
+    dancers = [person, person + np.array([300, 0, 0], np.float32)]
+    true = [
+        Segment(0, 0, 2, "a", 1), Segment(0, 2, 4, "b", 1), Segment(1, 0, 4, "c", 1)
+    ]  # fmt: skip
+    timeline.write_csv(folder / "x_truth.csv", true)
+    frames = []
+    for i in range(20):
+        openpose_json.write(openpose_json.path_for_frame("x", i, folder), np.stack(dancers))
+        people = [
+            {"track": track, "keypoints": dancer.tolist()}
+            for dancer, spans in zip(dancers, tracks, strict=True)
+            for track, start, end in spans
+            if start <= i / 5 < end
+        ]
+        frames.append({"index": i, "time": i / 5, "people": people})
+    result = {"frames": frames, "tracks": timeline.summary(segments)}
+    (folder / "x.json").write_text(json.dumps(result))
+    return judge(folder / "x.json", folder / "x_truth.csv", folder)
+
+
+def test_tracks_are_matched_by_place_whatever_their_numbers(tmp_path):
+    segments = [Segment(7, 0, 2, "a", 1), Segment(7, 2, 4, "b", 1), Segment(2, 0, 4, "c", 1)]
+    score = _film(tmp_path, [[(7, 0, 4)], [(2, 0, 4)]], segments)
+    assert (score.f1, score.accuracy, score.dancers, score.tracks) == (1, 1, 2, 2)
+
+
+def test_a_lost_dancer_and_a_wrong_motion_count(tmp_path):
+    # Dancer 0 is lost at 2 s and followed as track 1; dancer 1 is taken for doing "a" in the end.
+    segments = [
+        Segment(0, 0, 2.2, "a", 1), Segment(1, 2.2, 4, "b", 1), Segment(2, 0, 3, "c", 1),
+        Segment(2, 3, 4, "a", 1),
+    ]  # fmt: skip
+    score = _film(tmp_path, [[(0, 0, 2.2), (1, 2.2, 4)], [(2, 0, 4)]], segments)
+    assert score.f1 == pytest.approx(2 * 2 / (4 + 3)) and score.tracks == 3
+    assert score.accuracy == pytest.approx((10 + 15) / 40)
+
+
+def test_no_results(tmp_path):
+    with pytest.raises(UserError, match=r"x_truth\.csv: not a timeline"):
+        judge(tmp_path / "x.json", tmp_path / "x_truth.csv", tmp_path)
+    score = _film(tmp_path, [[], []], [])
+    assert (score.f1, score.accuracy, score.tracks) == (0, 0, 0)
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(UserError, match=r"x\.json: not a result for a video"):
+        judge(tmp_path / "x.json", tmp_path / "x_truth.csv", tmp_path)

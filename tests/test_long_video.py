@@ -1,0 +1,52 @@
+"""A video of ten minutes needs no more memory than one of one minute."""
+
+import os
+from contextlib import closing
+
+import jax
+import numpy as np
+import pytest
+from conftest import tiny_config
+
+from jdance import models
+from jdance.data import stage_film, videos
+from jdance.pose import PoseEstimator
+from jdance.recognition import clips
+from jdance.recognize import DECODE, Recognizer
+
+_FPS, _MINUTES, _SIZE = 2.0, 10, (240, 320)
+
+
+def _resident() -> float:
+    """MiB of memory that this process holds."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux's /proc")
+def test_memory_is_flat_over_ten_minutes(tiny_data, tmp_path):
+    film = stage_film.Film(5, 0, dancers=3, seconds=10, height=_SIZE[0], width=_SIZE[1])
+    moments = [scene.image for _, scene in film.frames(_FPS)]
+    count = int(60 * _MINUTES * _FPS)
+    path = videos.output_path(tmp_path / "x")
+    with closing(videos.Writer(path, _FPS)) as writer:
+        for i in range(count):
+            writer.write(i / _FPS, moments[i % len(moments)])
+    config = tiny_config(tiny_data)
+    config.model.classes = 3
+    image = np.zeros((1, 32, 32, 3), np.uint8)
+    variables = jax.jit(models.build(config.model).init)(jax.random.key(0), image, np.ones((1, 18)))
+    estimator = PoseEstimator.load("stage", DECODE)
+    recognizer = Recognizer(config, list("abc"), variables, estimator, min_joints=4)
+    peaks = np.zeros(_MINUTES)
+
+    def told(done: int, total: int) -> None:
+        minute = min(int((done - 1) / _FPS / 60), _MINUTES - 1)
+        peaks[minute] = max(peaks[minute], _resident())
+
+    assert clips.recognize_video(recognizer, path, tmp_path / "out", told=told,
+                                 settings=clips.Settings()) == ""  # fmt: skip
+    print("MiB at most in each minute:", *np.round(peaks))
+    assert peaks.max() <= 1.1 * peaks[0]
+    assert (tmp_path / "out.json").stat().st_size > 100 * count

@@ -1,0 +1,200 @@
+"""Pictures and videos as they come: recognised, or refused with the one clear line."""
+
+import base64
+import json
+from contextlib import closing
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import tiny_config, tiny_picture
+
+from jdance import models, skeleton
+from jdance.data import images, videos
+from jdance.errors import UserError
+from jdance.pose import DecodeConfig, targets
+from jdance.recognition import canvas, clips
+from jdance.recognize import DECODE, Recognizer
+
+# One colour, (200, 40, 60), in 16 x 16 pixels, as a JPEG of cyan, magenta, yellow and black.
+_CMYK = """
+/9j/7gAOQWRvYmUAZAAAAAAC/9sAQwAKBwcIBwYKCAgICwoKCw4YEA4NDQ4dFRYRGCMfJSQiHyIhJis3LyYpNCkhIj
+BBMTQ5Oz4+PiUuRElDPEg3PT47/9sAQwEKCwsODQ4cEBAcOygiKDs7Ozs7Ozs7Ozs7Ozs7Ozs7Ozs7Ozs7Ozs7Ozs7
+Ozs7Ozs7Ozs7Ozs7Ozs7Ozs7Ozs7/8AAFAgAEAAQBAEiAAIRAQMRAQQiAP/EABYAAQEBAAAAAAAAAAAAAAAAAAAEBv
+/EABQQAQAAAAAAAAAAAAAAAAAAAAD/xAAVAQEBAAAAAAAAAAAAAAAAAAAFB//EABQRAQAAAAAAAAAAAAAAAAAAAAD/
+2gAOBAEAAhEDEQQAAD8AqAIpe3QD/9k=
+"""
+
+
+@pytest.fixture(scope="module")
+def network(tiny_data):
+    """Configuration and variables of a small motion network with 3 classes."""
+    config = tiny_config(tiny_data)
+    config.model.classes = 3
+    image = np.zeros((1, 32, 32, 3), np.uint8)
+    net = models.build(config.model)
+    return config, jax.jit(net.init)(jax.random.key(0), image, np.ones((1, 18), np.float32))
+
+
+def _arguments(network):
+    config, variables = network
+    return config, list("abc"), variables
+
+
+class _Sees:
+    """In place of a pose network: the maps of the people it is told of, in pixels of the square."""
+
+    variables = ()
+
+    def __init__(self, people):
+        self._people = jnp.asarray(people, jnp.float32)[None]
+        self.decode_config = DECODE
+
+    def pure_maps(self, variables, squares):
+        maps = targets.encode(self._people, (46, 46))
+        return tuple(jnp.tile(m, (len(squares), 1, 1, 1)) for m in maps)
+
+
+def _crowd(rows, columns):
+    """People [N, 18, 3] in rows, who fill a square of 368 pixels."""
+    person = np.ones((skeleton.NUM_JOINTS, 3))
+    person[:, :2] = [
+        (4, 1.5), (4, 4), (2, 4), (1, 8), (0.5, 12), (6, 4), (7, 8), (7.5, 12), (3, 13), (2.5, 18),
+        (2, 23), (5, 13), (5.5, 18), (6, 23), (3, 0), (5, 0), (1.5, 1), (6.5, 1),
+    ]  # fmt: skip
+    across, down = 368 / columns, 368 / rows
+    size = min(across / 9, down / 27)
+    return np.array(
+        [
+            person * [size, size, 1] + [(x + 0.06) * across, (y + 0.06) * down, 0]
+            for y in range(rows)
+            for x in range(columns)
+        ]
+    )
+
+
+def test_thirty_people_are_all_found(network):
+    crowd = _crowd(3, 10)
+    recognizer = Recognizer(*_arguments(network), _Sees(crowd))  # type: ignore[arg-type]
+    people = recognizer(np.full((368, 368, 3), 90, np.uint8))
+    assert len(people) == 30
+    centres = np.sort([p.box[0] + p.box[2] / 2 for p in people])
+    true = np.sort((crowd[..., 0].min(1) + crowd[..., 0].max(1)) / 2)
+    np.testing.assert_allclose(centres, true, atol=4)
+
+
+@pytest.mark.parametrize(
+    "kind", ["grey.png", "grey.jpg", "grey16.png", "rgba.png", "rgb16.png", "rgba16.png",
+             "grey16.tif"]
+)  # fmt: skip
+def test_formats_are_read_as_what_they_show(tmp_path, kind):
+    true = cv2.GaussianBlur(tiny_picture(1)[0], (9, 9), 2)
+    stored, path = true[..., ::-1], tmp_path / kind
+    if "grey" in kind:
+        stored = cv2.cvtColor(stored, cv2.COLOR_BGR2GRAY)
+        true = np.repeat(stored[..., None], 3, -1)
+    if "rgba" in kind:
+        stored = np.dstack([stored, np.full(stored.shape[:2], 7, np.uint8)])
+    if "16" in kind:
+        stored = stored.astype(np.uint16) * 257
+    assert cv2.imwrite(str(path), stored)
+    read = images.read(path)
+    assert read.dtype == np.uint8 and read.shape == true.shape
+    assert np.abs(read.astype(int) - true).max() <= (3 if kind.endswith("jpg") else 1)
+
+
+def test_cmyk(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(base64.b64decode(_CMYK))
+    read = images.read(tmp_path / "x.jpg")
+    assert read.shape == (16, 16, 3) and np.abs(read.astype(int) - [200, 40, 60]).max() <= 3
+
+
+@pytest.mark.parametrize("bad", [b"", b"\x89PNG\r\n\x1a\n", b"text"])
+def test_no_picture(tmp_path, bad):
+    (tmp_path / "x.png").write_bytes(bad)
+    with pytest.raises(UserError, match=r"x\.png: not a readable picture; replace or remove"):
+        images.read(tmp_path / "x.png")
+
+
+def test_canvases_hold_pictures_and_are_no_larger_than_need_be():
+    rng = np.random.default_rng(0)
+    sizes = [(4320, 7680), (1, 1), (64, 64), (500, 10000), (10000, 500), (300, 6000), (1, 65000)]
+    for height, width in [*sizes, *np.exp(rng.uniform(0, 9.5, (200, 2))).astype(int)]:
+        high, wide = canvas.canvas_size(int(height), int(width))
+        assert high >= height and wide >= width
+        # One byte a channel: no long picture becomes a square of its longer side.
+        assert high * wide <= max(4 * (height + 2048) * (width + 2048), 1536**2)
+    for height, width in [(300, 6000), (1, 65000), (500, 10000)]:
+        assert np.prod(canvas.canvas_size(height, width)) <= 26e6
+    assert len({canvas.canvas_size(h, w) for h, w in rng.integers(32, 1537, (300, 2))}) == 3
+
+
+@pytest.mark.parametrize("size", [(64, 64), (4320, 7680), (40, 800), (800, 40)])
+def test_tiny_huge_and_long_pictures(network, size):
+    recognizer = Recognizer(*_arguments(network))
+    image, known = tiny_picture(3)
+    scale = min(size[0] / 96, size[1] / 80)
+    picture = np.zeros((*size, 3), np.uint8)
+    seen = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+    picture[: seen.shape[0], -seen.shape[1] :] = seen[: size[0], : size[1]]
+    known[..., :2] = known[..., :2] * scale + [size[1] - seen.shape[1], 0]
+    (person,) = recognizer(picture, known)
+    low, high = known[0, :, :2].min(0), known[0, :, :2].max(0)
+    np.testing.assert_allclose(person.box, [*low, *(high - low)], rtol=1e-3, atol=0.01)
+    assert person.probabilities.sum() == pytest.approx(1, abs=1e-4)
+
+
+def _video(path, count=12, size=(96, 80)):
+    with closing(videos.Writer(path, 10.0)) as writer:
+        for i in range(count):
+            writer.write(i / 10, np.full((*size, 3), 20 + 8 * i, np.uint8))
+
+
+@pytest.fixture(scope="module")
+def nobody(network):
+    """A recogniser that finds nobody."""
+    return Recognizer(*_arguments(network), _Sees(np.zeros((1, 18, 3))))  # type: ignore[arg-type]
+
+
+_SETTINGS = clips.Settings(annotate=False, report=False)
+
+
+def test_videos_without_people(nobody, tmp_path):
+    _video(tmp_path / "x.webm")
+    assert clips.recognize_video(nobody, tmp_path / "x.webm", tmp_path / "out", _SETTINGS) == ""
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert [frame["people"] for frame in result["frames"]] == [[]] * 12
+    assert result["tracks"] == []
+    assert (tmp_path / "out.csv").read_text().splitlines() == ["track,start,end,motion,confidence"]
+
+
+@pytest.mark.parametrize("suffix", ["webm", "avi", "mp4"])
+def test_videos_without_frames(nobody, tmp_path, suffix):
+    path = tmp_path / f"x.{suffix}"
+    _video(tmp_path / "whole.webm")
+    head = (tmp_path / "whole.webm").read_bytes()[:200]  # no frame of it
+    for content in (b"", b"nothing", head):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=rf"x\.{suffix}: (not a readable|holds no frame)"):
+            clips.recognize_video(nobody, path, tmp_path / "out", _SETTINGS)
+        assert not list(tmp_path.glob("out*"))
+
+
+def test_truncated_videos_keep_what_can_be_read(nobody, tmp_path):
+    whole = cv2.VideoWriter(
+        str(tmp_path / "x.avi"), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (80, 96)
+    )
+    for i in range(30):
+        whole.write(tiny_picture(i)[0])
+    whole.release()
+    data = (tmp_path / "x.avi").read_bytes()
+    (tmp_path / "x.avi").write_bytes(data[: len(data) // 2])
+    problem = clips.recognize_video(nobody, tmp_path / "x.avi", tmp_path / "out", _SETTINGS)
+    read = len(json.loads((tmp_path / "out.json").read_text())["frames"])
+    assert 10 <= read <= 16 and problem.startswith(f"only {read} of 30 frames can be read")
+
+
+def test_at_most_so_many_people():
+    assert DECODE.max_people >= 32 and DecodeConfig().max_people <= DECODE.max_people
