@@ -12,6 +12,17 @@ from jdance.data import images
 from jdance.errors import Preempted, UserError
 
 
+def checkpoint_flag(of: str) -> flags.FlagHolder[str]:
+    """Defines --checkpoint, which chooses among those of the runs that the flag `of` names."""
+    from jdance.training.checkpoints import BEST, NEWEST  # slow to import, for those who need it
+
+    return flags.DEFINE_string(
+        "checkpoint",
+        NEWEST,
+        f"Which checkpoint of {of}: {NEWEST}, {BEST} (by the score on val), or a step's number.",
+    )
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs `main` after absl has read the flags.
 

@@ -13,6 +13,7 @@ from jdance.data import pipeline
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.training import calibration, experiment, loop, tasks
+from jdance.training.checkpoints import NEWEST, suffix
 from jdance.training.evaluation import (
     Predictions,
     average,
@@ -30,6 +31,7 @@ def judge(
     data: str = "",
     drop_joints: str = "",
     views: int = 1,
+    checkpoint: str = NEWEST,
 ) -> tuple[dict[str, Any], Path]:
     """Judges a run on a split and writes the result beside it.
 
@@ -41,11 +43,12 @@ def judge(
         drop_joints: see `pipeline.eval_batches`.
         views: mean probability over so many views of each example, all but the first changed at
             random as in training.
+        checkpoint: which one of each run, see `Checkpoints.step_of`.
 
     Returns:
         The result (see `evaluation.summarize`, with `data`, `split` and `mistakes`;
         `pose.evaluation.average_precision`), and the file in the first folder that holds it:
-        eval_SPLIT[_ensemble][_without_...].json.
+        eval_SPLIT[_ensemble][_without_...][_best|_stepN].json.
 
     Raises:
         UserError: a folder holds no finished run, or the data does not suit it.
@@ -54,11 +57,12 @@ def judge(
     if config.task == "pose":
         if len(workdirs) > 1:
             raise UserError(f"{workdirs[0]}: a pose network; only motion networks make an ensemble")
-        _, classes, variables = loop.load(workdirs[0])
+        _, classes, variables = loop.load(workdirs[0], checkpoint)
         dataset = Dataset(data or config.data.dir, "people")
         result = tasks.make(config, classes).evaluate(variables, dataset, split)
     else:
-        runs = [_predict(*loop.load(w), split, data, drop_joints, views) for w in workdirs]
+        loaded = (loop.load(workdir, checkpoint) for workdir in workdirs)
+        runs = [_predict(*run, split, data, drop_joints, views) for run in loaded]
         folder, _, first = runs[0]
         for workdir, (other, theirs, predictions) in zip(workdirs, runs, strict=True):
             if theirs != classes or not np.array_equal(predictions["label"], first["label"]):
@@ -66,15 +70,19 @@ def judge(
         joint = average([predictions for _, _, predictions in runs])
         result = summarize(joint, classes)
         result |= {"data": str(folder), "split": split, "mistakes": mistakes(joint, classes)}
-    suffix = "_ensemble" if len(workdirs) > 1 else ""
-    suffix += f"_without_{drop_joints}" if drop_joints else ""
-    path = workdirs[0] / f"eval_{split}{suffix}.json"
+    name = f"eval_{split}" + ("_ensemble" if len(workdirs) > 1 else "")
+    name += (f"_without_{drop_joints}" if drop_joints else "") + suffix(checkpoint)
+    path = workdirs[0] / f"{name}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
     return result, path
 
 
-def calibrate(workdir: Path, split: str, *, data: str = "") -> dict[str, Any]:
+def calibrate(
+    workdir: Path, split: str, *, data: str = "", checkpoint: str = NEWEST
+) -> tuple[dict[str, Any], Path]:
     """Fits a motion network's temperature on a split and keeps it with the run.
+
+    Every checkpoint has a temperature of its own.
 
     Returns:
         See `calibration.calibrate`.
@@ -85,8 +93,10 @@ def calibrate(workdir: Path, split: str, *, data: str = "") -> dict[str, Any]:
     config, _ = experiment.read(workdir)
     if config.task == "pose":
         raise UserError(f"{workdir}: a pose network; only motion networks can be calibrated")
-    _, _, predictions = _predict(*loop.load(workdir), split, data, "", 1)
-    return calibration.calibrate(predictions["probabilities"], predictions["label"], split, workdir)
+    _, _, predictions = _predict(*loop.load(workdir, checkpoint), split, data, "", 1)
+    return calibration.calibrate(
+        predictions["probabilities"], predictions["label"], split, workdir, checkpoint
+    )
 
 
 def _predict(
