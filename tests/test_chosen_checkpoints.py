@@ -51,7 +51,11 @@ def test_there_is_no_such_checkpoint(run, which):
 
 
 def test_results_are_kept_apart(run):
-    for which, name in {"newest": "eval_val", "best": "eval_val_best", "4": "eval_val_step4"}.items():
+    for which, name in {
+        "newest": "eval_val",
+        "best": "eval_val_best",
+        "4": "eval_val_step4",
+    }.items():
         result, path = judge.judge([run], "val", checkpoint=which)
         assert path == run / f"{name}.json" and json.loads(path.read_text()) == result
     fitted, path = judge.calibrate(run, "val", checkpoint="best")

@@ -118,11 +118,14 @@ def test_flags_say_who_is_who():
 
 def test_a_job_step_of_several_tasks_is_a_cluster():
     slurm = dict.fromkeys(cluster._SLURM, "1")
-    assert not cluster.launched_by_cluster({})
-    assert not cluster.launched_by_cluster(slurm)  # srun with one task
-    assert cluster.launched_by_cluster(slurm | {"SLURM_NTASKS": "2"})
-    assert not cluster.launched_by_cluster({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2"})  # no srun
-    assert cluster.launched_by_cluster({"OMPI_MCA_orte_hnp_uri": "x", "OMPI_COMM_WORLD_SIZE": "2"})
+    assert cluster.launcher({}) is None
+    assert cluster.launcher(slurm) is None  # srun with one task
+    assert cluster.launcher(slurm | {"SLURM_NTASKS": "2"}) == "slurm"
+    assert cluster.launcher({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2"}) is None  # no srun
+    mpi = {"OMPI_COMM_WORLD_SIZE": "2"}
+    assert cluster.launcher(mpi) == cluster.launcher(slurm | mpi) == "mpi4py"
+    assert cluster.launcher(mpi | {"OMPI_MCA_orte_hnp_uri": "x"}) == "ompi"
+    assert cluster.launcher({"OMPI_COMM_WORLD_SIZE": "1"}) is None
 
 
 # --- One run in three layouts -------------------------------------------------------------------

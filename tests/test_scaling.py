@@ -148,3 +148,18 @@ def test_the_kubernetes_job_is_consistent():
     }
     assert actions == {75: "Ignore", 1: "FailJob"}
     assert pod["restartPolicy"] == "Never"  # which the policy demands
+
+
+def test_the_kubernetes_job_is_valid():
+    """By Kubernetes' own schemas: pip install kubernetes-validate."""
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    yaml = pytest.importorskip("yaml")
+    text = (ROOT / "launch" / "kubernetes.yaml").read_text()
+    kinds = []
+    for resource in yaml.safe_load_all(text):
+        kubernetes_validate.validate(resource, kubernetes_validate.latest_version(), strict=True)
+        kinds.append(resource["kind"])
+    assert kinds == ["Service", "Job"]
+    resource["spec"]["parallelisms"] = 2
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(resource, kubernetes_validate.latest_version(), strict=True)

@@ -164,11 +164,11 @@ def test_training_learns_and_writes_what_it_should(tiny_data, tmp_path):
     read, classes, variables = loop.load(tmp_path)
     assert classes == ["a", "b", "c"] and read.model.classes == 3
     source = records.Dataset(tiny_data).source("val")
-    again = evaluation.summarize(
+    again = evaluation.judged(
         evaluation.predict(
             evaluation.make_eval_step(read), variables, pipeline.eval_batches(source, read)
         ),
-        classes,
+        *(classes, tiny_data, "val"),
     )
     assert again == result
 

@@ -17,10 +17,9 @@ from jdance.training.checkpoints import NEWEST, suffix
 from jdance.training.evaluation import (
     Predictions,
     average,
+    judged,
     make_eval_step,
-    mistakes,
     predict,
-    summarize,
 )
 
 
@@ -46,8 +45,7 @@ def judge(
         checkpoint: which one of each run, see `Checkpoints.step_of`.
 
     Returns:
-        The result (see `evaluation.summarize`, with `data`, `split` and `mistakes`;
-        `pose.evaluation.average_precision`), and the file in the first folder that holds it:
+        The result (see `evaluation.judged` and `pose.evaluation.average_precision`), and the file in the first folder that holds it:
         eval_SPLIT[_ensemble][_without_...][_best|_stepN].json.
 
     Raises:
@@ -68,13 +66,17 @@ def judge(
             if theirs != classes or not np.array_equal(predictions["label"], first["label"]):
                 raise UserError(f"{workdir}: was trained on other classes, or judges {other}")
         joint = average([predictions for _, _, predictions in runs])
-        result = summarize(joint, classes)
-        result |= {"data": str(folder), "split": split, "mistakes": mistakes(joint, classes)}
-    name = f"eval_{split}" + ("_ensemble" if len(workdirs) > 1 else "")
+        result = judged(joint, classes, folder, split)
+    name = split + ("_ensemble" if len(workdirs) > 1 else "")
     name += (f"_without_{drop_joints}" if drop_joints else "") + suffix(checkpoint)
-    path = workdirs[0] / f"{name}.json"
+    return result, write(result, workdirs[0], name)
+
+
+def write(result: dict[str, Any], workdir: Path, name: str) -> Path:
+    """Writes an evaluation's result to WORKDIR/eval_NAME.json, which it returns."""
+    path = workdir / f"eval_{name}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
-    return result, path
+    return path
 
 
 def calibrate(
