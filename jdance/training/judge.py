@@ -45,8 +45,8 @@ def judge(
         checkpoint: which one of each run, see `Checkpoints.step_of`.
 
     Returns:
-        The result (see `evaluation.judged` and `pose.evaluation.average_precision`), and the file in the first folder that holds it:
-        eval_SPLIT[_ensemble][_without_...][_best|_stepN].json.
+        The result (see `evaluation.judged` and `pose.evaluation.average_precision`), and the file
+        in the first folder that holds it: eval_SPLIT[_ensemble][_without_...][_best|_stepN].json.
 
     Raises:
         UserError: a folder holds no finished run, or the data does not suit it.
