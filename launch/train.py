@@ -7,7 +7,8 @@ DIR/report.html shows how it went.
 
 On a cluster, one such process for each GPU or each machine, started by Slurm (launch/slurm.sh),
 Open MPI (from version 5 on with mpi4py), Kubernetes (launch/kubernetes.yaml), or by hand with
---coordinator, --process_id and --num_processes. SIGTERM or SIGUSR1 to any of them: all save and end with status 75.
+--coordinator, --process_id and --num_processes. SIGTERM or SIGUSR1 to any of them: all save and end
+with status 75.
 """
 
 import os
