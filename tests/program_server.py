@@ -1,33 +1,33 @@
-"""Runs programs of launch/ one after another, each in a process of its own that starts at once.
+"""Starts Python scripts in processes of their own, without the seconds that importing JAX takes.
 
-python tests/program_server.py
+python tests/program_server.py       # for tests/programs.py
 
-Each line on stdin is the JSON of [words of the command line, file for stdout, file for stderr]; the
-answer is a line with the exit status. To import JAX and the rest takes seconds for each program;
-here it is done once, and the programs' processes are forked from there, before any device is used.
+All is imported once, and the scripts' processes are forked from here, before any device is used.
+Each line on stdin is the JSON of [words of the command line, file for stdout, file for stderr, file
+for the exit status]; the answer is a line with the number of the process.
 """
 
 import json
 import os
 import runpy
+import signal
 import sys
 import warnings
 
 
 def preload() -> None:
-    import jdance.data.prepare
-    import jdance.pose.evaluation
-    import jdance.recognition.clips
-    import jdance.report.run
-    import jdance.training.judge  # noqa: F401
+    import pytest  # noqa: F401
 
     # JAX warns of its threads, which it has only when a device has been used.
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
 
 
 def become(words: list[str], stdout: str, stderr: str) -> None:
-    """Makes this process the program, as if it had been started by these words."""
+    """Makes this process the script, as if it had been started by these words."""
     for number, path, mode in ((0, os.devnull, "r"), (1, stdout, "w"), (2, stderr, "w")):
+        if number == 2 and stderr == stdout:
+            os.dup2(1, 2)
+            continue
         with open(path, mode) as file:
             os.dup2(file.fileno(), number)
     sys.argv = words
@@ -37,14 +37,22 @@ def become(words: list[str], stdout: str, stderr: str) -> None:
 
 def main() -> None:
     preload()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait below
     for line in sys.stdin:
-        sys.stdout.flush()
-        child = os.fork()
-        if not child:
-            become(*json.loads(line))
+        words, stdout, stderr, result = json.loads(line)
+        if os.fork():
+            continue
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        script = os.fork()
+        if not script:
+            become(words, stdout, stderr)
             return
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        print(script, flush=True)
+        _, status = os.waitpid(script, 0)
+        with open(f"{result}.part", "w") as file:
+            file.write(str(os.waitstatus_to_exitcode(status)))
+        os.replace(f"{result}.part", result)
+        os._exit(0)
 
 
 if __name__ == "__main__":

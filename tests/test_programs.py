@@ -1,52 +1,16 @@
 """The programs in launch/, run as users run them: end to end, and with mistakes."""
 
 import json
-import os
-import select
-import signal
-import subprocess
-import sys
-import tempfile
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, tiny_config, tiny_picture
+from conftest import tiny_config, tiny_picture
+from programs import program
 
 from jdance import config as defaults
 from jdance.data import images
 from jdance.training import loop
 from jdance.weights import resnet
-
-
-@cache
-def server():
-    """What starts programs, see there; it ends with this process, which then closes its stdin."""
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "program_server.py")],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, bufsize=1,
-        start_new_session=True,
-    )  # fmt: skip
-
-
-def program(name, *arguments, status=0):
-    """Runs a program; returns its standard output and the one line of its error, if any."""
-    words = [str(ROOT / "launch" / f"{name}.py"), *map(str, arguments)]
-    with tempfile.TemporaryDirectory() as folder:
-        stdout, stderr = Path(folder, "stdout"), Path(folder, "stderr")
-        print(json.dumps([words, str(stdout), str(stderr)]), file=server().stdin)
-        if not select.select([server().stdout], [], [], 300)[0]:
-            os.killpg(server().pid, signal.SIGKILL)
-            server.cache_clear()
-            raise AssertionError(f"{words}: takes longer than 300 s: {stderr.read_text()}")
-        ended = int(server().stdout.readline())
-        told, errors = stdout.read_text(), stderr.read_text()
-    assert ended == status, told + errors
-    assert "Traceback" not in errors
-    lines = [line for line in errors.splitlines() if line.startswith("error:")]
-    assert len(lines) == (status == 1), errors
-    return told, "".join(lines)
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,6 @@
 
 import json
 import runpy
-import signal
-import subprocess
-import sys
 import time
 from contextlib import closing
 from functools import partial
@@ -15,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT, tiny_config, tiny_source
+from programs import Script
 
 from jdance import models
 from jdance.data import pipeline, records
@@ -293,13 +291,8 @@ def test_first_difference_names_dtype_and_missing_leaves():
 
 
 def start(workdir, data, config_file):
-    return subprocess.Popen(
-        [
-            sys.executable, str(ROOT / "launch" / "train.py"), f"--config={config_file}",
-            f"--workdir={workdir}", f"--config.data.dir={data}",
-        ],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-    )  # fmt: skip
+    words = [f"--config={config_file}", f"--workdir={workdir}", f"--config.data.dir={data}"]
+    return Script([ROOT / "launch" / "train.py", *words], f"{workdir}.out")
 
 
 def final_state(workdir):
@@ -331,12 +324,13 @@ def test_a_killed_run_ends_bit_identical_to_an_undisturbed_one(tiny_data, tmp_pa
     killed = start(tmp_path / "b", tiny_data, config_file)
     deadline = time.monotonic() + 240
     while not any((tmp_path / "b" / "checkpoints").glob("[1-9]*[0-9]")):
-        assert time.monotonic() < deadline and killed.poll() is None, killed.communicate()[0]
+        assert time.monotonic() < deadline and killed.poll() is None, killed.stdout.read_text()
         time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+    killed.kill()
+    killed.wait()
     resumed = start(tmp_path / "b", tiny_data, config_file)
-    output, _ = resumed.communicate(timeout=240)
+    resumed.wait(240)
+    output = resumed.stdout.read_text()
     assert resumed.returncode == 0, output
     assert "resuming from step" in output
     (name, a), (other, b) = final_state(tmp_path / "a"), final_state(tmp_path / "b")
