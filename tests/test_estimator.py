@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import cv2
 import jax
 import numpy as np
