@@ -49,12 +49,11 @@ ended=
 trap ended=1 TERM
 srun --kill-on-bad-exit=0 python launch/train.py "$@" &
 step=$!
-wait "$step"
-status=$?
-while kill -0 "$step" 2>/dev/null; do # a signal ended the wait, not the tasks
+while kill -0 "$step" 2>/dev/null; do # a signal ends the wait, not the tasks
   wait "$step"
-  status=$?
 done
+wait "$step" # how they ended is kept
+status=$?
 
 if [ "$status" = 75 ] && [ -z "$ended" ]; then
   echo "preempted: requeueing job $SLURM_JOB_ID"
