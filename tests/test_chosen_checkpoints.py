@@ -6,8 +6,10 @@ from contextlib import closing
 import jax
 import numpy as np
 import pytest
-from conftest import tiny_config
+from conftest import tiny_config, tiny_picture
+from programs import program
 
+from jdance.data import images
 from jdance.errors import UserError
 from jdance.recognize import Recognizer
 from jdance.training import checkpoints, judge, loop
@@ -63,3 +65,15 @@ def test_results_are_kept_apart(run):
     temperature = Recognizer.load(run, checkpoint="best").variables[2]
     assert float(temperature) == pytest.approx(fitted["temperature"])
     assert float(Recognizer.load(run).variables[2]) == 1
+
+
+def test_every_program_has_the_flag(run, tmp_path):
+    images.write(tmp_path / "photo.png", tiny_picture(0)[0])
+    out = f"--output={tmp_path / 'out'}"
+    for name, *arguments in [
+        ("evaluate", f"--workdir={run}", "--split=val"),
+        ("recognize", f"--model={run}", f"--input={tmp_path}", f"--keypoints={tmp_path}", out),
+        ("export", f"--model={run}", "--pose=stage", out),
+    ]:
+        _, error = program(name, *arguments, "--checkpoint=3", status=1)
+        assert "holds no checkpoint '3'; there are newest, best and the steps 2, 4, 5" in error
