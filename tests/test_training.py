@@ -308,7 +308,7 @@ from conftest import tiny_config
 
 def get_config():
     config = tiny_config("set by a flag")
-    config.epochs = 16.0
+    config.epochs = 8.0
     config.checkpoint_every = 0.5
     config.eval_every = 100.0
     return config
@@ -334,5 +334,5 @@ def test_a_killed_run_ends_bit_identical_to_an_undisturbed_one(tiny_data, tmp_pa
     assert resumed.returncode == 0, output
     assert "resuming from step" in output
     (name, a), (other, b) = final_state(tmp_path / "a"), final_state(tmp_path / "b")
-    assert name == other == "90"
+    assert name == other == "45"
     assert_trees_close(a, b, rtol=0, atol=0)
