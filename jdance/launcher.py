@@ -2,7 +2,7 @@
 
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import app, flags, logging
@@ -10,6 +10,24 @@ from absl import app, flags, logging
 from jdance import config as defaults
 from jdance.data import images
 from jdance.errors import Preempted, UserError
+
+
+def checkpoint_flag(of: str) -> flags.FlagHolder[str]:
+    """Defines --checkpoint, which chooses among those of the runs that the flag `of` names."""
+    from jdance.training.checkpoints import BEST, NEWEST  # slow to import, for those who need it
+
+    return flags.DEFINE_string(
+        "checkpoint",
+        NEWEST,
+        f"Which checkpoint of {of}: {NEWEST}, {BEST} (by the score on val), or a step's number.",
+    )
+
+
+def report_failed_runs(failures: Sequence[str], page: str) -> None:
+    """Lists runs that failed; raises UserError if any did, after the others are in the `page`."""
+    if failures:
+        print("\n".join(f"failed: {line}" for line in failures))
+        raise UserError(f"{len(failures)} runs failed (listed above); the others are in the {page}")
 
 
 def run(main: Callable[[], None]) -> None:

@@ -19,6 +19,7 @@ from jdance.pose import DecodeConfig, PoseEstimator
 from jdance.recognition import canvas, program
 from jdance.recognition.program import Network, Options, Recognized
 from jdance.training import calibration, loop
+from jdance.training.checkpoints import NEWEST
 
 UNKNOWN = "unknown"  # the motion of whom the network is not sure enough
 
@@ -116,8 +117,9 @@ class Recognizer:
         min_joints: int = 4,
         min_confidence: float = 0.0,
         dtype: str | None = None,
+        checkpoint: str = NEWEST,
     ) -> "Recognizer":
-        """Loads the newest checkpoint of a run, and the pose network `pose` if one is named.
+        """Loads a checkpoint of a run, and the pose network `pose` if one is named.
 
         Where the run has been calibrated, its probabilities are. Both networks compute in `dtype`;
         None: as they were trained.
@@ -126,14 +128,14 @@ class Recognizer:
             UserError: either of them cannot be used.
         """
         folder = Path(model)
-        config, classes, variables = loop.load(folder)
+        config, classes, variables = loop.load(folder, checkpoint)
         if config.task == "pose":
             raise UserError(f"{folder}: is a pose network; name it with --pose")
         estimator = None
         if pose:
             decode = replace(DECODE, min_joints=min_joints)
             estimator = PoseEstimator.load(pose, decode, dtype)
-        temperature = calibration.temperature_of(folder)
+        temperature = calibration.temperature_of(folder, checkpoint)
         # One copy: the checkpoint's are on all devices.
         variables = jax.device_get(variables)
         return cls(

@@ -2,6 +2,7 @@
 
 python launch/evaluate.py --workdir=runs/paper --split=test
 python launch/evaluate.py --workdir=runs/paper --split=val --calibrate
+python launch/evaluate.py --workdir=runs/paper --split=test --checkpoint=best
 python launch/evaluate.py --workdir=runs/pose_stage --split=test
 python launch/evaluate.py --pose=mobilenet_v2_small --data=data/pose --split=test
 
@@ -17,7 +18,7 @@ from absl import flags
 
 from jdance.data.records import Dataset
 from jdance.errors import UserError
-from jdance.launcher import run
+from jdance.launcher import checkpoint_flag, run
 from jdance.pose import PoseEstimator
 from jdance.pose.evaluation import average_precision
 from jdance.report import run as report
@@ -29,6 +30,7 @@ _WORKDIR = flags.DEFINE_list(
     "Folder of the run. Several motion networks, with commas, are judged as an ensemble, by their "
     "mean probabilities; writes eval_SPLIT_ensemble.json to the first.",
 )
+_CHECKPOINT = checkpoint_flag("--workdir")
 _POSE = flags.DEFINE_string("pose", "", "A pose network instead of a run; needs --data.")
 _SPLIT = flags.DEFINE_string("split", "test", "Which part of the data set.")
 _DATA = flags.DEFINE_string("data", "", "Another data set than the run's own.")
@@ -84,14 +86,16 @@ def main() -> None:
         if len(_WORKDIR.value) > 1:
             raise UserError("--calibrate takes one run at a time")
         workdir = Path(_WORKDIR.value[0])
-        fitted = judge.calibrate(workdir, _SPLIT.value, data=_DATA.value)
+        fitted, path = judge.calibrate(
+            workdir, _SPLIT.value, data=_DATA.value, checkpoint=_CHECKPOINT.value
+        )
         error = fitted["expected_calibration_error"]
         print(
             f"temperature {fitted['temperature']:.3f}; expected calibration error on the "
             f"{fitted['n']} of {_SPLIT.value}: {error['before']:.4f} before, "
             f"{error['after']:.4f} after"
         )
-        print(f"wrote {workdir / 'calibration.json'}")
+        print(f"wrote {path}")
         return
     result, path = judge.judge(
         [Path(name) for name in _WORKDIR.value],
@@ -99,6 +103,7 @@ def main() -> None:
         data=_DATA.value,
         drop_joints=_DROP_JOINTS.value,
         views=_VIEWS.value,
+        checkpoint=_CHECKPOINT.value,
     )
     if "AP" in result:
         _print_precision(result)

@@ -11,10 +11,11 @@ from absl import flags
 
 from jdance.errors import UserError
 from jdance.export import PLATFORMS, export
-from jdance.launcher import run
+from jdance.launcher import checkpoint_flag, run
 from jdance.recognize import Recognizer
 
 _MODEL = flags.DEFINE_string("model", None, "Folder of a trained run.", required=True)
+_CHECKPOINT = checkpoint_flag("--model")
 _POSE = flags.DEFINE_string("pose", None, "Pose network, as for recognize.py.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the artifact.", required=True)
 _BATCH = flags.DEFINE_integer("batch", 1, "Frames at once.", lower_bound=1)
@@ -33,7 +34,9 @@ def main() -> None:
     unknown = sorted(set(_PLATFORMS.value) - {"cpu", "cuda", "rocm", "tpu"})
     if unknown or not _PLATFORMS.value:
         raise UserError(f"--platforms={','.join(_PLATFORMS.value)}: expected cpu, cuda, rocm, tpu")
-    recognizer = Recognizer.load(_MODEL.value, _POSE.value, _MIN_JOINTS.value)
+    recognizer = Recognizer.load(
+        _MODEL.value, _POSE.value, _MIN_JOINTS.value, checkpoint=_CHECKPOINT.value
+    )
     info = export(
         recognizer,
         Path(_OUTPUT.value),

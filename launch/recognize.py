@@ -21,7 +21,7 @@ from absl import flags
 from jdance import feedback
 from jdance.data import images, openpose_json, videos
 from jdance.errors import UserError
-from jdance.launcher import run
+from jdance.launcher import checkpoint_flag, run
 from jdance.models.baselines.posture_feedback import PostureModel
 from jdance.progress import Progress
 from jdance.recognition import clips
@@ -30,6 +30,7 @@ from jdance.recognize import Recognizer, annotate
 from jdance.training.posture_task import POSTURE_FILE
 
 _MODEL = flags.DEFINE_string("model", None, "Folder of a trained run.", required=True)
+_CHECKPOINT = checkpoint_flag("--model")
 _POSE = flags.DEFINE_string(
     "pose", "", "Pose network: a name, an upstream weights file, or a checkpoint folder."
 )
@@ -245,6 +246,7 @@ def main() -> None:
         _MIN_JOINTS.value,
         _MIN_CONFIDENCE.value,
         dtype=None if _PRECISION.value == "float32" else _PRECISION.value,
+        checkpoint=_CHECKPOINT.value,
     )
     namer = SequenceNamer.load(_SEQUENCE_MODEL.value) if _SEQUENCE_MODEL.value else None
     posture = _posture(namer.classes if namer else recognizer.classes)

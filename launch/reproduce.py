@@ -19,7 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from jdance.errors import UserError
-from jdance.launcher import run
+from jdance.launcher import report_failed_runs, run
 from jdance.reproduction import plan
 from jdance.reproduction.runner import reproduce
 
@@ -67,9 +67,7 @@ def main() -> None:
         plan.differences(preset),
     )
     print(f"wrote {output / 'report.html'} and tables.md")
-    if failures:
-        print("\n".join(f"failed: {line}" for line in failures))
-        raise UserError(f"{len(failures)} runs failed (listed above); the others are in the report")
+    report_failed_runs(failures, "report")
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@
 #SBATCH --requeue
 #
 # At SIGTERM all tasks save a checkpoint together and end with status 75; this script then puts the
-# job back into the queue, and it continues where it was. Slurm's own requeue (scontrol requeue, a
-# failed node) starts it again from the newest checkpoint as well.
+# job back into the queue, and it continues where it was. So does Slurm's own requeue (scontrol
+# requeue, preemption, a failed node). "scancel JOB" saves, too, and ends the job for good;
+# "scancel --signal=TERM JOB" saves and continues later.
 #
 # One task a node instead, with all its GPUs: --ntasks-per-node=1, and set JDANCE_TASK_PER_NODE=1.
 set -uo pipefail
@@ -42,18 +43,19 @@ fi
 
 [ -e .venv/bin/activate ] && source .venv/bin/activate
 
-# The batch script itself must survive the signal, to see how the tasks end.
-trap : TERM
+# The batch script itself must survive the signal, to see how the tasks end. It gets one only where
+# Slurm ends the whole job, and then Slurm alone decides whether the job goes back into the queue.
+ended=
+trap ended=1 TERM
 srun --kill-on-bad-exit=0 python launch/train.py "$@" &
 step=$!
-wait "$step"
-status=$?
-while kill -0 "$step" 2>/dev/null; do # a signal ended the wait, not the tasks
+while kill -0 "$step" 2>/dev/null; do # a signal ends the wait, not the tasks
   wait "$step"
-  status=$?
 done
+wait "$step" # how they ended is kept
+status=$?
 
-if [ "$status" = 75 ]; then
+if [ "$status" = 75 ] && [ -z "$ended" ]; then
   echo "preempted: requeueing job $SLURM_JOB_ID"
   scontrol requeue "$SLURM_JOB_ID"
 fi

@@ -13,8 +13,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from jdance.errors import UserError
-from jdance.launcher import run
+from jdance.launcher import report_failed_runs, run
 from jdance.training import sweep
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -55,9 +54,7 @@ def main() -> None:
     (output / "table.md").write_text(table)
     print(table, end="")
     print(f"wrote {output / 'table.md'}")
-    if failures:
-        print("\n".join(f"failed: {line}" for line in failures))
-        raise UserError(f"{len(failures)} runs failed (listed above); the others are in the table")
+    report_failed_runs(failures, "table")
 
 
 if __name__ == "__main__":

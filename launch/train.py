@@ -6,14 +6,14 @@ python launch/train.py --config=configs/paper.py --summary
 DIR/report.html shows how it went.
 
 On a cluster, one such process for each GPU or each machine, started by Slurm (launch/slurm.sh),
-Open MPI 4, Kubernetes (launch/kubernetes.yaml), or by hand with --coordinator, --process_id and
---num_processes. SIGTERM or SIGUSR1 to any of them: all save and end with status 75.
+Open MPI (from version 5 on with mpi4py), Kubernetes (launch/kubernetes.yaml), or by hand with
+--coordinator, --process_id and --num_processes. SIGTERM or SIGUSR1 to any of them: all save and end
+with status 75.
 """
 
 import os
 from pathlib import Path
 
-import jax
 from absl import flags
 from ml_collections import config_flags
 
@@ -62,11 +62,11 @@ def main() -> None:
     workdir = Path(_WORKDIR.value)
     with cluster.member(where, _WATCHDOG.value):
         result = loop.train(config, workdir, resume=_RESUME.value, watchdog=_WATCHDOG.value)
-        first, alone = cluster.is_first(), jax.process_count() == 1
+        first = cluster.is_first()
     if not first:
         return
-    if alone and "confusion" in result:  # again, with the mistakes, for the report
-        result, _ = judge.judge([workdir], "val")
+    if "confusion" in result:
+        judge.write(result, workdir, "val")
     report.write(workdir)
     if result:
         numbers = {name: value for name, value in result.items() if isinstance(value, float)}

@@ -1,6 +1,9 @@
 """What every test sees: several simulated devices, and real data where there is any."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # Before the first import of jax: four devices on one CPU, and quick compilation, which is what
@@ -10,6 +13,11 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# What several tests compile, here or in processes that they start, is compiled once.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jdance-compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import cv2
 import numpy as np

@@ -295,7 +295,7 @@ def test_feedback_follows_the_part_before():
 
 
 def test_feedback_program(tmp_path):
-    from test_programs import program
+    from programs import program
 
     rng = np.random.default_rng(0)
     group = np.stack([person_with(rng.normal(0, 0.05, 11)) for _ in range(50)])

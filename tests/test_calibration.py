@@ -19,11 +19,12 @@ def _examples(temperature, count=4000):
 @pytest.mark.parametrize("temperature", [0.6, 1.0, 2.5])
 def test_finds_the_temperature(tmp_path, temperature):
     probabilities, labels = _examples(temperature)
-    result = calibration.calibrate(probabilities, labels, "val", tmp_path)
+    result, _ = calibration.calibrate(probabilities, labels, "val", tmp_path)
     assert result["temperature"] == pytest.approx(temperature, rel=0.1)
     error = result["expected_calibration_error"]
     assert error["after"] < 0.03 and error["after"] <= error["before"] + 0.01
     assert calibration.temperature_of(tmp_path) == result["temperature"]
+    assert calibration.temperature_of(tmp_path, "best") == 1  # another network
 
 
 def test_expected_error():

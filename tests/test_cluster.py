@@ -2,8 +2,6 @@
 
 import signal
 import socket
-import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import ROOT
+from programs import Script
 
 from jdance.errors import UserError
 from jdance.training import cluster
@@ -25,9 +24,8 @@ def start(data, workdir, processes=1, devices=1, **flags):
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     command = [
-        sys.executable, str(ROOT / "tests" / "cluster_run.py"), f"--data={data}",
-        f"--workdir={workdir}", f"--devices={devices}",
-        *(f"--{name}={value}" for name, value in flags.items()),
+        ROOT / "tests" / "cluster_run.py", f"--data={data}", f"--workdir={workdir}",
+        f"--devices={devices}", *(f"--{name}={value}" for name, value in flags.items()),
     ]  # fmt: skip
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -36,15 +34,8 @@ def start(data, workdir, processes=1, devices=1, **flags):
     for number in range(processes):
         place = [f"--coordinator={coordinator}", f"--process_id={number}"]
         place += [f"--num_processes={processes}"]
-        with Path(f"{workdir}.out{number}").open("w") as output:
-            runs.append(
-                subprocess.Popen(
-                    command + (place if processes > 1 else []),
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    cwd=ROOT,
-                )
-            )
+        words = command + (place if processes > 1 else [])
+        runs.append(Script(words, f"{workdir}.out{number}"))
     return runs
 
 
@@ -118,11 +109,14 @@ def test_flags_say_who_is_who():
 
 def test_a_job_step_of_several_tasks_is_a_cluster():
     slurm = dict.fromkeys(cluster._SLURM, "1")
-    assert not cluster.launched_by_cluster({})
-    assert not cluster.launched_by_cluster(slurm)  # srun with one task
-    assert cluster.launched_by_cluster(slurm | {"SLURM_NTASKS": "2"})
-    assert not cluster.launched_by_cluster({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2"})  # no srun
-    assert cluster.launched_by_cluster({"OMPI_MCA_orte_hnp_uri": "x", "OMPI_COMM_WORLD_SIZE": "2"})
+    assert cluster.launcher({}) is None
+    assert cluster.launcher(slurm) is None  # srun with one task
+    assert cluster.launcher(slurm | {"SLURM_NTASKS": "2"}) == "slurm"
+    assert cluster.launcher({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2"}) is None  # no srun
+    mpi = {"OMPI_COMM_WORLD_SIZE": "2"}
+    assert cluster.launcher(mpi) == cluster.launcher(slurm | mpi) == "mpi4py"
+    assert cluster.launcher(mpi | {"OMPI_MCA_orte_hnp_uri": "x"}) == "ompi"
+    assert cluster.launcher({"OMPI_COMM_WORLD_SIZE": "1"}) is None
 
 
 # --- One run in three layouts -------------------------------------------------------------------
@@ -195,25 +189,20 @@ def test_the_program_by_itself_is_preempted_and_ends_bit_identical(tiny_data, tm
     config.write_text(CONFIG.format(tests=str(ROOT / "tests"), data=str(tiny_data)))
 
     def launch(name):
-        command = [sys.executable, str(ROOT / "launch" / "train.py"), f"--config={config}"]
-        return subprocess.Popen(
-            [*command, f"--workdir={tmp_path / name}"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-        )  # fmt: skip
+        command = [ROOT / "launch" / "train.py", f"--config={config}"]
+        return Script([*command, f"--workdir={tmp_path / name}"], tmp_path / f"{name}.out0")
 
     run, undisturbed = launch("a"), launch("b")
     deadline = time.monotonic() + PATIENCE
     rows = tmp_path / "a" / "metrics.jsonl"
     while not (rows.exists() and rows.read_text()):
-        assert time.monotonic() < deadline and run.poll() is None, run.communicate()[0]
+        assert time.monotonic() < deadline and run.poll() is None, output(tmp_path / "a")
         time.sleep(0.01)
     run.send_signal(signal.SIGTERM)
-    told, _ = run.communicate(timeout=PATIENCE)
-    assert run.returncode == 75 and "preempted: saved at step " in told, told
-    run = launch("a")
-    for process in (run, undisturbed):
-        told, _ = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, told
+    finish(tmp_path / "a", [run], status=75)
+    assert "preempted: saved at step " in output(tmp_path / "a")
+    finish(tmp_path / "a", [launch("a")])
+    finish(tmp_path / "b", [undisturbed])
     assert_same(tmp_path / "a", tmp_path / "b", rtol=0, atol=0)
 
 

@@ -1,20 +1,15 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import cv2
 import jax
 import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
+from programs import program
 
 from jdance.errors import UserError
 from jdance.pose import PoseEstimator, download, weights
 from jdance.pose.decode import People
 from jdance.pose.letterbox import letterbox
 
-ROOT = Path(__file__).resolve().parent.parent
 FIXED = {"network": "mobilenet_v2_small", "statistics": "fixed"}
 NAMES = ("p1", "apink3", "handsup1")  # of the pictures in the reference
 
@@ -190,27 +185,17 @@ def test_rejects_other_inputs(variables, images):
 # The program --------------------------------------------------------------------------------------
 
 
-def import_weights(*arguments):
-    return subprocess.run(
-        [sys.executable, "launch/import_weights.py", "--kind=mobilenet_v2_small", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-
-
 def test_import_weights_with_calibration(real_data, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     for name in ("p1.jpg", "p2.jpg", "golf.jpg"):
         (photos / name).symlink_to(real_data(f"photos/{name}"))
-    done = import_weights(
+    program(
+        *("import_weights", "--kind=mobilenet_v2_small"),
         f"--input={real_data('pose/mobilenet_v2_small.pb')}",
         f"--output={tmp_path / 'pose'}",
         f"--calibrate={photos}",
     )
-    assert done.returncode == 0, done.stderr
     loaded = PoseEstimator.load(tmp_path / "pose")
     assert loaded.config == FIXED
     # Other pictures, other statistics, but of the same kind.
@@ -221,7 +206,10 @@ def test_import_weights_with_calibration(real_data, tmp_path):
 
 def test_import_weights_of_something_else(tmp_path):
     (tmp_path / "graph.pb").write_bytes(b"no graph")
-    done = import_weights(f"--input={tmp_path / 'graph.pb'}", f"--output={tmp_path / 'pose'}")
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {tmp_path / 'graph.pb'}: ")
-    assert done.stderr.count("\n") == 1 and not (tmp_path / "pose").exists()
+    _, error = program(
+        *("import_weights", "--kind=mobilenet_v2_small"),
+        *(f"--input={tmp_path / 'graph.pb'}", f"--output={tmp_path / 'pose'}"),
+        status=1,
+    )
+    assert error.startswith(f"error: {tmp_path / 'graph.pb'}: ")
+    assert not (tmp_path / "pose").exists()

@@ -1,30 +1,16 @@
 """The programs in launch/, run as users run them: end to end, and with mistakes."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, tiny_config, tiny_picture
+from conftest import tiny_config, tiny_picture
+from programs import program
 
 from jdance import config as defaults
 from jdance.data import images
 from jdance.training import loop
 from jdance.weights import resnet
-
-
-def program(name, *arguments, status=0):
-    """Runs a program; returns its standard output and the one line of its error, if any."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "launch" / f"{name}.py"), *map(str, arguments)],
-        capture_output=True, text=True, cwd=ROOT, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == status, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert len(errors) == (status == 1), done.stderr
-    return done.stdout, "".join(errors)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from conftest import ROOT, tiny_config, tiny_picture, tiny_source
-from test_programs import program
+from programs import program
 from test_report import check_page
 
 from jdance import config as defaults

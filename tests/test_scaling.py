@@ -101,26 +101,32 @@ def test_scripts_are_shell(script):
 
 
 def test_the_slurm_script_requeues_what_was_preempted(tmp_path):
-    """With stand-ins for Slurm's programs: status 75 is requeued, another one is passed on."""
+    """With stand-ins for Slurm's programs: status 75 is requeued, another one is passed on.
+
+    Not so where the script gets a signal, too: then Slurm itself is ending the job.
+    """
     programs = tmp_path / "bin"
     programs.mkdir()
-    (programs / "srun").write_text('#!/bin/sh\necho "srun $@" >> calls\nexit $STATUS\n')
+    (programs / "srun").write_text(
+        '#!/bin/sh\necho "srun $@" >> calls\n[ $ENDED ] && kill -TERM $PPID\nexit $STATUS\n'
+    )
     (programs / "scontrol").write_text('#!/bin/sh\necho "scontrol $@" >> calls\n')
     for path in programs.iterdir():
         path.chmod(0o755)
-    for status in (0, 1, 75):
+    for status, ended in ((0, ""), (1, ""), (75, ""), (75, "1")):
         run = subprocess.run(
             ["bash", str(ROOT / "launch" / "slurm.sh"), "--workdir=x"],
             cwd=tmp_path,
             env={
-                "PATH": f"{programs}:/usr/bin:/bin", "STATUS": str(status), "SLURM_JOB_ID": "12",
+                "PATH": f"{programs}:/usr/bin:/bin", "STATUS": str(status), "ENDED": ended,
+                "SLURM_JOB_ID": "12",
             },
         )  # fmt: skip
         calls = (tmp_path / "calls").read_text()
         (tmp_path / "calls").unlink()
-        assert run.returncode == status
+        assert ended or run.returncode == status
         assert calls.startswith("srun ") and calls.splitlines()[0].endswith("--workdir=x")
-        assert ("scontrol requeue 12" in calls) == (status == 75)
+        assert ("scontrol requeue 12" in calls) == (status == 75 and not ended)
 
 
 def test_the_kubernetes_job_is_consistent():
@@ -148,3 +154,18 @@ def test_the_kubernetes_job_is_consistent():
     }
     assert actions == {75: "Ignore", 1: "FailJob"}
     assert pod["restartPolicy"] == "Never"  # which the policy demands
+
+
+def test_the_kubernetes_job_is_valid():
+    """By Kubernetes' own schemas: pip install kubernetes-validate."""
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    yaml = pytest.importorskip("yaml")
+    text = (ROOT / "launch" / "kubernetes.yaml").read_text()
+    kinds = []
+    for resource in yaml.safe_load_all(text):
+        kubernetes_validate.validate(resource, kubernetes_validate.latest_version(), strict=True)
+        kinds.append(resource["kind"])
+    assert kinds == ["Service", "Job"]
+    resource["spec"]["parallelisms"] = 2
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(resource, kubernetes_validate.latest_version(), strict=True)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT, tiny_config
-from test_programs import program
+from programs import program
 from test_sequences import clips
 
 from jdance import models

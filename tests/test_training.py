@@ -1,9 +1,7 @@
 """Training: steps, schedules, checkpoints, and runs that end as if never interrupted."""
 
 import json
-import signal
-import subprocess
-import sys
+import runpy
 import time
 from contextlib import closing
 from functools import partial
@@ -14,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT, tiny_config, tiny_source
+from programs import Script
 
 from jdance import models
 from jdance.data import pipeline, records
@@ -164,11 +163,11 @@ def test_training_learns_and_writes_what_it_should(tiny_data, tmp_path):
     read, classes, variables = loop.load(tmp_path)
     assert classes == ["a", "b", "c"] and read.model.classes == 3
     source = records.Dataset(tiny_data).source("val")
-    again = evaluation.summarize(
+    again = evaluation.judged(
         evaluation.predict(
             evaluation.make_eval_step(read), variables, pipeline.eval_batches(source, read)
         ),
-        classes,
+        *(classes, tiny_data, "val"),
     )
     assert again == result
 
@@ -292,13 +291,8 @@ def test_first_difference_names_dtype_and_missing_leaves():
 
 
 def start(workdir, data, config_file):
-    return subprocess.Popen(
-        [
-            sys.executable, str(ROOT / "launch" / "train.py"), f"--config={config_file}",
-            f"--workdir={workdir}", f"--config.data.dir={data}",
-        ],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-    )  # fmt: skip
+    words = [f"--config={config_file}", f"--workdir={workdir}", f"--config.data.dir={data}"]
+    return Script([ROOT / "launch" / "train.py", *words], f"{workdir}.out")
 
 
 def final_state(workdir):
@@ -314,7 +308,7 @@ from conftest import tiny_config
 
 def get_config():
     config = tiny_config("set by a flag")
-    config.epochs = 16.0
+    config.epochs = 8.0
     config.checkpoint_every = 0.5
     config.eval_every = 100.0
     return config
@@ -324,19 +318,21 @@ def get_config():
 def test_a_killed_run_ends_bit_identical_to_an_undisturbed_one(tiny_data, tmp_path):
     config_file = tmp_path / "config.py"
     config_file.write_text(CONFIG.format(tests=str(ROOT / "tests")))
-    undisturbed = start(tmp_path / "a", tiny_data, config_file)
+    config = runpy.run_path(str(config_file))["get_config"]()
+    config.data.dir = str(tiny_data)
+    loop.train(config, tmp_path / "a")
     killed = start(tmp_path / "b", tiny_data, config_file)
     deadline = time.monotonic() + 240
     while not any((tmp_path / "b" / "checkpoints").glob("[1-9]*[0-9]")):
-        assert time.monotonic() < deadline and killed.poll() is None, killed.communicate()[0]
+        assert time.monotonic() < deadline and killed.poll() is None, killed.stdout.read_text()
         time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+    killed.kill()
+    killed.wait()
     resumed = start(tmp_path / "b", tiny_data, config_file)
-    for run in (undisturbed, resumed):
-        output, _ = run.communicate(timeout=240)
-        assert run.returncode == 0, output
+    resumed.wait(240)
+    output = resumed.stdout.read_text()
+    assert resumed.returncode == 0, output
     assert "resuming from step" in output
     (name, a), (other, b) = final_state(tmp_path / "a"), final_state(tmp_path / "b")
-    assert name == other == "90"
+    assert name == other == "45"
     assert_trees_close(a, b, rtol=0, atol=0)

@@ -185,10 +185,11 @@ def eval_batches(
     for batch in _read(batches, config) if len(share) else ():
         count += 1
         yield _filled(batch, local_size)
-    first = {name: np.asarray(value)[None] for name, value in dataset[0].items()}
-    nothing = {name: value[:0] for name, value in _with_features(first, config).items()}
-    for _ in range(count, -(-len(source) // config.batch_size)):
-        yield _filled(nothing, local_size)
+    if count < (total := -(-len(source) // config.batch_size)):
+        first = {name: np.asarray(value)[None] for name, value in dataset[0].items()}
+        nothing = {name: value[:0] for name, value in _with_features(first, config).items()}
+        for _ in range(count, total):
+            yield _filled(nothing, local_size)
 
 
 def _drawn(place: int, _: Any, source: Any, order: sampling.Order) -> tuple[int, bytes]:

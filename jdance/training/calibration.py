@@ -12,8 +12,8 @@ import numpy as np
 from scipy import optimize
 
 from jdance.errors import UserError
+from jdance.training.checkpoints import NEWEST, suffix
 
-_FILE = "calibration.json"
 _RANGE = (0.05, 20.0)  # of temperatures
 
 
@@ -52,12 +52,17 @@ def fit(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def calibrate(
-    probabilities: np.ndarray, labels: np.ndarray, split: str, workdir: Path
-) -> dict[str, Any]:
-    """Fits the temperature and writes it to WORKDIR/calibration.json, from which `load` takes it.
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    split: str,
+    workdir: Path,
+    checkpoint: str = NEWEST,
+) -> tuple[dict[str, Any], Path]:
+    """Fits the temperature of a checkpoint and writes it where `temperature_of` finds it.
 
     Returns:
-        What is written: temperature, split, n, and expected_calibration_error before and after.
+        What is written: temperature, split, n, and expected_calibration_error before and after;
+        and the file, WORKDIR/calibration[_best|_stepN].json.
     """
     temperature = fit(probabilities, labels)
     result = {
@@ -69,17 +74,18 @@ def calibrate(
             "after": expected_error(soften(probabilities, temperature), labels),
         },
     }
-    (workdir / _FILE).write_text(json.dumps(result, indent=2) + "\n")
-    return result
+    path = _path(workdir, checkpoint)
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    return result, path
 
 
-def temperature_of(workdir: Path) -> float:
-    """The temperature of a run; 1 if it has not been calibrated.
+def temperature_of(workdir: Path, checkpoint: str = NEWEST) -> float:
+    """The temperature of a run's checkpoint; 1 if it has not been calibrated.
 
     Raises:
         UserError: its calibration.json is damaged.
     """
-    path = workdir / _FILE
+    path = _path(workdir, checkpoint)
     try:
         temperature = float(json.loads(path.read_text())["temperature"])
     except FileNotFoundError:
@@ -89,3 +95,7 @@ def temperature_of(workdir: Path) -> float:
     if not _RANGE[0] / 2 < temperature < _RANGE[1] * 2:
         raise UserError(f"{path}: temperature {temperature}; remove or repeat the calibration")
     return temperature
+
+
+def _path(workdir: Path, checkpoint: str) -> Path:
+    return workdir / f"calibration{suffix(checkpoint)}.json"

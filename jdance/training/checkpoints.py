@@ -14,6 +14,7 @@ from jdance.training import cluster
 from jdance.training.devices import of_this_process, over_processes
 
 policies = ocp.checkpoint_managers.preservation_policy
+NEWEST, BEST = "newest", "best"
 _SCORE = "score"
 
 
@@ -58,6 +59,28 @@ class Checkpoints:
     def best_step(self) -> int | None:
         """The step with the highest score; the newest where none has one."""
         return self._manager.best_step()
+
+    def step_of(self, which: str) -> int:
+        """The step of the checkpoint called `which`: NEWEST, BEST, or a step's number.
+
+        Raises:
+            UserError: there is no such checkpoint.
+        """
+        steps = sorted(self._manager.all_steps())
+        if not steps:
+            raise UserError(
+                f"{self._folder.parent}: has no checkpoint yet; train with launch/train.py first"
+            )
+        if which == NEWEST:
+            return steps[-1]
+        if which == BEST:
+            return self.best_step() or steps[-1]
+        if not which.isdecimal() or int(which) not in steps:
+            raise UserError(
+                f"{self._folder}: holds no checkpoint {which!r}; there are {NEWEST}, {BEST} and "
+                f"the steps {', '.join(map(str, steps))}"
+            )
+        return int(which)
 
     def save(self, step: int, state: Any, score: float | None = None) -> None:
         """Starts to write a checkpoint; does nothing if the step has one.
@@ -217,6 +240,11 @@ def _score(metrics: Any) -> float:
 
 def _reason(error: Exception) -> str:
     return (str(error) or repr(error)).splitlines()[0]
+
+
+def suffix(which: str) -> str:
+    """What the names of files end in that are about one checkpoint of a run; of the newest, ""."""
+    return {NEWEST: "", BEST: "_best"}.get(which, f"_step{which}")
 
 
 def has_checkpoint(workdir: Path) -> bool:

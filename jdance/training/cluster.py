@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from itertools import count
 from typing import Any, NamedTuple, TextIO
 
@@ -24,7 +25,8 @@ from jdance.errors import Preempted, UserError
 BROKEN = 70
 
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
-_OPEN_MPI = "OMPI_MCA_orte_hnp_uri"
+_OPEN_MPI_4 = "OMPI_MCA_orte_hnp_uri"  # by which JAX knows it; version 5 has it no longer
+_OPEN_MPI_SIZE = "OMPI_COMM_WORLD_SIZE"
 _PATIENCE_MS = 600_000  # for what the first process does alone
 _numbers = count()
 
@@ -71,11 +73,14 @@ def place(
     return Place(coordinator, process, processes)
 
 
-def launched_by_cluster(environment: Mapping[str, str]) -> bool:
-    """Whether Slurm or Open MPI started this process as one of several."""
-    if all(name in environment for name in _SLURM):
-        return int(environment["SLURM_NTASKS"]) > 1
-    return _OPEN_MPI in environment and int(environment["OMPI_COMM_WORLD_SIZE"]) > 1
+def launcher(environment: Mapping[str, str]) -> str | None:
+    """What started this process as one of several, by JAX's name for it; None: nothing did."""
+    # In a job of Slurm's, mpirun is the one that knows: its processes are no tasks of their own.
+    if int(environment.get(_OPEN_MPI_SIZE, 1)) > 1:
+        return "ompi" if _OPEN_MPI_4 in environment else "mpi4py"
+    if all(name in environment for name in _SLURM) and int(environment["SLURM_NTASKS"]) > 1:
+        return "slurm"
+    return None
 
 
 @contextmanager
@@ -134,6 +139,9 @@ def failing_at_once() -> Iterator[None]:
 def _join(where: Place | None, patience: float) -> None:
     # JAX's own heartbeats end a process without its stacks: give the watchdog the first word.
     silence = int(min(100, 2 * patience + 10)) if patience else 100
+    found = launcher(os.environ)
+    if where is None and found == "mpi4py" and not find_spec("mpi4py"):
+        raise UserError("Open MPI from version 5 on needs mpi4py: pip install mpi4py")
     try:
         if where is not None:
             jax.distributed.initialize(
@@ -142,9 +150,11 @@ def _join(where: Place | None, patience: float) -> None:
                 heartbeat_timeout_seconds=silence,
                 shutdown_timeout_seconds=60,
             )
-        elif launched_by_cluster(os.environ):
+        elif found:
             jax.distributed.initialize(
-                heartbeat_timeout_seconds=silence, shutdown_timeout_seconds=60
+                cluster_detection_method=found,
+                heartbeat_timeout_seconds=silence,
+                shutdown_timeout_seconds=60,
             )
         else:
             _alone()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -72,6 +73,17 @@ def mistakes(predictions: Predictions, classes: list[str], limit: int = 24) -> l
         }
         for i in wrong
     ]
+
+
+def judged(
+    predictions: Predictions, classes: list[str], folder: Path, split: str
+) -> dict[str, Any]:
+    """`summarize`, with the data set's folder as `data`, `split`, and `mistakes`."""
+    return summarize(predictions, classes) | {
+        "data": str(folder),
+        "split": split,
+        "mistakes": mistakes(predictions, classes),
+    }
 
 
 def summarize(predictions: Predictions, classes: list[str]) -> dict[str, Any]:

@@ -13,13 +13,13 @@ from jdance.data import pipeline
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.training import calibration, experiment, loop, tasks
+from jdance.training.checkpoints import NEWEST, suffix
 from jdance.training.evaluation import (
     Predictions,
     average,
+    judged,
     make_eval_step,
-    mistakes,
     predict,
-    summarize,
 )
 
 
@@ -30,6 +30,7 @@ def judge(
     data: str = "",
     drop_joints: str = "",
     views: int = 1,
+    checkpoint: str = NEWEST,
 ) -> tuple[dict[str, Any], Path]:
     """Judges a run on a split and writes the result beside it.
 
@@ -41,11 +42,11 @@ def judge(
         drop_joints: see `pipeline.eval_batches`.
         views: mean probability over so many views of each example, all but the first changed at
             random as in training.
+        checkpoint: which one of each run, see `Checkpoints.step_of`.
 
     Returns:
-        The result (see `evaluation.summarize`, with `data`, `split` and `mistakes`;
-        `pose.evaluation.average_precision`), and the file in the first folder that holds it:
-        eval_SPLIT[_ensemble][_without_...].json.
+        The result (see `evaluation.judged` and `pose.evaluation.average_precision`), and the file
+        in the first folder that holds it: eval_SPLIT[_ensemble][_without_...][_best|_stepN].json.
 
     Raises:
         UserError: a folder holds no finished run, or the data does not suit it.
@@ -54,27 +55,36 @@ def judge(
     if config.task == "pose":
         if len(workdirs) > 1:
             raise UserError(f"{workdirs[0]}: a pose network; only motion networks make an ensemble")
-        _, classes, variables = loop.load(workdirs[0])
+        _, classes, variables = loop.load(workdirs[0], checkpoint)
         dataset = Dataset(data or config.data.dir, "people")
         result = tasks.make(config, classes).evaluate(variables, dataset, split)
     else:
-        runs = [_predict(*loop.load(w), split, data, drop_joints, views) for w in workdirs]
+        loaded = (loop.load(workdir, checkpoint) for workdir in workdirs)
+        runs = [_predict(*run, split, data, drop_joints, views) for run in loaded]
         folder, _, first = runs[0]
         for workdir, (other, theirs, predictions) in zip(workdirs, runs, strict=True):
             if theirs != classes or not np.array_equal(predictions["label"], first["label"]):
                 raise UserError(f"{workdir}: was trained on other classes, or judges {other}")
         joint = average([predictions for _, _, predictions in runs])
-        result = summarize(joint, classes)
-        result |= {"data": str(folder), "split": split, "mistakes": mistakes(joint, classes)}
-    suffix = "_ensemble" if len(workdirs) > 1 else ""
-    suffix += f"_without_{drop_joints}" if drop_joints else ""
-    path = workdirs[0] / f"eval_{split}{suffix}.json"
+        result = judged(joint, classes, folder, split)
+    name = split + ("_ensemble" if len(workdirs) > 1 else "")
+    name += (f"_without_{drop_joints}" if drop_joints else "") + suffix(checkpoint)
+    return result, write(result, workdirs[0], name)
+
+
+def write(result: dict[str, Any], workdir: Path, name: str) -> Path:
+    """Writes an evaluation's result to WORKDIR/eval_NAME.json, which it returns."""
+    path = workdir / f"eval_{name}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
-    return result, path
+    return path
 
 
-def calibrate(workdir: Path, split: str, *, data: str = "") -> dict[str, Any]:
+def calibrate(
+    workdir: Path, split: str, *, data: str = "", checkpoint: str = NEWEST
+) -> tuple[dict[str, Any], Path]:
     """Fits a motion network's temperature on a split and keeps it with the run.
+
+    Every checkpoint has a temperature of its own.
 
     Returns:
         See `calibration.calibrate`.
@@ -85,8 +95,10 @@ def calibrate(workdir: Path, split: str, *, data: str = "") -> dict[str, Any]:
     config, _ = experiment.read(workdir)
     if config.task == "pose":
         raise UserError(f"{workdir}: a pose network; only motion networks can be calibrated")
-    _, _, predictions = _predict(*loop.load(workdir), split, data, "", 1)
-    return calibration.calibrate(predictions["probabilities"], predictions["label"], split, workdir)
+    _, _, predictions = _predict(*loop.load(workdir, checkpoint), split, data, "", 1)
+    return calibration.calibrate(
+        predictions["probabilities"], predictions["label"], split, workdir, checkpoint
+    )
 
 
 def _predict(

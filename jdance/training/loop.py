@@ -15,7 +15,7 @@ from jdance.data.records import Dataset
 from jdance.errors import Preempted, UserError
 from jdance.progress import Progress
 from jdance.training import cluster, devices, experiment, initialize, lock, state, steps, tasks
-from jdance.training.checkpoints import Checkpoints, has_checkpoint
+from jdance.training.checkpoints import NEWEST, Checkpoints, has_checkpoint
 from jdance.training.metrics import MetricWriter, NoMetrics
 from jdance.training.sampler import Sampler
 from jdance.training.tasks import Task
@@ -231,18 +231,26 @@ def _initial_variables(task: Task, workdir: Path) -> initialize.Flat:
     return task.initial(_abstract_state(task).variables)
 
 
-def load(workdir: Path) -> tuple[ConfigDict, list[str], Any]:
-    """The configuration, classes and newest variables of a run, the latter on every device.
+def load(workdir: Path, checkpoint: str = NEWEST) -> tuple[ConfigDict, list[str], Any]:
+    """The configuration, classes and variables of a run, the latter on every device.
+
+    Args:
+        workdir: the run's folder.
+        checkpoint: see `Checkpoints.step_of`; in place of a newest one that is damaged the one
+            before it is taken, with a warning.
 
     Raises:
-        UserError: the folder holds no run, or no checkpoint.
+        UserError: the folder holds no run, or no such checkpoint.
     """
     config, classes = experiment.read(workdir)
     like = devices.replicated_like(_abstract_state(tasks.make(config, classes)))
     with closing(Checkpoints(workdir)) as checkpoints:
-        restored = checkpoints.restore_newest(like, Progress("", 0).say)
-    if restored is None:
-        raise UserError(f"{workdir}: has no checkpoint yet; train with launch/train.py first")
+        step = checkpoints.step_of(checkpoint)
+        if checkpoint == NEWEST:
+            restored = checkpoints.restore_newest(like, Progress("", 0).say)
+        else:
+            restored = step, devices.of_this_process(checkpoints.restore(step, like))
+    assert restored is not None, "there is a step"
     return config, classes, restored[1].variables
 
 

@@ -16,7 +16,7 @@ from jdance.data import pipeline, sampling
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.training import initialize, steps
-from jdance.training.evaluation import EvalStep, make_eval_step, predict, summarize
+from jdance.training.evaluation import EvalStep, judged, make_eval_step, predict
 from jdance.training.state import Factors
 
 
@@ -90,7 +90,8 @@ class MotionTask:
         batches = pipeline.eval_batches(
             dataset.source(split), self.config, jax.process_index(), jax.process_count()
         )
-        return summarize(predict(self._eval_step, variables, batches), self._classes)
+        found = predict(self._eval_step, variables, batches)
+        return judged(found, self._classes, dataset.folder, split)
 
     def finish(self, variables: Any, workdir: Path) -> None:
         pass

@@ -1,0 +1,84 @@
+"""Programs as users run them, each in a process of its own."""
+
+import atexit
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+
+from conftest import ROOT
+
+
+@cache
+def _server():
+    """See tests/program_server.py; it ends when its stdin is closed."""
+    server = subprocess.Popen(
+        [sys.executable, str(ROOT / "tests" / "program_server.py")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, bufsize=1,
+        start_new_session=True,
+    )  # fmt: skip
+    atexit.register(server.communicate)
+    return server
+
+
+class Script:
+    """A running Python script, to be used like a `subprocess.Popen`.
+
+    Args:
+        words: the script's path and its arguments.
+        stdout: the file that gets its standard output.
+        stderr: the file that gets its standard error; None: the same.
+    """
+
+    def __init__(self, words, stdout, stderr=None):
+        self._folder = tempfile.TemporaryDirectory()
+        self._result = Path(self._folder.name, "status")
+        self.stdout, self.returncode = Path(stdout), None
+        order = [list(map(str, words)), str(stdout), str(stderr or stdout), str(self._result)]
+        print(json.dumps(order), file=_server().stdin)
+        self.pid = int(_server().stdout.readline())
+
+    def poll(self):
+        """The exit status, that of a signal negative; None while it runs."""
+        if self.returncode is None and self._result.exists():
+            self.returncode = int(self._result.read_text())
+            self._folder.cleanup()
+        return self.returncode
+
+    def wait(self, timeout=600.0):
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(str(self.stdout), timeout)
+            time.sleep(0.01)
+        return self.returncode
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+
+def program(name, *arguments, status=0):
+    """Runs a program of launch/; returns its standard output and the one line of its error."""
+    words = [ROOT / "launch" / f"{name}.py", *arguments]
+    with tempfile.TemporaryDirectory() as folder:
+        stdout, stderr = Path(folder, "stdout"), Path(folder, "stderr")
+        run = Script(words, stdout, stderr)
+        try:
+            run.wait(300)
+        finally:
+            run.kill()
+            told, errors = stdout.read_text(), stderr.read_text()
+    assert run.returncode == status, told + errors
+    assert "Traceback" not in errors
+    lines = [line for line in errors.splitlines() if line.startswith("error:")]
+    assert len(lines) == (status == 1), errors
+    return told, "".join(lines)

@@ -1,0 +1,79 @@
+"""Programs take the newest checkpoint of a run, the best, or that of a step."""
+
+import json
+from contextlib import closing
+
+import jax
+import numpy as np
+import pytest
+from conftest import tiny_config, tiny_picture
+from programs import program
+
+from jdance.data import images
+from jdance.errors import UserError
+from jdance.recognize import Recognizer
+from jdance.training import checkpoints, judge, loop
+
+
+@pytest.fixture(scope="module")
+def run(tiny_data, tmp_path_factory):
+    """A run of five steps, of which the second is said to be the best."""
+    folder = tmp_path_factory.mktemp("chosen")
+    config = tiny_config(tiny_data)
+    config.update(epochs=0.9, eval_every=0.15, checkpoint_every=0.15, checkpoints_kept=2)
+    config.model.branches = "keypoints"
+    config.optimizer.learning_rate = 0.1
+    scores = iter([0.2, 0.9, 0.5, 0.4, 0.3])
+    with pytest.MonkeyPatch.context() as patch:
+        save = checkpoints.Checkpoints.save
+        patch.setattr(
+            checkpoints.Checkpoints,
+            "save",
+            lambda self, step, state, score=None: save(self, step, state, next(scores)),
+        )
+        loop.train(config, folder)
+    return folder
+
+
+def test_the_right_variables_are_loaded(run):
+    with closing(checkpoints.Checkpoints(run)) as saved:
+        assert [saved.step_of(which) for which in ("newest", "best", "4")] == [5, 2, 4]
+        expected = {step: saved.as_numpy(step)["params"] for step in (2, 4, 5)}
+    for which, step in {"newest": 5, "best": 2, "4": 4, "2": 2}.items():
+        _, _, variables = loop.load(run, which)
+        jax.tree.map(np.testing.assert_array_equal, variables["params"], expected[step])
+    best = Recognizer.load(run, checkpoint="best").variables[1]
+    jax.tree.map(np.testing.assert_array_equal, best["params"], expected[2])
+
+
+@pytest.mark.parametrize("which", ["3", "-1", "latest", "", "4.0"])
+def test_there_is_no_such_checkpoint(run, which):
+    with pytest.raises(UserError, match=r"holds no checkpoint .* newest, best and the steps 2, 4"):
+        loop.load(run, which)
+
+
+def test_results_are_kept_apart(run):
+    for which, name in {
+        "newest": "eval_val",
+        "best": "eval_val_best",
+        "4": "eval_val_step4",
+    }.items():
+        result, path = judge.judge([run], "val", checkpoint=which)
+        assert path == run / f"{name}.json" and json.loads(path.read_text()) == result
+    fitted, path = judge.calibrate(run, "val", checkpoint="best")
+    assert path == run / "calibration_best.json" and not (run / "calibration.json").exists()
+    temperature = Recognizer.load(run, checkpoint="best").variables[2]
+    assert float(temperature) == pytest.approx(fitted["temperature"])
+    assert float(Recognizer.load(run).variables[2]) == 1
+
+
+def test_every_program_has_the_flag(run, tmp_path):
+    images.write(tmp_path / "photo.png", tiny_picture(0)[0])
+    out = f"--output={tmp_path / 'out'}"
+    for name, *arguments in [
+        ("evaluate", f"--workdir={run}", "--split=val"),
+        ("recognize", f"--model={run}", f"--input={tmp_path}", f"--keypoints={tmp_path}", out),
+        ("export", f"--model={run}", "--pose=stage", out),
+    ]:
+        _, error = program(name, *arguments, "--checkpoint=3", status=1)
+        assert "holds no checkpoint '3'; there are newest, best and the steps 2, 4, 5" in error
