@@ -111,8 +111,9 @@ def read(workdir: Path) -> tuple[ConfigDict, list[str]]:
         return config, [str(name) for name in content["classes"]]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; train with launch/train.py first") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not the configuration of a run ({error})") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError,
+            RecursionError) as error:  # fmt: skip
+        raise UserError(f"{path}: not the configuration of a run ({error!r})") from error
 
 
 def _flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:

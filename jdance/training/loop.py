@@ -11,10 +11,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from jdance import lock
 from jdance.data.records import Dataset
 from jdance.errors import Preempted, UserError
 from jdance.progress import Progress
-from jdance.training import cluster, devices, experiment, initialize, lock, state, steps, tasks
+from jdance.training import cluster, devices, experiment, initialize, state, steps, tasks
 from jdance.training.checkpoints import NEWEST, Checkpoints, has_checkpoint
 from jdance.training.metrics import MetricWriter, NoMetrics
 from jdance.training.sampler import Sampler
