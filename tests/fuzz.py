@@ -84,7 +84,7 @@ def child(name: str, seed: int, first: int, last: int, keep: str, pipe: int) -> 
             except BaseException as error:
                 refused = False
                 lines = traceback.format_exception(error)
-                outcome = "".join(lines)[-3000:]
+                outcome = "".join(lines)[-700:]
                 del error, lines  # their frames may hold much memory
             if forbidden:
                 outcome = f"forbidden: {forbidden[0]}"
