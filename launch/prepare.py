@@ -113,19 +113,20 @@ def _fractions() -> dict[str, float]:
 
 
 def _prepare() -> dict[str, Any]:
-    output, share = Path(_OUTPUT.value), parts.share(_PROCESS.value, _PROCESSES.value)
-    inside = Path(_SOURCE.value).resolve()
+    name, output = _SOURCE.value or "", Path(_OUTPUT.value or "")
+    share = parts.share(_PROCESS.value, _PROCESSES.value)
+    inside = Path(name).resolve()
     if inside.is_dir() and output.resolve().is_relative_to(inside):
         raise UserError(f"{output}: lies inside the source; choose another --output")
     if _FOR.value == "pose":
         return prepare_people.prepare(
-            _SOURCE.value, output, seed=_SEED.value, workers=_WORKERS.value, share=share
+            name, output, seed=_SEED.value, workers=_WORKERS.value, share=share
         )
     if _POSE.value and _KEYPOINTS.value:
         raise UserError("give either --pose or --keypoints: one of them tells where people are")
     labels = {old: new or old for old, _, new in (word.partition("=") for word in _LABELS.value)}
     source = open_source(
-        _SOURCE.value,
+        name,
         label_all=_LABEL_ALL.value,
         where=_WHERE.value,
         split_column=_SPLIT_COLUMN.value,
@@ -175,7 +176,7 @@ def main() -> None:
     for name in SPLITS:
         if name not in info["splits"]:
             print(f"note: no split {name!r} (there are {', '.join(info['splits'])})")
-    path = Path(_OUTPUT.value) / "dataset.json"
+    path = Path(_OUTPUT.value or "") / "dataset.json"
     if path.exists():
         print(f"wrote {path}")
     else:

@@ -1,15 +1,13 @@
 """From labelled pictures to a data set: people found, crops cut, examples written."""
 
 import json
-import multiprocessing
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -17,10 +15,9 @@ from jdance import files, lock, skeleton
 from jdance.data import crop, images, parts, records, splits
 from jdance.data.sources import SPLITS, Loaded, Person, Picture, Source
 from jdance.data.videos import Damaged
+from jdance.data.workers import load_all
 from jdance.errors import UserError
 from jdance.progress import Progress
-
-T = TypeVar("T")
 
 _FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
@@ -240,30 +237,6 @@ def _with_splits(
 def _nobody(image: np.ndarray) -> np.ndarray:
     """The estimator that never finds anybody."""
     return np.zeros((0, skeleton.NUM_JOINTS, 3), np.float32)
-
-
-def _call(load: Callable[[], T]) -> T | UserError:
-    try:
-        return load()
-    except UserError as error:
-        return error
-
-
-def load_all(loads: Sequence[Callable[[], T]], workers: int) -> Iterator[T | UserError]:
-    """The results of all functions in their order, or the error; by `workers` processes if any."""
-    if not workers:
-        yield from map(_call, loads)
-        return
-    # Spawned, not forked: the parent may hold threads of JAX.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context) as pool:
-        waiting: deque[Future[T | UserError]] = deque()
-        for load in loads:
-            waiting.append(pool.submit(_call, load))
-            if len(waiting) > 4 * workers:  # bounds what waits in memory
-                yield waiting.popleft().result()
-        for future in waiting:
-            yield future.result()
 
 
 def examples(

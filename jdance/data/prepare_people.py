@@ -12,8 +12,9 @@ import numpy as np
 
 from jdance import skeleton
 from jdance.data import crop, images, parts, people, records, stage
-from jdance.data.prepare import claimed, finish, load_all
+from jdance.data.prepare import claimed, finish
 from jdance.data.sources import SPLITS
+from jdance.data.workers import load_all
 from jdance.errors import UserError
 from jdance.progress import Progress
 

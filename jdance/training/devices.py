@@ -27,7 +27,12 @@ def _mesh() -> Mesh:
 
 def replicate(tree: Any) -> Any:
     """Puts a whole pytree on every device; the first process's values, where there are several."""
-    return jax.device_put(cluster.same(tree), NamedSharding(_local_mesh(), PartitionSpec()))
+    return put(cluster.same(tree))
+
+
+def put(tree: Any) -> Any:
+    """Puts a pytree on every device of this process, as it is here."""
+    return jax.device_put(tree, NamedSharding(_local_mesh(), PartitionSpec()))
 
 
 def replicated_like(tree: Any) -> Any:

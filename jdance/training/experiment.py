@@ -12,13 +12,14 @@ from jdance import config as defaults
 from jdance import files
 from jdance.data.records import Dataset
 from jdance.errors import UserError
-from jdance.training import state
+from jdance.training import nonfinite, state
 from jdance.training.checkpoints import has_checkpoint
 from jdance.training.tasks import Task
 
 # What may differ when a run is continued: a run may go on longer, and the data may have moved.
-_FREE = ("epochs", "log_every", "eval_every", "checkpoint_every", "checkpoints_kept",
-         "best_checkpoints_kept", "data.dir", "data.threads", "data.workers")  # fmt: skip
+_FREE = ("epochs", "on_nonfinite", "log_every", "eval_every", "checkpoint_every",
+         "checkpoints_kept", "best_checkpoints_kept", "data.dir", "data.threads",
+         "data.workers")  # fmt: skip
 
 
 _SHARES = {
@@ -51,6 +52,11 @@ def check(task: Task) -> None:
             raise UserError(f"--config.{key}={value}: a share, must be at most 1")
         if key in _RATES and value >= 1:
             raise UserError(f"--config.{key}={value}: must be less than 1")
+    if config.on_nonfinite not in nonfinite.POLICIES:
+        raise UserError(
+            f"--config.on_nonfinite={config.on_nonfinite}: expected one of "
+            f"{', '.join(nonfinite.POLICIES)}"
+        )
     task.check()
     try:
         state.make_optimizer(config.optimizer, state.make_schedule(config.optimizer, 1, 1))

@@ -12,10 +12,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jdance import lock
+from jdance.data import pipeline
 from jdance.data.records import Dataset
 from jdance.errors import Preempted, UserError
 from jdance.progress import Progress
-from jdance.training import cluster, devices, experiment, initialize, state, steps, tasks
+from jdance.training import cluster, devices, experiment, initialize, nonfinite, state, steps, tasks
 from jdance.training.checkpoints import NEWEST, Checkpoints, has_checkpoint
 from jdance.training.metrics import MetricWriter, NoMetrics
 from jdance.training.sampler import Sampler
@@ -44,6 +45,8 @@ def train(
             experiment or is in use, or the loss is not finite.
     """
     dataset = Dataset(config.data.dir, tasks.data_kind(config))
+    cluster.on_first(lambda: dataset.check(("train", "val")))  # once, whoever else reads them
+    dataset.trust()
     train_source = dataset.source("train")
     task = tasks.make(config, dataset.classes)
     task.suit(dataset)
@@ -67,6 +70,7 @@ def train(
         start_step = restored[0] if restored else 0
         writer = MetricWriter(workdir, start_step) if cluster.is_first() else NoMetrics()
         stack.enter_context(closing(writer))
+        stack.callback(pipeline.close_processes)
         stack.enter_context(cluster.failing_at_once())
         return _train(
             task, workdir, dataset, train_source, initial, checkpoints, restored, writer, dog
@@ -109,7 +113,8 @@ def _train(
     train_step, frozen_step = (
         jax.pmap(
             partial(
-                steps.train_step,
+                steps.guarded_step,
+                skip=config.on_nonfinite == "skip",
                 model=variant,
                 optimizer=optimizer,
                 seed=config.seed,
@@ -117,9 +122,9 @@ def _train(
                 accumulate=config.accumulate,
             ),
             axis_name=steps.AXIS,
-            in_axes=(None, 0),
+            in_axes=(None, None, 0),
             out_axes=None,
-            donate_argnums=0,
+            donate_argnums=(0, 1),
         )
         for variant in (model, frozen_model)
     )
@@ -130,6 +135,9 @@ def _train(
         progress.say(f"resuming from step {start_step} of {total_steps}")
     round_steps = max(1, round(config.eval_every * steps_per_epoch))
     sampler = Sampler(config, workdir, train_source, len(dataset.classes), round_steps)
+    journal = nonfinite.Journal(
+        workdir, config.on_nonfinite, total_steps, train_source, dataset.info["kind"]
+    )
     batches = None
     result: dict[str, Any] = {}
     metrics: dict[str, jax.Array] = {}
@@ -149,11 +157,14 @@ def _train(
                 batches = task.train_batches(train_source, step - 1, shares)
             with clock.waiting():
                 batch = next(batches)
+            journal.add(step, batch)
             previous = metrics
             update = frozen_step if step <= freeze_steps else train_step
             # The first call of either function compiles it.
             with dog.exempt(step in (start_step + 1, freeze_steps + 1)):
-                current, metrics = update(current, devices.shard(batch))
+                current, journal.account, metrics = update(
+                    current, journal.account, devices.shard(batch)
+                )
             clock.images += config.batch_size
             # At most two steps in flight: batches must not pile up on the device.
             jax.block_until_ready(previous)
@@ -164,13 +175,11 @@ def _train(
 
             values: dict[str, float] = {}
             if log or save:
-                values = {name: float(v) for name, v in jax.device_get(metrics).items()}
-                if not np.isfinite([values["loss"], values["gradient_norm"]]).all():
-                    raise UserError(
-                        f"{workdir}: at step {step} the loss is {values['loss']}, the gradient's "
-                        f"norm {values['gradient_norm']}; lower --config.optimizer.learning_rate "
-                        f"(checkpoints up to step {checkpoints.latest_step() or 0} are kept)"
-                    )
+                told, account = jax.device_get((metrics, journal.account))
+                values = {name: float(value) for name, value in told.items()}
+                with jax.transfer_guard("allow"):
+                    for line in journal.look(account, schedule, checkpoints.latest_step() or 0):
+                        progress.say(line)
             if log:
                 with jax.transfer_guard("allow"):
                     values["learning_rate"] = float(schedule(step - 1))
@@ -196,7 +205,7 @@ def _train(
                 name = task.headline[0]
                 progress.say(f"epoch {step / steps_per_epoch:.4g}: val {name} {result[name]:.4f}")
             if log or evaluate:
-                writer.write(step, values)
+                writer.write(step, {k: v for k, v in values.items() if np.isfinite(v)})
             if save:
                 with jax.transfer_guard("allow"), clock.paused(), dog.exempt():
                     score = result[task.headline[0]] if evaluate else None
