@@ -79,7 +79,8 @@ def test_a_finite_step_changes_nothing_and_a_bad_one_nothing_but_its_number():
     for loss, norm, kept in ((1.0, 1.0, 5), (np.inf, 1.0, 1), (1.0, np.nan, 1)):
         metrics = {"loss": np.float32(loss), "gradient_norm": np.float32(norm)}
         for skip in (True, False):
-            state, account = nonfinite.guard(old, new, metrics, nonfinite.empty(), skip)
+            account = jax.tree.map(jax.numpy.asarray, nonfinite.empty())
+            state, account = nonfinite.guard(old, new, metrics, account, skip)
             assert state.params["a"][0] == kept and state.step == 4
             assert account["count"] == (kept == 1) and account["steps"][0] == 4 * (kept == 1)
             # The next good step is taken only where bad ones are skipped.

@@ -142,13 +142,18 @@ def read_annotations(file: Path) -> list[tuple[dict[str, Any], list[dict[str, An
         content = json.loads(file.read_text())
         by_image = defaultdict(list)
         for annotation in content["annotations"]:
-            np.reshape(np.asarray(annotation["keypoints"], float), (17, 3))
-            np.reshape(np.asarray(annotation["bbox"], float), 4)
-            np.float32(annotation["area"]), int(annotation["iscrowd"])
             _check_segmentation(annotation["segmentation"])
-            by_image[annotation["image_id"]].append(annotation)
+            found = {
+                "keypoints": np.reshape(np.asarray(annotation["keypoints"], float), (17, 3)),
+                "bbox": np.reshape(np.asarray(annotation["bbox"], float), 4),
+                "area": float(annotation["area"]),
+                "iscrowd": bool(int(annotation["iscrowd"])),
+                "segmentation": annotation["segmentation"],
+            }
+            by_image[annotation["image_id"]].append(found)
         for image in content["images"]:
-            str(image["file_name"])
+            if not isinstance(image["file_name"], str):
+                raise ValueError(f"the file name {image['file_name']!r}")
         return [(image, by_image[image["id"]]) for image in content["images"]]
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
@@ -177,7 +182,7 @@ def _check_segmentation(segmentation: Any) -> None:
 
 def _read(path: Path, annotations: list[dict[str, Any]]) -> people.People:
     height, width = images.read(path).shape[:2]
-    joints = [np.reshape(a["keypoints"], (17, 3)) for a in annotations]
+    joints = [a["keypoints"] for a in annotations]
     keypoints = skeleton.to_coco18(np.array(joints, np.float32).reshape(-1, 17, 3))
     keypoints[..., 2] = keypoints[..., 2] > 0  # labelled, whether in sight or not
     unknown = [
