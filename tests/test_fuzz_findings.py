@@ -198,6 +198,11 @@ def test_annotations_that_are_none(tmp_path, change):
         refused(prepare_people.prepare, str(tmp_path / "coco"), tmp_path / "out", match="not COCO")
 
 
+def test_a_description_of_endless_depth(tmp_path):
+    (tmp_path / "dataset.json").write_text("[" * 100_000)
+    refused(records.Dataset, tmp_path, match=r"dataset\.json: cannot be read")
+
+
 def test_annotations_of_nobody(tmp_path):
     (tmp_path / "coco" / "annotations").mkdir(parents=True)
     path = tmp_path / "coco" / "annotations" / "person_keypoints_train.json"

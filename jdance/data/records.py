@@ -263,7 +263,7 @@ class Dataset:
             raise UserError(
                 f"{path}: no such file; make the data set with launch/prepare.py"
             ) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: cannot be read ({error}); prepare the data again") from error
         problem = _problem(self.info)
         if problem:
