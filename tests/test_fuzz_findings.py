@@ -218,7 +218,7 @@ def test_names_that_no_file_can_have(tmp_path):
     )
     source = sources.open_source(str(tmp_path / "m.csv"))
     assert len(source.pictures) == 2
-    assert "up to 50 letters" in source.skipped[0][1]
+    assert "50 at most" in source.skipped[0][1]
     assert images.printable("a\ud800") == "a?"
     assert str(UserError("a\nb\x1b[2J")) == "a b [2J"
     refused(images.read, tmp_path / "a\0b.png", match="cannot be read")

@@ -372,7 +372,9 @@ def split_name(text: object) -> str | None:
     """The name of a split, which is part of file names; None if there is none."""
     name = str(text or "").strip()
     if name and not re.fullmatch(r"[\w-]{1,50}", name):
-        raise UserError(f"split {name[:60]!r}: only up to 50 letters, digits, - and _ name a split")
+        raise UserError(
+            f"split {name[:60]!r}: only letters, digits, - and _ can name one, 50 at most"
+        )
     return name or None
 
 
