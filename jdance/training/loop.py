@@ -14,7 +14,17 @@ from ml_collections import ConfigDict
 from jdance.data.records import Dataset
 from jdance.errors import Preempted, UserError
 from jdance.progress import Progress
-from jdance.training import cluster, devices, experiment, initialize, lock, state, steps, tasks
+from jdance.training import (
+    cluster,
+    compiled,
+    devices,
+    experiment,
+    initialize,
+    lock,
+    state,
+    steps,
+    tasks,
+)
 from jdance.training.checkpoints import NEWEST, Checkpoints, has_checkpoint
 from jdance.training.metrics import MetricWriter, NoMetrics
 from jdance.training.sampler import Sampler
@@ -106,21 +116,7 @@ def _train(
 
     # --- Compiled steps -------------------------------------------------------------------------
     train_step, frozen_step = (
-        jax.pmap(
-            partial(
-                steps.train_step,
-                model=variant,
-                optimizer=optimizer,
-                seed=config.seed,
-                loss=task.loss,
-                accumulate=config.accumulate,
-            ),
-            axis_name=steps.AXIS,
-            in_axes=(None, 0),
-            out_axes=None,
-            donate_argnums=0,
-        )
-        for variant in (model, frozen_model)
+        compiled.train_step(task, variant, optimizer) for variant in (model, frozen_model)
     )
 
     # --- The loop -------------------------------------------------------------------------------

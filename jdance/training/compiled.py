@@ -1,0 +1,36 @@
+"""The training step, mapped over the devices; what the loop runs, and what is profiled."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import optax
+
+from jdance.training import steps
+from jdance.training.tasks import Task
+
+# (state, batch by `devices.shard`) -> (state, metrics); has `lower`, like any jitted function.
+Step = Any
+
+
+def train_step(task: Task, model: nn.Module, optimizer: optax.GradientTransformation) -> Step:
+    """`steps.train_step` of a task for all devices; the state that it is given is used up.
+
+    Args:
+        task: the experiment.
+        model: its network, with the axis name `steps.AXIS`.
+        optimizer: see `state.make_optimizer`.
+    """
+    config = task.config
+    step = partial(
+        steps.train_step,
+        model=model,
+        optimizer=optimizer,
+        seed=config.seed,
+        loss=task.loss,
+        accumulate=config.accumulate,
+    )
+    return jax.pmap(
+        step, axis_name=steps.AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0
+    )
