@@ -1,7 +1,6 @@
 """How XLA compiles for the programs in launch/: its flags for the CPU, and what it keeps."""
 
 import hashlib
-import os
 import platform
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -22,9 +21,7 @@ def prepare(environment: MutableMapping[str, str]) -> None:
     What the environment says itself stays: XLA_FLAGS, JAX_COMPILATION_CACHE_DIR,
     JAX_ENABLE_COMPILATION_CACHE.
     """
-    environment["XLA_FLAGS"] = with_flags(
-        environment.get("XLA_FLAGS", ""), jaxlib.__version__
-    )
+    environment["XLA_FLAGS"] = with_flags(environment.get("XLA_FLAGS", ""), jaxlib.__version__)
     if "JAX_COMPILATION_CACHE_DIR" in environment:
         return
     folder = cache_folder() / "compiled" / machine()

@@ -52,9 +52,7 @@ def main() -> None:
         task.suit(dataset)
     experiment.check(task)
     devices.check_batch_size(task.config.batch_size, task.config.accumulate)
-    known = peaks.of_device(
-        jax.devices()[0].device_kind, task.config.model.get("dtype", "float32")
-    )
+    known = peaks.of_device(jax.devices()[0].device_kind, task.config.model.get("dtype", "float32"))
     peak = peaks.Peak(_FLOPS.value or known.flops, _BANDWIDTH.value or known.bandwidth)
     trace = Path(_TRACE.value) if _TRACE.value else None
     result = profile.measure(task, _STEPS.value, peak, trace, dataset)

@@ -3,6 +3,8 @@
 The backbone is `torch_resnet`'s; see `jdance/models/fusion.py` for what the parts mean.
 """
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +28,7 @@ class SpatialThenChannel(nn.Module):
 def dense(widths: list[int], dropout: float) -> nn.Sequential:
     """Dense layers with ReLU and dropout: [B, widths[0]] -> [B, widths[-1]]."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.ReLU(), nn.Dropout(dropout)]
     return nn.Sequential(*layers)
 

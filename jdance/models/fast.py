@@ -19,9 +19,7 @@ def settled(y: Array) -> Array:
     return y
 
 
-settled.defvjp(
-    lambda y: (y, None), lambda _, gradient: (jax.lax.optimization_barrier(gradient),)
-)
+settled.defvjp(lambda y: (y, None), lambda _, gradient: (jax.lax.optimization_barrier(gradient),))
 
 
 @jax.custom_vjp
@@ -47,7 +45,7 @@ product.defvjp(_product_forward, _product_backward)
 
 
 def convolution(x: Array, kernel: Array, stride: int, padding: int | None = None) -> Array:
-    """`nn.Conv` without a bias: x [B, *space, C], kernel [*sizes, C, K], the same stride everywhere.
+    """`nn.Conv` without a bias: x [B, *space, C], kernel [*sizes, C, K], one stride for all.
 
     `padding` is the number of zeros on either side of each axis; None: half the kernel's size.
     """

@@ -57,4 +57,3 @@ def resident(task: Task) -> dict[str, jax.Array]:
     config = task.config
     local = batch(config, config.batch_size // jax.process_count())
     return jax.block_until_ready(devices.shard(local))
-

@@ -10,8 +10,8 @@ class Peak(NamedTuple):
     bandwidth: float | None
 
 
-# Part of jax's name of the device -> TFLOP/s in bfloat16 (T4, V100: float16), in float32 (TF32 where
-# there is that), TB/s. The first that fits counts.
+# Part of jax's name of the device -> TFLOP/s in bfloat16 (T4, V100: float16), TFLOP/s in float32
+# (TF32 where there is that), TB/s. The first that fits counts.
 _KNOWN = {
     "H200": (989, 494, 4.8),
     "H100 PCIe": (756, 378, 2.0),

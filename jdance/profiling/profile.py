@@ -203,7 +203,9 @@ def _step_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     rows.append(("share of the device's peak", share))
     if "floor_s" in peak:
         times = step["median_s"] / peak["floor_s"]
-        rows.append(("floor of the products", f"{1e3 * peak['floor_s']:.2f} ms (step: {times:.1f} x)"))
+        rows.append(
+            ("floor of the products", f"{1e3 * peak['floor_s']:.2f} ms (step: {times:.1f} x)")
+        )
     return rows
 
 

@@ -31,6 +31,4 @@ def train_step(task: Task, model: nn.Module, optimizer: optax.GradientTransforma
         loss=task.loss,
         accumulate=config.accumulate,
     )
-    return jax.pmap(
-        step, axis_name=steps.AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0
-    )
+    return jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0)
