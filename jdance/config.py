@@ -68,6 +68,7 @@ def base() -> ConfigDict:
             seed=0,
             batch_size=64,  # over all devices of all processes
             accumulate=1,  # parts in which a device works through its share of a batch
+            steps_per_dispatch=1,  # that go to the device at once, where nothing is due in between
             epochs=30.0,
             init_from="",  # a run, an imported folder or a weights file to start from
             freeze_epochs=0.0,  # in which the backbone stays as it was initialised

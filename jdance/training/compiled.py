@@ -8,6 +8,7 @@ import jax
 import optax
 
 from jdance.training import steps
+from jdance.training.state import TrainState
 from jdance.training.tasks import Task
 
 # (state, batch by `devices.shard`) -> (state, metrics); has `lower`, like any jitted function.
@@ -22,8 +23,26 @@ def train_step(task: Task, model: nn.Module, optimizer: optax.GradientTransforma
         model: its network, with the axis name `steps.AXIS`.
         optimizer: see `state.make_optimizer`.
     """
+    return _mapped(_step(task, model, optimizer))
+
+
+def train_steps(task: Task, model: nn.Module, optimizer: optax.GradientTransformation) -> Step:
+    """Several such steps, one after the other, of batches by `devices.shard_several`.
+
+    The metrics are those of the last one.
+    """
+    step = _step(task, model, optimizer)
+
+    def several(state: TrainState, batches: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        state, metrics = jax.lax.scan(step, state, batches)
+        return state, jax.tree.map(lambda values: values[-1], metrics)
+
+    return _mapped(several)
+
+
+def _step(task: Task, model: nn.Module, optimizer: optax.GradientTransformation) -> Any:
     config = task.config
-    step = partial(
+    return partial(
         steps.train_step,
         model=model,
         optimizer=optimizer,
@@ -31,4 +50,7 @@ def train_step(task: Task, model: nn.Module, optimizer: optax.GradientTransforma
         loss=task.loss,
         accumulate=config.accumulate,
     )
+
+
+def _mapped(step: Any) -> Step:
     return jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0)

@@ -60,6 +60,17 @@ def shard(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     return jax.device_put(split, sharding)
 
 
+def shard_several(batches: list[dict[str, np.ndarray]]) -> dict[str, jax.Array]:
+    """Several batches, each divided as by `shard`: [devices, N, B / devices, ...]."""
+    sharding = NamedSharding(_local_mesh(), PartitionSpec(AXIS))
+    devices = jax.local_device_count()
+    parts = {
+        name: np.stack([b[name].reshape(devices, -1, *b[name].shape[1:]) for b in batches], 1)
+        for name in batches[0]
+    }
+    return jax.device_put(parts, sharding)
+
+
 def check_batch_size(batch_size: int, accumulate: int = 1) -> None:
     """Raises UserError where the devices cannot share a batch equally.
 
