@@ -29,7 +29,7 @@ from jdance.profiling import timing
 from jdance.report import document
 from jdance.reproduction.speed import machine
 
-_DATA = flags.DEFINE_string("data", "", "Data set with pictures, from launch/prepare.py.")
+_DATA = flags.DEFINE_string("data", None, "Data set with pictures, from launch/prepare.py.")
 _WORKERS = flags.DEFINE_integer("workers", 2, "Threads, or processes.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
 _BATCHES = flags.DEFINE_integer("batches", 20, "Batches in a round.", lower_bound=1)
@@ -63,6 +63,7 @@ def _bare(source: records.Shards, config: Any, count: int) -> None:
     rng = np.random.default_rng(0)
     for index in range(count):
         data = records.unpack(source[index % len(source)]).image
+        assert data is not None
         image = records.decode_image(data, augment.reduction(size))
         augment.warp_image(image, augment.matrix(size, rng, config.augment)[0], size)
 
@@ -93,8 +94,9 @@ def main() -> None:
             f"times --batch_size={_BATCH.value}; lower one"
         )
     torch.set_num_threads(1)  # as torch itself does in its workers
+    examples: Any = Examples(_DATA.value, config)
     loader: Any = DataLoader(
-        Examples(_DATA.value, config),  # type: ignore[arg-type]
+        examples,
         _BATCH.value,
         shuffle=True,
         num_workers=_WORKERS.value,

@@ -4,6 +4,7 @@ The backbone is `torch_resnet`'s; see `jdance/models/fusion.py` for what the par
 """
 
 import itertools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,12 +47,14 @@ class FusedNet(nn.Module):
         self.image = dense([2048, 512], dropout)
         self.fusion = dense([1024, 512, 512, 256, 256], dropout)
         self.logits = nn.Linear(256, classes)
+        self.mean: Tensor
+        self.std: Tensor
         for name, values in (("mean", MEAN), ("std", STD)):
             self.register_buffer(name, torch.tensor(values).reshape(3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor, features: Tensor) -> Tensor:
         x = (image - self.mean) / self.std
-        net = self.backbone
+        net: Any = self.backbone
         x = nn.functional.max_pool2d(torch.relu(net.bn1(net.conv1(x))), 3, 2, 1)
         x = net.layer4(self.dropout(net.layer3(net.layer2(net.layer1(x)))))
         x = self.image(self.attention(x).mean((2, 3)))

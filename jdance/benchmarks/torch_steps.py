@@ -37,8 +37,9 @@ def candidates(
     label = torch.tensor(batch["label"], dtype=torch.long, device=device)
     result = {}
     for name in ("channels last", *(_MODES if gpu else ())):
-        net = FusedNet(classes).to(device=device, memory_format=torch.channels_last)
-        run: Any = torch.compile(net, mode=_MODES[name]) if name in _MODES else net
+        net: Any = FusedNet(classes)
+        net.to(device=device, memory_format=torch.channels_last)
+        run = torch.compile(net, mode=_MODES[name]) if name in _MODES else net
         result[name] = _both(net, run, (image, features), label, dtype, device)
     return result
 

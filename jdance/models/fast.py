@@ -102,7 +102,7 @@ def _pooled(x: Array) -> tuple[Array, Array]:
 
 def _largest(x: Array, axis: int, *others: Array) -> tuple[Array, ...]:
     """The maxima over three along an axis with stride 2, their places, and `others` there."""
-    low = jnp.finfo(x.dtype).min
+    low = float(jnp.finfo(x.dtype).min)
     parts = [_three(x, axis, low), *(_three(other, axis, 0) for other in others)]
     best, place = parts[0][0], jnp.zeros(parts[0][0].shape, jnp.uint8)
     chosen = [part[0] for part in parts[1:]]

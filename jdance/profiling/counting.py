@@ -27,7 +27,7 @@ def products(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> Iterator[Product]:
     for equation in inner.eqns:
         if equation.primitive.name in ("dot_general", "conv_general_dilated"):
             arrays = [atom.aval for atom in (*equation.invars, *equation.outvars)]
-            size = sum(a.size * a.dtype.itemsize for a in arrays)  # type: ignore[attr-defined]
+            size = sum(a.size * a.dtype.itemsize for a in arrays)
             yield Product(2 * _multiplications(equation), size)
             continue
         times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1

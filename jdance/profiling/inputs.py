@@ -28,11 +28,11 @@ def batch(config: ConfigDict, size: int) -> Batch:
             "keypoints": people.astype(np.float32),
             "mask": np.ones((size, cells, cells), np.float32),
         }
-    features = rng.normal(size=(size, *models.feature_shape(config.model)))
-    if config.model.branches == "str":  # pictures of skeletons
-        features = (features > 0) * 255
+    shape = (size, *models.feature_shape(config.model))
+    pictures = config.model.branches == "str"  # of skeletons
+    features = rng.integers(0, 256, shape, np.uint8) if pictures else rng.normal(size=shape)
     result |= {
-        "features": features.astype(np.uint8 if config.model.branches == "str" else np.float32),
+        "features": features if pictures else features.astype(np.float32),
         "valid": np.ones(size, bool),
         "label": rng.integers(0, config.model.classes, size, np.int32),
         "weight": np.ones(size, np.float32),

@@ -76,7 +76,12 @@ def measure(
     send = {"send": lambda: jax.block_until_ready(devices.shard(host))}
     result["transfer"] = timing.in_turn(send, rounds)["send"].summary()
     if folder is not None:
-        trace.record(folder, lambda: [train() for _ in range(_TRACED_STEPS)])
+
+        def several() -> None:
+            for _ in range(_TRACED_STEPS):
+                train()
+
+        trace.record(folder, several)
         operations = trace.operations(folder, compiled.as_text())
         total = sum(operation.seconds for operation in operations)
         result["operations"] = {
