@@ -78,6 +78,7 @@ def base() -> ConfigDict:
                 image_size=224,
                 threads=4,  # that read, decode and augment
                 workers=0,  # processes instead, for many cores
+                resident=False,  # all training pictures lie on the device, and are warped there
                 # How often classes come: "shuffled" as they are, "balanced" equally, "confusion"
                 # more often the more of a class is taken for others (looked at every eval_every).
                 sampling="shuffled",

@@ -29,14 +29,15 @@ from jdance.profiling import timing
 from jdance.report import document
 from jdance.reproduction.speed import machine
 
-_DATA = flags.DEFINE_string("data", None, "Data set with pictures, from launch/prepare.py.")
+_DATA = flags.DEFINE_string(
+    "data", None, "Data set with pictures, from launch/prepare.py.", required=True
+)
 _WORKERS = flags.DEFINE_integer("workers", 2, "Threads, or processes.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
 _BATCHES = flags.DEFINE_integer("batches", 20, "Batches in a round.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each is timed.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string("output", "", "File for the result, as JSON.")
 _RECORD = flags.DEFINE_string("record", "", "What an earlier --output wrote, to be held to.")
-flags.mark_flag_as_required("data")
 
 
 class Examples:

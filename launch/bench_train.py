@@ -78,13 +78,13 @@ def main() -> None:
 def _ours(task: tasks.Task) -> tuple[Any, Any]:
     """Training step and inference; each waits for its result."""
     step, state = inputs.step(task)
-    batch = inputs.resident(task)
+    batch = inputs.on_device(task)
     variables = jax.tree.map(lambda leaf: leaf.copy(), state.variables)  # the step uses its own up
     evaluate = evaluation.make_eval_step(task.config)
 
     def train() -> None:
         nonlocal state
-        state, metrics = step(state, batch)
+        state, metrics = step(state, batch, None)
         jax.block_until_ready((state, metrics))
 
     return train, lambda: jax.block_until_ready(evaluate(variables, batch))

@@ -117,7 +117,7 @@ def test_random_batches_of_other_networks_train():
     for config in (pose, images):
         task = tasks.make(config, list("abc"))
         step, state = inputs.step(task)
-        jaxpr = jax.make_jaxpr(step)(state, inputs.resident(task))
+        jaxpr = jax.make_jaxpr(step)(state, inputs.on_device(task), None)
         assert sum(p.flop for p in counting.products(jaxpr)) > 0
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jdance import models, skeleton
-from jdance.data import pose_pipeline
+from jdance.data import augment, crop, pose_pipeline, resident
 from jdance.data.pipeline import Batch
 from jdance.training import devices, state, steps
 from jdance.training.compiled import Step, train_step
@@ -37,11 +37,19 @@ def batch(config: ConfigDict, size: int) -> Batch:
         "label": rng.integers(0, config.model.classes, size, np.int32),
         "weight": np.ones(size, np.float32),
     }
-    return result | {"image": picture} if models.uses_image(config.model) else result
+    if not models.uses_image(config.model):
+        return result
+    if config.data.resident:
+        affine, _ = augment.matrix(side, None, config.augment)
+        return result | {"back": np.stack([resident.back(affine, side)] * size)}
+    return result | {"image": picture}
 
 
 def step(task: Task) -> tuple[Step, state.TrainState]:
-    """The training step of a configuration, and a fresh state for it on every device."""
+    """The training step of a configuration, and a fresh state for it on every device.
+
+    The step's last argument is `pictures`.
+    """
     config = task.config
     schedule = state.make_schedule(
         config.optimizer, _STEPS_PER_EPOCH, _STEPS_PER_EPOCH, config.batch_size
@@ -52,7 +60,17 @@ def step(task: Task) -> tuple[Step, state.TrainState]:
     return train_step(task, model, optimizer), fresh
 
 
-def resident(task: Task) -> dict[str, jax.Array]:
+def pictures(task: Task) -> jax.Array | None:
+    """Random pictures that stay on every device, where the configuration wants them."""
+    config = task.config
+    if "back" not in batch(config, 1):
+        return None
+    side = crop.SIZE // augment.reduction(config.data.image_size)
+    shape = (config.batch_size, side, side, 3)
+    return devices.everywhere(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+
+
+def on_device(task: Task) -> dict[str, jax.Array]:
     """A batch of random numbers, on the devices already."""
     config = task.config
     local = batch(config, config.batch_size // jax.process_count())

@@ -37,12 +37,12 @@ def measure(
         counts are those of one device.
     """
     step, state = inputs.step(task)
-    batch = inputs.resident(task)
+    batch, pictures = inputs.on_device(task), inputs.pictures(task)
     start = time.perf_counter()
-    lowered = step.lower(state, batch)
+    lowered = step.lower(state, batch, pictures)
     traced = time.perf_counter()
     compiled = lowered.compile()
-    found = list(counting.products(jax.make_jaxpr(step)(state, batch)))
+    found = list(counting.products(jax.make_jaxpr(step)(state, batch, pictures)))
     config = task.config
     result: dict[str, Any] = {
         "machine": machine(),
@@ -62,7 +62,7 @@ def measure(
 
     def train() -> None:
         nonlocal state
-        state, metrics = compiled(state, batch)
+        state, metrics = compiled(state, batch, pictures)
         jax.block_until_ready((state, metrics))
 
     result["step"] = timing.in_turn({"step": train}, rounds)["step"].summary()
@@ -95,7 +95,8 @@ def measure(
     if dataset is not None:
         batches = task.train_batches(dataset.source("train"), 0)
         result["loader"] = _loader(batches, config.batch_size, rounds)
-        result["with_loader"] = _together(batches, compiled, state, config.batch_size, rounds)
+        args = (batches, compiled, state, pictures)
+        result["with_loader"] = _together(*args, config.batch_size, rounds)
     return result
 
 
@@ -127,7 +128,7 @@ def _loader(batches: Iterator[Batch], size: int, rounds: int) -> dict[str, float
 
 
 def _together(
-    batches: Iterator[Batch], compiled: Any, state: Any, size: int, rounds: int
+    batches: Iterator[Batch], compiled: Any, state: Any, pictures: Any, size: int, rounds: int
 ) -> dict[str, float]:
     """Images a second of loader and step together, as the training loop runs them."""
     waited, metrics = 0.0, None
@@ -137,7 +138,7 @@ def _together(
         batch = next(batches)
         waited += time.perf_counter() - before
         previous = metrics
-        state, metrics = compiled(state, devices.shard(batch))
+        state, metrics = compiled(state, devices.shard(batch), pictures)
         jax.block_until_ready(previous)
     jax.block_until_ready(metrics)
     seconds = time.perf_counter() - start

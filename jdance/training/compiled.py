@@ -7,11 +7,13 @@ import flax.linen as nn
 import jax
 import optax
 
+from jdance.data import resident
 from jdance.training import steps
 from jdance.training.state import TrainState
 from jdance.training.tasks import Task
 
-# (state, batch by `devices.shard`) -> (state, metrics); has `lower`, like any jitted function.
+# (state, batch by `devices.shard`, pictures) -> (state, metrics); has `lower`, like any jitted
+# function. The pictures are those of `Task.resident`, on every device, or None.
 Step = Any
 
 
@@ -33,8 +35,10 @@ def train_steps(task: Task, model: nn.Module, optimizer: optax.GradientTransform
     """
     step = _step(task, model, optimizer)
 
-    def several(state: TrainState, batches: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-        state, metrics = jax.lax.scan(step, state, batches)
+    def several(
+        state: TrainState, batches: Any, pictures: Any
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        state, metrics = jax.lax.scan(lambda s, b: step(s, b, pictures), state, batches)
         return state, jax.tree.map(lambda values: values[-1], metrics)
 
     return _mapped(several)
@@ -42,7 +46,7 @@ def train_steps(task: Task, model: nn.Module, optimizer: optax.GradientTransform
 
 def _step(task: Task, model: nn.Module, optimizer: optax.GradientTransformation) -> Any:
     config = task.config
-    return partial(
+    update = partial(
         steps.train_step,
         model=model,
         optimizer=optimizer,
@@ -51,6 +55,15 @@ def _step(task: Task, model: nn.Module, optimizer: optax.GradientTransformation)
         accumulate=config.accumulate,
     )
 
+    def step(
+        state: TrainState, batch: Any, pictures: Any
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        return update(state, resident.with_pictures(batch, pictures, config.data.image_size))
+
+    return step
+
 
 def _mapped(step: Any) -> Step:
-    return jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0)
+    return jax.pmap(
+        step, axis_name=steps.AXIS, in_axes=(None, 0, None), out_axes=None, donate_argnums=0
+    )

@@ -27,7 +27,12 @@ def _mesh() -> Mesh:
 
 def replicate(tree: Any) -> Any:
     """Puts a whole pytree on every device; the first process's values, where there are several."""
-    return jax.device_put(cluster.same(tree), NamedSharding(_local_mesh(), PartitionSpec()))
+    return everywhere(cluster.same(tree))
+
+
+def everywhere(tree: Any) -> Any:
+    """Puts a whole pytree, which all processes have alike, on every device of this process."""
+    return jax.device_put(tree, NamedSharding(_local_mesh(), PartitionSpec()))
 
 
 def replicated_like(tree: Any) -> Any:

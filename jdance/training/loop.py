@@ -114,6 +114,10 @@ def _train(
             start_step, current = 0, devices.replicate(initialize.apply(fresh, initial))
     dog.step(start_step)
 
+    # --- Pictures that stay on the devices, if they do -------------------------------------------
+    with dog.exempt():
+        pictures = devices.everywhere(task.resident(train_source))
+
     # --- Compiled steps -------------------------------------------------------------------------
     train_step, frozen_step = (
         compiled.train_step(task, variant, optimizer) for variant in (model, frozen_model)
@@ -172,7 +176,7 @@ def _train(
             if step <= freeze_steps:
                 update = frozen_steps if number > 1 else frozen_step
             with dog.exempt(id(update) not in compiled_already):  # the first call compiles
-                current, metrics = update(current, batch)
+                current, metrics = update(current, batch, pictures)
             compiled_already.add(id(update))
             clock.images += number * config.batch_size
             # At most two dispatches in flight: batches must not pile up on the device.
