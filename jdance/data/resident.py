@@ -1,8 +1,7 @@
 """Training pictures that stay on the device: decoded once, and warped there for each step.
 
 The loader then yields maps in place of pictures, and a step needs next to nothing from the host.
-What is drawn for an example is the same either way; the pixels differ by rounding, as OpenCV
-interpolates with fractions of 1/32 pixel.
+What is drawn for an example is the same either way; the pixels differ by rounding alone.
 """
 
 from typing import Any
