@@ -40,7 +40,7 @@ def back(affine: np.ndarray, size: int) -> np.ndarray:
     `affine` is the map of `augment.matrix`, from stored crops to the view.
     """
     factor = augment.reduction(size)
-    inverse = cv2.invertAffineTransform(affine)
+    inverse = np.asarray(cv2.invertAffineTransform(affine), np.float64)
     inverse[:, 2] += 0.5  # pixel x of a stored crop is (x + 0.5) / factor - 0.5 of the smaller one
     inverse /= factor
     inverse[:, 2] -= 0.5
