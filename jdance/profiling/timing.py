@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 
@@ -34,7 +35,7 @@ def in_turn(
     """Times candidates one after the other, round after round.
 
     Args:
-        candidates: by name; each returns only when its work is done.
+        candidates: by name; a result on the device is waited for.
         rounds: how often each is timed.
         warmup: rounds before that, which compile and warm up.
     """
@@ -42,7 +43,7 @@ def in_turn(
     for number in range(warmup + rounds):
         for name, candidate in candidates.items():
             start, cpu = time.perf_counter(), time.process_time()
-            candidate()
+            jax.block_until_ready(candidate())
             if number >= warmup:
                 times[name].wall.append(time.perf_counter() - start)
                 times[name].cpu.append(time.process_time() - cpu)
