@@ -1,4 +1,4 @@
-"""Files that appear at once."""
+"""Files that appear at once, and the folder for what programs keep."""
 
 import os
 from pathlib import Path
@@ -9,3 +9,9 @@ def write_at_once(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     os.replace(partial, path)
+
+
+def cache_folder() -> Path:
+    """$JDANCE_CACHE, else ~/.cache/jdance."""
+    folder = os.environ.get("JDANCE_CACHE")
+    return Path(folder) if folder else Path.home() / ".cache" / "jdance"
