@@ -69,6 +69,7 @@ def base() -> ConfigDict:
             batch_size=64,  # over all devices of all processes
             on_nonfinite="stop",  # where loss or gradient is not finite; "skip": without that step
             accumulate=1,  # parts in which a device works through its share of a batch
+            steps_per_dispatch=1,  # that go to the device at once, where nothing is due in between
             epochs=30.0,
             init_from="",  # a run, an imported folder or a weights file to start from
             freeze_epochs=0.0,  # in which the backbone stays as it was initialised
@@ -78,6 +79,7 @@ def base() -> ConfigDict:
                 image_size=224,
                 threads=4,  # that read, decode and augment
                 workers=0,  # processes instead, for many cores
+                resident=False,  # all training pictures lie on the device, and are warped there
                 # How often classes come: "shuffled" as they are, "balanced" equally, "confusion"
                 # more often the more of a class is taken for others (looked at every eval_every).
                 sampling="shuffled",

@@ -1,4 +1,4 @@
-"""Files that appear at once, and names that do not collide."""
+"""Files that appear at once, names that do not collide, and the folder for what is kept."""
 
 import os
 from collections import Counter
@@ -33,3 +33,9 @@ def write_at_once(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())  # before the name: a machine that fails must not leave it empty
     os.replace(partial, path)
+
+
+def cache_folder() -> Path:
+    """$JDANCE_CACHE, else ~/.cache/jdance."""
+    folder = os.environ.get("JDANCE_CACHE")
+    return Path(folder) if folder else Path.home() / ".cache" / "jdance"

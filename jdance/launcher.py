@@ -1,12 +1,15 @@
 """What all programs in launch/ share: how they start and how they end."""
 
+import os
 import runpy
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
 
+from jdance import compilation
 from jdance import config as defaults
 from jdance.data import images
 from jdance.errors import Preempted, UserError
@@ -57,6 +60,10 @@ def run(main: Callable[[], None]) -> None:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
 
+    # Programs import nothing from beside them, and profile.py has the name of a standard module.
+    here = Path(sys.argv[0]).resolve().parent
+    sys.path[:] = [place for place in sys.path if Path(place).resolve() != here]
+    compilation.prepare(os.environ)
     app.run(wrapped, flags_parser=_parse)
 
 

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from jdance import benchmark
+from jdance.benchmarks.crowd import crowd
 from jdance.launcher import run
 from jdance.pose import DecodeConfig, PoseEstimator, targets
 from jdance.pose.decode import decode
+from jdance.profiling import timing
 
 _POSE = flags.DEFINE_multi_string("pose", ["mobilenet_v2_small"], "What programs take as --pose.")
 _ROUNDS = flags.DEFINE_integer("rounds", 30, "How often each is timed.", lower_bound=1)
@@ -33,10 +34,7 @@ def _candidates() -> dict[str, Callable[[], Any]]:
         estimator = PoseEstimator.load(name)
         result[f"{name}: network"] = lambda e=estimator: e.maps(image)  # type: ignore[misc]
         result[f"{name}: network and decode"] = lambda e=estimator: e(image)  # type: ignore[misc]
-    maps = {
-        f"{n} people": targets.encode(jnp.asarray(benchmark.crowd(n)[1][None]), _CELLS)
-        for n in (1, 20)
-    }
+    maps = {f"{n} people": targets.encode(jnp.asarray(crowd(n)[1][None]), _CELLS) for n in (1, 20)}
     noise = (rng.normal(0, 1, (1, *_CELLS, n)).astype(np.float32) for n in (19, 38))
     maps["noise"] = jax.device_put(tuple(noise))
     for name, (heat, paf) in maps.items():
@@ -47,9 +45,8 @@ def _candidates() -> dict[str, Callable[[], Any]]:
 
 
 def main() -> None:
-    seconds = benchmark.rounds(_candidates(), _ROUNDS.value)
-    for name, values in seconds.items():
-        median, least = 1e3 * np.median(values), 1e3 * values.min()
+    for name, times in timing.in_turn(_candidates(), _ROUNDS.value).items():
+        median, least = 1e3 * np.median(times.wall), 1e3 * min(times.wall)
         print(f"{name:60} median {median:7.1f} ms, least {least:7.1f} ms, {1e3 / median:6.1f}/s")
 
 

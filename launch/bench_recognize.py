@@ -15,7 +15,6 @@ import importlib
 import os
 import runpy
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,15 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from jdance import benchmark, features, models
+from jdance import features, models
+from jdance.benchmarks.crowd import crowd
 from jdance.data import crop, images
 from jdance.errors import UserError
 from jdance.launcher import run
 from jdance.pose import PoseEstimator, download, targets
 from jdance.pose.decode import decode
 from jdance.pose.letterbox import letterbox
+from jdance.profiling import timing
 from jdance.recognition import program, resample
 from jdance.recognition.program import Network, Options
 from jdance.recognize import DECODE, Recognizer
@@ -79,7 +80,7 @@ def _maps_of(people: np.ndarray) -> Any:
 
 def _scene(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A picture, its people [count, 18, 3], and these in a square of 368 pixels."""
-    small, people = benchmark.crowd(count)
+    small, people = crowd(count)
     picture = cv2.resize(small, (_SIDE.value, _SIDE.value), interpolation=cv2.INTER_CUBIC)
     scale = _SIDE.value / small.shape[0]
     return picture, people * np.array([scale, scale, 1], np.float32), people
@@ -223,9 +224,8 @@ def main() -> None:
         candidates |= {f"{count} {part}": function for part, function in parts.items()}
         if make:
             candidates[f"{count} alternative"] = make(count)
-    clock = time.perf_counter if _CLOCK.value == "wall" else time.process_time
-    seconds = benchmark.rounds(candidates, _ROUNDS.value, warm=1, clock=clock)
-    median = {key: 1e3 * float(np.median(values)) for key, values in seconds.items()}
+    times = timing.in_turn(candidates, _ROUNDS.value, warmup=1)
+    median = {key: 1e3 * float(np.median(getattr(t, _CLOCK.value))) for key, t in times.items()}
     cores = len(os.sched_getaffinity(0))
     print(
         f"{_CONFIG.value}, {_POSE.value}, {_SIDE.value} x {_SIDE.value} pixels, {cores} CPU cores, "

@@ -5,13 +5,14 @@ import jax
 import numpy as np
 from conftest import tiny_config, tiny_picture
 
-from jdance import benchmark, models
+from jdance import models
+from jdance.benchmarks.crowd import crowd
 from jdance.pose import PoseEstimator
 from jdance.recognize import Recognizer
 
 
 def test_pose_maps():
-    picture = benchmark.crowd(4)[0][None]
+    picture = crowd(4)[0][None]
     (heat, paf), (low_heat, low_paf) = (
         PoseEstimator.load("stage", dtype=dtype).maps(picture) for dtype in (None, "bfloat16")
     )

@@ -36,13 +36,13 @@ def decode(data: np.ndarray | bytes, flag: int = cv2.IMREAD_COLOR) -> np.ndarray
     """Encoded bytes -> uint8 RGB [H, W, 3], turned upright as EXIF says, or None if unreadable.
 
     Pictures of more than $OPENCV_IO_MAX_IMAGE_PIXELS (see `jdance`) are not decoded. `flag` is one
-    of OpenCV's for colour or grey (uint8 [H, W]), such as for a reduced size.
+    of OpenCV's for colour, in either order, or grey (uint8 [H, W]), such as for a reduced size.
     """
     if not len(data):
         return None
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
-        if image is None or image.ndim == 2:
+        if image is None or image.ndim == 2 or flag & cv2.IMREAD_COLOR_RGB:
             return image
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     except (cv2.error, MemoryError):

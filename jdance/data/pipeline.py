@@ -15,18 +15,24 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jdance import features, models, skeleton
-from jdance.data import augment, records, sampling, tempo
+from jdance.data import augment, records, resident, sampling, tempo
 from jdance.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
 
 def example(
-    item: tuple[int, bytes], rng: np.random.Generator | None, *, config: ConfigDict, drop: str = ""
+    item: tuple[int, bytes],
+    rng: np.random.Generator | None,
+    *,
+    config: ConfigDict,
+    drop: str = "",
+    resides: bool = False,
 ) -> Batch:
     """One packed record -> what is to be seen of it, changed at random if there is an rng.
 
-    `drop` takes joints away, see `eval_batches`.
+    `drop` takes joints away, see `eval_batches`. Where the picture `resides` on the device, the map
+    to it takes its place, see `resident`.
     """
     index, data = item
     record = records.unpack(data)
@@ -54,6 +60,9 @@ def example(
             raise UserError(
                 f"{record.source}: has no picture; train --config.model.branches=keypoints"
             )
+        if resides:
+            result["back"] = resident.back(affine, size)
+            return result
         image = records.decode_image(record.image, augment.reduction(size))
         image = augment.warp_image(image, affine, size)
         if rng is not None:
@@ -108,13 +117,14 @@ def train_batches(
             comes once in an epoch.
 
     Yields:
-        image uint8 [B, S, S, 3] RGB (unless the network looks at none), features (see
+        image uint8 [B, S, S, 3] RGB (unless the network looks at none; with `data.resident` back
+        float32 [B, 2, 3], see `resident`), features (see
         `models.compute_features`), valid bool [B], label int32 [B], index int32 [B] (place
         in the source), weight float32 [B] (1).
     """
     return train_examples(
         source,
-        partial(example, config=config),
+        partial(example, config=config, resides=config.data.resident),
         config,
         start_step,
         process,

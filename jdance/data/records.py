@@ -109,12 +109,9 @@ def reading() -> Iterator[None]:
 
 def decode_image(data: bytes, factor: int = 1) -> np.ndarray:
     """JPEG -> uint8 RGB, at 1/factor of its size (1, 2, 4: the decoder does less work)."""
-    flag = {
-        1: cv2.IMREAD_COLOR,
-        2: cv2.IMREAD_REDUCED_COLOR_2,
-        4: cv2.IMREAD_REDUCED_COLOR_4,
-    }[factor]
-    image = images.decode(data, flag)
+    # The names with GRAYSCALE stand for the size alone; those with COLOR would mean BGR.
+    reduced = {1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4}[factor]
+    image = images.decode(data, cv2.IMREAD_COLOR_RGB | reduced)
     if image is None:
         raise UserError("a record holds a damaged picture; prepare the data again")
     return image

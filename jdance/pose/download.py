@@ -10,6 +10,7 @@ from typing import NamedTuple
 from urllib.error import HTTPError
 
 from jdance.errors import UserError
+from jdance.files import cache_folder
 
 
 class Source(NamedTuple):
@@ -65,12 +66,6 @@ def find(name: str) -> Path:
             "JDANCE_CACHE can name another folder for downloaded weights"
         ) from error
     return path
-
-
-def cache_folder() -> Path:
-    """$JDANCE_CACHE, else ~/.cache/jdance."""
-    folder = os.environ.get("JDANCE_CACHE")
-    return Path(folder) if folder else Path.home() / ".cache" / "jdance"
 
 
 def _download(source: Source, path: Path) -> bytes:

@@ -213,12 +213,13 @@ def stream() -> TextIO:
     return sys.stderr if is_first() else open(os.devnull, "w")
 
 
-def preempted(step: int) -> bool:
-    """Whether all processes are to save and end after this step, because one got SIGTERM.
+def preempted(dispatch: int) -> bool:
+    """Whether all processes are to save and end after this dispatch, because one got SIGTERM.
 
-    To be asked by every process after every step: only so can they agree on one.
+    To be asked by every process after every dispatch, numbered without gaps: only so can they agree
+    on one.
     """
-    return multihost_utils.reached_preemption_sync_point(step)
+    return multihost_utils.reached_preemption_sync_point(dispatch)
 
 
 def on_first(action: Callable[[], None]) -> None:

@@ -27,11 +27,11 @@ def _mesh() -> Mesh:
 
 def replicate(tree: Any) -> Any:
     """Puts a whole pytree on every device; the first process's values, where there are several."""
-    return put(cluster.same(tree))
+    return everywhere(cluster.same(tree))
 
 
-def put(tree: Any) -> Any:
-    """Puts a pytree on every device of this process, as it is here."""
+def everywhere(tree: Any) -> Any:
+    """Puts a whole pytree, which all processes have alike, on every device of this process."""
     return jax.device_put(tree, NamedSharding(_local_mesh(), PartitionSpec()))
 
 
@@ -63,6 +63,17 @@ def shard(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     devices = jax.local_device_count()
     split = {k: v.reshape(devices, -1, *v.shape[1:]) for k, v in batch.items()}
     return jax.device_put(split, sharding)
+
+
+def shard_several(batches: list[dict[str, np.ndarray]]) -> dict[str, jax.Array]:
+    """Several batches, each divided as by `shard`: [devices, N, B / devices, ...]."""
+    sharding = NamedSharding(_local_mesh(), PartitionSpec(AXIS))
+    devices = jax.local_device_count()
+    parts = {
+        name: np.stack([b[name].reshape(devices, -1, *b[name].shape[1:]) for b in batches], 1)
+        for name in batches[0]
+    }
+    return jax.device_put(parts, sharding)
 
 
 def check_batch_size(batch_size: int, accumulate: int = 1) -> None:

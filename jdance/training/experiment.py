@@ -18,8 +18,8 @@ from jdance.training.tasks import Task
 
 # What may differ when a run is continued: a run may go on longer, and the data may have moved.
 _FREE = ("epochs", "on_nonfinite", "log_every", "eval_every", "checkpoint_every",
-         "checkpoints_kept", "best_checkpoints_kept", "data.dir", "data.threads",
-         "data.workers")  # fmt: skip
+         "checkpoints_kept", "best_checkpoints_kept", "steps_per_dispatch", "data.dir",
+         "data.threads", "data.workers")  # fmt: skip
 
 
 _SHARES = {
@@ -36,8 +36,8 @@ def check(task: Task) -> None:
     """Raises UserError, naming the key, for values with which nothing can be trained."""
     config = task.config
     positive = {
-        "batch_size", "accumulate", "epochs", "log_every", "eval_every", "checkpoint_every",
-        "checkpoints_kept", "data.image_size", "data.threads", "model.width",
+        "batch_size", "accumulate", "steps_per_dispatch", "epochs", "log_every", "eval_every",
+        "checkpoint_every", "checkpoints_kept", "data.image_size", "data.threads", "model.width",
         "optimizer.learning_rate",
         "model.str.growth", "model.qes.hidden", "model.qes.prototypes",
     }  # fmt: skip

@@ -16,8 +16,18 @@ from jdance.data import pipeline
 from jdance.data.records import Dataset
 from jdance.errors import Preempted, UserError
 from jdance.progress import Progress
-from jdance.training import cluster, devices, experiment, initialize, nonfinite, state, steps, tasks
+from jdance.training import (
+    cluster,
+    compiled,
+    devices,
+    experiment,
+    initialize,
+    state,
+    steps,
+    tasks,
+)
 from jdance.training.checkpoints import NEWEST, Checkpoints, has_checkpoint
+from jdance.training.journal import Journal
 from jdance.training.metrics import MetricWriter, NoMetrics
 from jdance.training.sampler import Sampler
 from jdance.training.tasks import Task
@@ -109,24 +119,16 @@ def _train(
             start_step, current = 0, devices.replicate(initialize.apply(fresh, initial))
     dog.step(start_step)
 
+    # --- Pictures that stay on the devices, if they do -------------------------------------------
+    with dog.exempt():
+        pictures = devices.everywhere(task.resident(train_source))
+
     # --- Compiled steps -------------------------------------------------------------------------
     train_step, frozen_step = (
-        jax.pmap(
-            partial(
-                steps.guarded_step,
-                skip=config.on_nonfinite == "skip",
-                model=variant,
-                optimizer=optimizer,
-                seed=config.seed,
-                loss=task.loss,
-                accumulate=config.accumulate,
-            ),
-            axis_name=steps.AXIS,
-            in_axes=(None, None, 0),
-            out_axes=None,
-            donate_argnums=(0, 1),
-        )
-        for variant in (model, frozen_model)
+        compiled.train_step(task, variant, optimizer) for variant in (model, frozen_model)
+    )
+    train_steps, frozen_steps = (
+        compiled.train_steps(task, variant, optimizer) for variant in (model, frozen_model)
     )
 
     # --- The loop -------------------------------------------------------------------------------
@@ -135,42 +137,63 @@ def _train(
         progress.say(f"resuming from step {start_step} of {total_steps}")
     round_steps = max(1, round(config.eval_every * steps_per_epoch))
     sampler = Sampler(config, workdir, train_source, len(dataset.classes), round_steps)
-    journal = nonfinite.Journal(
-        workdir, config.on_nonfinite, total_steps, train_source, dataset.info["kind"]
-    )
+    journal = Journal(workdir, config.on_nonfinite, total_steps, train_source, dataset.info["kind"])
     batches = None
     result: dict[str, Any] = {}
     metrics: dict[str, jax.Array] = {}
     clock = _Clock()
+    step, dispatches = start_step, 0
+    compiled_already: set[int] = set()
+
+    def due(step: int) -> tuple[bool, bool, bool]:
+        """Whether to log, to evaluate and to save after a step."""
+        last = step == total_steps
+        return (
+            step % config.log_every == 0 or last,
+            _due(step, config.eval_every, steps_per_epoch, last) and dataset.count("val") > 0,
+            _due(step, config.checkpoint_every, steps_per_epoch, last),
+        )
+
+    def together(first: int) -> int:
+        """How many steps from `first` on go to the device at once: nothing is due in between."""
+        last = first + config.steps_per_dispatch - 1
+        between = range(first, last)
+        free = not any(any(due(s)) or sampler.changes(s) or s == freeze_steps for s in between)
+        return config.steps_per_dispatch if free and last <= total_steps else 1
+
     # Anything that goes to or from the device unasked would be slow: make it an error.
     with jax.transfer_guard("disallow"):
-        for step in range(start_step + 1, total_steps + 1):
-            last = step == total_steps
-            log = step % config.log_every == 0 or last
-            evaluate = _due(step, config.eval_every, steps_per_epoch, last) and dataset.count("val")
-            save = _due(step, config.checkpoint_every, steps_per_epoch, last)
-
-            if batches is None or sampler.changes(step - 1):
+        while step < total_steps:
+            if batches is None or sampler.changes(step):
                 judge = partial(task.evaluate, current.variables, dataset, "train")
                 with jax.transfer_guard("allow"), clock.paused(), dog.exempt():
-                    shares = sampler.shares(step - 1, judge)
-                batches = task.train_batches(train_source, step - 1, shares)
+                    shares = sampler.shares(step, judge)
+                batches = task.train_batches(train_source, step, shares)
+            number = together(step + 1)
+            step += number
+            log, evaluate, save = due(step)
             with clock.waiting():
-                batch = next(batches)
-            journal.add(step, batch)
+                several = [next(batches) for _ in range(number)]
+            for one, batch in enumerate(several, step - number + 1):
+                journal.add(one, batch)
             previous = metrics
-            update = frozen_step if step <= freeze_steps else train_step
-            # The first call of either function compiles it.
-            with dog.exempt(step in (start_step + 1, freeze_steps + 1)):
-                current, journal.account, metrics = update(
-                    current, journal.account, devices.shard(batch)
-                )
-            clock.images += config.batch_size
-            # At most two steps in flight: batches must not pile up on the device.
+            if number > 1:
+                update, share = train_steps, devices.shard_several(several)
+            else:
+                update, share = train_step, devices.shard(several[0])
+            if step <= freeze_steps:
+                update = frozen_steps if number > 1 else frozen_step
+            with dog.exempt(id(update) not in compiled_already):  # the first call compiles
+                carry, metrics = update((current, journal.account), share, pictures)
+            current, journal.account = carry
+            compiled_already.add(id(update))
+            clock.images += number * config.batch_size
+            # At most two dispatches in flight: batches must not pile up on the device.
             jax.block_until_ready(previous)
             dog.step(step)
-            # Asked after every step: all processes must agree on the one at which they end.
-            preempted = cluster.preempted(step) and not last
+            # Asked after every one: all processes must agree on the one at which they end.
+            dispatches += 1
+            preempted = cluster.preempted(dispatches) and step < total_steps
             save |= preempted
 
             values: dict[str, float] = {}

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jdance import features, models
-from jdance.data import pipeline, sampling
+from jdance.data import pipeline, resident, sampling
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.training import initialize, steps
@@ -55,6 +55,12 @@ class MotionTask:
                 f"--config.data.sampling={config.data.sampling}: expected one of "
                 f"{', '.join(sampling.SAMPLINGS)}"
             )
+        for key in ("color", "erase"):
+            if config.data.resident and config.augment[key]:
+                raise UserError(
+                    f"--config.augment.{key}={config.augment[key]}: not with data.resident; set "
+                    "either to nothing"
+                )
         if config.freeze_epochs and not models.uses_image(config.model):
             raise UserError(
                 f"--config.freeze_epochs={config.freeze_epochs}: there is no backbone to freeze "
@@ -85,6 +91,12 @@ class MotionTask:
         return pipeline.train_batches(
             source, self.config, start_step, jax.process_index(), jax.process_count(), shares=shares
         )
+
+    def resident(self, source: Any) -> np.ndarray | None:
+        config = self.config
+        if not (config.data.resident and models.uses_image(config.model)):
+            return None
+        return resident.crops(source, config.data.image_size)
 
     def evaluate(self, variables: Any, dataset: Dataset, split: str) -> dict[str, Any]:
         batches = pipeline.eval_batches(

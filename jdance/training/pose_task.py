@@ -41,6 +41,8 @@ class PoseTask:
         size = self.config.data.image_size
         if size % 16:
             raise UserError(f"--config.data.image_size={size}: must be a multiple of 16")
+        if self.config.data.resident:
+            raise UserError("--config.data.resident=True: only for motion networks")
         if self.config.data.sampling != "shuffled":
             raise UserError(
                 f"--config.data.sampling={self.config.data.sampling}: pose networks know no "
@@ -72,6 +74,9 @@ class PoseTask:
         return pose_pipeline.train_batches(
             source, self.config, start_step, jax.process_index(), jax.process_count()
         )
+
+    def resident(self, source: Any) -> np.ndarray | None:
+        return None
 
     def evaluate(self, variables: Any, dataset: Dataset, split: str) -> dict[str, Any]:
         device = jax.local_devices()[0]

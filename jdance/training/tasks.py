@@ -77,6 +77,9 @@ class Task(Protocol):
         `shares` [M] says how often each class is drawn; None: every example once in an epoch.
         """
 
+    def resident(self, source: Any) -> np.ndarray | None:
+        """Pictures that stay on the devices, see `jdance.data.resident`; None: there are none."""
+
     def evaluate(self, variables: Any, dataset: Dataset, split: str) -> dict[str, Any]:
         """Judges the network on a split; `variables` are on every device."""
 

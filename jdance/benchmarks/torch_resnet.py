@@ -4,6 +4,8 @@ He et al. (2016): blocks and stages, stride in the 3x3 convolution. Woo et al. (
 spatial attention at the end of each block's branch, with batch norm in the spatial gate.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -28,7 +30,7 @@ class SpatialGate(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.spatial = nn.Module()
+        self.spatial: Any = nn.Module()
         self.spatial.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
         self.spatial.bn = nn.BatchNorm2d(1, eps=1e-5, momentum=0.01)
 
@@ -82,6 +84,11 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
+    layer1: Any  # to layer4: the stages, set by name below
+    layer2: Any
+    layer3: Any
+    layer4: Any
+
     def __init__(self, blocks, kernels, cbam=False, classes=1000):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)

@@ -1,0 +1,54 @@
+"""How XLA compiles for the programs in launch/: its flags for the CPU, and what it keeps."""
+
+import hashlib
+import platform
+from collections.abc import MutableMapping
+from pathlib import Path
+
+import jax
+import jaxlib
+
+from jdance.files import cache_folder
+
+# By the version of jaxlib, as XLA ends the process at a flag that it does not know. YNNPACK's
+# convolutions are slower than Eigen's (its reductions and products are not), and where there is
+# AVX-512, the whole width of its registers is quicker than half of it.
+_CPU_FLAGS = {
+    "0.10": (
+        "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution",
+        "--xla_cpu_prefer_vector_width=512",
+    ),
+}
+
+
+def prepare(environment: MutableMapping[str, str]) -> None:
+    """Sets XLA's flags and the folder of compiled programs; to be called before a device is used.
+
+    What the environment says itself stays: XLA_FLAGS, JAX_COMPILATION_CACHE_DIR,
+    JAX_ENABLE_COMPILATION_CACHE.
+    """
+    environment["XLA_FLAGS"] = with_flags(environment.get("XLA_FLAGS", ""), jaxlib.__version__)
+    if "JAX_COMPILATION_CACHE_DIR" in environment:
+        return
+    folder = cache_folder() / "compiled" / machine()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # where nothing can be kept, everything is compiled anew
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def with_flags(flags: str, version: str) -> str:
+    """XLA_FLAGS with ours for a version of jaxlib, but for those that are there already."""
+    ours = _CPU_FLAGS.get(".".join(version.split(".")[:2]), ())
+    return " ".join([flags, *(flag for flag in ours if flag.split("=")[0] not in flags)]).strip()
+
+
+def machine() -> str:
+    """Tells kinds of processors apart: programs for one may not run on another."""
+    described = f"{platform.machine()} {platform.processor()}"
+    information = Path("/proc/cpuinfo")  # of Linux
+    if information.exists():
+        lines = set(information.read_text().splitlines())
+        described += "".join(sorted(x for x in lines if x.startswith(("model name", "flags"))))
+    return hashlib.sha256(described.encode()).hexdigest()[:12]

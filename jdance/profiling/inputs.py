@@ -1,0 +1,77 @@
+"""Batches of random numbers with the shapes and types of a configuration's real ones."""
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jdance import models, skeleton
+from jdance.data import augment, crop, pose_pipeline, resident
+from jdance.data.pipeline import Batch
+from jdance.training import devices, nonfinite, state, steps
+from jdance.training.compiled import Carry, Step, train_step
+from jdance.training.tasks import Task
+
+_STEPS_PER_EPOCH = 100  # for the schedule of the learning rate; any number would do
+
+
+def batch(config: ConfigDict, size: int) -> Batch:
+    """What `Task.train_batches` yields, `size` examples of it; see there for the keys."""
+    rng = np.random.default_rng(0)
+    side = config.data.image_size
+    picture = rng.integers(0, 256, (size, side, side, 3), np.uint8)
+    result: Batch = {"index": np.arange(size, dtype=np.int32)}
+    if config.task == "pose":
+        people = rng.uniform(1, side, (size, config.data.max_people, skeleton.NUM_JOINTS, 3))
+        cells = side // pose_pipeline.STRIDE
+        return result | {
+            "image": picture,
+            "keypoints": people.astype(np.float32),
+            "mask": np.ones((size, cells, cells), np.float32),
+        }
+    shape = (size, *models.feature_shape(config.model))
+    pictures = config.model.branches == "str"  # of skeletons
+    features = rng.integers(0, 256, shape, np.uint8) if pictures else rng.normal(size=shape)
+    result |= {
+        "features": features if pictures else features.astype(np.float32),
+        "valid": np.ones(size, bool),
+        "label": rng.integers(0, config.model.classes, size, np.int32),
+        "weight": np.ones(size, np.float32),
+    }
+    if not models.uses_image(config.model):
+        return result
+    if config.data.resident:
+        affine, _ = augment.matrix(side, None, config.augment)
+        return result | {"back": np.stack([resident.back(affine, side)] * size)}
+    return result | {"image": picture}
+
+
+def step(task: Task) -> tuple[Step, Carry]:
+    """The training step of a configuration, and what it carries at first, on every device.
+
+    The step's last argument is `pictures`.
+    """
+    config = task.config
+    schedule = state.make_schedule(
+        config.optimizer, _STEPS_PER_EPOCH, _STEPS_PER_EPOCH, config.batch_size
+    )
+    optimizer = state.make_optimizer(config.optimizer, schedule, 0, task.rate_factors)
+    model = task.model(axis_name=steps.AXIS)
+    fresh = devices.replicate(state.create(model, optimizer, config.seed, task.inputs()))
+    return train_step(task, model, optimizer), (fresh, devices.everywhere(nonfinite.empty()))
+
+
+def pictures(task: Task) -> jax.Array | None:
+    """Random pictures that stay on every device, where the configuration wants them."""
+    config = task.config
+    if "back" not in batch(config, 1):
+        return None
+    side = crop.SIZE // augment.reduction(config.data.image_size)
+    shape = (config.batch_size, side, side, 3)
+    return devices.everywhere(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+
+
+def on_device(task: Task) -> dict[str, jax.Array]:
+    """A batch of random numbers, on the devices already."""
+    config = task.config
+    local = batch(config, config.batch_size // jax.process_count())
+    return jax.block_until_ready(devices.shard(local))

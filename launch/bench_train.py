@@ -1,0 +1,95 @@
+"""Times the paper's network beside the same one in PyTorch: a training step, and inference.
+
+python launch/bench_train.py --batch_size=16                                          # CPU
+python launch/bench_train.py --batch_size=256 --dtype=bfloat16 --rounds=50            # GPU
+
+needs `pip install -e '.[reference]'` (or a PyTorch for the GPU). Both work on the same batch of
+random numbers, which is on the device already, in turn, round after round: so whatever else the
+machine does meets both alike. `taskset -c 1` in front keeps both on one core. --output keeps the
+result; --record holds this run to an earlier one and fails where a ratio has fallen by 20 %.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from jdance import config as defaults
+from jdance.benchmarks import ratios
+from jdance.errors import UserError
+from jdance.launcher import run
+from jdance.profiling import inputs, timing
+from jdance.report import document
+from jdance.reproduction.speed import machine
+from jdance.training import devices, evaluation, tasks
+
+_BATCH = flags.DEFINE_integer("batch_size", 16, "Images in a batch.", lower_bound=1)
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the activations.")
+_ROUNDS = flags.DEFINE_integer("rounds", 10, "How often each is timed.", lower_bound=1)
+_OUTPUT = flags.DEFINE_string("output", "", "File for the result, as JSON.")
+_RECORD = flags.DEFINE_string("record", "", "What an earlier --output wrote, to be held to.")
+_CLASSES = 6
+
+
+def main() -> None:
+    # Two frameworks share the device's memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    try:
+        import torch
+
+        from jdance.benchmarks import torch_steps
+    except ImportError as error:
+        raise UserError("needs PyTorch: pip install -e '.[reference]'") from error
+    config = defaults.base()
+    config.batch_size, config.model.dtype = _BATCH.value, _DTYPE.value
+    task = tasks.make(config, [str(number) for number in range(_CLASSES)])
+    devices.check_batch_size(config.batch_size)
+    gpu = jax.devices()[0].platform == "gpu"
+    if gpu and not torch.cuda.is_available():
+        raise UserError("PyTorch sees no GPU, and jax does; install a PyTorch for the GPU")
+    theirs = torch_steps.candidates(
+        inputs.batch(task.config, config.batch_size), _CLASSES, _DTYPE.value, gpu
+    )
+    ours = _ours(task)
+    versions = f"jax {jax.__version__}, PyTorch {torch.__version__}"
+    comparisons = []
+    for number, work in enumerate(("training step", "inference")):
+        steps = {name: both[number] for name, both in theirs.items()}
+        times = timing.in_turn({"jdance": ours[number]} | steps, _ROUNDS.value)
+        comparisons.append(
+            ratios.Comparison(
+                work,
+                ("jdance", times.pop("jdance")),
+                {f"PyTorch, {name}": t for name, t in times.items()},
+                config.batch_size,
+            )
+        )
+    caption = f"{machine()}, {versions}, batch {config.batch_size}, {_DTYPE.value}"
+    print(document.table_markdown(ratios.table(comparisons, caption)))
+    print(f"\n{caption}")
+    if _OUTPUT.value:
+        ratios.write(Path(_OUTPUT.value), comparisons, {"about": caption})
+    if _RECORD.value:
+        ratios.check(Path(_RECORD.value), comparisons, "wall" if gpu else "cpu")
+
+
+def _ours(task: tasks.Task) -> tuple[Any, Any]:
+    """Training step and inference; each waits for its result."""
+    step, carry = inputs.step(task)
+    batch = inputs.on_device(task)
+    variables = jax.tree.map(jnp.copy, carry[0].variables)  # the step uses its own up
+    evaluate = evaluation.make_eval_step(task.config)
+
+    def train() -> None:
+        nonlocal carry
+        carry, metrics = step(carry, batch, None)
+        jax.block_until_ready((carry, metrics))
+
+    return train, lambda: jax.block_until_ready(evaluate(variables, batch))
+
+
+if __name__ == "__main__":
+    run(main)

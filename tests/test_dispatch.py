@@ -1,0 +1,32 @@
+"""Several steps in one dispatch: the same numbers, in the same places."""
+
+import json
+
+import jax
+import numpy as np
+from conftest import tiny_config
+
+from jdance.training import loop
+
+
+def run(folder, tiny_data, number):
+    config = tiny_config(tiny_data)
+    config.model.dropout = 0.1
+    config.steps_per_dispatch, config.log_every = number, 4
+    loop.train(config, folder)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return rows, jax.device_get(loop.load(folder)[2])
+
+
+def test_several_steps_at_once_change_nothing(tmp_path, tiny_data):
+    """11 steps in two epochs: 1 to 3 go together, 4 (logged) and 5 (evaluated) alone, and so on."""
+    rows, variables = run(tmp_path / "one", tiny_data, 1)
+    others, other_variables = run(tmp_path / "three", tiny_data, 3)
+    assert [row["step"] for row in rows] == [row["step"] for row in others]
+    for row, other in zip(rows, others, strict=True):
+        assert row.keys() == other.keys()
+        np.testing.assert_allclose(row.get("loss", 0), other.get("loss", 0), rtol=1e-4)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+        variables, other_variables,
+    )  # fmt: skip
