@@ -67,6 +67,7 @@ def base() -> ConfigDict:
             task="motion",
             seed=0,
             batch_size=64,  # over all devices of all processes
+            on_nonfinite="stop",  # where loss or gradient is not finite; "skip": without that step
             accumulate=1,  # parts in which a device works through its share of a batch
             steps_per_dispatch=1,  # that go to the device at once, where nothing is due in between
             epochs=30.0,

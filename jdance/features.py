@@ -60,6 +60,7 @@ SEGMENTS: dict[str, tuple[str, str]] = {
 }
 
 _FARTHEST = 1e9  # pixels; keeps squares finite in float32
+_NEAREST = 1e-6  # pixels or trunk lengths; what is shorter has no length, nor a direction
 _LARGEST = 3.0  # trunk lengths; the clip of positions and lengths
 
 
@@ -200,7 +201,7 @@ class _Body:
         y = self.xy[..., 1]
         top = xp.where(self.present, y, xp.inf).min(-1)
         bottom = xp.where(self.present, y, -xp.inf).max(-1)
-        height = 0.35 * xp.where(bottom > top, bottom - top, 0)
+        height = 0.35 * xp.where(bottom - top > _NEAREST / 0.35, bottom - top, 0)
         unit = xp.where(height > 0, height, 1)
         unit = xp.where(shoulders & (width > 0), width, unit)
         return xp.where(has_hip & (trunk > 0), trunk, unit)
@@ -216,10 +217,13 @@ class _Body:
         return middle, right | left
 
     def _norm(self, vectors: Any) -> Any:
-        """Lengths [...] of vectors [..., 2], with a gradient of 0 at 0."""
+        """Lengths [...] of vectors [..., 2], with a gradient of 0 at 0; below _NEAREST they are 0.
+
+        So everything that is divided by a length has finite gradients, too.
+        """
         square = (vectors * vectors).sum(-1)
-        root = self.xp.sqrt(self.xp.where(square > 0, square, 1))
-        return self.xp.where(square > 0, root, 0)
+        some = square > _NEAREST**2
+        return self.xp.where(some, self.xp.sqrt(self.xp.where(some, square, 1)), 0)
 
     def _places(self, tuples: _Tuples) -> list[list[int]]:
         """The indices of the first joints of N tuples, of the second ones, and so on."""
@@ -259,10 +263,13 @@ class _Body:
 
     def directions(self, pairs: _Tuples) -> Any:
         """Unit vectors from a to b of N pairs of joints, flat: [..., 2 N]."""
-        vectors = self.offsets(pairs)
-        length = self._norm(vectors)
-        unit = vectors / self.xp.where(length > 0, length, 1)[..., None]
+        unit = self._units(self.offsets(pairs))
         return unit.reshape(*unit.shape[:-2], -1)
+
+    def _units(self, vectors: Any) -> Any:
+        """Vectors [..., 2] of length 1, or 0."""
+        length = self._norm(vectors)[..., None]
+        return self.xp.where(length > 0, vectors / self.xp.where(length > 0, length, 1), 0)
 
     def turns(self, pairs: _Tuples) -> Any:
         """Cosine and sine of the angle from the trunk (neck to hips) to the bones a to b, flat.
@@ -286,12 +293,16 @@ class _Body:
     def angles(self, triples: _Tuples) -> Any:
         """The angle at b between a and c of N triples, divided by pi: [..., N] in 0 to 1."""
         xp = self.xp
-        first = self.offsets(tuple((b, a) for a, b, _ in triples))
-        second = self.offsets(tuple((b, c) for _, b, c in triples))
+        pairs = (
+            tuple((b, a) for a, b, _ in triples),
+            tuple((b, c) for _, b, c in triples),
+        )
+        # Of unit vectors: the squares of dot and cross neither overflow nor vanish.
+        first, second = (self._units(self.offsets(each)) for each in pairs)
         dot = (first * second).sum(-1)
         cross = abs(first[..., 0] * second[..., 1] - first[..., 1] * second[..., 0])
-        defined = self._have(triples) & (self._norm(first) > 0) & (self._norm(second) > 0)
-        angle = xp.arctan2(cross, xp.where(defined & ((dot != 0) | (cross != 0)), dot, 1))
+        defined = self._have(triples) & first.any(-1) & second.any(-1)
+        angle = xp.arctan2(cross, xp.where(defined, dot, 1))
         return xp.where(defined, angle / np.float32(np.pi), 0)
 
     def extensions(self, chains: _Tuples) -> Any:

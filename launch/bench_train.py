@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absl import flags
 
 from jdance import config as defaults
@@ -77,15 +78,15 @@ def main() -> None:
 
 def _ours(task: tasks.Task) -> tuple[Any, Any]:
     """Training step and inference; each waits for its result."""
-    step, state = inputs.step(task)
+    step, carry = inputs.step(task)
     batch = inputs.on_device(task)
-    variables = jax.tree.map(lambda leaf: leaf.copy(), state.variables)  # the step uses its own up
+    variables = jax.tree.map(jnp.copy, carry[0].variables)  # the step uses its own up
     evaluate = evaluation.make_eval_step(task.config)
 
     def train() -> None:
-        nonlocal state
-        state, metrics = step(state, batch, None)
-        jax.block_until_ready((state, metrics))
+        nonlocal carry
+        carry, metrics = step(carry, batch, None)
+        jax.block_until_ready((carry, metrics))
 
     return train, lambda: jax.block_until_ready(evaluate(variables, batch))
 

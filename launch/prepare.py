@@ -3,13 +3,15 @@
 python launch/prepare.py --source=photos/ --output=data/photos --pose=mobilenet_v2_small
 python launch/prepare.py --source=stage:paper --output=data/stage
 python launch/prepare.py --source=stage:pose --for=pose --output=data/pose
+python launch/prepare.py --verify=data/photos
 
 With --for=pose the data set is one of whole pictures, to train and judge pose networks on; its
 source is stage:PRESET or a folder laid out as COCO's (annotations/person_keypoints_train2017.json,
 train2017/, ...).
 
 Several processes, on one machine or many, share the work: each gets --process_id and
---num_processes, and the last to finish completes the data set.
+--num_processes, and the last to finish completes the data set. Stopped at any moment, the same
+command starts again; --verify reads a data set and names what is not as it was written.
 """
 
 from pathlib import Path
@@ -20,6 +22,7 @@ from absl import flags
 from jdance.data import parts, prepare_people
 from jdance.data.prepare import prepare
 from jdance.data.sources import SPLITS, open_source, split_name
+from jdance.data.verify import verify
 from jdance.errors import UserError
 from jdance.launcher import run
 
@@ -31,9 +34,9 @@ _SOURCE = flags.DEFINE_string(
     "start,end,box,person]), a skeleton file .npz (xy [N,J,2], conf [N,J], label [N] "
     "[,split,group]; of sequences xy [F,J,2], lengths [N], label [N]), or "
     "stage:PRESET, the synthetic StageDance.",
-    required=True,
 )
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for the data set.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for the data set.")
+_VERIFY = flags.DEFINE_string("verify", None, "Instead: a data set to check, all of its records.")
 _FOR = flags.DEFINE_enum("for", "motion", ["motion", "pose"], "What will be trained on it.")
 _POSE = flags.DEFINE_string(
     "pose",
@@ -86,6 +89,14 @@ _PROCESS = flags.DEFINE_integer(
     "process_id", None, "Which of several processes this is, from 0 ($SLURM_PROCID, for instance)."
 )
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes share the work.")
+flags.register_multi_flags_validator(
+    ["source", "output", "verify"],
+    lambda values: (
+        (values["source"] is not None and values["output"] is not None)
+        != (values["verify"] is not None)
+    ),
+    message="give either --source and --output, to prepare, or --verify",
+)
 
 
 def _fractions() -> dict[str, float]:
@@ -102,19 +113,20 @@ def _fractions() -> dict[str, float]:
 
 
 def _prepare() -> dict[str, Any]:
-    output, share = Path(_OUTPUT.value), parts.share(_PROCESS.value, _PROCESSES.value)
-    inside = Path(_SOURCE.value).resolve()
+    name, output = _SOURCE.value or "", Path(_OUTPUT.value or "")
+    share = parts.share(_PROCESS.value, _PROCESSES.value)
+    inside = Path(name).resolve()
     if inside.is_dir() and output.resolve().is_relative_to(inside):
         raise UserError(f"{output}: lies inside the source; choose another --output")
     if _FOR.value == "pose":
         return prepare_people.prepare(
-            _SOURCE.value, output, seed=_SEED.value, workers=_WORKERS.value, share=share
+            name, output, seed=_SEED.value, workers=_WORKERS.value, share=share
         )
     if _POSE.value and _KEYPOINTS.value:
         raise UserError("give either --pose or --keypoints: one of them tells where people are")
     labels = {old: new or old for old, _, new in (word.partition("=") for word in _LABELS.value)}
     source = open_source(
-        _SOURCE.value,
+        name,
         label_all=_LABEL_ALL.value,
         where=_WHERE.value,
         split_column=_SPLIT_COLUMN.value,
@@ -145,14 +157,26 @@ def _prepare() -> dict[str, Any]:
     )
 
 
+def _verify(folder: Path) -> None:
+    good, problems = verify(folder)
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise UserError(f"{folder}: is damaged (listed above); prepare the data again")
+    print(f"{folder}: all {good} examples are as they were written")
+
+
 def main() -> None:
+    if _VERIFY.value is not None:
+        _verify(Path(_VERIFY.value))
+        return
     info = _prepare()
     for name, split in info["splits"].items():
         print(f"{name}: {split['count']} examples, people found in {split['people_found']}")
     for name in SPLITS:
         if name not in info["splits"]:
             print(f"note: no split {name!r} (there are {', '.join(info['splits'])})")
-    path = Path(_OUTPUT.value) / "dataset.json"
+    path = Path(_OUTPUT.value or "") / "dataset.json"
     if path.exists():
         print(f"wrote {path}")
     else:

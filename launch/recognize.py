@@ -10,7 +10,7 @@ OUT/<stem>.html, and the annotated video.
 
 import json
 import os
-from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ import cv2
 import numpy as np
 from absl import flags
 
-from jdance import feedback
+from jdance import feedback, files
 from jdance.data import images, openpose_json, videos
+from jdance.data.workers import load_all
 from jdance.errors import UserError
 from jdance.launcher import checkpoint_flag, run
 from jdance.models.baselines.posture_feedback import PostureModel
@@ -74,6 +75,9 @@ _POSTURE_MODEL = flags.DEFINE_string(
 )
 _FRAMES_PER_SECOND = flags.DEFINE_float(
     "frames_per_second", 30.0, "Of clips of skeletons, which do not tell it.", lower_bound=0.01
+)
+_ISOLATE = flags.DEFINE_bool(
+    "isolate", False, "Decode pictures in a process of its own: a crash costs only that picture."
 )
 _VIDEO_OUT = flags.DEFINE_bool("annotate", True, "Write annotated videos.")
 _PRECISION = flags.DEFINE_enum(
@@ -133,9 +137,15 @@ class Window:
 
 
 def _recognize(
-    recognizer: Recognizer, posture: PostureModel | None, path: Path, name: str, output: Path
+    recognizer: Recognizer,
+    posture: PostureModel | None,
+    path: Path,
+    image: np.ndarray | UserError,
+    name: str,
+    output: Path,
 ) -> None:
-    image = images.read(path)
+    if isinstance(image, UserError):
+        raise image
     keypoints = None
     if _KEYPOINTS.value:
         place = Path(_KEYPOINTS.value)
@@ -251,14 +261,15 @@ def main() -> None:
     namer = SequenceNamer.load(_SEQUENCE_MODEL.value) if _SEQUENCE_MODEL.value else None
     posture = _posture(namer.classes if namer else recognizer.classes)
     settings = _settings(posture)
-    stems = Counter(path.stem for path in inputs)
+    names = files.distinct_names(inputs)
+    pictures = [path for path in inputs if _kind(path) == "picture"]
+    loaded = load_all([partial(images.read, path) for path in pictures], int(_ISOLATE.value))
     failures, partly = [], 0
     progress = Progress("recognizing", len(inputs))
-    for done, path in enumerate(inputs, start=1):
+    for done, (path, name) in enumerate(zip(inputs, names, strict=True), start=1):
         try:
-            name = path.stem if stems[path.stem] == 1 else path.name
             if _kind(path) == "picture":
-                _recognize(recognizer, posture, path, name, output)
+                _recognize(recognizer, posture, path, next(loaded), name, output)
             else:
                 _recognize_clip(recognizer, namer, settings, window, path, output / name)
         except UserError as error:

@@ -15,8 +15,9 @@ import pytest
 from conftest import tiny_config
 from test_cluster import PATIENCE, assert_same, finish, output, start
 
+from jdance import lock
 from jdance.errors import UserError
-from jdance.training import devices, lock, loop
+from jdance.training import devices, loop
 from jdance.training.checkpoints import Checkpoints
 
 
@@ -147,7 +148,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from jdance.training import lock
+from jdance import lock
 with lock.held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

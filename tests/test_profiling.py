@@ -116,8 +116,8 @@ def test_random_batches_of_other_networks_train():
     images.model.str.update(depth=7, growth=2)
     for config in (pose, images):
         task = tasks.make(config, list("abc"))
-        step, state = inputs.step(task)
-        jaxpr = jax.make_jaxpr(step)(state, inputs.on_device(task), None)
+        step, carry = inputs.step(task)
+        jaxpr = jax.make_jaxpr(step)(carry, inputs.on_device(task), None)
         assert sum(p.flop for p in counting.products(jaxpr)) > 0
 
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from jdance.errors import UserError
 
+_MAX_FILE = 2**30
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 
@@ -18,22 +20,33 @@ def read(path: Path) -> np.ndarray:
         UserError: the file is missing or no picture.
     """
     try:
+        if path.stat().st_size > _MAX_FILE:
+            raise UserError(f"{path}: larger than 1 GiB; not read as a picture")
         data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason}); check the path") from error
     image = decode(data) if data.size else None
     if image is None:
         raise UserError(f"{path}: not a readable picture; replace or remove the file")
     return image
 
 
-def decode(data: np.ndarray | bytes) -> np.ndarray | None:
-    """Encoded bytes -> uint8 RGB [H, W, 3], turned upright as EXIF says, or None if unreadable."""
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
+def decode(data: np.ndarray | bytes, flag: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
+    """Encoded bytes -> uint8 RGB [H, W, 3], turned upright as EXIF says, or None if unreadable.
+
+    Pictures of more than $OPENCV_IO_MAX_IMAGE_PIXELS (see `jdance`) are not decoded. `flag` is one
+    of OpenCV's for colour, in either order, or grey (uint8 [H, W]), such as for a reduced size.
+    """
+    if not len(data):
         return None
-    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+        if image is None or image.ndim == 2 or flag & cv2.IMREAD_COLOR_RGB:
+            return image
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    except (cv2.error, MemoryError):
+        return None
 
 
 def encode_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
@@ -77,4 +90,7 @@ def find(folder: Path) -> list[Path]:
 
 def printable(name: str) -> str:
     """A file's name as valid Unicode, whatever bytes it has on the disk."""
-    return os.fsencode(name).decode("utf-8", "replace")
+    try:
+        return os.fsencode(name).decode("utf-8", "replace")
+    except UnicodeEncodeError:  # no file's name, but what a manifest says
+        return name.encode("utf-8", "replace").decode()

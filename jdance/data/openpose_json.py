@@ -31,7 +31,8 @@ def read(path: Path) -> np.ndarray:
         converted = [skeleton.to_coco18(person.reshape(-1, 3)) for person in people]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; key points of a picture belong there") from None
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError,
+            MemoryError) as error:  # fmt: skip
         raise UserError(f"{path}: not OpenPose key points ({error}); see the README") from error
     seen = [person for person in converted if person.any()]
     return np.stack(seen) if seen else np.zeros((0, skeleton.NUM_JOINTS, 3), np.float32)

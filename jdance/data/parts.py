@@ -42,6 +42,9 @@ def share(process: int | None, processes: int | None) -> Share:
     return Share(process, processes)
 
 
+LOCK = "prepare.lock"  # held by whoever writes
+
+
 def _file(folder: Path, share: Share) -> Path:
     return folder / f"{share.prefix}info.json"
 
@@ -65,6 +68,8 @@ def claim(folder: Path, share: Share) -> Info | None:
             )
         ending = f"of{share.processes:05}-"
         for path in folder.iterdir():
+            if path.name.endswith(LOCK):
+                continue
             if not path.name.startswith("part") or ending not in path.name:
                 raise UserError(
                     f"{folder}: holds {path.name}, which is not of {share.processes} processes' "
@@ -124,6 +129,7 @@ def merged(infos: list[Info]) -> Info:
                 for label in parts[0]["per_class"]
             },
             "shards": [shard for part in parts for shard in part["shards"]],
+            "checksums": [digest for part in parts for digest in part["checksums"]],
         }
     skipped = {json.dumps(entry): entry for info in infos for entry in info["skipped"]}
     return first | {"splits": splits, "skipped": list(skipped.values())}

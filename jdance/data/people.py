@@ -18,7 +18,7 @@ import msgpack
 import numpy as np
 
 from jdance import skeleton
-from jdance.errors import UserError
+from jdance.data import images, records
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,25 @@ def pack(record: People) -> bytes:
 
 
 def unpack(data: bytes) -> People:
-    record = msgpack.unpackb(data)
-    mask = record["mask"]
-    if mask is not None:
-        mask = cv2.imdecode(np.frombuffer(mask, np.uint8), cv2.IMREAD_GRAYSCALE)
-        if mask is None:
-            raise UserError(f"{record['name']}: a damaged mask; prepare the data again")
-    return People(
-        record["image"],
-        np.frombuffer(record["people"], "<f4").reshape(-1, skeleton.NUM_JOINTS, 3),
-        np.frombuffer(record["boxes"], "<f4").reshape(-1, 4),
-        np.frombuffer(record["areas"], "<f4"),
-        np.frombuffer(record["crowd"], bool),
-        mask,
-        record["name"],
-    )
+    """The picture of a record.
+
+    Raises:
+        UserError: it is none.
+    """
+    with records.reading():
+        record = msgpack.unpackb(data)
+        image, mask = record["image"], record["mask"]
+        if not isinstance(image, bytes):
+            raise ValueError("a picture that is no bytes")
+        if mask is not None:
+            mask = images.decode(mask, cv2.IMREAD_GRAYSCALE)
+            if mask is None:
+                raise ValueError("its mask is no picture")
+        found = np.frombuffer(record["people"], "<f4").reshape(-1, skeleton.NUM_JOINTS, 3)
+        boxes = np.frombuffer(record["boxes"], "<f4").reshape(-1, 4)
+        areas = np.frombuffer(record["areas"], "<f4")
+        crowd = np.frombuffer(record["crowd"], np.uint8) != 0
+        if not len(found) == len(boxes) == len(areas) == len(crowd):
+            raise ValueError("not as many boxes as people")
+        name = str(record["name"])
+        return People(image, skeleton.clean(found), boxes, areas, crowd, mask, name)

@@ -5,6 +5,7 @@ resuming at a step needs nothing but the step, and the numbers depend neither on
 processes.
 """
 
+import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -158,7 +159,7 @@ def train_examples(
     dataset = dataset.random_map(make_example)
     dataset = dataset[start_step * config.batch_size + process :: processes]
     batches = dataset.batch(local_size, drop_remainder=True)
-    return iter(_read(batches.map(finish) if finish else batches, config))
+    return _read(batches.map(finish) if finish else batches, config)
 
 
 def eval_batches(
@@ -207,15 +208,49 @@ def _drawn(place: int, _: Any, source: Any, order: sampling.Order) -> tuple[int,
     return index, source[index]
 
 
-def _read(batches: grain.MapDataset, config: ConfigDict) -> grain.IterDataset:
+def _read(batches: grain.MapDataset, config: ConfigDict) -> Iterator[Batch]:
     """Reads batches ahead, in order. Whole batches go to threads or processes: so neither matters
     for what is in them."""
     threads = config.data.threads
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads))
     dataset = batches.to_iter_dataset(options)
-    if config.data.workers:
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(config.data.workers))
-    return dataset
+    if not config.data.workers:
+        return iter(dataset)
+    processes = grain.MultiprocessingOptions(config.data.workers)
+    return _by_processes(dataset.mp_prefetch(processes, worker_init_fn=_without_interrupts))
+
+
+def _without_interrupts(*_: int) -> None:
+    """Ctrl-C, which every process of a terminal gets, is for the one that owns the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+_open: list[Any] = []
+
+
+def _by_processes(dataset: grain.IterDataset) -> Iterator[Batch]:
+    """The batches that loader processes make; one that has died is told in one line."""
+    batches = iter(dataset)
+    _open.append(batches)
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if "process" not in str(error):
+            raise
+        raise UserError(
+            f"a process that reads data has died ({str(error).partition('.')[0]}): killed, or out "
+            "of memory? Start again, maybe with fewer --config.data.workers"
+        ) from None
+    finally:
+        if batches in _open:
+            _open.remove(batches)
+            batches.close()
+
+
+def close_processes() -> None:
+    """Ends all loader processes of this one; without that they outlive it and complain."""
+    while _open:
+        _open.pop().close()
 
 
 def _filled(batch: Batch, size: int) -> Batch:

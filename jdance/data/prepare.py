@@ -1,25 +1,25 @@
 """From labelled pictures to a data set: people found, crops cut, examples written."""
 
 import json
-import multiprocessing
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from jdance import skeleton
+from jdance import files, lock, skeleton
 from jdance.data import crop, images, parts, records, splits
 from jdance.data.sources import SPLITS, Loaded, Person, Picture, Source
 from jdance.data.videos import Damaged
+from jdance.data.workers import load_all
 from jdance.errors import UserError
 from jdance.progress import Progress
 
-T = TypeVar("T")
+_FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 # uint8 RGB [H, W, 3] -> people float32 [N, 18, 3], from left to right.
 Estimator = Callable[[np.ndarray], np.ndarray]
@@ -66,12 +66,32 @@ def prepare(
     Raises:
         UserError: the folder is in use, or not one picture could be used.
     """
-    place = claim(output, share)
-    if isinstance(place, dict):
-        return place
+    with claimed(output, share) as place:
+        if isinstance(place, dict):
+            return place
+        info = _write(
+            source, output, estimator, pose, fractions or _FRACTIONS, seed, workers, also_whole,
+            min_joints, split_by, share,
+        )  # fmt: skip
+        return finish(place, info, share)
+
+
+def _write(
+    source: Source,
+    output: Path,
+    estimator: Estimator | None,
+    pose: str,
+    fractions: Mapping[str, float],
+    seed: int,
+    workers: int,
+    also_whole: bool,
+    min_joints: int,
+    split_by: str,
+    share: parts.Share,
+) -> dict[str, Any]:
+    """Writes the shards of a share and returns their description; see `prepare`."""
     skipped = [(images.printable(name), reason) for name, reason in source.skipped]
     pictures = _with_enough(source.pictures, skipped)
-    fractions = fractions or {"train": 0.8, "val": 0.1, "test": 0.1}
     pictures = _with_splits(pictures, fractions, seed, split_by)
     labels = {person.label for picture in pictures for person in picture.people}
     classes = [name for name in source.classes if name in labels]
@@ -101,7 +121,7 @@ def prepare(
         progress.update(done)
     for writer in writers.values():
         writer.close()
-    info = {
+    return {
         "version": records.VERSION,
         "kind": "persons",
         "classes": classes,
@@ -112,21 +132,28 @@ def prepare(
         "splits": {name: writer.summary(classes) for name, writer in writers.items()},
         "skipped": [{"file": name, "reason": reason} for name, reason in skipped],
     }
-    return finish(place, info, share)
 
 
-def claim(output: Path, share: parts.Share) -> Path | dict[str, Any]:
-    """Makes the folder ours.
+@contextmanager
+def claimed(output: Path, share: parts.Share) -> Iterator[Path | dict[str, Any]]:
+    """Makes the folder ours while the block runs; another process cannot write to it then.
 
-    Returns:
+    Yields:
         What marks it as unfinished, for `finish`; or the description, where this process's share
         of the work is done already.
 
     Raises:
         UserError: the folder is in use.
     """
-    if share.processes > 1:
-        return parts.claim(output, share) or output
+    with lock.held(output, name=f"{share.prefix}{parts.LOCK}", flag="--output"):
+        if share.processes > 1:
+            yield parts.claim(output, share) or output
+        else:
+            yield _claim(output)
+
+
+def _claim(output: Path) -> Path:
+    """What marks the folder as unfinished, once it is certain that it is ours."""
     marker = output / "dataset.json.partial"
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -137,7 +164,7 @@ def claim(output: Path, share: parts.Share) -> Path | dict[str, Any]:
         if marker.exists():
             for leftover in output.glob("*.array_record"):
                 leftover.unlink()
-        elif any(output.iterdir()):
+        elif any(path.name != parts.LOCK for path in output.iterdir()):
             raise UserError(f"{output}: is not empty; choose another --output")
         marker.touch()
     except OSError as error:
@@ -160,13 +187,13 @@ def finish(place: Path, info: dict[str, Any], share: parts.Share) -> dict[str, A
     else:
         complete = True
     if complete and not any(split["count"] for split in info["splits"].values()):
-        first = info["skipped"][0]
+        reasons = [f"{entry['file']}: {entry['reason']}" for entry in info["skipped"][:1]]
         raise UserError(
-            f"not one picture could be used; the first, {first['file']}: {first['reason']}"
+            "not one picture could be used; the first, "
+            + (*reasons, "none has anybody to learn from")[0]
         )
     if share.processes == 1:
-        place.write_text(json.dumps(info, indent=2) + "\n")
-        place.rename(place.with_name("dataset.json"))
+        files.write_at_once(place.with_name("dataset.json"), json.dumps(info, indent=2) + "\n")
     return info
 
 
@@ -210,30 +237,6 @@ def _with_splits(
 def _nobody(image: np.ndarray) -> np.ndarray:
     """The estimator that never finds anybody."""
     return np.zeros((0, skeleton.NUM_JOINTS, 3), np.float32)
-
-
-def _call(load: Callable[[], T]) -> T | UserError:
-    try:
-        return load()
-    except UserError as error:
-        return error
-
-
-def load_all(loads: Sequence[Callable[[], T]], workers: int) -> Iterator[T | UserError]:
-    """The results of all functions in their order, or the error; by `workers` processes if any."""
-    if not workers:
-        yield from map(_call, loads)
-        return
-    # Spawned, not forked: the parent may hold threads of JAX.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context) as pool:
-        waiting: deque[Future[T | UserError]] = deque()
-        for load in loads:
-            waiting.append(pool.submit(_call, load))
-            if len(waiting) > 4 * workers:  # bounds what waits in memory
-                yield waiting.popleft().result()
-        for future in waiting:
-            yield future.result()
 
 
 def examples(

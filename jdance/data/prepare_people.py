@@ -12,8 +12,9 @@ import numpy as np
 
 from jdance import skeleton
 from jdance.data import crop, images, parts, people, records, stage
-from jdance.data.prepare import claim, finish, load_all
+from jdance.data.prepare import claimed, finish
 from jdance.data.sources import SPLITS
+from jdance.data.workers import load_all
 from jdance.errors import UserError
 from jdance.progress import Progress
 
@@ -48,9 +49,16 @@ def prepare(
         UserError: nothing usable in the source, or the folder is in use.
     """
     pictures = _stage(source, seed) if source.startswith("stage:") else _coco(Path(source))
-    place = claim(output, share)
-    if isinstance(place, dict):
-        return place
+    with claimed(output, share) as place:
+        if isinstance(place, dict):
+            return place
+        return finish(place, _write(pictures, output, seed, workers, share), share)
+
+
+def _write(
+    pictures: list[Picture], output: Path, seed: int, workers: int, share: parts.Share
+) -> dict[str, Any]:
+    """Writes the shards of a share and returns their description; see `prepare`."""
     splits = [name for name in SPLITS if any(p.split == name for p in pictures)]
     writers = {name: records.Writer(output, name, share.prefix) for name in splits}
     pictures = pictures[share.process :: share.processes]
@@ -66,7 +74,7 @@ def prepare(
         progress.update(done)
     for writer in writers.values():
         writer.close()
-    info = {
+    return {
         "version": records.VERSION,
         "kind": "people",
         "classes": ["person"],
@@ -74,7 +82,6 @@ def prepare(
         "splits": {name: writer.summary(["person"]) for name, writer in writers.items()},
         "skipped": skipped,
     }
-    return finish(place, info, share)
 
 
 def _stage(source: str, seed: int) -> list[Picture]:
@@ -135,32 +142,47 @@ def read_annotations(file: Path) -> list[tuple[dict[str, Any], list[dict[str, An
         content = json.loads(file.read_text())
         by_image = defaultdict(list)
         for annotation in content["annotations"]:
-            np.reshape(np.asarray(annotation["keypoints"], float), (17, 3))
-            np.reshape(np.asarray(annotation["bbox"], float), 4)
-            float(annotation["area"]), int(annotation["iscrowd"])
             _check_segmentation(annotation["segmentation"])
-            by_image[annotation["image_id"]].append(annotation)
+            found = {
+                "keypoints": np.reshape(np.asarray(annotation["keypoints"], float), (17, 3)),
+                "bbox": np.reshape(np.asarray(annotation["bbox"], float), 4),
+                "area": float(annotation["area"]),
+                "iscrowd": bool(int(annotation["iscrowd"])),
+                "segmentation": annotation["segmentation"],
+            }
+            by_image[annotation["image_id"]].append(found)
         for image in content["images"]:
-            str(image["file_name"])
+            if not isinstance(image["file_name"], str):
+                raise ValueError(f"the file name {image['file_name']!r}")
         return [(image, by_image[image["id"]]) for image in content["images"]]
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except _NOT_ANNOTATIONS as error:
         raise UserError(f"{file}: not COCO key-point annotations ({error!r})") from error
+
+
+_NOT_ANNOTATIONS = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError,
+                    RecursionError, MemoryError)  # fmt: skip
+_FARTHEST = 1e5  # pixels, for OpenCV's drawing
 
 
 def _check_segmentation(segmentation: Any) -> None:
     """Raises ValueError, TypeError or KeyError for what `_mask` could not draw."""
     if not isinstance(segmentation, dict):
         for polygon in segmentation:
-            np.reshape(np.asarray(polygon, float), (-1, 2))
-    elif np.prod(segmentation["size"]) != np.sum(segmentation["counts"]):
-        raise ValueError("run lengths that do not fill the picture")
+            if not np.isfinite(np.reshape(np.asarray(polygon, float), (-1, 2))).all():
+                raise ValueError("a polygon with a corner that is nowhere")
+    else:
+        runs, (height, width) = segmentation["counts"], segmentation["size"]
+        if any(type(n) is not int or n < 0 for n in (*runs, height, width)):
+            raise ValueError("run lengths that are no whole numbers")
+        if height * width != sum(runs):
+            raise ValueError("run lengths that do not fill the picture")
 
 
 def _read(path: Path, annotations: list[dict[str, Any]]) -> people.People:
     height, width = images.read(path).shape[:2]
-    joints = [np.reshape(a["keypoints"], (17, 3)) for a in annotations]
+    joints = [a["keypoints"] for a in annotations]
     keypoints = skeleton.to_coco18(np.array(joints, np.float32).reshape(-1, 17, 3))
     keypoints[..., 2] = keypoints[..., 2] > 0  # labelled, whether in sight or not
     unknown = [
@@ -191,6 +213,7 @@ def _mask(segmentations: list[Any], height: int, width: int, path: Path) -> np.n
             inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
             result[inside.reshape(width, height).T] = 0
         else:
-            polygons = [np.reshape(p, (-1, 2)).round().astype(np.int32) for p in segmentation]
-            cv2.fillPoly(result, polygons, 0)
+            corners = [np.reshape(np.asarray(p, float), (-1, 2)) for p in segmentation]
+            polygons = [c.clip(-_FARTHEST, _FARTHEST).round().astype(np.int32) for c in corners]
+            cv2.fillPoly(result, [polygon for polygon in polygons if len(polygon)], 0)
     return result

@@ -13,13 +13,19 @@ One record is a msgpack map:
 Data sets for pose networks hold whole pictures instead; see `people`.
 
 dataset.json: {"version", "kind" ("persons" or "people"), "classes", "layout", "sequences", "pose",
-"seed", "splits": {name: {"count", "people_found", "per_class", "shards"}}, "skipped": [{"file",
-"reason"}]}. The layout says what the J joints are, by its name in `jdance.skeleton.LAYOUTS`; data
-sets of people have no layout and no sequences.
+"seed", "splits": {name: {"count", "people_found", "per_class", "shards", "checksums"}}, "skipped":
+[{"file", "reason"}]}. The layout says what the J joints are, by its name in
+`jdance.skeleton.LAYOUTS`; data sets of people have no layout and no sequences. The checksums are
+the shards' SHA-256; nothing of a shard is read before it has been compared.
 """
 
 import hashlib
 import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +36,8 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from grain.sources import ArrayRecordDataSource
 
+from jdance import skeleton
+from jdance.data import images
 from jdance.errors import UserError
 
 VERSION = 2
@@ -66,23 +74,44 @@ def pack(example: Example) -> bytes:
 
 
 def unpack(data: bytes) -> Example:
-    record = msgpack.unpackb(data)
-    keypoints = np.frombuffer(record["keypoints"], "<f4").reshape(record["shape"])
-    return Example(
-        keypoints.astype(np.float32),
-        record["label"],
-        record.get("image"),
-        record["group"],
-        record["source"],
-        record["person"],
-    )
+    """The example of a record.
+
+    Raises:
+        UserError: it is none.
+    """
+    with reading():
+        record = msgpack.unpackb(data)
+        keypoints = np.frombuffer(record["keypoints"], "<f4").reshape(record["shape"])
+        label, image, person = record["label"], record.get("image"), record["person"]
+        if keypoints.ndim not in (2, 3) or keypoints.shape[-1] != 3 or not keypoints.size:
+            raise ValueError(f"key points of shape {keypoints.shape}")
+        if not (isinstance(label, int) and 0 <= label < 2**31 and isinstance(person, int)):
+            raise ValueError(f"label {label!r}, person {person!r}")
+        if not isinstance(image, bytes | None):
+            raise ValueError("a picture that is no bytes")
+        # Cleaned, as everything from outside is: no coordinate that is not finite.
+        return Example(
+            skeleton.clean(keypoints), label, image, str(record["group"]), str(record["source"]),
+            person,
+        )  # fmt: skip
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Tells in one line what is wrong with a record."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+        raise UserError(f"a damaged record ({error}); prepare the data again") from error
+    except (msgpack.UnpackException, RecursionError) as error:
+        raise UserError("a record that is no msgpack map; prepare the data again") from error
 
 
 def decode_image(data: bytes, factor: int = 1) -> np.ndarray:
     """JPEG -> uint8 RGB, at 1/factor of its size (1, 2, 4: the decoder does less work)."""
     # The names with GRAYSCALE stand for the size alone; those with COLOR would mean BGR.
     reduced = {1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4}[factor]
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | reduced)
+    image = images.decode(data, cv2.IMREAD_COLOR_RGB | reduced)
     if image is None:
         raise UserError("a record holds a damaged picture; prepare the data again")
     return image
@@ -95,6 +124,7 @@ class Writer:
         self._folder, self._name = folder, prefix + split
         self._writer: ArrayRecordWriter | None = None
         self.shards: list[str] = []
+        self.checksums: list[str] = []
         self.labels: list[int] = []
         self.people_found = 0
 
@@ -108,14 +138,26 @@ class Writer:
             self.shards.append(name)
             self._writer = ArrayRecordWriter(str(self._folder / name), "group_size:1")
         assert self._writer is not None
-        self._writer.write(record)
+        try:
+            self._writer.write(record)
+        except RuntimeError as error:  # a full disk, for instance
+            raise UserError(
+                f"{self._folder / self.shards[-1]}: cannot be written ({error})"
+            ) from error
         self.labels.append(label)
         self.people_found += people_found
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            path = self._folder / self.shards[-1]
+            try:
+                self._writer.close()
+            except RuntimeError as error:
+                raise UserError(f"{path}: cannot be written ({error})") from error
             self._writer = None
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+            self.checksums.append(checksum(path))
 
     def summary(self, classes: list[str]) -> dict[str, Any]:
         counts = np.bincount(self.labels, minlength=len(classes))
@@ -124,12 +166,20 @@ class Writer:
             "people_found": self.people_found,
             "per_class": dict(zip(classes, counts.tolist(), strict=True)),
             "shards": self.shards,
+            "checksums": self.checksums,
         }
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def labels(source: Any) -> np.ndarray:
     """The labels int64 [N] of N packed examples."""
-    return np.array([msgpack.unpackb(source[i])["label"] for i in range(len(source))], np.int64)
+    with reading():
+        return np.array([msgpack.unpackb(source[i])["label"] for i in range(len(source))], np.int64)
 
 
 class Shards:
@@ -151,12 +201,51 @@ class Shards:
             ) from error
 
 
+def _problem(info: Any) -> str:
+    """What is wrong with the content of a dataset.json; empty if nothing is."""
+    if not isinstance(info, dict) or info.get("version") != VERSION:
+        return "another version"
+    classes, splits, kind = info.get("classes"), info.get("splits"), info.get("kind")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        return "classes that are no names"
+    if kind not in ("persons", "people"):
+        return f"of the kind {kind!r}"
+    if kind == "persons" and not (
+        isinstance(info.get("layout"), str)
+        and info["layout"] in skeleton.LAYOUTS
+        and isinstance(info.get("sequences"), bool)
+    ):
+        return "an unknown layout"
+    if not isinstance(splits, dict):
+        return "no splits"
+    for name, part in splits.items():
+        # Names of splits and shards become names of files: of this folder alone.
+        if not re.fullmatch(r"[\w-]{1,50}", name) or not isinstance(part, dict):
+            return f"a split {name[:60]!r}"
+        shards, checksums = part.get("shards"), part.get("checksums")
+        if type(part.get("count")) is not int or part["count"] < 0:
+            return f"split {name!r} has no count"
+        if not isinstance(shards, list) or not all(
+            isinstance(shard, str) and re.fullmatch(r"[\w-]+\.array_record", shard)
+            for shard in shards
+        ):
+            return f"split {name!r} has impossible names of shards"
+        if checksums is not None and not (
+            isinstance(checksums, list)
+            and len(checksums) == len(shards)
+            and all(isinstance(digest, str) for digest in checksums)
+        ):
+            return f"split {name!r} has not a checksum for each shard"
+    return ""
+
+
 class Dataset:
     """A prepared data set: its description, and its examples by split.
 
     Args:
         folder: that launch/prepare.py wrote.
-        kind: "persons" (crops with motions) or "people" (whole pictures, for pose networks).
+        kind: "persons" (crops with motions) or "people" (whole pictures, for pose networks); "":
+            either.
 
     Raises:
         UserError: the folder holds no data set of that kind, or a part of it is missing.
@@ -171,16 +260,17 @@ class Dataset:
             raise UserError(
                 f"{path}: no such file; make the data set with launch/prepare.py"
             ) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: cannot be read ({error}); prepare the data again") from error
-        keys = {"version", "kind", "classes", "splits"}
-        if not (isinstance(self.info, dict) and self.info.keys() >= keys) or (
-            self.info["version"] != VERSION
-        ):
-            raise UserError(f"{path}: not a data set of version {VERSION}; prepare the data again")
+        problem = _problem(self.info)
+        if problem:
+            raise UserError(
+                f"{path}: not a data set of version {VERSION} ({problem}); prepare the data again"
+            )
         found = self.info["kind"]
-        if found != kind:
+        if kind not in (found, ""):
             raise UserError(f"{path}: holds {found}, not {kind}; see --for in launch/prepare.py")
+        self._sound: set[str] = set()  # shards whose checksums have been compared
 
     @property
     def classes(self) -> list[str]:
@@ -207,19 +297,63 @@ class Dataset:
         text = json.dumps([described, self.info["splits"], sizes], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def check(self, splits: Iterable[str] = ()) -> None:
+        """Compares the checksums of the shards of these splits, of all by default; each once.
+
+        Data sets that were prepared before there were checksums pass.
+
+        Raises:
+            UserError: names the first shard that is missing or not as it was written.
+        """
+        for problem in self.damage(splits):
+            raise UserError(f"{problem}; prepare the data again")
+
+    def damage(self, splits: Iterable[str] = ()) -> Iterator[str]:
+        """A line for each shard that is missing or not as it was written, see `check`."""
+        parts = [self.info["splits"].get(name, {}) for name in splits or self.info["splits"]]
+        known = {
+            shard: digest
+            for part in parts
+            for shard, digest in zip(
+                part.get("shards", []), part.get("checksums", part.get("shards", [])), strict=True
+            )
+            if shard not in self._sound
+        }
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # hashing runs in parallel
+            found = pool.map(self._damage_of, known, known.values())
+            for shard, problem in zip(known, found, strict=True):
+                if problem:
+                    yield problem
+                else:
+                    self._sound.add(shard)
+
+    def _damage_of(self, shard: str, expected: str) -> str:
+        path = self.folder / shard
+        try:
+            found = checksum(path)
+        except FileNotFoundError:
+            return f"{path}: shard is missing"
+        except OSError as error:
+            return f"{path}: a shard that cannot be read ({error.strerror})"
+        # Without checksums the shard's own name stands in their place.
+        good = expected in (shard, found)
+        return "" if good else f"{path}: a shard that is damaged (its checksum is another one)"
+
+    def trust(self) -> None:
+        """Takes the checksums as compared: by another process that has the same files."""
+        self._sound.update(name for part in self.info["splits"].values() for name in part["shards"])
+
     def source(self, split: str) -> "Shards":
         """Random access to the packed examples of a split.
 
         Raises:
-            UserError: there is no such split, or one of its shards is missing.
+            UserError: there is no such split, or one of its shards is missing or damaged.
         """
         if not self.count(split):
             known = ", ".join(name for name, part in self.info["splits"].items() if part["count"])
             raise UserError(f"{self.folder}: no examples in split {split!r}; it has {known}")
         paths = [self.folder / name for name in self.info["splits"][split]["shards"]]
-        for path in paths:
-            if not path.exists():
-                raise UserError(f"{path}: shard is missing; prepare the data again")
+        self.check([split])
         try:
             source = Shards([str(path) for path in paths])
             complete = len(source) == self.count(split)

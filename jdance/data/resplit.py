@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jdance.data import parts, records, splits
-from jdance.data.prepare import claim, finish
+from jdance.data.prepare import claimed, finish
 from jdance.data.records import Dataset
 
 
@@ -43,17 +43,17 @@ def resplit(dataset: Dataset, output: Path, by: str, seed: int) -> None:
     units = [item.example.group if by == "video" else item.example.source for item in items]
     drawn = splits.draw(labels, units, fractions, seed)
 
-    marker = claim(output, parts.Share())
-    assert isinstance(marker, Path)  # there is one share
-    writers = {name: records.Writer(output, name) for name in names}
-    for (data, example), name in zip(items, drawn, strict=True):
-        writers[name].add_packed(data, example.label, bool(example.keypoints.any()))
-    for writer in writers.values():
-        writer.close()
-    info = json.loads(json.dumps(dataset.info))
-    info["splits"] = {name: writer.summary(dataset.classes) for name, writer in writers.items()}
-    info["seed"] = seed
-    finish(marker, info, parts.Share())
+    with claimed(output, parts.Share()) as marker:
+        assert isinstance(marker, Path)  # there is one share
+        writers = {name: records.Writer(output, name) for name in names}
+        for (data, example), name in zip(items, drawn, strict=True):
+            writers[name].add_packed(data, example.label, bool(example.keypoints.any()))
+        for writer in writers.values():
+            writer.close()
+        info = json.loads(json.dumps(dataset.info))
+        info["splits"] = {name: writer.summary(dataset.classes) for name, writer in writers.items()}
+        info["seed"] = seed
+        finish(marker, info, parts.Share())
 
 
 def _items(dataset: Dataset, split: str) -> list[_Item]:

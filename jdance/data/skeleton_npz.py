@@ -1,13 +1,12 @@
 """Skeletons from a NumPy file: what other estimators found, alone or as sequences."""
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from jdance import skeleton
+from jdance import npz, skeleton
 from jdance.errors import UserError
 
 # Short names of joints, as files often have them.
@@ -52,7 +51,7 @@ def read(path: Path, where: str = "", split_column: str = "split") -> Skeletons:
     Raises:
         UserError: the file is something else, or an array has another shape than it should.
     """
-    arrays = _load(path)
+    arrays = npz.read(path)
     sequences = "lengths" in arrays
     xy_name = "poses" if sequences and "xy" not in arrays else "xy"
     for name in (xy_name, "label", *(["lengths"] if sequences else [])):
@@ -66,7 +65,11 @@ def read(path: Path, where: str = "", split_column: str = "split") -> Skeletons:
         )
     if conf is None:
         conf = np.ones(xy.shape[:2], np.float32)
-    if xy.dtype.kind not in "fiu" or conf.dtype.kind not in "fiu" or labels.dtype.kind == "S":
+    if (
+        xy.dtype.kind not in "fiu"
+        or conf.dtype.kind not in "fiu"
+        or (labels.dtype.kind not in "fiuUb")
+    ):
         raise UserError(f"{path}: xy and conf must be numbers, label numbers or (unicode) strings")
     if conf.shape != xy.shape[:2]:
         raise UserError(f"{path}: conf {conf.shape}: expected {xy.shape[:2]}, as {xy_name} has")
@@ -90,14 +93,6 @@ def read(path: Path, where: str = "", split_column: str = "split") -> Skeletons:
         layout,
         sequences,
     )
-
-
-def _load(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a readable .npz file; write it with numpy.savez") from error
 
 
 def _keypoints(

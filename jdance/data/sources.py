@@ -371,8 +371,10 @@ def _number(text: str, column: str) -> float:
 def split_name(text: object) -> str | None:
     """The name of a split, which is part of file names; None if there is none."""
     name = str(text or "").strip()
-    if name and not re.fullmatch(r"[\w-]+", name):
-        raise UserError(f"split {name!r}: only letters, digits, - and _ can name a split")
+    if name and not re.fullmatch(r"[\w-]{1,50}", name):
+        raise UserError(
+            f"split {name[:60]!r}: only letters, digits, - and _ can name one, 50 at most"
+        )
     return name or None
 
 

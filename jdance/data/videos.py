@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 SUFFIXES = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp")
 _CAMERA = "camera:"
+_MAX_FRAMES = 10**6  # of one video that become examples
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,9 @@ class Video:
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = float(fps) if 0 < fps < 1000 else 30.0
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.count = int(count) if 0 < count < 1e9 and not self.is_camera else 0
+        # No frame takes less than a byte: a file that claims more does not know how many it has.
+        most = 0 if self.is_camera else Path(source).stat().st_size
+        self.count = int(count) if 0 < count <= most else 0
         width, height = (
             self._capture.get(p) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
         )
@@ -152,6 +155,10 @@ def times(path: Path, rate: float, start: float = 0.0, end: float = math.inf) ->
         end = min(end, count / video.fps)
         # Not before the first whole frame, nor after the last one.
         number = math.ceil((end - start) * rate - 1e-6)
+        if number > _MAX_FRAMES:
+            raise UserError(
+                f"{path}: claims to last {count / video.fps:.0f} s; prepare parts of it"
+            )
         if number < 1:
             raise UserError(
                 f"{path}: lasts {count / video.fps:.1f} s; nothing of it is between start and end"

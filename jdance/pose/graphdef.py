@@ -16,6 +16,7 @@ from jdance.weights import protobuf
 
 _MAX_AXES = 8
 _MAX_ELEMENTS = 2**24  # many times what a pose network's largest kernel has
+_MAX_TOTAL = 2**27  # of all constants together, of which a few bytes may stand for many
 
 # TensorFlow's number of a data type -> its array type, and the TensorProto field of single values.
 _TYPES: dict[int, tuple[type, int]] = {
@@ -45,6 +46,7 @@ def read_constants(path: str | Path) -> dict[str, np.ndarray]:
 def parse_constants(graph: bytes | memoryview) -> dict[str, np.ndarray]:
     """`read_constants` for bytes in memory; raises an exception of this module on bad ones."""
     constants: dict[str, np.ndarray] = {}
+    total = 0
     for number, node in protobuf.fields(memoryview(graph)):
         if number != 1:
             continue
@@ -57,6 +59,9 @@ def parse_constants(graph: bytes | memoryview) -> dict[str, np.ndarray]:
         if name in constants:
             raise protobuf.Malformed(f"two nodes are called {name!r}")
         constants[name] = array
+        total += array.size
+        if total > _MAX_TOTAL:
+            raise protobuf.Malformed(f"more than {_MAX_TOTAL} values in all")
     if not constants:
         raise protobuf.Malformed("it holds no constants")
     return constants

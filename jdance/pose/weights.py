@@ -6,7 +6,6 @@ Variables are the two Flax collections `params` and `batch_stats`, with NumPy le
 import functools
 import json
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jdance import npz
 from jdance.data import images
 from jdance.errors import UserError
 from jdance.models import openpose
@@ -33,6 +33,9 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "light": LightPose,
     "openpose_vgg19": OpenPoseVGG19,
 }
+
+# A file may ask for any size; to find out that its variables do not fit must not take for ever.
+_LARGEST = {"stages": 32, "width": 4096}
 
 _CONFIG_FILE = "pose.json"
 _STATISTICS_FILE = Path(__file__).with_name("mobilenet_v2_small_statistics.npz")
@@ -52,12 +55,17 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     """
     attributes = dict(config)
     name = attributes.pop("network", None)
-    if name not in NETWORKS:
+    if not isinstance(name, str) or name not in NETWORKS:
         raise UserError(f"unknown pose network {name!r}; known: {', '.join(NETWORKS)}")
+    for key, largest in _LARGEST.items():
+        if not isinstance(attributes.get(key, 1), int) or attributes.get(key, 1) > largest:
+            raise UserError(
+                f"pose network {name!r}: {key}={attributes[key]!r}, at most {largest} is possible"
+            )
     try:
         net = NETWORKS[name](**attributes)
         abstract_variables(net)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError, AssertionError) as error:
         raise UserError(f"pose network {name!r}: {error}") from error
     return net
 
@@ -261,15 +269,17 @@ def unpack(file: Path) -> tuple[dict[str, Any], Variables]:
     Raises:
         UserError: not such a file, a damaged one, or variables that do not fit the network.
     """
+    arrays = npz.read(file)
     try:
-        with np.load(file) as content:
-            config = json.loads(str(content["config"]))
-            names = [name for name in content.files if name != "config"]
-            flat = {tuple(name.split("/")): content[name].astype(np.float32) for name in names}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file}: not a packed pose checkpoint ({error})") from error
-    variables = unflatten_dict(flat)
-    check(build(config), variables, source=file)
+        config = json.loads(str(arrays.pop("config")))
+        flat = {tuple(name.split("/")): array.astype(np.float32) for name, array in arrays.items()}
+        variables = unflatten_dict(flat)
+        net = build(config)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{file}: not a packed pose checkpoint ({error!r})") from error
+    check(net, variables, source=file)
     return config, variables
 
 

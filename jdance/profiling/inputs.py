@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 from jdance import models, skeleton
 from jdance.data import augment, crop, pose_pipeline, resident
 from jdance.data.pipeline import Batch
-from jdance.training import devices, state, steps
-from jdance.training.compiled import Step, train_step
+from jdance.training import devices, nonfinite, state, steps
+from jdance.training.compiled import Carry, Step, train_step
 from jdance.training.tasks import Task
 
 _STEPS_PER_EPOCH = 100  # for the schedule of the learning rate; any number would do
@@ -45,8 +45,8 @@ def batch(config: ConfigDict, size: int) -> Batch:
     return result | {"image": picture}
 
 
-def step(task: Task) -> tuple[Step, state.TrainState]:
-    """The training step of a configuration, and a fresh state for it on every device.
+def step(task: Task) -> tuple[Step, Carry]:
+    """The training step of a configuration, and what it carries at first, on every device.
 
     The step's last argument is `pictures`.
     """
@@ -57,7 +57,7 @@ def step(task: Task) -> tuple[Step, state.TrainState]:
     optimizer = state.make_optimizer(config.optimizer, schedule, 0, task.rate_factors)
     model = task.model(axis_name=steps.AXIS)
     fresh = devices.replicate(state.create(model, optimizer, config.seed, task.inputs()))
-    return train_step(task, model, optimizer), fresh
+    return train_step(task, model, optimizer), (fresh, devices.everywhere(nonfinite.empty()))
 
 
 def pictures(task: Task) -> jax.Array | None:

@@ -90,7 +90,7 @@ def temperature_of(workdir: Path, checkpoint: str = NEWEST) -> float:
         temperature = float(json.loads(path.read_text())["temperature"])
     except FileNotFoundError:
         return 1.0
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path}: not a calibration ({error}); remove or repeat it") from error
     if not _RANGE[0] / 2 < temperature < _RANGE[1] * 2:
         raise UserError(f"{path}: temperature {temperature}; remove or repeat the calibration")

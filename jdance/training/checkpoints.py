@@ -1,6 +1,8 @@
 """Checkpoints of the training state, by orbax: written in the background, by all processes."""
 
+import json
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,11 @@ from jdance.training.devices import of_this_process, over_processes
 policies = ocp.checkpoint_managers.preservation_policy
 NEWEST, BEST = "newest", "best"
 _SCORE = "score"
+_DAMAGED = "damaged"  # where damaged checkpoints go
+# The keys of orbax's description of a checkpoint.
+_DESCRIPTION = {"item_handlers", "metrics", "performance_metrics", "init_timestamp_nsecs",
+                "commit_timestamp_nsecs", "custom_metadata"}  # fmt: skip
+_CHECKSUMS = "crc32"
 
 
 class Damaged(UserError):
@@ -29,11 +36,21 @@ class Checkpoints:
         workdir: of the run.
         kept: how many of the newest stay.
         best: how many of those with the highest score stay, too.
-        owner: whether this is the run itself, which may tidy up what was half written.
+        owner: whether this is the run itself, which may tidy up what was half written or damaged.
+
+    Raises:
+        Damaged: another than the owner finds a checkpoint that keeps all of them from being opened.
     """
 
     def __init__(self, workdir: Path, kept: int = 2, best: int = 0, owner: bool = False):
         self._folder, self._owner = (workdir / "checkpoints").absolute(), owner
+        # orbax opens no folder that has such a checkpoint in it.
+        self._unopened = [int(p.name) for p in _steps(self._folder) if not _is_described(p)]
+        if self._unopened and not owner:
+            place = self._folder / str(self._unopened[0])
+            raise Damaged(f"{place}: is damaged (its description cannot be read); remove it")
+        if self._unopened:
+            cluster.on_first(lambda: self._set_aside(self._unopened))
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
@@ -98,7 +115,8 @@ class Checkpoints:
         metrics = None if score is None else {_SCORE: score}
         with _Writing(self._folder):
             whole = ocp.args.StandardSave(over_processes(state))
-            self._manager.save(step, args=whole, metrics=metrics)
+            sums = {_CHECKSUMS: _checksums(state)}
+            self._manager.save(step, args=whole, metrics=metrics, custom_metadata=sums)
 
     def wait(self) -> None:
         """Returns when all that was saved is on the disk; raises UserError if it cannot be."""
@@ -121,6 +139,8 @@ class Checkpoints:
         Raises:
             UserError: the newest is of another network or configuration, or all are damaged.
         """
+        for step in self._unopened:
+            warn(f"warning: {self._folder / str(step)}: is damaged; moved to {_DAMAGED}")
         damaged: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             problem, state = "cannot be read by another process", None
@@ -143,7 +163,7 @@ class Checkpoints:
         return None
 
     def _set_aside(self, steps: list[int]) -> None:
-        folder = self._folder.parent / "damaged"
+        folder = self._folder.parent / _DAMAGED
         folder.mkdir(exist_ok=True)
         for step in steps:
             number = sum(1 for _ in folder.glob(f"{step}-*"))
@@ -173,9 +193,28 @@ class Checkpoints:
                 f"{place}: does not fit this configuration: {difference}; use another --workdir"
             )
         try:
-            return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+            state = self._manager.restore(step, args=ocp.args.StandardRestore(like))
         except Exception as error:
             raise Damaged(f"{place}: is damaged ({_reason(error)})") from error
+        self._compare(step, of_this_process(state))
+        return state
+
+    def _compare(self, step: int, state: Any) -> None:
+        """Raises Damaged, naming the first array that is not as it was saved.
+
+        The files' own format would not notice a changed bit in every place.
+        """
+        place = f"{self._folder / str(step)}"
+        try:
+            expected = (self._manager.metadata(step).custom_metadata or {}).get(_CHECKSUMS)
+        except Exception as error:
+            raise Damaged(f"{place}: is damaged ({_reason(error)})") from error
+        if expected is None:  # from before there were checksums
+            return
+        found = _checksums(state)
+        for name in sorted(found.keys() | dict(expected).keys()):
+            if found.get(name) != expected.get(name):
+                raise Damaged(f"{place}: is damaged ({name} is not as it was saved)")
 
     def newest_variables(self) -> dict[str, Any]:
         """Parameters and batch-norm statistics of the newest checkpoint, of whatever network.
@@ -206,10 +245,12 @@ class Checkpoints:
             like = jax.tree.map(
                 lambda leaf: np.empty(leaf.shape, leaf.dtype), getattr(saved, "tree", saved)
             )
-            return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+            whole = self._manager.restore(step, args=ocp.args.StandardRestore(like))
         except Exception as error:
             place = self._folder / str(step)
             raise Damaged(f"{place}: is damaged ({_reason(error)})") from error
+        self._compare(step, whole)
+        return whole
 
     def close(self) -> None:
         """Returns when all that was saved is on the disk; raises UserError if it cannot be."""
@@ -249,8 +290,39 @@ def suffix(which: str) -> str:
 
 def has_checkpoint(workdir: Path) -> bool:
     """Whether a run has a checkpoint to continue from; makes no folders."""
-    folder = workdir / "checkpoints"
-    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+    return bool(_steps(workdir / "checkpoints"))
+
+
+def _steps(folder: Path) -> list[Path]:
+    """The folders of checkpoints, in the order of their steps."""
+    found = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def _is_described(folder: Path) -> bool:
+    """Whether orbax's description of a checkpoint, if there is one, is what orbax writes."""
+    path, metrics = folder / "_CHECKPOINT_METADATA", folder / "metrics" / "metrics"
+    try:
+        if metrics.exists():
+            float(json.loads(metrics.read_bytes())[_SCORE])
+        content = json.loads(path.read_bytes())
+        times = [content.get(name) for name in ("init_timestamp_nsecs", "commit_timestamp_nsecs")]
+        numbers = all(isinstance(time, int | None) for time in times)
+        return content.keys() <= _DESCRIPTION and numbers
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError):
+        return False
+
+
+def _checksums(state: Any) -> dict[str, int]:
+    """CRC-32 of each array of a replicated state, by its name."""
+
+    def bytes_of(leaf: Any) -> np.ndarray:
+        local = leaf.addressable_shards[0].data if isinstance(leaf, jax.Array) else leaf
+        return np.ascontiguousarray(jax.device_get(local))
+
+    return {name: zlib.crc32(bytes_of(leaf).tobytes()) for name, leaf in _leaves(state).items()}
 
 
 def _leaves(tree: Any) -> dict[str, Any]:

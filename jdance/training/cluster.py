@@ -87,9 +87,9 @@ def launcher(environment: Mapping[str, str]) -> str | None:
 def member(where: Place | None, patience: float = 0.0) -> Iterator[None]:
     """Makes this process one of the run's, before anything touches a device.
 
-    SIGTERM then asks for a checkpoint, see `preempted`, and SIGUSR1 does the same. Where one of
-    several processes fails, it ends at once and without ceremony: an orderly exit would wait for
-    the others, which wait for it.
+    SIGTERM then asks for a checkpoint, see `preempted`; SIGUSR1 and the first Ctrl-C do the same.
+    Where one of several processes fails, it ends at once and without ceremony: an orderly exit
+    would wait for the others, which wait for it.
 
     Args:
         where: see `place`; None: as Slurm or Open MPI say, or else alone.
@@ -102,9 +102,25 @@ def member(where: Place | None, patience: float = 0.0) -> Iterator[None]:
     _join(where, patience)
     # JAX owns SIGTERM: a handler of our own would disable its preemption notice.
     signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    interrupted = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        print("interrupted: saving after this step; Ctrl-C again ends at once", file=sys.stderr)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     try:
         with failing_at_once():
             yield
+    except Preempted as notice:
+        if not interrupted:
+            raise
+        print(notice, file=sys.stderr)
+        raise KeyboardInterrupt from None
     except UserError as error:
         if jax.process_count() == 1:
             raise

@@ -8,17 +8,19 @@ import jax
 import optax
 
 from jdance.data import resident
-from jdance.training import steps
+from jdance.training import nonfinite, steps
 from jdance.training.state import TrainState
 from jdance.training.tasks import Task
 
-# (state, batch by `devices.shard`, pictures) -> (state, metrics); has `lower`, like any jitted
+# The state, and the account of steps that were not finite, by `nonfinite`.
+Carry = tuple[TrainState, nonfinite.Account]
+# (carry, batch by `devices.shard`, pictures) -> (carry, metrics); has `lower`, like any jitted
 # function. The pictures are those of `Task.resident`, on every device, or None.
 Step = Any
 
 
 def train_step(task: Task, model: nn.Module, optimizer: optax.GradientTransformation) -> Step:
-    """`steps.train_step` of a task for all devices; the state that it is given is used up.
+    """`steps.guarded_step` of a task for all devices; what it carries is used up.
 
     Args:
         task: the experiment.
@@ -35,11 +37,9 @@ def train_steps(task: Task, model: nn.Module, optimizer: optax.GradientTransform
     """
     step = _step(task, model, optimizer)
 
-    def several(
-        state: TrainState, batches: Any, pictures: Any
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        state, metrics = jax.lax.scan(lambda s, b: step(s, b, pictures), state, batches)
-        return state, jax.tree.map(lambda values: values[-1], metrics)
+    def several(carry: Carry, batches: Any, pictures: Any) -> tuple[Carry, dict[str, jax.Array]]:
+        carry, metrics = jax.lax.scan(lambda c, b: step(c, b, pictures), carry, batches)
+        return carry, jax.tree.map(lambda values: values[-1], metrics)
 
     return _mapped(several)
 
@@ -47,7 +47,8 @@ def train_steps(task: Task, model: nn.Module, optimizer: optax.GradientTransform
 def _step(task: Task, model: nn.Module, optimizer: optax.GradientTransformation) -> Any:
     config = task.config
     update = partial(
-        steps.train_step,
+        steps.guarded_step,
+        skip=config.on_nonfinite == "skip",
         model=model,
         optimizer=optimizer,
         seed=config.seed,
@@ -55,10 +56,10 @@ def _step(task: Task, model: nn.Module, optimizer: optax.GradientTransformation)
         accumulate=config.accumulate,
     )
 
-    def step(
-        state: TrainState, batch: Any, pictures: Any
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        return update(state, resident.with_pictures(batch, pictures, config.data.image_size))
+    def step(carry: Carry, batch: Any, pictures: Any) -> tuple[Carry, dict[str, jax.Array]]:
+        whole = resident.with_pictures(batch, pictures, config.data.image_size)
+        state, account, metrics = update(*carry, whole)
+        return (state, account), metrics
 
     return step
 

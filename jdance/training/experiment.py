@@ -12,14 +12,14 @@ from jdance import config as defaults
 from jdance import files
 from jdance.data.records import Dataset
 from jdance.errors import UserError
-from jdance.training import state
+from jdance.training import nonfinite, state
 from jdance.training.checkpoints import has_checkpoint
 from jdance.training.tasks import Task
 
 # What may differ when a run is continued: a run may go on longer, and the data may have moved.
-_FREE = ("epochs", "log_every", "eval_every", "checkpoint_every", "checkpoints_kept",
-         "best_checkpoints_kept", "steps_per_dispatch", "data.dir", "data.threads",
-         "data.workers")  # fmt: skip
+_FREE = ("epochs", "on_nonfinite", "log_every", "eval_every", "checkpoint_every",
+         "checkpoints_kept", "best_checkpoints_kept", "steps_per_dispatch", "data.dir",
+         "data.threads", "data.workers")  # fmt: skip
 
 
 _SHARES = {
@@ -52,6 +52,11 @@ def check(task: Task) -> None:
             raise UserError(f"--config.{key}={value}: a share, must be at most 1")
         if key in _RATES and value >= 1:
             raise UserError(f"--config.{key}={value}: must be less than 1")
+    if config.on_nonfinite not in nonfinite.POLICIES:
+        raise UserError(
+            f"--config.on_nonfinite={config.on_nonfinite}: expected one of "
+            f"{', '.join(nonfinite.POLICIES)}"
+        )
     task.check()
     try:
         state.make_optimizer(config.optimizer, state.make_schedule(config.optimizer, 1, 1))
@@ -112,8 +117,9 @@ def read(workdir: Path) -> tuple[ConfigDict, list[str]]:
         return config, [str(name) for name in content["classes"]]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; train with launch/train.py first") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not the configuration of a run ({error})") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError,
+            RecursionError) as error:  # fmt: skip
+        raise UserError(f"{path}: not the configuration of a run ({error!r})") from error
 
 
 def _flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:

@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from jdance import lock
+from jdance.data import pipeline
 from jdance.data.records import Dataset
 from jdance.errors import Preempted, UserError
 from jdance.progress import Progress
@@ -20,12 +22,12 @@ from jdance.training import (
     devices,
     experiment,
     initialize,
-    lock,
     state,
     steps,
     tasks,
 )
 from jdance.training.checkpoints import NEWEST, Checkpoints, has_checkpoint
+from jdance.training.journal import Journal
 from jdance.training.metrics import MetricWriter, NoMetrics
 from jdance.training.sampler import Sampler
 from jdance.training.tasks import Task
@@ -53,6 +55,8 @@ def train(
             experiment or is in use, or the loss is not finite.
     """
     dataset = Dataset(config.data.dir, tasks.data_kind(config))
+    cluster.on_first(lambda: dataset.check(("train", "val")))  # once, whoever else reads them
+    dataset.trust()
     train_source = dataset.source("train")
     task = tasks.make(config, dataset.classes)
     task.suit(dataset)
@@ -76,6 +80,7 @@ def train(
         start_step = restored[0] if restored else 0
         writer = MetricWriter(workdir, start_step) if cluster.is_first() else NoMetrics()
         stack.enter_context(closing(writer))
+        stack.callback(pipeline.close_processes)
         stack.enter_context(cluster.failing_at_once())
         return _train(
             task, workdir, dataset, train_source, initial, checkpoints, restored, writer, dog
@@ -132,6 +137,7 @@ def _train(
         progress.say(f"resuming from step {start_step} of {total_steps}")
     round_steps = max(1, round(config.eval_every * steps_per_epoch))
     sampler = Sampler(config, workdir, train_source, len(dataset.classes), round_steps)
+    journal = Journal(workdir, config.on_nonfinite, total_steps, train_source, dataset.info["kind"])
     batches = None
     result: dict[str, Any] = {}
     metrics: dict[str, jax.Array] = {}
@@ -168,15 +174,18 @@ def _train(
             log, evaluate, save = due(step)
             with clock.waiting():
                 several = [next(batches) for _ in range(number)]
+            for one, batch in enumerate(several, step - number + 1):
+                journal.add(one, batch)
             previous = metrics
             if number > 1:
-                update, batch = train_steps, devices.shard_several(several)
+                update, share = train_steps, devices.shard_several(several)
             else:
-                update, batch = train_step, devices.shard(several[0])
+                update, share = train_step, devices.shard(several[0])
             if step <= freeze_steps:
                 update = frozen_steps if number > 1 else frozen_step
             with dog.exempt(id(update) not in compiled_already):  # the first call compiles
-                current, metrics = update(current, batch, pictures)
+                carry, metrics = update((current, journal.account), share, pictures)
+            current, journal.account = carry
             compiled_already.add(id(update))
             clock.images += number * config.batch_size
             # At most two dispatches in flight: batches must not pile up on the device.
@@ -189,13 +198,11 @@ def _train(
 
             values: dict[str, float] = {}
             if log or save:
-                values = {name: float(v) for name, v in jax.device_get(metrics).items()}
-                if not np.isfinite([values["loss"], values["gradient_norm"]]).all():
-                    raise UserError(
-                        f"{workdir}: at step {step} the loss is {values['loss']}, the gradient's "
-                        f"norm {values['gradient_norm']}; lower --config.optimizer.learning_rate "
-                        f"(checkpoints up to step {checkpoints.latest_step() or 0} are kept)"
-                    )
+                told, account = jax.device_get((metrics, journal.account))
+                values = {name: float(value) for name, value in told.items()}
+                with jax.transfer_guard("allow"):
+                    for line in journal.look(account, schedule, checkpoints.latest_step() or 0):
+                        progress.say(line)
             if log:
                 with jax.transfer_guard("allow"):
                     values["learning_rate"] = float(schedule(step - 1))
@@ -221,7 +228,7 @@ def _train(
                 name = task.headline[0]
                 progress.say(f"epoch {step / steps_per_epoch:.4g}: val {name} {result[name]:.4f}")
             if log or evaluate:
-                writer.write(step, values)
+                writer.write(step, {k: v for k, v in values.items() if np.isfinite(v)})
             if save:
                 with jax.transfer_guard("allow"), clock.paused(), dog.exempt():
                     score = result[task.headline[0]] if evaluate else None

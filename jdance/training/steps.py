@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jdance.training import nonfinite
 from jdance.training.state import TrainState
 
 AXIS = "batch"
@@ -108,6 +109,19 @@ def train_step(
         opt_state=opt_state,
     )
     return new_state, jax.lax.pmean(metrics, AXIS)
+
+
+def guarded_step(
+    state: TrainState,
+    account: nonfinite.Account,
+    batch: dict[str, Array],
+    *,
+    skip: bool,
+    **constants: Any,
+) -> tuple[TrainState, nonfinite.Account, dict[str, Array]]:
+    """`train_step`, whose update is taken only if it is finite; see `nonfinite.guard`."""
+    new_state, metrics = train_step(state, batch, **constants)
+    return *nonfinite.guard(state, new_state, metrics, account, skip), metrics
 
 
 def _mean_over(

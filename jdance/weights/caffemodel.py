@@ -16,6 +16,7 @@ from jdance.weights import protobuf
 _LAYER, _V1_LAYER = 100, 2
 _NAME_AND_BLOBS = {_LAYER: (1, 7), _V1_LAYER: (4, 6)}
 _DATA = {5: "<f4", 8: "<f8"}
+_MAX_AXES, _MAX_SIZE = 8, 2**28  # of an array, and along one of its axes
 
 
 def read(path: str | Path) -> dict[str, list[np.ndarray]]:
@@ -78,6 +79,8 @@ def _blob(blob: memoryview) -> np.ndarray:
             parts.append(np.frombuffer(row, _DATA[number]))
     shape = tuple(old_sizes if sizes is None else sizes)
     data = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    if len(shape) > _MAX_AXES or max(shape, default=0) > _MAX_SIZE:
+        raise protobuf.Malformed("parameters of an impossible shape")
     if min(shape, default=0) < 0 or math.prod(shape) != data.size:
         raise protobuf.Malformed(f"parameters of shape {shape} have {data.size} values")
     return data.astype(np.float32).reshape(shape)

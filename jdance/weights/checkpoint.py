@@ -78,7 +78,7 @@ def read_config(folder: Path, file: str, kind: str) -> dict[str, Any]:
         config = json.loads((folder / file).read_text())
     except OSError as error:
         raise UserError(f"{folder}: not a {kind} checkpoint, it has no {file}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{folder / file}: not valid JSON ({error})") from error
     if not isinstance(config, dict):
         raise UserError(f"{folder / file}: expected an object with the key 'network'")

@@ -135,6 +135,8 @@ def _array(name: str, tensor: _Tensor, load: Callable[[_Storage], Buffer]) -> np
     if len(data) != storage.size * storage.dtype.itemsize:
         raise _Malformed(f"the data of tensor {name!r} has {len(data)} bytes")
     if not count:
+        if math.prod(max(size, 1) for size in shape) > _MAX_FILE:
+            raise _Malformed(f"tensor {name!r} has no possible shape")
         return np.zeros(shape, storage.dtype)
     return np.lib.stride_tricks.as_strided(
         np.frombuffer(data, storage.dtype)[offset:],
@@ -171,7 +173,7 @@ def _read_zip(file: bytes) -> tuple[Any, Callable[[_Storage], Buffer]]:
     def load(storage: _Storage) -> Buffer:
         name = f"{folder}data/{storage.key}"
         if name not in entries:
-            raise _Malformed(f"{name} is missing")
+            raise _Malformed(f"{name!r} is missing")
         return entries[name]
 
     return content, load

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jdance import features
+from jdance import features, npz
 from jdance.errors import UserError
 
 PARTS = tuple(features.SEGMENTS)  # in the order of the features
@@ -114,18 +114,27 @@ class PostureModel:
         Raises:
             UserError: there is no such file, or it holds something else.
         """
+        if not path.exists():
+            raise UserError(f"{path}: no such file; train with --config=configs/qes.py first")
+        arrays = npz.read(path)
         try:
-            with np.load(path) as file:
-                names = ("slopes", "offsets", "covariances", "counts")
-                arrays = {name: file[name] for name in names}
-                classes = tuple(json.loads(str(file["classes"])))
-        except FileNotFoundError:
-            raise UserError(
-                f"{path}: no such file; train with --config=configs/qes.py first"
-            ) from None
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{path}: not a posture model ({error})") from error
-        return cls(classes, **arrays)
+            classes = tuple(json.loads(str(arrays.pop("classes"))))
+            if not all(isinstance(name, str) for name in classes):
+                raise ValueError("classes without names")
+            shapes = {"slopes": (2, 2), "offsets": (2,), "covariances": (2, 2), "counts": ()}
+            for name, shape in shapes.items():
+                array = arrays[name]
+                if (
+                    array.shape != (len(classes), len(PARTS), *shape)
+                    or array.dtype.kind not in "fi"
+                ):
+                    raise ValueError(f"{name} is {array.dtype} {array.shape}")
+                if not np.isfinite(array).all():
+                    raise ValueError(f"{name} is not finite")
+            np.linalg.cholesky(arrays["covariances"])  # else nothing can be judged by them
+            return cls(classes, **{name: arrays[name] for name in shapes})
+        except (ValueError, KeyError, TypeError, RecursionError, np.linalg.LinAlgError) as error:
+            raise UserError(f"{path}: not a posture model ({error!r})") from error
 
 
 def fit(segments: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> PostureModel:

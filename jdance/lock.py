@@ -18,7 +18,9 @@ _SILENCE = 20.0  # after which a holder on another machine counts as gone
 
 
 @contextmanager
-def held(workdir: Path, silence: float = _SILENCE) -> Iterator[None]:
+def held(
+    folder: Path, silence: float = _SILENCE, name: str = "lock", flag: str = "--workdir"
+) -> Iterator[None]:
     """Holds DIR/lock, which names the machine and the process, for as long as the block runs.
 
     The system itself lets go of the lock of a process that has died, however it did. Where
@@ -26,21 +28,23 @@ def held(workdir: Path, silence: float = _SILENCE) -> Iterator[None]:
     instead: the file's time.
 
     Args:
-        workdir: is made if it is not there.
+        folder: is made if it is not there.
         silence: seconds for which a holder on another machine must have been silent.
+        name: of the file.
+        flag: that names the folder, for messages.
 
     Raises:
         UserError: another job holds the folder, or it cannot be written to.
     """
-    path = workdir / "lock"
+    path = folder / name
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        file = _open(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _open(path, flag)
     except OSError as error:
-        raise UserError(f"{workdir}: cannot be written to ({error.strerror})") from error
+        raise UserError(f"{folder}: cannot be written to ({error.strerror})") from error
     done = threading.Event()
     try:
-        _outwait(file, path, silence)
+        _outwait(file, path, silence, flag)
         me = {"host": socket.gethostname(), "process": os.getpid()}
         os.ftruncate(file, 0)
         os.pwrite(file, json.dumps(me).encode(), 0)
@@ -56,7 +60,7 @@ def held(workdir: Path, silence: float = _SILENCE) -> Iterator[None]:
         os.close(file)
 
 
-def _open(path: Path) -> int:
+def _open(path: Path, flag: str) -> int:
     """The locked file; raises UserError if another process has locked it."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -68,14 +72,14 @@ def _open(path: Path) -> int:
         except BlockingIOError:
             holder = _read(file)
             os.close(file)
-            raise _in_use(path, holder) from None
+            raise _in_use(path, holder, flag) from None
         except BaseException:
             os.close(file)
             raise
         os.close(file)
 
 
-def _outwait(file: int, path: Path, silence: float) -> None:
+def _outwait(file: int, path: Path, silence: float, flag: str) -> None:
     """Waits until a holder on another machine has been silent for long enough."""
     holder = _read(file)
     if not holder or holder.get("host") == socket.gethostname():
@@ -84,13 +88,13 @@ def _outwait(file: int, path: Path, silence: float) -> None:
     while time.monotonic() - since < silence:
         time.sleep(min(0.5, silence / 4))
         if os.fstat(file).st_mtime_ns != last:
-            raise _in_use(path, holder)
+            raise _in_use(path, holder, flag)
 
 
-def _in_use(path: Path, holder: dict[str, Any]) -> UserError:
+def _in_use(path: Path, holder: dict[str, Any], flag: str) -> UserError:
     return UserError(
         f"{path.parent}: is in use by process {holder.get('process', '?')} on "
-        f"{holder.get('host', 'this machine')}; wait for it or end it, or use another --workdir"
+        f"{holder.get('host', 'this machine')}; wait for it or end it, or use another {flag}"
     )
 
 

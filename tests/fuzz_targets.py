@@ -1,0 +1,396 @@
+"""What can be read from outside: valid samples of each kind of file, and how it is read.
+
+A target's samples are folders, as {name: content}; one file of a sample is damaged at a time.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import jax
+import numpy as np
+from conftest import tiny_config, tiny_picture, tiny_source
+from protobuf_writer import field
+from test_pose_data import annotation
+from test_pose_weights import constant, float_constant, random_graph, shape_message
+from test_videos import write_video
+from test_weights import FILES, archive, tensor
+
+from jdance import weights
+from jdance.data import (
+    images,
+    openpose_json,
+    people,
+    pipeline,
+    pose_pipeline,
+    prepare,
+    prepare_people,
+    records,
+    skeleton_npz,
+    sources,
+    videos,
+)
+from jdance.models.baselines import posture_feedback
+from jdance.pose import graphdef
+from jdance.pose import weights as pose_weights
+from jdance.training import calibration, devices, experiment, loop, tasks
+from jdance.training.checkpoints import Checkpoints
+from jdance.weights import caffemodel, checkpoint
+
+Sample = dict[str, bytes]
+
+
+class Target(NamedTuple):
+    """Fields:
+    samples: valid folders, made in an empty one.
+    read: reads a folder, and writes to its folder "out" at most.
+    share: how many inputs, beside the others.
+    damaged: which files of a sample are damaged; all of them by default.
+    """
+
+    samples: Callable[[Path], list[Sample]]
+    read: Callable[[Path], object]
+    share: float = 1.0
+    damaged: Callable[[str], bool] = lambda name: True
+
+
+def files_of(folder: Path) -> Sample:
+    """A folder's files by their names, those in folders below it as "a/b"."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+# Pictures and videos -----------------------------------------------------------------------------
+
+
+def _pictures(folder: Path) -> list[Sample]:
+    image = tiny_picture(1)[0]
+    for suffix in images.SUFFIXES:
+        images.write(folder / f"x{suffix}", image)
+    cv2.imwrite(str(folder / "deep.png"), image.astype(np.uint16) * 200)
+    cv2.imwrite(str(folder / "alpha.png"), np.dstack([image, image[..., :1]]))
+    cv2.imwrite(str(folder / "grey.tif"), image[..., 0])
+    cv2.imwrite(str(folder / "progressive.jpg"), image, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])
+    return [{name: data} for name, data in files_of(folder).items()]
+
+
+def _read_pictures(folder: Path) -> None:
+    for path in images.find(folder):
+        images.read(path)
+
+
+def _videos(folder: Path) -> list[Sample]:
+    write_video(folder / "a.webm", 8)
+    for name, code in (("b.avi", "MJPG"), ("c.mp4", "mp4v"), ("d.mkv", "FFV1")):
+        writer = cv2.VideoWriter(
+            str(folder / name), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*code), 10, (80, 96)
+        )
+        for i in range(8):
+            writer.write(tiny_picture(i)[0])
+        writer.release()
+    return [{name: data} for name, data in files_of(folder).items() if data]
+
+
+def _read_videos(folder: Path) -> None:
+    for path in videos.find(folder):
+        for when in videos.times(path, 2.0)[:20]:
+            videos.frame_at(path, when)
+        with closing(videos.Video(path)) as video:
+            for frame in video:
+                assert frame.image.dtype == np.uint8
+
+
+# Labels and key points ---------------------------------------------------------------------------
+
+
+def _manifests(folder: Path) -> list[Sample]:
+    images.write(folder / "p.png", tiny_picture(0)[0])
+    write_video(folder / "v.webm", 8)
+    stream = io.StringIO()
+    writer = csv.writer(stream)
+    writer.writerow(["path", "label", "split", "group", "start", "end", "box", "person"])
+    for i in range(6):
+        writer.writerow(["p.png", "ab"[i % 2], ["train", "test"][i % 2], f"g{i}", "", "",
+                         "5,5,40,60" if i % 3 == 0 else "", 0 if i % 3 == 1 else ""])  # fmt: skip
+    writer.writerow(["v.webm", "a", "", "film", "0.1", "0.6", "", ""])
+    return [files_of(folder) | {"manifest.csv": stream.getvalue().encode()}]
+
+
+def _one_person(image: np.ndarray) -> np.ndarray:
+    return tiny_picture(0)[1]
+
+
+def _prepare(folder: Path) -> None:
+    source = sources.open_source(str(folder / "manifest.csv"))
+    prepare.prepare(source, folder / "out", _one_person)
+
+
+def _openpose(folder: Path) -> list[Sample]:
+    for i in range(3):
+        found = np.concatenate([tiny_picture(i)[1], tiny_picture(i + 1)[1]])
+        openpose_json.write(folder / f"f{i}_keypoints.json", found)
+    body25 = {"people": [{"pose_keypoints_2d": [float(i % 9 + 1) for i in range(75)]}]}
+    return [files_of(folder), {"body25_keypoints.json": json.dumps(body25).encode()}]
+
+
+def _read_openpose(folder: Path) -> None:
+    openpose_json.read_sequence(openpose_json.frames(folder))
+
+
+def _coco(folder: Path) -> list[Sample]:
+    joints = np.random.default_rng(0).uniform(5, 95, (17, 3)).round()
+    run_lengths = {"counts": [100, 50, 120 * 100 - 150], "size": [120, 100]}
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.jpg"} for i in range(2)],
+        "annotations": [
+            annotation(1, 0, joints), annotation(2, 1, box=(60, 70, 20, 30)),
+            annotation(3, 0, crowd=1, segmentation=run_lengths), annotation(4, 1, joints),
+        ],
+    }  # fmt: skip
+    (folder / "annotations").mkdir()
+    (folder / "train").mkdir()
+    for i in range(2):
+        images.write(folder / "train" / f"{i}.jpg", np.full((120, 100, 3), 99, np.uint8))
+    path = folder / "annotations" / "person_keypoints_train.json"
+    path.write_text(json.dumps(content))
+    return [files_of(folder)]
+
+
+def _prepare_coco(folder: Path) -> None:
+    prepare_people.prepare(str(folder), folder / "out")
+
+
+def _skeletons(folder: Path) -> list[Sample]:
+    rng = np.random.default_rng(0)
+    still = {"xy": rng.uniform(0, 9, (6, 18, 2)), "conf": np.ones((6, 18)),
+             "label": np.array(["a", "b"] * 3), "split": np.array(["train", "val"] * 3),
+             "group": np.arange(6)}  # fmt: skip
+    moving = {"poses": rng.uniform(0, 9, (12, 17, 2)), "lengths": np.array([3, 4, 2, 3]),
+              "label": np.array([0, 1, 0, 1])}  # fmt: skip
+    np.savez(folder / "a.npz", **still)
+    np.savez_compressed(folder / "b.npz", **moving)
+    return [{name: data} for name, data in files_of(folder).items()]
+
+
+def _prepare_skeletons(folder: Path) -> None:
+    (path,) = folder.glob("*.npz")
+    skeleton_npz.read(path)
+    prepare.prepare(sources.open_source(str(path)), folder / "out", None)
+
+
+# Weights -----------------------------------------------------------------------------------------
+
+
+def _read_weights(folder: Path) -> None:
+    for path in folder.iterdir():
+        weights.read(path)
+
+
+def _pth(folder: Path) -> list[Sample]:
+    more = archive({"a": tensor(shape=(3, 2), strides=(1, 3)), "b": tensor(shape=(), strides=())})
+    return [{n: d} for n, d in (FILES["zip"], FILES["legacy"])] + [{"net.pth": more}]
+
+
+def _graphs(folder: Path) -> list[Sample]:
+    shape = field(2, shape_message([2]))
+    small = float_constant("a", np.ones((3, 4))) + constant(
+        "b", field(1, 3) + shape + field(7, 5) + field(7, -1)
+    )
+    return [{"small.pb": small}, {"graph.pb": b"".join(random_graph()[1].values())}]
+
+
+def _read_graphs(folder: Path) -> None:
+    (path,) = folder.iterdir()
+    graphdef.read_constants(path)
+    if path.name == "graph.pb":
+        pose_weights.import_mobilenet_v2_small(path)
+
+
+def _caffe(folder: Path) -> list[Sample]:
+    rng = np.random.default_rng(0)
+
+    def blob(array: np.ndarray, old: bool) -> bytes:
+        sizes = array.shape
+        shape = b"".join(field(i + 1, n) for i, n in enumerate(sizes))
+        if not old:
+            shape = field(7, b"".join(field(1, n) for n in sizes))
+        return shape + field(5, array.astype("<f4").tobytes())
+
+    result = []
+    for old in (False, True):
+        numbers = rng.random((2, 3, 1, 1)), rng.random((1, 1, 1, 2))
+        body = b"".join(field(6 if old else 7, blob(array, old)) for array in numbers)
+        layer = field(4 if old else 1, b"conv1_1") + body
+        result.append({"net.caffemodel": field(1, b"net") + field(2 if old else 100, layer)})
+    return result
+
+
+def _read_caffe(folder: Path) -> None:
+    caffemodel.read(folder / "net.caffemodel")
+
+
+def _packed(folder: Path) -> list[Sample]:
+    config = {"network": "light", "width": 4, "stages": 1}
+    shapes = pose_weights.abstract_variables(pose_weights.build(config))
+    rng = np.random.default_rng(0)
+    flat = {path: rng.random(leaf.shape, np.float32) for path, leaf in shapes.items()}
+    pose_weights.pack(folder / "pose.npz", config, pose_weights.unflatten_dict(flat))
+    return [files_of(folder)]
+
+
+def _read_packed(folder: Path) -> None:
+    pose_weights.unpack(folder / "pose.npz")
+
+
+def _posture(folder: Path) -> list[Sample]:
+    segments = np.random.default_rng(0).random((20, 22), np.float32)
+    posture_feedback.fit(segments, np.arange(20) % 2, ("a", "b")).save(folder / "posture.npz")
+    return [files_of(folder)]
+
+
+def _read_posture(folder: Path) -> None:
+    model = posture_feedback.PostureModel.load(folder / "posture.npz")
+    for motion in model.classes:
+        model.judge(tiny_picture(0)[1][0], motion)
+
+
+def _imported(folder: Path) -> list[Sample]:
+    checkpoint.save(folder / "w", "model.json", {"network": "x"}, {"params": {"a": np.ones(50)}})
+    return [files_of(folder)]
+
+
+def _read_imported(folder: Path) -> None:
+    checkpoint.read_config(folder / "w", "model.json", "ResNet")
+    checkpoint.read_variables(folder / "w", "ResNet")
+
+
+# Data sets and runs ------------------------------------------------------------------------------
+
+
+def _data(folder: Path) -> list[Sample]:
+    prepare.prepare(tiny_source(8), folder / "data", None)
+    return [files_of(folder)]
+
+
+def _read_data(folder: Path) -> None:
+    dataset = records.Dataset(folder / "data")
+    dataset.fingerprint()
+    config = tiny_config(folder / "data")
+    config.model.layout = dataset.layout
+    assert isinstance(dataset.classes, list)
+    for split in ("train", "val"):
+        source = dataset.source(split)
+        for i in range(len(source)):
+            pipeline.example((i, source[i]), np.random.default_rng(i), config=config)
+
+
+def _resum(folder: Path) -> None:
+    """As `_read_data` of a stranger who has set the checksums right again."""
+    path = folder / "data" / "dataset.json"
+    info = json.loads(path.read_text())
+    for split in info["splits"].values():
+        split["checksums"] = [
+            hashlib.sha256((folder / "data" / name).read_bytes()).hexdigest()
+            for name in split["shards"]
+        ]
+    path.write_text(json.dumps(info))
+    _read_data(folder)
+
+
+def _persons(folder: Path) -> list[Sample]:
+    image, keypoints = tiny_picture(0)
+    jpeg = images.encode_jpeg(image)
+    still = records.Example(keypoints[0], 1, jpeg, "g", "s")
+    moving = records.Example(np.stack([keypoints[0]] * 5), 0, None, "g", "s")
+    return [{"r.msgpack": records.pack(example)} for example in (still, moving)]
+
+
+def _read_persons(folder: Path) -> None:
+    data = (folder / "r.msgpack").read_bytes()
+    config = tiny_config(folder)
+    records.labels([data])
+    example = records.unpack(data)
+    config.model.branches = "fused" if example.image is not None else "sequence"
+    batch = pipeline.example((0, data), np.random.default_rng(0), config=config)
+    batch = {name: np.asarray(value)[None] for name, value in batch.items()}
+    for value in pipeline._with_features(batch, config).values():
+        assert np.isfinite(value).all()
+
+
+def _people(folder: Path) -> list[Sample]:
+    image, keypoints = tiny_picture(0)
+    record = people.People(
+        images.encode_jpeg(image), keypoints, np.ones((1, 4), np.float32),
+        np.ones(1, np.float32), np.zeros(1, bool), np.full(image.shape[:2], 255, np.uint8), "n",
+    )  # fmt: skip
+    return [{"r.msgpack": people.pack(record)}]
+
+
+def _read_people(folder: Path) -> None:
+    from jdance import config as defaults
+
+    config = defaults.pose()
+    config.data.image_size = 64
+    data = (folder / "r.msgpack").read_bytes()
+    pose_pipeline.example((0, data), np.random.default_rng(0), config=config)
+
+
+def _runs(folder: Path) -> list[Sample]:
+    """A run of a small network on key points with one checkpoint, as if it had been trained."""
+    prepare.prepare(tiny_source(16), folder / "data", None)
+    dataset = records.Dataset(folder / "data")
+    config = tiny_config(folder / "data")
+    config.model.branches = "keypoints"
+    task = tasks.make(config, dataset.classes)
+    experiment.claim(folder / "run", task.config, dataset)
+    fresh = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), loop._abstract_state(task))
+    with closing(Checkpoints(folder / "run", owner=True)) as checkpoints:
+        checkpoints.save(1, devices.replicate(fresh), 0.5)
+    (folder / "run" / "calibration.json").write_text('{"temperature": 1.5}')
+    shutil.rmtree(folder / "data")
+    return [files_of(folder)]
+
+
+def _read_run(folder: Path) -> None:
+    loop.load(folder / "run")
+    calibration.temperature_of(folder / "run")
+
+
+def _read_config(folder: Path) -> None:
+    config, _ = experiment.read(folder / "run")
+    experiment.check(tasks.make(config, ["a", "b", "c"]))
+    calibration.temperature_of(folder / "run")
+
+
+TARGETS: dict[str, Target] = {
+    "pictures": Target(_pictures, _read_pictures, 2.0),
+    "videos": Target(_videos, _read_videos),
+    "manifest": Target(_manifests, _prepare, 0.7, lambda name: name == "manifest.csv"),
+    "openpose": Target(_openpose, _read_openpose),
+    "coco": Target(_coco, _prepare_coco, 0.7, lambda name: name.endswith(".json")),
+    "skeletons": Target(_skeletons, _prepare_skeletons),
+    "pth": Target(_pth, _read_weights, 1.5),
+    "safetensors": Target(lambda _: [dict([FILES["safetensors"]])], _read_weights),
+    "graph": Target(_graphs, _read_graphs),
+    "caffemodel": Target(_caffe, _read_caffe),
+    "pose": Target(_packed, _read_packed, 0.7),
+    "posture": Target(_posture, _read_posture, 0.5),
+    "imported": Target(_imported, _read_imported, 0.3),
+    "dataset": Target(_data, _read_data, 0.7, lambda name: name.endswith(".json")),
+    "shards": Target(_data, _read_data, 0.3, lambda name: name.endswith("record")),
+    "hostile shards": Target(_data, _resum, 0.5, lambda name: name.endswith("record")),
+    "persons": Target(_persons, _read_persons),
+    "people": Target(_people, _read_people),
+    "checkpoint": Target(_runs, _read_run, 0.3, lambda name: "/checkpoints/" in name),
+    "config": Target(_runs, _read_config, 0.5, lambda name: name.count("/") == 1),
+}

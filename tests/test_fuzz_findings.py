@@ -1,0 +1,269 @@
+"""What the fuzzer found, and bombs: each once let a reader fail in another way than by one line."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+
+import msgpack
+import numpy as np
+import pytest
+from conftest import ROOT, tiny_picture, tiny_source
+from protobuf_writer import field
+from test_pose_data import annotation
+from test_pose_weights import constant, shape_message
+from test_weights import archive, tensor
+
+from jdance import files, npz, weights
+from jdance.data import (
+    images,
+    people,
+    prepare,
+    prepare_people,
+    records,
+    skeleton_npz,
+    sources,
+    workers,
+)
+from jdance.errors import UserError
+from jdance.models.baselines import posture_feedback
+from jdance.pose import graphdef
+from jdance.pose import weights as pose_weights
+from jdance.weights import caffemodel
+
+
+def refused(read, *arguments, match=""):
+    with pytest.raises(UserError, match=match) as error:
+        read(*arguments)
+    assert "\n" not in str(error.value)
+
+
+# --- Bombs: small files that claim to be large ----------------------------------------------------
+
+
+def giant_png(path, side):
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    body = zlib.compress(bytes(1000))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body))
+
+
+@pytest.mark.parametrize("side", [12_000, 60_000, 2**31 - 1])
+def test_a_picture_that_claims_to_be_giant(tmp_path, side):
+    giant_png(tmp_path / "x.png", side)
+    refused(images.read, tmp_path / "x.png", match=r"x\.png: not a readable picture")
+
+
+def npz_of(path, header, data=b"", compression=zipfile.ZIP_STORED):
+    text = header.encode().ljust(117) + b"\n"
+    npy = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data
+    with zipfile.ZipFile(path, "w", compression) as file:
+        file.writestr("xy.npy", npy)
+
+
+@pytest.mark.parametrize("read", [skeleton_npz.read, pose_weights.unpack,
+                                  posture_feedback.PostureModel.load])  # fmt: skip
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,)}",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (4294967296, 4294967296)}",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (1,)}",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (6,), } n_order': False}",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (-1,)}",
+    ],
+)
+def test_arrays_that_claim_to_be_something_else(tmp_path, read, header):
+    npz_of(tmp_path / "x.npz", header, bytes(8))
+    refused(read, tmp_path / "x.npz", match=r"x\.npz")
+
+
+def test_an_archive_that_unpacks_to_a_thousand_times_its_size(tmp_path):
+    shape = f"({2**24},)"
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}}}"
+    npz_of(tmp_path / "x.npz", header, bytes(2**27), zipfile.ZIP_DEFLATED)
+    assert (tmp_path / "x.npz").stat().st_size < 2**18
+    refused(npz.read, tmp_path / "x.npz", match="would unpack to 134217")
+
+
+def test_what_numpy_writes_is_read(tmp_path):
+    arrays = {"a": np.arange(6).reshape(2, 3), "b": np.asfortranarray(np.eye(3)[:2]),
+              "c": np.array(["x", "yy"]), "d": np.array("text"), "e": np.zeros((0, 3))}  # fmt: skip
+    for write in (np.savez, np.savez_compressed):
+        write(tmp_path / "x.npz", **arrays)
+        found = npz.read(tmp_path / "x.npz")
+        assert found.keys() == arrays.keys()
+        for name, array in arrays.items():
+            assert found[name].dtype == array.dtype
+            np.testing.assert_array_equal(found[name], array)
+
+
+def test_a_few_bytes_that_stand_for_many_constants(tmp_path):
+    one = constant("{}", field(1, 1) + field(2, shape_message([2**24])) + field(5, bytes(4)))
+    graph = b"".join(one.replace(b"{}", b"%02d" % i) for i in range(20))
+    (tmp_path / "x.pb").write_bytes(graph)
+    refused(graphdef.read_constants, tmp_path / "x.pb", match="values in all")
+
+
+def test_impossible_shapes_of_weights(tmp_path):
+    shape = (0, 2**32, 2**32)
+    (tmp_path / "x.pth").write_bytes(archive({"a": tensor(shape=shape, strides=(0, 0, 0))}))
+    refused(weights.read, tmp_path / "x.pth", match="no possible shape")
+    for sizes in ([1] * 70, [0, 2**62]):
+        blob = field(7, b"".join(field(1, n) for n in sizes)) + field(
+            5, bytes(4 * (0 not in sizes))
+        )
+        layer = field(100, field(1, b"conv") + field(7, blob))
+        (tmp_path / "x.caffemodel").write_bytes(layer)
+        refused(caffemodel.read, tmp_path / "x.caffemodel", match="impossible shape")
+
+
+def test_networks_of_a_million_stages(tmp_path):
+    for config in ({"network": "light", "stages": 10**6}, {"network": "light", "width": 10**9},
+                   {"network": ["light"]}, {"network": "light", "stages": "2"}):  # fmt: skip
+        np.savez(tmp_path / "x.npz", config=np.array(json.dumps(config)))
+        refused(pose_weights.unpack, tmp_path / "x.npz", match=r"x\.npz")
+
+
+# --- Records, data sets, labels -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [
+    {"keypoints": bytes(5)}, {"shape": [10**9, 18, 3]}, {"shape": "x"}, {"label": "a"},
+    {"label": -1}, {"label": 2**40}, {"image": 5}, {"person": None}, {"group": None, "shape": []},
+])  # fmt: skip
+def test_damaged_records(change):
+    keypoints = tiny_picture(0)[1][0]
+    record = msgpack.unpackb(records.pack(records.Example(keypoints, 1, b"x")))
+    refused(records.unpack, msgpack.packb(record | change), match="damaged record")
+    for data in (b"", b"\xc1", b"\x93\x01\x02\x03", msgpack.packb(5)):
+        refused(records.unpack, data, match="record")
+        refused(people.unpack, data, match="record")
+
+
+def test_coordinates_in_records_are_those_of_a_picture():
+    keypoints = tiny_picture(0)[1][0]
+    keypoints[3, 0], keypoints[4, 1] = np.nan, 1e30
+    found = records.unpack(records.pack(records.Example(keypoints, 1)))
+    assert np.isfinite(found.keypoints).all() and not found.keypoints[3:5].any()
+
+
+@pytest.mark.parametrize("change", [
+    {"splits": {"../../x": {"count": 1, "shards": []}}},
+    {"splits": {"train": {"count": 1, "shards": ["../train-00000.array_record"]}}},
+    {"splits": {"train": {"count": "1", "shards": []}}}, {"splits": {"train": None}},
+    {"splits": []}, {"classes": "ab"}, {"classes": [1]}, {"layout": ["coco18"]}, {"sequences": 3},
+    {"kind": "dogs"},
+    {"splits": {"train": {"count": 1, "shards": ["a.array_record"], "checksums": []}}},
+])  # fmt: skip
+def test_impossible_descriptions_of_data_sets(tmp_path, change):
+    info = {"version": records.VERSION, "kind": "persons", "classes": ["a"], "layout": "coco18",
+            "sequences": False, "splits": {}}  # fmt: skip
+    (tmp_path / "dataset.json").write_text(json.dumps(info | change))
+    refused(records.Dataset, tmp_path, match=r"dataset\.json: not a data set")
+
+
+@pytest.mark.parametrize("change", [
+    {"file_name": 5}, {"file_name": ["x"]}, {"bbox": [[1, 2], [3, 4]], "keep": True},
+    {"bbox": [1, 2, 3]}, {"area": [1]}, {"iscrowd": 1e400}, {"image_id": [0]},
+    {"segmentation": {"counts": [-5, 12005], "size": [120, 100]}},
+    {"segmentation": [[1, 2, float("nan"), 3]]}, {"segmentation": [[]], "keep": True},
+    {"segmentation": [[1e300, 1, 2, 3, 4, 5]], "iscrowd": 1, "keep": True},
+])  # fmt: skip
+def test_annotations_that_are_none(tmp_path, change):
+    joints = np.random.default_rng(0).uniform(5, 95, (17, 3))
+    change = dict(change)
+    keep = change.pop("keep", False)
+    picture = {"id": 0, "file_name": "0.jpg"} | {k: v for k, v in change.items() if "file" in k}
+    content = {
+        "images": [picture, {"id": 1, "file_name": "0.jpg"}],
+        "annotations": [annotation(1, 0, joints) | change, annotation(2, 1, joints)],
+    }
+    (tmp_path / "coco" / "annotations").mkdir(parents=True)
+    (tmp_path / "coco" / "train").mkdir()
+    images.write(tmp_path / "coco" / "train" / "0.jpg", np.zeros((120, 100, 3), np.uint8))
+    path = tmp_path / "coco" / "annotations" / "person_keypoints_train.json"
+    path.write_text(json.dumps(content))
+    if keep:
+        info = prepare_people.prepare(str(tmp_path / "coco"), tmp_path / "out")
+        assert info["splits"]["train"]["count"] == 2
+    else:
+        refused(prepare_people.prepare, str(tmp_path / "coco"), tmp_path / "out", match="not COCO")
+
+
+def test_a_description_of_endless_depth(tmp_path):
+    (tmp_path / "dataset.json").write_text("[" * 100_000)
+    refused(records.Dataset, tmp_path, match=r"dataset\.json: cannot be read")
+
+
+def test_annotations_of_nobody(tmp_path):
+    (tmp_path / "coco" / "annotations").mkdir(parents=True)
+    path = tmp_path / "coco" / "annotations" / "person_keypoints_train.json"
+    path.write_text('{"images": [], "annotations": []}')
+    refused(prepare_people.prepare, str(tmp_path / "coco"), tmp_path / "out", match="not one")
+
+
+def test_names_that_no_file_can_have(tmp_path):
+    images.write(tmp_path / "p.png", tiny_picture(0)[0])
+    rows = f"p.png,a,{'9' * 400}\np.png,a,train\np.png,a,train\np\x01\n.png,b,train\n"
+    (tmp_path / "m.csv").write_text(
+        f"path,label,split\n{rows}../../\ud800.png,b,\n", errors="replace"
+    )
+    source = sources.open_source(str(tmp_path / "m.csv"))
+    assert len(source.pictures) == 2
+    assert "50 at most" in source.skipped[0][1]
+    assert images.printable("a\ud800") == "a?"
+    assert str(UserError("a\nb\x1b[2J")) == "a b [2J"
+    refused(images.read, tmp_path / "a\0b.png", match="cannot be read")
+
+
+def test_results_of_files_with_alike_names():
+    paths = ["a.jpg", "a.png", "a.jpg.png", "b/x.jpg", "c/x.jpg", "Y.jpg", "y.png", "z.jpg"]
+    names = files.distinct_names([Path(path) for path in paths])
+    assert len({name.casefold() for name in names}) == 8
+    assert names[0] == "a.jpg" and names[-1] == "z"
+
+
+def die():
+    os.kill(os.getpid(), 11)
+
+
+def live():
+    return 5
+
+
+def complain():
+    raise UserError("bad")
+
+
+def test_a_crash_in_a_process_that_reads_costs_one_file():
+    found = list(workers.load_all([live, die, complain, live], 1))
+    assert (found[0], found[3]) == (5, 5)
+    assert str(found[1]) == "what reads it crashes on it; replace or remove the file"
+    assert str(found[2]) == "bad"
+
+
+def test_a_damaged_shard_never_reaches_its_reader(tmp_path, monkeypatch):
+    prepare.prepare(tiny_source(8), tmp_path / "data", None)
+    (shard,) = (tmp_path / "data").glob("train*")
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\x01\x02")
+    monkeypatch.setattr(records, "Shards", lambda paths: pytest.fail("it was read"))
+    refused(records.Dataset(tmp_path / "data").source, "train", match="is damaged")
+
+
+def test_a_short_run_of_the_fuzzer_finds_nothing():
+    readers = ["pth", "safetensors", "graph", "caffemodel", "skeletons", "posture", "openpose",
+               "persons", "people", "pictures"]  # fmt: skip
+    command = [sys.executable, "tests/fuzz.py", "--inputs=600", "--jobs=1", "--seed=1", "--only"]
+    done = subprocess.run(
+        [*command, *readers], capture_output=True, text=True, cwd=ROOT, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ", 0 findings" in done.stdout.splitlines()[-1]

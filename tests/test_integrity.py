@@ -1,0 +1,194 @@
+"""Data sets and checkpoints that are never silently wrong; runs of prepare that are killed."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, tiny_source
+from test_programs import program
+
+from jdance.data import images, parts, prepare, records, sources, verify
+from jdance.errors import UserError
+from jdance.training import devices
+from jdance.training.checkpoints import Checkpoints
+
+PATIENCE = 300
+
+
+def flip_bit(path, place):
+    data = bytearray(path.read_bytes())
+    data[int(place * len(data))] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def data(tmp_path):
+    prepare.prepare(tiny_source(24), tmp_path / "data", None)
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("place", [0.001, 0.3, 0.9])
+def test_a_bit_flip_in_a_shard_is_found_before_it_is_read(data, place):
+    (shard,) = data.glob("val*")
+    flip_bit(shard, place)
+    dataset = records.Dataset(data)
+    dataset.source("train")  # the other shards are good
+    with pytest.raises(UserError, match=rf"{shard.name}: a shard that is damaged"):
+        dataset.source("val")
+    good, problems = verify.verify(data)
+    assert good == dataset.count("train") and len(problems) == 1 and shard.name in problems[0]
+
+
+def test_verify_as_a_program(data):
+    assert verify.verify(data) == (24, [])
+    (shard,) = data.glob("val*")
+    flip_bit(shard, 0.5)
+    told, error = program("prepare", f"--verify={data}", status=1)
+    assert f"{shard}: a shard that is damaged" in told and "is damaged (listed above)" in error
+
+
+def test_data_sets_without_checksums_are_still_read(data):
+    path = data / "dataset.json"
+    info = json.loads(path.read_text())
+    for split in info["splits"].values():
+        del split["checksums"]
+    path.write_text(json.dumps(info))
+    assert len(records.Dataset(data).source("train")) == info["splits"]["train"]["count"]
+
+
+def test_a_bit_flip_in_a_checkpoint_is_named_and_the_one_before_is_taken(tmp_path):
+    rng = np.random.default_rng(0)
+    states = [
+        {"a": rng.random(5000, np.float32), "b": rng.random(10, np.float32)} for _ in range(2)
+    ]
+    with closing(Checkpoints(tmp_path, 5, owner=True)) as checkpoints:
+        for step, state in enumerate(states, start=1):
+            checkpoints.save(step, devices.replicate(state))
+    whole = tmp_path / "checkpoints"
+    found = 0
+    for number, path in enumerate(sorted(p for p in (whole / "2").rglob("*") if p.is_file())):
+        if not path.stat().st_size:
+            continue
+        folder = tmp_path / str(number)
+        shutil.copytree(whole, folder / "checkpoints")
+        flip_bit(folder / path.relative_to(tmp_path), 0.3)
+        warnings: list[str] = []
+        with closing(Checkpoints(folder, 5, owner=True)) as checkpoints:
+            step, state = checkpoints.restore_newest(
+                devices.replicated_like(states[0]), warnings.append
+            )
+        for name, leaf in states[step - 1].items():  # right, whichever it is
+            np.testing.assert_array_equal(state[name], leaf)
+        found += step == 1 and "checkpoints/2" in warnings[0]
+    assert found  # some of them mattered
+
+
+# --- Killed at random moments -------------------------------------------------------------------
+
+
+def photos(folder, count):
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        path = folder / "ab"[i % 2] / f"{i:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        images.write(path, rng.integers(0, 256, (120, 100, 3), np.uint8))
+    return folder
+
+
+PREPARE = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from jdance.data import prepare, records, sources
+
+records._RECORDS_PER_SHARD = 7
+
+def estimator(image):
+    time.sleep(float(sys.argv[3]))
+    people = np.ones((1, 18, 3), np.float32)
+    people[0, :, :2] = image[10:28, 10, :2] / 4 + 5
+    return people
+
+print("ready", flush=True)
+prepare.prepare(sources.open_source(sys.argv[1]), Path(sys.argv[2]), estimator)
+"""
+
+
+def start(source, output, pause):
+    command = [sys.executable, "-c", PREPARE, str(source), str(output), str(pause)]
+    run = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert run.stdout.readline() == "ready\n"
+    return run
+
+
+def content(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name != parts.LOCK}
+
+
+def kill_again_and_again(tmp_path, kills, seed, count, pause):
+    source = photos(tmp_path / "photos", count)
+    undisturbed = start(source, tmp_path / "undisturbed", pause)
+    undisturbed.communicate(timeout=PATIENCE)
+    rng, shards = random.Random(seed), set()
+    for _ in range(kills):
+        run = start(source, tmp_path / "killed", pause)
+        time.sleep(rng.random() * count * pause)
+        run.send_signal(signal.SIGKILL)
+        run.communicate(timeout=PATIENCE)
+        shards.add(len(list((tmp_path / "killed").glob("*.array_record"))))
+        if (tmp_path / "killed" / "dataset.json").exists():
+            break
+    if not (tmp_path / "killed" / "dataset.json").exists():
+        start(source, tmp_path / "killed", 0).communicate(timeout=PATIENCE)
+    assert content(tmp_path / "undisturbed") == content(tmp_path / "killed")
+    assert "dataset.json" in content(tmp_path / "killed")
+    return shards
+
+
+def test_prepare_killed_twice_ends_byte_identical(tmp_path):
+    kill_again_and_again(tmp_path, kills=2, seed=1, count=24, pause=0.02)
+
+
+@pytest.mark.slow
+def test_prepare_killed_twenty_times_ends_byte_identical(tmp_path):
+    shards = kill_again_and_again(tmp_path, kills=20, seed=0, count=60, pause=0.05)
+    assert len(shards) > 3  # the moments were different ones
+
+
+# --- Two at once ----------------------------------------------------------------------------------
+
+
+def test_two_prepares_into_one_folder_are_refused(tmp_path):
+    waiting, go = threading.Event(), threading.Event()
+    source = photos(tmp_path / "photos", 8)
+
+    def slow(image):
+        waiting.set()
+        go.wait(PATIENCE)
+        return np.zeros((0, 18, 3), np.float32)
+
+    first = threading.Thread(
+        target=prepare.prepare,
+        args=(sources.open_source(str(source)), tmp_path / "data", slow),
+    )
+    first.start()
+    try:
+        assert waiting.wait(PATIENCE)
+        with pytest.raises(UserError, match=r"data: is in use by process \d+ .*another --output"):
+            prepare.prepare(sources.open_source(str(source)), tmp_path / "data", slow)
+    finally:
+        go.set()
+        first.join()
+    assert sum(s["count"] for s in records.Dataset(tmp_path / "data").info["splits"].values()) == 8
+    assert not (Path(tmp_path) / "data" / parts.LOCK).exists()

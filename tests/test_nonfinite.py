@@ -1,0 +1,126 @@
+"""Losses and gradients that are not finite: the run stops or goes on without the step."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from conftest import tiny_config
+
+from jdance.errors import UserError
+from jdance.training import cluster, loop, nonfinite, steps
+from jdance.training.state import TrainState
+
+
+@pytest.fixture
+def config(tiny_data):
+    config = tiny_config(tiny_data)
+    config.model.branches = "keypoints"
+    config.log_every = 4
+    config.epochs = 2.0
+    return config
+
+
+@pytest.fixture
+def bad_examples(monkeypatch):
+    """Makes every step with one of some examples not finite; gets them by `append`."""
+    bad: list[int] = []
+    good_loss = steps.motion_loss
+
+    def loss(model, variables, batch, key, *, smoothing=0.0):
+        value, rest = good_loss(model, variables, batch, key, smoothing=smoothing)
+        hit = (batch["index"][:, None] == np.array(bad or [-1])).any()
+        return value * jax.numpy.where(hit, np.nan, 1.0), rest
+
+    monkeypatch.setattr("jdance.training.steps.motion_loss", loss)
+    return bad
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_step_that_is_not_finite_stops_the_run_and_can_be_done_again(
+    config, bad_examples, tmp_path
+):
+    bad_examples.append(7)
+    with pytest.raises(UserError, match=r"at step (\d+): the loss .*on_nonfinite=skip") as error:
+        loop.train(config, tmp_path)
+    ((path),) = (tmp_path / "nonfinite").iterdir()
+    assert str(path) in str(error.value)
+    told = json.loads(path.read_text())
+    assert told["step"] == int(path.stem) <= 6 and 7 in told["examples"]
+    assert told["learning_rate"] == pytest.approx(1e-3)
+    assert len(told["sources"]) == 8 and told["sources"][0].startswith("picture ")
+
+
+def test_steps_that_are_not_finite_are_skipped_if_asked_for(config, bad_examples, tmp_path):
+    config.on_nonfinite = "skip"
+    bad_examples.append(7)
+    loop.train(config, tmp_path)
+    skipped = sorted(int(path.stem) for path in (tmp_path / "nonfinite").iterdir())
+    assert len(skipped) == 2  # in each epoch once
+    assert np.isfinite([row["loss"] for row in rows(tmp_path) if "loss" in row]).all()
+    _, _, variables = loop.load(tmp_path)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(variables)))
+
+
+def test_a_run_in_which_nothing_is_finite_ends(config, bad_examples, tmp_path):
+    config.on_nonfinite = "skip"
+    config.epochs = 10.0
+    bad_examples += range(45)
+    with pytest.raises(UserError, match=r"\d+ steps were not finite and skipped"):
+        loop.train(config, tmp_path)
+
+
+def test_a_finite_step_changes_nothing_and_a_bad_one_nothing_but_its_number():
+    old = TrainState(np.int32(3), {"a": np.ones(2, np.float32)}, {}, ())
+    new = TrainState(np.int32(4), {"a": np.full(2, 5, np.float32)}, {}, ())
+    for loss, norm, kept in ((1.0, 1.0, 5), (np.inf, 1.0, 1), (1.0, np.nan, 1)):
+        metrics = {"loss": np.float32(loss), "gradient_norm": np.float32(norm)}
+        for skip in (True, False):
+            account = jax.tree.map(jax.numpy.asarray, nonfinite.empty())
+            state, account = nonfinite.guard(old, new, metrics, account, skip)
+            assert state.params["a"][0] == kept and state.step == 4
+            assert account["count"] == (kept == 1) and account["steps"][0] == 4 * (kept == 1)
+            # The next good step is taken only where bad ones are skipped.
+            good = {"loss": np.float32(1), "gradient_norm": np.float32(1)}
+            after, _ = nonfinite.guard(old, new, good, account, skip)
+            assert after.params["a"][0] == (5 if skip or kept == 5 else 1)
+
+
+def test_an_unknown_policy(config, tmp_path):
+    config.on_nonfinite = "ignore"
+    with pytest.raises(UserError, match="on_nonfinite=ignore: expected one of stop, skip"):
+        loop.train(config, tmp_path)
+    assert cluster.is_first()
+
+
+def test_the_same_seed_gives_the_same_numbers(config, tmp_path):
+    config.epochs = 1.0
+    found = []
+    for name in "ab":
+        loop.train(config, tmp_path / name)
+        found.append(jax.device_get(loop.load(tmp_path / name)[2]))
+    jax.tree.map(np.testing.assert_array_equal, *found)
+
+
+@pytest.mark.slow
+def test_bfloat16_stays_near_float32_over_200_steps(config, tmp_path):
+    """Losses of the two differ by less than 0.05 on average, and no parameter by more than 0.1."""
+    config.model.branches = "fused"
+    config.epochs = 200 * 8 / 45 + 0.01
+    config.log_every = 1
+    losses, ends = [], []
+    for dtype in ("float32", "bfloat16"):
+        config.model.dtype = dtype
+        loop.train(config, tmp_path / dtype)
+        losses.append([row["loss"] for row in rows(tmp_path / dtype) if "loss" in row][:200])
+        ends.append(jax.device_get(loop.load(tmp_path / dtype)[2]["params"]))
+    difference = np.abs(np.subtract(*losses))
+    farthest = max(
+        float(np.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, ends), strict=True)
+    )
+    print(f"losses differ by {difference.mean():.4f} on average, at most {difference.max():.4f}")
+    print(f"parameters by at most {farthest:.4f}; last losses {losses[0][-1]}, {losses[1][-1]}")
+    assert len(losses[0]) == 200 and difference.mean() < 0.05 and farthest < 0.1
