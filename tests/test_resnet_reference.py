@@ -130,13 +130,18 @@ def test_parameter_counts(name):
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_logits_and_gradients_in_single_precision(name):
-    logits, gradients, _ = our_step(name, False, "float32")
+def test_logits_and_gradients(name):
+    """Where rounding turns one ReLU on or off, single precision changes gradients by a percent."""
     their_logits, their_gradients, _ = their_step(name, False)
+    logits, gradients, _ = our_step(name, False, "float32")
     worst = errors(gradients, their_gradients)[0]
     print(f"{name}: logits {error(logits, their_logits):.1e}, gradient {worst}")
     assert error(logits, their_logits) < 1e-5
-    assert worst[0] < 5e-4
+    assert worst[0] < 5e-2
+    with jax.enable_x64(True):
+        logits, gradients, _ = our_step(name, False, "float64")
+    assert error(logits, their_logits) < 1e-10
+    assert errors(gradients, their_gradients)[0][0] < 1e-6  # some constants are in single precision
 
 
 def test_a_training_step():

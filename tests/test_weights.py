@@ -180,7 +180,7 @@ def test_functions_are_never_called(tmp_path, monkeypatch, write, call):
         (archive({"w": tensor()}, compression=zipfile.ZIP_DEFLATED), "compressed"),
         (archive({"w": tensor()}, byteorder="big"), "big-endian"),
         (legacy({"w": tensor()}, little_endian=False), "not little-endian"),
-        (archive({"w": tensor(key="1")}), "data/1 is missing"),
+        (archive({"w": tensor(key="1")}), "data/1' is missing"),
         (legacy({"w": tensor(key="1")}), "data of an unknown kind"),
         (archive({"w": tensor(size=5)}), "'w' of shape (2, 3) is larger than its data"),
         (archive({"w": tensor(offset=1)}), "larger than its data"),
