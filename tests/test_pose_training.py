@@ -223,7 +223,7 @@ def test_mistakes_in_the_configuration(scenes, tmp_path, key, value, message):
 def test_packed_checkpoints_that_are_something_else(tmp_path):
     path = tmp_path / "pose.npz"
     path.write_bytes(b"no archive")
-    with pytest.raises(UserError, match="not a readable .npz file"):
+    with pytest.raises(UserError, match=r"not a readable \.npz file"):
         PoseEstimator.load(path)
     np.savez(path, x=np.zeros(3))
     with pytest.raises(UserError, match="not a packed pose checkpoint"):

@@ -131,17 +131,19 @@ def test_parameter_counts(name):
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_logits_and_gradients(name):
-    """Where rounding turns one ReLU on or off, single precision changes gradients by a percent."""
+    """Gradients in double precision: rounding may turn a ReLU on or off, which is a percent."""
     their_logits, their_gradients, _ = their_step(name, False)
-    logits, gradients, _ = our_step(name, False, "float32")
-    worst = errors(gradients, their_gradients)[0]
-    print(f"{name}: logits {error(logits, their_logits):.1e}, gradient {worst}")
-    assert error(logits, their_logits) < 1e-5
-    assert worst[0] < 5e-2
+    config, variables = imported(name)
+    config.dtype = "float32"
+    forward = jax.jit(functools.partial(models.build(config).apply, train=False))
+    single = error(forward(variables, IMAGES, np.zeros((4, 18))), their_logits)
     with jax.enable_x64(True):
         logits, gradients, _ = our_step(name, False, "float64")
-    assert error(logits, their_logits) < 1e-10
-    assert errors(gradients, their_gradients)[0][0] < 1e-6  # some constants are in single precision
+    worst = errors(gradients, their_gradients)[0]
+    print(f"{name}: logits {single:.1e}, {error(logits, their_logits):.1e}; gradient {worst}")
+    assert single < 1e-5
+    assert error(logits, their_logits) < 1e-6  # a few constants are in single precision
+    assert worst[0] < 1e-5
 
 
 def test_a_training_step():
