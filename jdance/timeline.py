@@ -45,7 +45,7 @@ class Timeline:
         max_gap: seconds out of sight after which a segment ends.
     """
 
-    def __init__(self, period: float, *, min_seconds: float = 0.4, max_gap: float = 1.0):
+    def __init__(self, period: float, *, min_seconds: float = 1.0, max_gap: float = 1.0):
         self._period, self._min_seconds, self._max_gap = period, min_seconds, max_gap
         self._open: dict[int, _Open] = {}
         self._closed: dict[int, list[Segment]] = {}
