@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, tiny_source
-from test_programs import program
+from programs import program
 
 from jdance.data import images, parts, prepare, records, sources, verify
 from jdance.errors import UserError

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tiny_config
-from test_programs import program
+from programs import program
 
 from jdance import compilation
 from jdance import config as defaults

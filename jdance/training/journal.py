@@ -15,7 +15,7 @@ _FEW = 16, 0.01  # steps, or share of all, that may be skipped before the run en
 
 
 class Journal:
-    """The host's side: which examples recent steps had, and what is written of bad ones.
+    """Remembers what recent steps were made of, and acts on those that were not finite.
 
     Args:
         workdir: of the run; gets nonfinite/STEP.json for each bad step.
