@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from jdance import compilation
+from jdance import compilation, memory
 from jdance import config as defaults
 from jdance.data import images
 from jdance.errors import Preempted, UserError
@@ -64,6 +64,7 @@ def run(main: Callable[[], None]) -> None:
     here = Path(sys.argv[0]).resolve().parent
     sys.path[:] = [place for place in sys.path if Path(place).resolve() != here]
     compilation.prepare(os.environ)
+    memory.keep()
     app.run(wrapped, flags_parser=_parse)
 
 

@@ -189,7 +189,7 @@ def _alternative() -> tuple[str, Callable[[int], Callable[[], Any]]]:
     try:
         torch = importlib.import_module("torch")
         decoded = importlib.import_module("decode_reference").decode_reference
-        resnet = importlib.import_module("reference_resnet").build("resnet50").eval()
+        resnet = importlib.import_module("jdance.benchmarks.torch_resnet").build("resnet50").eval()
     except ImportError as error:
         raise UserError(f"--alternative: {error}; pip install -e '.[bench]'") from error
     name, maps = _published_graph()

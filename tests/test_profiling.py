@@ -1,12 +1,15 @@
 """Profiles of the training step: what is counted, what is read from a trace, and the program."""
 
 import json
+import platform
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny_config
+from conftest import ROOT, tiny_config
 from programs import program
 
 from jdance import compilation
@@ -174,3 +177,31 @@ def test_where_compiled_programs_are_kept(monkeypatch, tmp_path):
         assert np.all([character.isalnum() for character in compilation.machine()])
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_what_is_compiled_for_inference_gives_the_same_for_each_shape():
+    mapped = jax.pmap(lambda weight, x: {"y": x @ weight}, in_axes=(None, 0))
+    called = compilation.for_inference(mapped)
+    weight, random = np.ones((3, 2), np.float32), np.random.default_rng(0)
+    for rows in (4, 5, 4):
+        x = random.random((1, rows, 3), np.float32)
+        np.testing.assert_allclose(called(weight, x)["y"], mapped(weight, x)["y"], rtol=1e-6)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
+def test_memory_that_was_freed_is_used_again():
+    """Four times 64 MB: without `memory.keep` each has 16,384 new pages."""
+    script = """
+import resource
+from jdance import memory
+memory.keep()
+import numpy as np
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.full(2**24, 1.0, np.float32)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(sum(faults() for _ in range(3)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert int(done.stdout) < 1000, done.stderr

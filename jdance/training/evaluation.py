@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jdance import models
+from jdance import compilation, models
 from jdance.data.pipeline import Batch
 from jdance.training import cluster, devices, steps
 
@@ -21,7 +21,7 @@ Predictions = dict[str, np.ndarray]
 def make_eval_step(config: ConfigDict) -> EvalStep:
     """`steps.eval_step`, compiled for all devices."""
     step = partial(steps.eval_step, model=models.build(config.model))
-    return jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0))
+    return compilation.for_inference(jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0)))
 
 
 def predict(eval_step: EvalStep, variables: Any, batches: Iterable[Batch]) -> Predictions:
