@@ -26,7 +26,8 @@ class Config:
 
     Attributes:
         min_similarity: least key-point similarity of the same person in two frames.
-        max_gap: seconds for which somebody may be out of sight and still be the same.
+        max_gap: seconds for which somebody may be out of sight and still be the same; whatever it
+            is, the next frame may come later.
         min_hits: frames in which somebody must be seen to count as a person.
         slack: how much wider than COCO's the similarity falls off: people move between frames.
         min_cutoff: in Hz, of the one-euro filter for a joint at rest; lower is smoother.
@@ -173,6 +174,7 @@ class Tracker:
         self.config = config or Config()
         self._tracks: list[Track] = []
         self._count = 0
+        self._when, self._period = -np.inf, np.inf  # of the last frame, and since the one before
 
     def update(self, when: float, people: np.ndarray) -> list["Sighting"]:
         """Takes the people of the next frame.
@@ -186,11 +188,14 @@ class Tracker:
             by later frames.
         """
         config = self.config
+        # Where frames are far apart, all of them, nobody is given up between two.
+        period, self._period = self._period, when - self._when
+        least, self._when = 1.5 * min(period, self._period), when
         self._tracks = [
             track
             for track in self._tracks
             # Somebody who was seen only once or twice is soon given up.
-            if when - track.seen <= (config.max_gap if track.number is not None else 0.4)
+            if when - track.seen <= max(least, config.max_gap if track.number is not None else 0.4)
         ]
         chosen = self._assign(when, people)
         groups: list[tuple[Track, list[int]]] = []

@@ -61,6 +61,17 @@ def test_seen_once_is_nobody():
     assert _numbers(Tracker(), frames)[5] == [0, None]
 
 
+@pytest.mark.parametrize("period", [0.1, 0.5, 4.0])
+def test_people_are_followed_however_far_apart_the_frames_are(period):
+    people = np.stack([_body(100), _body(400)])
+    frames = list(enumerate([people] * 6))
+    assert _numbers(Tracker(), frames, period)[-1] == [0, 1]
+    stream = Stream()
+    done = [f for i, p in frames for f in stream.add(i, i * period, None, p, np.eye(2))]
+    done += stream.flush()
+    assert [[person.track for person in frame.people] for frame in done] == [[0, 1]] * 6
+
+
 def test_parts_of_a_person_are_one():
     upper, lower = _body(100), _body(100)
     upper[8:14], lower[:8], lower[14:] = 0, 0, 0

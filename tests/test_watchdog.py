@@ -60,4 +60,4 @@ def test_the_one_that_lags():
     )
     told[1] = ("jdance/step/1", "20 990.0 b")  # in lockstep: the one that is silent
     assert lagging(told, 2, 1010.0).startswith("process 1 on b lags: step 20, last heard of 20 s")
-    assert lagging(told, 3, 1010.0) == "never heard of process 2"
+    assert lagging(told, 3, 1010.0) == "process 2 lags: it has never been heard of"

@@ -98,8 +98,10 @@ class Stream:
             chances = _mean(sighting, people, probabilities)
             entry.seen[id(sighting.track)] = (sighting.track, sighting.keypoints, chances)
         self._waiting.append(entry)
-        # The frame's own time may be half a thousandth off.
-        while time - self._waiting[0].time >= self._lag - 1e-3:
+        # Where frames are far apart, it takes some more until it is known who is a person. The
+        # frame's own time may be half a thousandth off.
+        least = self._tracker.config.min_hits if self._lag else 1
+        while len(self._waiting) >= least and time - self._waiting[0].time >= self._lag - 1e-3:
             yield self._finish()
 
     def flush(self) -> Iterator[FollowedFrame]:

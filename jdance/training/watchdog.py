@@ -68,6 +68,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         period = min(10.0, self._seconds / 5)
+        self._publish()  # at once, so that a process that stops soon is known to the others
         while True:
             before = time.monotonic()
             if self._closed.wait(period):
@@ -114,7 +115,7 @@ def lagging(told: list[tuple[str, str]], processes: int, now: float) -> str:
 
     Returns:
         A line with the process that has done the fewest steps, among equals the one that has been
-        silent for longest, and everybody's step.
+        silent for longest, and everybody's step; or with one that has never told its step.
     """
     known = {}
     for key, value in told:
@@ -122,7 +123,7 @@ def lagging(told: list[tuple[str, str]], processes: int, now: float) -> str:
         known[int(key.rpartition("/")[2])] = (int(step), float(when), host)
     missing = sorted(set(range(processes)) - known.keys())
     if missing:
-        return f"never heard of process {missing[0]}"
+        return f"process {missing[0]} lags: it has never been heard of"
     slowest = min(known, key=lambda number: known[number][:2])
     done, last, machine = known[slowest]
     steps = ", ".join(f"{number}: {known[number][0]}" for number in sorted(known)[:64])
