@@ -4,6 +4,9 @@ python launch/bench_pose.py --pose=runs/pose/pose.npz --pose=mobilenet_v2_small
 
 All candidates are timed in turn, round after round, so that whatever else the machine does meets
 them alike; printed is each one's median and minimum, for one picture of 368 x 368 pixels.
+
+--alternative times the published graph of mobilenet_v2_small in TensorFlow, too
+(pip install -e '.[bench]').
 """
 
 from collections.abc import Callable
@@ -14,7 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from jdance.benchmarks import tensorflow_graph
 from jdance.benchmarks.crowd import crowd
+from jdance.errors import UserError
 from jdance.launcher import run
 from jdance.pose import DecodeConfig, PoseEstimator, targets
 from jdance.pose.decode import decode
@@ -22,6 +27,7 @@ from jdance.profiling import timing
 
 _POSE = flags.DEFINE_multi_string("pose", ["mobilenet_v2_small"], "What programs take as --pose.")
 _ROUNDS = flags.DEFINE_integer("rounds", 30, "How often each is timed.", lower_bound=1)
+_ALTERNATIVE = flags.DEFINE_bool("alternative", False, "Time TensorFlow as well.")
 _CELLS = (46, 46)
 
 
@@ -34,6 +40,13 @@ def _candidates() -> dict[str, Callable[[], Any]]:
         estimator = PoseEstimator.load(name)
         result[f"{name}: network"] = lambda e=estimator: e.maps(image)  # type: ignore[misc]
         result[f"{name}: network and decode"] = lambda e=estimator: e(image)  # type: ignore[misc]
+    if _ALTERNATIVE.value:
+        square = np.asarray(image)[0]
+        try:
+            graph = tensorflow_graph.load()
+        except ImportError as error:
+            raise UserError(f"--alternative: {error}; pip install -e '.[bench]'") from error
+        result["mobilenet_v2_small in TensorFlow: network"] = lambda: graph(square)
     maps = {f"{n} people": targets.encode(jnp.asarray(crowd(n)[1][None]), _CELLS) for n in (1, 20)}
     noise = (rng.normal(0, 1, (1, *_CELLS, n)).astype(np.float32) for n in (19, 38))
     maps["noise"] = jax.device_put(tuple(noise))

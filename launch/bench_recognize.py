@@ -26,11 +26,12 @@ import numpy as np
 from absl import flags
 
 from jdance import features, models
+from jdance.benchmarks import tensorflow_graph
 from jdance.benchmarks.crowd import crowd
 from jdance.data import crop, images
 from jdance.errors import UserError
 from jdance.launcher import run
-from jdance.pose import PoseEstimator, download, targets
+from jdance.pose import PoseEstimator, targets
 from jdance.pose.decode import decode
 from jdance.pose.letterbox import letterbox
 from jdance.profiling import timing
@@ -166,21 +167,10 @@ def _ours(
 def _published_graph() -> tuple[str, Callable[[np.ndarray], Any]]:
     """The pose network of the alternative: its name, and uint8 RGB [368, 368, 3] -> maps."""
     try:
-        tf = importlib.import_module("tensorflow").compat.v1
+        return "mobilenet_v2_small in TensorFlow", tensorflow_graph.load()
     except ImportError:
         estimator = PoseEstimator.load("mobilenet_v2_small")
         return "mobilenet_v2_small in JAX", lambda square: estimator.maps(square[None])
-    definition = tf.GraphDef()
-    definition.ParseFromString(download.find("mobilenet_v2_small").read_bytes())
-    graph = tf.Graph()
-    with graph.as_default():
-        tf.import_graph_def(definition, name="")
-    operations = graph.get_operations()
-    image = next(o for o in operations if o.type == "Placeholder").outputs[0]
-    session, last = tf.Session(graph=graph), operations[-1].outputs[0]
-    return "mobilenet_v2_small in TensorFlow", lambda square: session.run(
-        last, {image: square[None, ..., ::-1].astype(np.float32)}
-    )
 
 
 def _alternative() -> tuple[str, Callable[[int], Callable[[], Any]]]:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from decode_reference import decode_reference
+from decode_reference import decode_reference, find_peaks
 
 from jdance import skeleton
 from jdance.pose.decode import DecodeConfig, decode, match_greedily
@@ -217,6 +217,21 @@ def test_equals_the_reference_on_noise(seed):
     paf = jax.image.resize(rng.normal(0, 1, (1, 4, 5, 38)), (1, 24, 32, 38), "cubic")
     config = DecodeConfig(peaks_per_joint=6, max_people=5, min_joints=2, smoothing=1.0)
     assert len(assert_equals_reference(heat, paf, config)) == 5
+
+
+def test_few_peaks_are_decoded_as_among_many():
+    """Alone a picture with few peaks goes a quicker way than beside one with many."""
+    rng = np.random.default_rng(3)
+    config = DecodeConfig(peaks_per_joint=40, max_people=40)
+    few = maps_of(draw_people(rng, 5, apart=8))
+    many = [rng.normal(0, 1, m.shape).astype(np.float32) for m in few]
+    both = decode(*(np.concatenate(pair) for pair in zip(few, many, strict=True)), config)
+    assert np.array(both.valid).sum(1).tolist()[0] == 5
+    for row, maps in enumerate((few, many)):
+        alone = decode(*maps, config)
+        np.testing.assert_allclose(both.keypoints[row], alone.keypoints[0], atol=1e-4)
+        np.testing.assert_array_equal(both.valid[row], alone.valid[0])
+    assert len(find_peaks(many[0][0, ..., 0], config)) > 24
 
 
 def test_equals_the_reference_without_smoothing_and_refinement():
