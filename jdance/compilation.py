@@ -55,7 +55,8 @@ def for_inference(mapped: Any) -> Callable[..., Any]:
     It takes arrays alone, and is compiled once for each set of their shapes and dtypes.
     """
     options = _CPU_INFERENCE.get(_minor(jaxlib.__version__))
-    if options is None or jax.default_backend() != "cpu":
+    # Over several processes what is compiled ahead sees other shapes than what it is called with.
+    if options is None or jax.default_backend() != "cpu" or jax.process_count() > 1:
         return mapped
     programs: dict[Any, Any] = {}
 

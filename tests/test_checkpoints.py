@@ -19,6 +19,7 @@ from jdance import lock
 from jdance.errors import UserError
 from jdance.training import devices, loop
 from jdance.training.checkpoints import Checkpoints
+from jdance.training.judge import judge
 
 
 def state(number):
@@ -200,6 +201,25 @@ def test_what_resume_expects(tiny_data, tmp_path):
     with pytest.raises(UserError, match=r"--resume=never: .* has checkpoints already"):
         loop.train(config, tmp_path / "run", resume="never")
     loop.train(config, tmp_path / "run", resume="must")
+
+
+def test_evaluation_during_training_is_safe(tiny_data, tmp_path):
+    """A checkpoint at each step, of which few stay: those that are read are deleted meanwhile."""
+    workdir = tmp_path / "run"
+    runs = start(tiny_data, workdir, 1, 2, epochs=5.0, checkpoint_every=0.01, pause=0.3)
+    while not any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*")):
+        assert runs[0].poll() is None, output(workdir)
+        time.sleep(0.01)
+    judged = 0
+    while runs[0].poll() is None:
+        result, _ = judge([workdir], "val")
+        assert result["n"] == 15
+        judged += 1
+    finish(workdir, runs)
+    assert judged > 1
+    undisturbed = tmp_path / "undisturbed"
+    finish(undisturbed, start(tiny_data, undisturbed, 1, 2, epochs=5.0, checkpoint_every=0.01))
+    assert_same(undisturbed, workdir, rtol=0, atol=0)
 
 
 # --- Killed at random moments ---------------------------------------------------------------------

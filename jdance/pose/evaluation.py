@@ -124,6 +124,7 @@ def to_coco(records: Sequence[people.People]) -> dict[str, Any]:
                 }
             )
     return {
+        "info": {},  # which pycocotools before 2.0.11 want to see
         "images": [{"id": i, "file_name": record.name} for i, record in enumerate(records)],
         "categories": [{"id": 1, "name": "person"}],
         "annotations": annotations,

@@ -2,10 +2,11 @@
 
 import json
 import os
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -23,6 +24,8 @@ _DAMAGED = "damaged"  # where damaged checkpoints go
 _DESCRIPTION = {"item_handlers", "metrics", "performance_metrics", "init_timestamp_nsecs",
                 "commit_timestamp_nsecs", "custom_metadata"}  # fmt: skip
 _CHECKSUMS = "crc32"
+_PATIENCE = 50
+_T = TypeVar("_T")
 
 
 class Damaged(UserError):
@@ -291,6 +294,23 @@ def suffix(which: str) -> str:
 def has_checkpoint(workdir: Path) -> bool:
     """Whether a run has a checkpoint to continue from; makes no folders."""
     return bool(_steps(workdir / "checkpoints"))
+
+
+def beside_training(workdir: Path, read: Callable[[], _T]) -> _T:
+    """`read()` from a run's checkpoints, which its training may be writing and deleting meanwhile.
+
+    Whatever fails is tried again where one of the checkpoints that there were has gone.
+    """
+    folder = workdir / "checkpoints"
+    for _ in range(_PATIENCE):
+        before = set(_steps(folder))
+        try:
+            return read()
+        except (OSError, UserError):
+            time.sleep(0.2)  # until what is being deleted is gone
+            if before <= set(_steps(folder)):
+                raise
+    return read()
 
 
 def _steps(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jdance.errors import UserError
-from jdance.training.checkpoints import Checkpoints
+from jdance.training.checkpoints import Checkpoints, beside_training
 from jdance.training.state import TrainState
 from jdance.weights import checkpoint, resnet
 
@@ -74,7 +74,11 @@ def _read(path: Path, expected: Mapping[tuple[str, ...], Any]) -> Flat:
         return flatten_dict(checkpoint.read_variables(path, "ResNet"))
     if not (path / "checkpoints").is_dir():
         raise UserError(f"--config.init_from={path}: neither a run nor imported weights")
-    with closing(Checkpoints(path)) as checkpoints:
+    return beside_training(path, lambda: _newest(path))
+
+
+def _newest(workdir: Path) -> Flat:
+    with closing(Checkpoints(workdir)) as checkpoints:
         return flatten_dict(checkpoints.newest_variables())
 
 

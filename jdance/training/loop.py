@@ -26,7 +26,7 @@ from jdance.training import (
     steps,
     tasks,
 )
-from jdance.training.checkpoints import NEWEST, Checkpoints, has_checkpoint
+from jdance.training.checkpoints import NEWEST, Checkpoints, beside_training, has_checkpoint
 from jdance.training.journal import Journal
 from jdance.training.metrics import MetricWriter, NoMetrics
 from jdance.training.sampler import Sampler
@@ -277,14 +277,22 @@ def load(workdir: Path, checkpoint: str = NEWEST) -> tuple[ConfigDict, list[str]
     """
     config, classes = experiment.read(workdir)
     like = devices.replicated_like(_abstract_state(tasks.make(config, classes)))
+    warnings, restored = beside_training(workdir, partial(_restored, workdir, checkpoint, like))
+    for line in warnings:
+        Progress("", 0).say(line)
+    return config, classes, restored.variables
+
+
+def _restored(workdir: Path, checkpoint: str, like: Any) -> tuple[list[str], Any]:
+    """Warnings, and the state of the checkpoint called so."""
+    warnings: list[str] = []
     with closing(Checkpoints(workdir)) as checkpoints:
         step = checkpoints.step_of(checkpoint)
-        if checkpoint == NEWEST:
-            restored = checkpoints.restore_newest(like, Progress("", 0).say)
-        else:
-            restored = step, devices.of_this_process(checkpoints.restore(step, like))
-    assert restored is not None, "there is a step"
-    return config, classes, restored[1].variables
+        if checkpoint != NEWEST:
+            return [], devices.of_this_process(checkpoints.restore(step, like))
+        newest = checkpoints.restore_newest(like, warnings.append)
+    assert newest is not None, "there is a step"
+    return warnings, newest[1]
 
 
 def _abstract_state(task: Task) -> Any:
