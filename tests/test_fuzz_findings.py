@@ -18,6 +18,7 @@ from test_pose_data import annotation
 from test_pose_weights import constant, shape_message
 from test_weights import archive, tensor
 
+from jdance import config as defaults
 from jdance import files, npz, weights
 from jdance.data import (
     images,
@@ -33,6 +34,7 @@ from jdance.errors import UserError
 from jdance.models.baselines import posture_feedback
 from jdance.pose import graphdef
 from jdance.pose import weights as pose_weights
+from jdance.training import experiment, tasks
 from jdance.weights import caffemodel
 
 
@@ -256,6 +258,17 @@ def test_a_damaged_shard_never_reaches_its_reader(tmp_path, monkeypatch):
     shard.write_bytes(shard.read_bytes()[:-1] + b"\x01\x02")
     monkeypatch.setattr(records, "Shards", lambda paths: pytest.fail("it was read"))
     refused(records.Dataset(tmp_path / "data").source, "train", match="is damaged")
+
+
+@pytest.mark.parametrize("key", ["batch_size", "augment.flip", "model.dropout"])
+def test_a_configuration_without_a_number(key):
+    config = defaults.base()
+    *parts, last = key.split(".")
+    place = config[parts[0]] if parts else config
+    with place.ignore_type():
+        place[last] = None
+    with pytest.raises(UserError, match=f"{key}=None: must be a number"):
+        experiment.check(tasks.make(config, ["a", "b"]))
 
 
 def test_a_short_run_of_the_fuzzer_finds_nothing():

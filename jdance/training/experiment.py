@@ -42,6 +42,8 @@ def check(task: Task) -> None:
         "model.str.growth", "model.qes.hidden", "model.qes.prototypes",
     }  # fmt: skip
     for key, value in _flat(config).items():
+        if key in positive | _SHARES | _RATES and not isinstance(value, int | float):
+            raise UserError(f"--config.{key}={value}: must be a number")
         if key in positive and not value > 0:
             raise UserError(f"--config.{key}={value}: must be greater than 0")
         if isinstance(value, float) and not np.isfinite(value):
