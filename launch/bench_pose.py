@@ -6,7 +6,7 @@ All candidates are timed in turn, round after round, so that whatever else the m
 them alike; printed is each one's median and minimum, for one picture of 368 x 368 pixels.
 
 --alternative times the published graph of mobilenet_v2_small in TensorFlow, too
-(pip install -e '.[bench]').
+(pip install -e '.[bench]'), and the decode in C (with the compiler cc).
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from jdance.benchmarks import tensorflow_graph
+from jdance.benchmarks import c_decode, tensorflow_graph
 from jdance.benchmarks.crowd import crowd
 from jdance.errors import UserError
 from jdance.launcher import run
@@ -27,7 +27,7 @@ from jdance.profiling import timing
 
 _POSE = flags.DEFINE_multi_string("pose", ["mobilenet_v2_small"], "What programs take as --pose.")
 _ROUNDS = flags.DEFINE_integer("rounds", 30, "How often each is timed.", lower_bound=1)
-_ALTERNATIVE = flags.DEFINE_bool("alternative", False, "Time TensorFlow as well.")
+_ALTERNATIVE = flags.DEFINE_bool("alternative", False, "Time TensorFlow and C as well.")
 _CELLS = (46, 46)
 
 
@@ -54,6 +54,10 @@ def _candidates() -> dict[str, Callable[[], Any]]:
         found = int(decode(heat, paf).valid.sum())
         label = f"decode, {name} ({found} found, at most {DecodeConfig().max_people})"
         result[label] = lambda h=heat, p=paf: decode(h, p)  # type: ignore[misc]
+        if _ALTERNATIVE.value:
+            in_c, (h, p) = c_decode.build(DecodeConfig()), (np.asarray(m)[0] for m in (heat, paf))
+            label = f"decode in C, {name} ({len(in_c(h, p))} found)"
+            result[label] = lambda f=in_c, h=h, p=p: f(h, p)  # type: ignore[misc]
     return result
 
 

@@ -1,5 +1,7 @@
 """People drawn as maps must come back from the decode; a plain NumPy decode must agree with it."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from decode_reference import decode_reference, find_peaks
 
 from jdance import skeleton
+from jdance.benchmarks import c_decode
 from jdance.pose.decode import DecodeConfig, decode, match_greedily
 from jdance.pose.targets import encode
 
@@ -232,6 +235,17 @@ def test_few_peaks_are_decoded_as_among_many():
         np.testing.assert_allclose(both.keypoints[row], alone.keypoints[0], atol=1e-4)
         np.testing.assert_array_equal(both.valid[row], alone.valid[0])
     assert len(find_peaks(many[0][0, ..., 0], config)) > 24
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_the_decode_in_c_that_benchmarks_compare_with():
+    rng, config = np.random.default_rng(4), DecodeConfig()
+    in_c = c_decode.build(config)
+    drawn = maps_of(draw_people(rng, 9, apart=8))
+    noise = [rng.normal(0, 1, maps.shape).astype(np.float32) for maps in drawn]
+    for heat, paf in (drawn, noise):
+        keypoints, _ = people_in(heat, paf)
+        np.testing.assert_allclose(in_c(heat[0], paf[0]), keypoints, atol=1e-3)
 
 
 def test_equals_the_reference_without_smoothing_and_refinement():

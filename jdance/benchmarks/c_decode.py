@@ -1,0 +1,68 @@
+"""The decode in C, compiled on the spot: what a program in C or C++ takes for the same."""
+
+import ctypes
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from jdance import skeleton
+from jdance.errors import UserError
+from jdance.pose import DecodeConfig
+
+
+class _Config(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_int)
+        for name in ("most", "people", "samples", "min_samples", "min_joints", "stride")
+    ] + [
+        (name, ctypes.c_float)
+        for name in ("smoothing", "heat_threshold", "sample_threshold", "min_score")
+    ]
+
+
+def build(config: DecodeConfig) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Compiles decode.c; (heat [h, w, 19], paf [h, w, 38]), float32 -> people [N, 18, 3].
+
+    The configuration must refine, smooth, and keep at most 40 peaks of a joint.
+
+    Raises:
+        UserError: there is no C compiler.
+    """
+    compiler = shutil.which("cc")
+    if compiler is None:
+        raise UserError("needs a C compiler, cc; install gcc or clang")
+    assert config.refine and config.smoothing > 0 and config.peaks_per_joint <= 40
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder, "decode.so")
+        subprocess.run(
+            [compiler, "-O3", "-march=native", "-ffast-math", "-std=c11", "-shared", "-fPIC",
+             "-o", library, Path(__file__).with_name("decode.c"), "-lm"],
+            check=True,
+        )  # fmt: skip
+        function = ctypes.CDLL(str(library)).decode  # which stays when the file is gone
+    settings = _Config(
+        config.peaks_per_joint, config.max_people, config.samples, config.min_samples,
+        config.min_joints, config.stride, config.smoothing, config.heat_threshold,
+        config.sample_threshold, config.min_score,
+    )  # fmt: skip
+    limbs = np.ascontiguousarray(skeleton.LIMBS, np.int32)
+    channels = np.ascontiguousarray(skeleton.PAF_CHANNELS, np.int32)
+
+    def decode(heat: np.ndarray, paf: np.ndarray) -> np.ndarray:
+        heat, paf = (np.ascontiguousarray(maps, np.float32) for maps in (heat, paf))
+        height, width, _ = heat.shape
+        assert max(height, width) <= 64
+        keypoints = np.empty((config.max_people, skeleton.NUM_JOINTS, 3), np.float32)
+        arrays = (array.ctypes.data_as(ctypes.c_void_p) for array in (limbs, channels))
+        count = function(
+            heat.ctypes.data_as(ctypes.c_void_p), paf.ctypes.data_as(ctypes.c_void_p),
+            height, width, *arrays, ctypes.byref(settings),
+            keypoints.ctypes.data_as(ctypes.c_void_p),
+        )  # fmt: skip
+        return keypoints[:count]
+
+    return decode
