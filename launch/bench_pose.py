@@ -47,6 +47,7 @@ def _candidates() -> dict[str, Callable[[], Any]]:
         except ImportError as error:
             raise UserError(f"--alternative: {error}; pip install -e '.[bench]'") from error
         result["mobilenet_v2_small in TensorFlow: network"] = lambda: graph(square)
+        in_c = c_decode.build(DecodeConfig())
     maps = {f"{n} people": targets.encode(jnp.asarray(crowd(n)[1][None]), _CELLS) for n in (1, 20)}
     noise = (rng.normal(0, 1, (1, *_CELLS, n)).astype(np.float32) for n in (19, 38))
     maps["noise"] = jax.device_put(tuple(noise))
@@ -55,9 +56,9 @@ def _candidates() -> dict[str, Callable[[], Any]]:
         label = f"decode, {name} ({found} found, at most {DecodeConfig().max_people})"
         result[label] = lambda h=heat, p=paf: decode(h, p)  # type: ignore[misc]
         if _ALTERNATIVE.value:
-            in_c, (h, p) = c_decode.build(DecodeConfig()), (np.asarray(m)[0] for m in (heat, paf))
+            h, p = (np.asarray(m)[0] for m in (heat, paf))
             label = f"decode in C, {name} ({len(in_c(h, p))} found)"
-            result[label] = lambda f=in_c, h=h, p=p: f(h, p)  # type: ignore[misc]
+            result[label] = lambda h=h, p=p: in_c(h, p)  # type: ignore[misc]
     return result
 
 

@@ -111,10 +111,10 @@ def decode(heat: jax.Array, paf: jax.Array, config: DecodeConfig = DecodeConfig(
     peaks = jax.vmap(lambda maps: _find_peaks(maps[..., :_JOINTS], config))(
         heat.astype(jnp.float32)
     )
-    few = jax.tree.map(lambda x: x[:, :, :_FEW], peaks)
     if peaks.valid.shape[2] <= _FEW or config.max_people > _JOINTS * _FEW:
         return connect_all(paf, peaks)
     # The valid peaks come first: where there are few, the result is the same, in less time.
+    few = jax.tree.map(lambda x: x[:, :, :_FEW], peaks)
     many = peaks.valid[:, :, _FEW:].any()
     return jax.lax.cond(many, lambda: connect_all(paf, peaks), lambda: connect_all(paf, few))
 
