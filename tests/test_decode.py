@@ -246,6 +246,8 @@ def test_the_decode_in_c_that_benchmarks_compare_with():
     for heat, paf in (drawn, noise):
         keypoints, _ = people_in(heat, paf)
         np.testing.assert_allclose(in_c(heat[0], paf[0]), keypoints, atol=1e-3)
+    # Loading it has not changed the arithmetic of this process.
+    assert np.finfo(np.float32).smallest_subnormal * np.float32(1) > 0
 
 
 def test_equals_the_reference_without_smoothing_and_refinement():

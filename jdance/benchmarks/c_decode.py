@@ -37,12 +37,13 @@ def build(config: DecodeConfig) -> Callable[[np.ndarray, np.ndarray], np.ndarray
         raise UserError("needs a C compiler, cc; install gcc or clang")
     assert config.refine and config.smoothing > 0 and config.peaks_per_joint <= 40
     with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder, "decode.so")
-        subprocess.run(
-            [compiler, "-O3", "-march=native", "-ffast-math", "-std=c11", "-shared", "-fPIC",
-             "-o", library, Path(__file__).with_name("decode.c"), "-lm"],
-            check=True,
-        )  # fmt: skip
+        compiled, library = Path(folder, "decode.o"), Path(folder, "decode.so")
+        options = ["-O3", "-march=native", "-ffast-math", "-std=c11", "-fPIC"]
+        source = Path(__file__).with_name("decode.c")
+        subprocess.run([compiler, *options, "-c", source, "-o", compiled], check=True)
+        # Linked without -ffast-math, with which GCC before 13 adds code that makes the thread that
+        # loads the library round subnormal numbers to zero from then on, in everything it does.
+        subprocess.run([compiler, "-shared", "-o", library, compiled, "-lm"], check=True)
         function = ctypes.CDLL(str(library)).decode  # which stays when the file is gone
     settings = _Config(
         config.peaks_per_joint, config.max_people, config.samples, config.min_samples,
