@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes .venv if need be, installs jdance with what its tests need, and runs them all. Tests that
-# compare with PyTorch are skipped where that cannot be installed.
+# Makes .venv if need be, installs jdance with what its tests need, and runs them all, on up to four
+# CPU cores at once. Tests that compare with PyTorch are skipped where that cannot be installed.
 #
-#   bash launch/test.sh [pytest options]      for instance: -m slow
+#   bash launch/test.sh [pytest options]      for instance: -m slow; then one test after the other
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
@@ -16,4 +16,5 @@ fi
 ruff check .
 ruff format --check .
 mypy
+[ $# -gt 0 ] || set -- --numprocesses=auto --maxprocesses=4 --dist=worksteal
 python -m pytest "$@"

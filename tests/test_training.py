@@ -1,8 +1,6 @@
 """Training: steps, schedules, checkpoints, and runs that end as if never interrupted."""
 
 import json
-import runpy
-import time
 from contextlib import closing
 from functools import partial
 from itertools import islice
@@ -11,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, tiny_config, tiny_source
-from programs import Script
+from conftest import tiny_config, tiny_source
 
 from jdance import models
 from jdance.data import pipeline, records
@@ -285,54 +282,3 @@ def test_first_difference_names_dtype_and_missing_leaves():
     assert "y is not in the network" in checkpoints.first_difference({"x": a["x"]}, a)
     half = {"x": a["x"], "y": a["y"].astype(np.float16)}
     assert "y has dtype float16" in checkpoints.first_difference(a, half)
-
-
-# --- Killed and started again -------------------------------------------------------------------
-
-
-def start(workdir, data, config_file):
-    words = [f"--config={config_file}", f"--workdir={workdir}", f"--config.data.dir={data}"]
-    return Script([ROOT / "launch" / "train.py", *words], f"{workdir}.out")
-
-
-def final_state(workdir):
-    with checkpoints.ocp.StandardCheckpointer() as checkpointer:
-        folder = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
-        return folder.name, checkpointer.restore(folder.absolute() / "default")
-
-
-CONFIG = """
-import sys
-sys.path.insert(0, {tests!r})
-from conftest import tiny_config
-
-def get_config():
-    config = tiny_config("set by a flag")
-    config.epochs = 8.0
-    config.checkpoint_every = 0.5
-    config.eval_every = 100.0
-    return config
-"""
-
-
-def test_a_killed_run_ends_bit_identical_to_an_undisturbed_one(tiny_data, tmp_path):
-    config_file = tmp_path / "config.py"
-    config_file.write_text(CONFIG.format(tests=str(ROOT / "tests")))
-    config = runpy.run_path(str(config_file))["get_config"]()
-    config.data.dir = str(tiny_data)
-    loop.train(config, tmp_path / "a")
-    killed = start(tmp_path / "b", tiny_data, config_file)
-    deadline = time.monotonic() + 240
-    while not any((tmp_path / "b" / "checkpoints").glob("[1-9]*[0-9]")):
-        assert time.monotonic() < deadline and killed.poll() is None, killed.stdout.read_text()
-        time.sleep(0.02)
-    killed.kill()
-    killed.wait()
-    resumed = start(tmp_path / "b", tiny_data, config_file)
-    resumed.wait(240)
-    output = resumed.stdout.read_text()
-    assert resumed.returncode == 0, output
-    assert "resuming from step" in output
-    (name, a), (other, b) = final_state(tmp_path / "a"), final_state(tmp_path / "b")
-    assert name == other == "45"
-    assert_trees_close(a, b, rtol=0, atol=0)
