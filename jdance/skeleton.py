@@ -152,10 +152,13 @@ def clean(keypoints: np.ndarray) -> np.ndarray:
 
     It has no positive score, or a coordinate that is not finite or beyond any picture.
     """
-    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, hence not there
-        keypoints = np.asarray(keypoints).astype(np.float32)
-    inside = (abs(keypoints[..., :2]) <= FARTHEST).all(-1)
-    return np.where((is_present(keypoints) & inside)[..., None], keypoints, np.float32(0))
+    keypoints = np.asarray(keypoints)
+    if keypoints.dtype != np.float32:
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, hence not there
+            keypoints = keypoints.astype(np.float32)
+    far, score = abs(keypoints[..., :2]), keypoints[..., 2]
+    there = (far[..., 0] <= FARTHEST) & (far[..., 1] <= FARTHEST) & (score > 0) & (score < np.inf)
+    return np.where(there[..., None], keypoints, np.float32(0))
 
 
 def is_present(keypoints: Any) -> Any:

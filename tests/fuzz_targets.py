@@ -25,6 +25,7 @@ from test_weights import FILES, archive, tensor
 
 from jdance import weights
 from jdance.data import (
+    crop,
     images,
     openpose_json,
     people,
@@ -291,7 +292,7 @@ def _read_data(folder: Path) -> None:
     for split in ("train", "val"):
         source = dataset.source(split)
         for i in range(len(source)):
-            pipeline.example((i, source[i]), np.random.default_rng(i), config=config)
+            pipeline.batch([i], [np.random.default_rng(i)], source=source, config=config)
 
 
 def _resum(folder: Path) -> None:
@@ -309,7 +310,7 @@ def _resum(folder: Path) -> None:
 
 def _persons(folder: Path) -> list[Sample]:
     image, keypoints = tiny_picture(0)
-    jpeg = images.encode_jpeg(image)
+    jpeg = images.encode_jpeg(crop.cut(image, crop.whole(*image.shape[:2])))
     still = records.Example(keypoints[0], 1, jpeg, "g", "s")
     moving = records.Example(np.stack([keypoints[0]] * 5), 0, None, "g", "s")
     return [{"r.msgpack": records.pack(example)} for example in (still, moving)]
@@ -321,9 +322,8 @@ def _read_persons(folder: Path) -> None:
     records.labels([data])
     example = records.unpack(data)
     config.model.branches = "fused" if example.image is not None else "sequence"
-    batch = pipeline.example((0, data), np.random.default_rng(0), config=config)
-    batch = {name: np.asarray(value)[None] for name, value in batch.items()}
-    for value in pipeline._with_features(batch, config).values():
+    batch = pipeline.batch([0], [np.random.default_rng(0)], source=[data], config=config)
+    for value in batch.values():
         assert np.isfinite(value).all()
 
 

@@ -7,6 +7,7 @@ import pytest
 from jdance import config as defaults
 from jdance import skeleton
 from jdance.data import augment, crop
+from jdance.data.chances import Chances
 
 
 def person(*xy):
@@ -14,6 +15,10 @@ def person(*xy):
     keypoints[: len(xy), :2] = xy
     keypoints[: len(xy), 2] = 1
     return keypoints
+
+
+def chances(count):
+    return Chances([np.random.default_rng(row) for row in range(count)])
 
 
 def dotted(keypoints, size=crop.SIZE):
@@ -65,31 +70,47 @@ def test_image_and_keypoints_are_warped_together(size, seed):
     config.update(rotation=30.0, scale=0.2, shift=0.05, stretch=0.2)
     rng = np.random.default_rng(seed)
     joints = person(*rng.uniform(90, 165, (3, 2)))
-    affine, mirrored = augment.matrix(size, rng, config)
-    warped = augment.warp_keypoints(joints, affine, mirrored)
+    affine, mirrored = augment.draw_maps(size, Chances([rng]), config)
+    (warped,) = augment.warp_keypoints(joints[None], affine, mirrored)
+    map_ = augment.for_reduced(affine[0], augment.reduction(size))
     for before, image in enumerate(dotted(joints[:3])):
         if augment.reduction(size) > 1:
             small = crop.SIZE // augment.reduction(size)
             image = cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA)
-        after = skeleton.COCO18.flip[before] if mirrored else before
-        seen = centre(augment.warp_image(image, affine, size))
+        after = skeleton.COCO18.flip[before] if mirrored[0] else before
+        seen = centre(augment.warp_image(image, map_, size))
         np.testing.assert_allclose(seen, warped[after, :2], atol=0.35)
 
 
 def test_both_mirrored_and_unmirrored_views_occur():
     config = defaults.augment()
-    draws = [augment.matrix(224, np.random.default_rng(i), config)[1] for i in range(40)]
-    assert 8 < sum(draws) < 32
+    _, mirrored = augment.draw_maps(224, chances(40), config)
+    assert 8 < mirrored.sum() < 32
+
+
+def test_maps_are_turns_stretches_mirrors_and_shears():
+    """Each part against its matrix, written out."""
+    config = defaults.augment()
+    config.update(rotation=30.0, scale=0.2, shift=0.05, stretch=0.3, shear=0.1)
+    maps, mirrored = augment.draw_maps(224, chances(5), config)
+    for seed, (found, mirror) in enumerate(zip(maps, mirrored, strict=True)):
+        drawn = np.random.default_rng(seed).random(7)
+        turn, _, scale, stretch, shear, *shift = 2 * drawn - 1
+        assert mirror == (drawn[1] < 0.5)
+        c, s = np.cos(np.deg2rad(30 * turn)), np.sin(np.deg2rad(30 * turn))
+        stretch = np.exp(0.15 * stretch)
+        expected = np.array([[c, -s], [s, c]]) @ np.diag([stretch, 1 / stretch])
+        expected = expected @ np.diag([-1 if mirror else 1, 1]) @ [[1, 0.1 * shear], [0, 1]]
+        np.testing.assert_allclose(found[:, :2], expected * np.exp(0.2 * scale))
+        middle = found[:, :2] @ [127.5, 127.5] + found[:, 2]
+        np.testing.assert_allclose(middle, 111.5 + 224 * 0.05 * np.array(shift))
 
 
 def test_plain_view_is_the_centre_crop():
     image = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
     np.testing.assert_array_equal(augment.view(image, 224), image[16:240, 16:240])
-    affine, mirrored = augment.matrix(224, None, defaults.augment())
-    joints = person((100, 120))
-    np.testing.assert_allclose(
-        augment.warp_keypoints(joints, affine, mirrored)[0], [84, 104, 1], atol=1e-4
-    )
+    (moved,) = augment.warp_keypoints(person((100, 120))[None], augment.plain(224)[None])
+    np.testing.assert_allclose(moved[0], [84, 104, 1], atol=1e-4)
 
 
 def test_disturbances_change_what_they_should():
@@ -97,20 +118,57 @@ def test_disturbances_change_what_they_should():
     config.update(color=0.5, erase=1.0, joint_noise=0.01, joint_dropout=0.5)
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (64, 64, 3), np.uint8)
-    changed = augment.disturb_image(image, rng, config)
-    assert changed.dtype == np.uint8 and changed.shape == image.shape
-    assert not np.array_equal(changed, image)
+    drawn = augment.draw_disturbances(64, chances(2), config)
+    for row in range(2):
+        changed = image.copy()
+        augment.disturb_image(changed, drawn, row)
+        top, bottom, left, right = drawn.hidden[row]
+        assert 6 <= bottom - top <= 26 and 6 <= right - left <= 26
+        assert top >= 0 and bottom <= 64 and left >= 0 and right <= 64
+        assert (changed[top:bottom, left:right] == drawn.covers[row]).all()
+        outside = np.ones((64, 64), bool)
+        outside[top:bottom, left:right] = False
+        ones = np.concatenate([image[outside], np.ones((outside.sum(), 1))], 1)
+        expected = np.clip(ones @ drawn.colours[row].T, 0, 255)
+        assert abs(changed[outside] - expected).max() < 1  # OpenCV's factors are rounded
+        assert abs(changed[outside] - image[outside].astype(float)).mean() > 2
+    assert not np.array_equal(drawn.colours[0], drawn.colours[1])
     joints = person(*rng.uniform(10, 50, (10, 2)))
-    noisy = augment.disturb_keypoints(joints, 64, rng, config)
-    kept = noisy[:, 2] > 0
-    assert 1 <= kept.sum() < 10 and not kept[10:].any() and not noisy[~kept].any()
-    assert 0 < np.abs(noisy[kept] - joints[kept])[:, :2].max() < 6
+    for frames in ((), (3,)):
+        group = np.broadcast_to(joints, (2, *frames, 18, 3))
+        noisy = augment.disturb_keypoints(group, 64, chances(2), config)
+        for one in noisy.reshape(-1, 18, 3):
+            kept = one[:, 2] > 0
+            assert 1 <= kept.sum() < 10 and not kept[10:].any() and not one[~kept].any()
+            assert 0 < np.abs(one[kept] - joints[kept])[:, :2].max() < 6
+        if frames:  # joints that are gone are gone in all of them
+            assert (noisy[..., 2] == noisy[:, :1, :, 2]).all()
 
 
-def test_saturation_contrast_and_gain_leave_grey_middle_in_place():
+def test_what_is_drawn_for_an_example_depends_on_that_example_alone():
     config = defaults.augment()
-    config.update(color=0.0)
+    config.update(color=0.5, erase=0.5, joint_noise=0.01, scale=0.1)
+    joints = np.broadcast_to(person((20, 30), (40, 50)), (6, 18, 3))
+
+    def draw(rows):
+        drawn = Chances([np.random.default_rng(row) for row in rows])
+        maps, mirrored = augment.draw_maps(64, drawn, config)
+        colours, hidden, covers = augment.draw_disturbances(64, drawn, config)
+        people = augment.disturb_keypoints(joints[rows], 64, drawn, config)
+        return maps, mirrored, colours, hidden, covers, people
+
+    for whole, part in zip(draw([0, 1, 2, 3, 4, 5]), draw([4, 2]), strict=True):
+        np.testing.assert_array_equal(whole[[4, 2]], part)
+
+
+def test_saturation_contrast_and_gain_leave_the_middle_in_place():
+    config = defaults.augment()
     image = np.full((4, 4, 3), 77, np.uint8)
-    np.testing.assert_array_equal(
-        augment.disturb_image(image, np.random.default_rng(0), config), image
-    )
+    augment.disturb_image(image, augment.draw_disturbances(4, chances(1), config), 0)
+    assert (image == 77).all()
+    config.update(color=0.5)
+    for colour in augment.draw_disturbances(4, chances(9), config).colours:
+        # Contrast turns about 128, which gain (half to one and a half) and tint alone move.
+        factors = colour @ [128, 128, 128, 1] / 128
+        assert factors.min() >= 0.5 * 0.77 and factors.max() <= 1.5 * 1.23
+        assert factors.max() / factors.min() < 1.6

@@ -8,7 +8,7 @@ import pytest
 
 from jdance import config as defaults
 from jdance import skeleton
-from jdance.data import images, people, pose_pipeline, prepare_people, records
+from jdance.data import augment, images, people, pose_pipeline, prepare_people, records
 from jdance.errors import UserError
 from jdance.pose import evaluation
 
@@ -90,7 +90,7 @@ def test_left_and_right_change_places_in_a_mirror(config):
     person[0, [skeleton.R_WRIST, skeleton.L_WRIST]] = [[50, 40, 1], [90, 140, 1]]
     view = (240, 320), 128, np.random.default_rng(0), config.augment
     _, affine, mirrored = pose_pipeline.view(person, *view)
-    moved = pose_pipeline.augment.warp_keypoints(person, affine, mirrored)
+    moved = augment.warp_keypoints(person, affine[None], np.array([mirrored]))
     right, left = moved[0, [skeleton.R_WRIST, skeleton.L_WRIST]]
     assert mirrored and right[1] > left[1] and right[0] < left[0]
     np.testing.assert_allclose((right + left)[:2] / 2, 63.5, atol=1e-3)  # brought to the middle

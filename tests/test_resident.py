@@ -7,6 +7,7 @@ import pytest
 from conftest import tiny_config
 
 from jdance.data import augment, records, resident
+from jdance.data.chances import Chances
 from jdance.errors import UserError
 from jdance.profiling import inputs
 from jdance.training import loop, tasks
@@ -21,13 +22,13 @@ def test_views_are_those_of_the_host(size):
     pictures = np.stack([cv2.GaussianBlur(image, (0, 0), 3) for image in noise])
     config = tiny_config("").augment
     config.update(rotation=40.0, scale=0.3, shift=0.2, stretch=0.2, shear=0.1)
-    rng = np.random.default_rng(1)
     index = np.array([1, 0, 1], np.int32)
-    affines = [augment.matrix(size, rng, config)[0] for _ in index]
+    drawn = Chances([np.random.default_rng(row) for row in range(3)])
+    affines, _ = augment.draw_maps(size, drawn, config)
     maps = np.stack([resident.back(affine, size) for affine in affines])
     found = jax.jit(resident.warp, static_argnums=3)(pictures, index, maps, size)
     for view, number, affine in zip(found, index, affines, strict=True):
-        expected = augment.warp_image(pictures[number], affine, size)
+        expected = augment.warp_image(pictures[number], augment.for_reduced(affine, factor), size)
         off = np.abs(view - expected.astype(np.float32))
         # OpenCV rounds positions, which shows most at the edge of the picture, where 0 begins.
         assert off.mean() < 0.6 and np.percentile(off, 95) < 2

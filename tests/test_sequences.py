@@ -11,6 +11,7 @@ from conftest import tiny_config
 from jdance import features, models, skeleton
 from jdance.config import augment as no_augment
 from jdance.data import augment, crop, pipeline, records, skeleton_npz, tempo
+from jdance.data.chances import Chances
 from jdance.data.prepare import prepare
 from jdance.data.sources import open_source
 from jdance.errors import UserError
@@ -97,9 +98,9 @@ def test_motion_features_by_hand():
 def test_time_is_resampled_and_smoothed():
     clip = np.ones((9, 15, 3), np.float32)
     clip[..., 0] = np.arange(9)[:, None]
-    even = tempo.times(9, 17, None, no_augment())
+    (even,) = tempo.times([9], 17, None, no_augment())
     np.testing.assert_allclose(tempo.resample(clip, even)[:, 3, 0], np.arange(17) / 2)
-    one = tempo.resample(clip[:1], tempo.times(1, 5, None, no_augment()))
+    one = tempo.resample(clip[:1], *tempo.times([1], 5, None, no_augment()))
     np.testing.assert_array_equal(one, np.repeat(clip[:1], 5, 0))
     gap = clip.copy()
     gap[4, 2] = 0
@@ -111,10 +112,13 @@ def test_time_is_resampled_and_smoothed():
     np.testing.assert_allclose(tempo.smooth(wild)[:, 7, 0], [0, 1, 2, 3, 5, 6, 6, 7, 8])
     config = no_augment()
     config.update(time_crop=0.6, time_warp=0.3)
-    for seed in range(50):
-        drawn = tempo.times(31, 16, np.random.default_rng(seed), config)
-        assert drawn.min() >= 0 and drawn.max() <= 30 and (np.diff(drawn) >= 0).all()
-        assert np.ptp(drawn) >= 0.6 * 30 - 1e-9
+    chances = Chances([np.random.default_rng(seed) for seed in range(50)])
+    for count, drawn in zip(
+        [31, 5] * 25, tempo.times([31, 5] * 25, 16, chances, config), strict=True
+    ):
+        last = count - 1
+        assert drawn.min() >= 0 and drawn.max() <= last and (np.diff(drawn) >= 0).all()
+        assert np.ptp(drawn) >= 0.6 * last - 1e-9
 
 
 def test_clips_from_a_file(clip_file):
@@ -205,7 +209,9 @@ def test_batches_of_sequences(clip_data):
 def test_a_mirror_swaps_sides_in_every_frame(clip_data):
     record = records.unpack(records.Dataset(clip_data).source("train")[0])
     affine = np.array([[-1.0, 0, 255], [0, 1, 0]])
-    mirrored = augment.warp_keypoints(record.keypoints, affine, True, skeleton.JHMDB15)
+    (mirrored,) = augment.warp_keypoints(
+        record.keypoints[None], affine[None], np.array([True]), skeleton.JHMDB15
+    )
     expected = record.keypoints[:, JHMDB_FLIP].copy()
     expected[..., 0] = 255 - expected[..., 0]
     np.testing.assert_allclose(mirrored, expected, atol=1e-4)

@@ -6,96 +6,133 @@ processes.
 """
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import cv2
 import grain
 import numpy as np
 from ml_collections import ConfigDict
 
 from jdance import features, models, skeleton
 from jdance.data import augment, records, resident, sampling, tempo
+from jdance.data.chances import Chances
 from jdance.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
 
-def example(
-    item: tuple[int, bytes],
-    rng: np.random.Generator | None,
+def batch(
+    indices: Sequence[int],
+    rngs: Sequence[np.random.Generator] | None,
     *,
+    source: Any,
     config: ConfigDict,
     drop: str = "",
     resides: bool = False,
 ) -> Batch:
-    """One packed record -> what is to be seen of it, changed at random if there is an rng.
+    """The examples at some places of a source, changed at random if there are rngs.
 
-    `drop` takes joints away, see `eval_batches`. Where the picture `resides` on the device, the map
-    to it takes its place, see `resident`.
+    See `train_batches` for what is in it. What is drawn for one example depends on its rng alone;
+    the arithmetic is that of the whole batch, as NumPy takes its time for each call.
+
+    Args:
+        indices: places in the source.
+        rngs: one for each of them, or None.
+        source: random access to packed records.
+        config: the experiment.
+        drop: joints to take away, see `eval_batches`.
+        resides: whether the pictures reside on the device, see `resident`.
     """
-    index, data = item
-    record = records.unpack(data)
     layout, size = skeleton.LAYOUTS[config.model.layout], config.data.image_size
-    keypoints = record.keypoints
-    if keypoints.ndim == 3:
-        at = tempo.times(len(keypoints), config.model.sequence.frames, rng, config.augment)
-        if config.model.branches == "sequence":  # STR's maps are smoothed in their own way
-            keypoints = tempo.smooth(keypoints)
-        keypoints = tempo.resample(keypoints, at)
-    affine, mirrored = augment.matrix(size, rng, config.augment)
-    keypoints = augment.warp_keypoints(keypoints, affine, mirrored, layout)
-    if rng is not None:
-        keypoints = augment.disturb_keypoints(keypoints, size, rng, config.augment, layout)
-    if drop:
-        keypoints = _without(keypoints, drop, index, layout)
-    result: Batch = {
-        "keypoints": keypoints,
-        "label": np.asarray(record.label, np.int32),
-        "index": np.asarray(index, np.int32),
-        "weight": np.ones((), np.float32),
-    }
-    if models.uses_image(config.model):
-        if record.image is None:
+    looks = models.uses_image(config.model)
+    chances = None if rngs is None else Chances(rngs)
+    affines, mirrored = np.broadcast_to(augment.plain(size), (len(indices), 2, 3)), None
+    disturbances = None
+    if chances is not None:
+        affines, mirrored = augment.draw_maps(size, chances, config.augment)
+        if looks:
+            disturbances = augment.draw_disturbances(size, chances, config.augment)
+    result: Batch = {}
+    images = None
+    if looks and resides:
+        result["back"] = np.stack([resident.back(affine, size) for affine in affines])
+    elif looks:
+        images = result["image"] = np.empty((len(indices), size, size, 3), np.uint8)
+    onto = augment.for_reduced(affines, augment.reduction(size))
+    keypoints: list[np.ndarray] = []
+    labels = []
+    for row, index in enumerate(indices):
+        record = records.unpack(source[index])
+        keypoints.append(_checked(record, keypoints, layout))
+        labels.append(record.label)
+        if looks and record.image is None:
             raise UserError(
                 f"{record.source}: has no picture; train --config.model.branches=keypoints"
             )
-        if resides:
-            result["back"] = resident.back(affine, size)
-            return result
-        image = records.decode_image(record.image, augment.reduction(size))
-        image = augment.warp_image(image, affine, size)
-        if rng is not None:
-            image = augment.disturb_image(image, rng, config.augment)
-        result["image"] = image
-    return result
+        if images is not None and record.image is not None:
+            # Where it is to lie: no picture is copied.
+            stored = records.decode_image(record.image, augment.reduction(size))
+            augment.warp_image(stored, onto[row], size, out=images[row])
+            if disturbances is not None:
+                augment.disturb_image(images[row], disturbances, row)
+    people = _in_time(keypoints, chances, config)
+    people = augment.warp_keypoints(people, affines, mirrored, layout)
+    if chances is not None:
+        people = augment.disturb_keypoints(people, size, chances, config.augment, layout)
+    if drop:
+        people = _without(people, drop, indices, layout)
+    valid = features.valid(people, layout)
+    return result | {
+        "features": models.compute_features(config.model, people, layout),
+        "valid": valid.any(-1) if valid.ndim == 2 else valid,
+        "label": np.array(labels, np.int32),
+        "index": np.array(indices, np.int32),
+        "weight": np.ones(len(indices), np.float32),
+    }
 
 
-def _without(keypoints: np.ndarray, drop: str, index: int, layout: skeleton.Layout) -> np.ndarray:
-    """Key points [..., J, 3] less some joints."""
+def _checked(
+    record: records.Example, before: list[np.ndarray], layout: skeleton.Layout
+) -> np.ndarray:
+    """The key points of a record, if they can be in one batch with those before."""
+    found = record.keypoints
+    if found.shape[-2] != len(layout) or (before and before[0].ndim != found.ndim):
+        raise UserError(
+            f"{record.source}: a record with key points {found.shape} among those of "
+            f"{len(layout)} joints; prepare the data again"
+        )
+    return found
+
+
+def _in_time(
+    keypoints: list[np.ndarray], chances: Chances | None, config: ConfigDict
+) -> np.ndarray:
+    """Skeletons [J, 3], or sequences [T, J, 3] of different lengths, as one array."""
+    if keypoints[0].ndim == 2:
+        return np.stack(keypoints)
+    counts = np.array([len(sequence) for sequence in keypoints])
+    at = tempo.times(counts, config.model.sequence.frames, chances, config.augment)
+    if config.model.branches == "sequence":  # STR's maps are smoothed in their own way
+        keypoints = [tempo.smooth(sequence) for sequence in keypoints]
+    return np.stack([tempo.resample(*pair) for pair in zip(keypoints, at, strict=True)])
+
+
+def _without(
+    keypoints: np.ndarray, drop: str, indices: Sequence[int], layout: skeleton.Layout
+) -> np.ndarray:
+    """Key points [B, ..., J, 3] less some joints."""
+    gone = np.zeros((len(indices), len(layout)), bool)
     if drop == "all":
-        gone = np.ones(len(layout), bool)
+        gone[:] = True
     elif drop == "legs":
-        gone = np.isin(np.arange(len(layout)), layout.at(augment.LEGS))
+        gone[:, layout.at(augment.LEGS)] = True
     else:
-        gone = np.random.default_rng(index).random(len(layout)) < float(drop)
-    return np.where(gone[:, None], 0, keypoints).astype(np.float32)
-
-
-def _with_features(batch: Batch, config: ConfigDict) -> Batch:
-    """Features in place of key points; of a whole batch at once, which is quicker."""
-    batch = dict(batch)
-    keypoints = batch.pop("keypoints")
-    layout = skeleton.LAYOUTS[config.model.layout]
-    valid = features.valid(keypoints, layout)
-    batch["features"] = models.compute_features(config.model, keypoints, layout)
-    batch["valid"] = valid.any(-1) if valid.ndim == 2 else valid
-    return batch
-
-
-def _indexed(source: Any) -> grain.MapDataset:
-    count = len(source)  # a repeated data set counts on through its epochs
-    return grain.MapDataset.source(source).map_with_index(lambda i, data: (i % count, data))
+        for row, index in zip(gone, indices, strict=True):
+            row[:] = np.random.default_rng(index).random(len(layout)) < float(drop)
+    gone = gone.reshape(len(gone), *(1,) * (keypoints.ndim - 3), -1, 1)
+    return np.where(gone, np.float32(0), keypoints)
 
 
 def train_batches(
@@ -122,44 +159,35 @@ def train_batches(
         `models.compute_features`), valid bool [B], label int32 [B], index int32 [B] (place
         in the source), weight float32 [B] (1).
     """
-    return train_examples(
-        source,
-        partial(example, config=config, resides=config.data.resident),
-        config,
-        start_step,
-        process,
-        processes,
-        finish=partial(_with_features, config=config),
-        shares=shares,
-    )
+    make = partial(batch, source=source, config=config, resides=config.data.resident)
+    return train_order(source, make, config, start_step, process, processes, shares)
 
 
-def train_examples(
+def train_order(
     source: Any,
-    make_example: Callable[[tuple[int, bytes], np.random.Generator], Batch],
+    make_batch: Callable[[Sequence[int], Sequence[np.random.Generator]], Batch],
     config: ConfigDict,
     start_step: int = 0,
     process: int = 0,
     processes: int = 1,
-    finish: Callable[[Batch], Batch] | None = None,
     shares: np.ndarray | None = None,
 ) -> Iterator[Batch]:
-    """`train_batches` of whatever `make_example` makes of a record's index and bytes.
-
-    `finish` completes whole batches.
-    """
-    local_size = config.batch_size // processes
+    """`train_batches` of whatever is made of places in the source and a generator for each."""
+    order = grain.MapDataset.range(len(source)).seed(config.seed)
     if shares is None:
-        dataset = _indexed(source).seed(config.seed).shuffle().repeat()
+        order = order.shuffle().repeat().map_with_index(_placed)
     else:
-        order = sampling.Order(records.labels(source), shares, config.seed)
-        dataset = grain.MapDataset.range(len(source)).seed(config.seed).repeat()
-        dataset = dataset.map_with_index(partial(_drawn, source=source, order=order))
-    # Augment before slicing: what is drawn depends on the place in the global order.
-    dataset = dataset.random_map(make_example)
-    dataset = dataset[start_step * config.batch_size + process :: processes]
-    batches = dataset.batch(local_size, drop_remainder=True)
-    return _read(batches.map(finish) if finish else batches, config)
+        drawn = sampling.Order(records.labels(source), shares, config.seed)
+        order = order.repeat().map_with_index(partial(_drawn, order=drawn))
+    share = order[start_step * config.batch_size + process :: processes]
+
+    def make(share: Sequence[tuple[int, int]]) -> Batch:
+        # What is drawn depends on the place in the global order, whoever makes the batch.
+        rngs = [np.random.default_rng([config.seed, place]) for place, _ in share]
+        return make_batch([index for _, index in share], rngs)
+
+    local_size = config.batch_size // processes
+    return _read(share.batch(local_size, drop_remainder=True, batch_fn=make), config)
 
 
 def eval_batches(
@@ -182,47 +210,54 @@ def eval_batches(
         view: 0 shows the examples unchanged, other numbers as random changes, drawn as in
             training, for test-time augmentation.
     """
+
+    def make(indices: Sequence[int]) -> Batch:
+        rngs = [np.random.default_rng([config.seed, view, i]) for i in indices] if view else None
+        return batch(indices, rngs, source=source, config=config, drop=drop)
+
     local_size = config.batch_size // processes
-    dataset = _indexed(source)
-    if view:
-        dataset = dataset.seed(config.seed + view).random_map(
-            partial(example, config=config, drop=drop)
-        )
-    else:
-        dataset = dataset.map(partial(example, rng=None, config=config, drop=drop))
-    share = dataset[process::processes]
+    share = grain.MapDataset.range(len(source))[process::processes]
+    batches = share.batch(local_size, batch_fn=make)
     count = 0
-    batches = share.batch(local_size).map(partial(_with_features, config=config))
-    for batch in _read(batches, config) if len(share) else ():
+    for made in _read(batches, config) if len(share) else ():
         count += 1
-        yield _filled(batch, local_size)
+        yield _filled(made, local_size)
     if count < (total := -(-len(source) // config.batch_size)):
-        first = {name: np.asarray(value)[None] for name, value in dataset[0].items()}
-        nothing = {name: value[:0] for name, value in _with_features(first, config).items()}
+        nothing = {name: value[:0] for name, value in make([0]).items()}
         for _ in range(count, total):
             yield _filled(nothing, local_size)
 
 
-def _drawn(place: int, _: Any, source: Any, order: sampling.Order) -> tuple[int, bytes]:
-    index = order(place)
-    return index, source[index]
+def _placed(place: int, index: int) -> tuple[int, int]:
+    return place, index
+
+
+def _drawn(place: int, _: int, order: sampling.Order) -> tuple[int, int]:
+    return place, order(place)
 
 
 def _read(batches: grain.MapDataset, config: ConfigDict) -> Iterator[Batch]:
     """Reads batches ahead, in order. Whole batches go to threads or processes: so neither matters
     for what is in them."""
     threads = config.data.threads
+    _alone()
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads))
     dataset = batches.to_iter_dataset(options)
     if not config.data.workers:
         return iter(dataset)
     processes = grain.MultiprocessingOptions(config.data.workers)
-    return _by_processes(dataset.mp_prefetch(processes, worker_init_fn=_without_interrupts))
+    return _by_processes(dataset.mp_prefetch(processes, worker_init_fn=_start_process))
 
 
-def _without_interrupts(*_: int) -> None:
+def _alone() -> None:
+    """OpenCV shall not divide its work: readers do, and its threads spin while they wait."""
+    cv2.setNumThreads(1)
+
+
+def _start_process(*_: int) -> None:
     """Ctrl-C, which every process of a terminal gets, is for the one that owns the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _alone()
 
 
 _open: list[Any] = []

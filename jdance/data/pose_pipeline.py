@@ -4,8 +4,7 @@ Picture, key points and mask go through one map (Cao et al., 2017): somebody in 
 brought to a random height, turned, and put near the middle of a square view.
 """
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -14,7 +13,8 @@ from ml_collections import ConfigDict
 
 from jdance import skeleton
 from jdance.data import augment, crop, images, people
-from jdance.data.pipeline import Batch, train_examples
+from jdance.data.chances import Chances
+from jdance.data.pipeline import Batch, train_order
 from jdance.errors import UserError
 
 _SCALES = (0.2, 3.0)  # somebody of whom only a hand is seen shall not fill the view
@@ -30,15 +30,16 @@ def example(item: tuple[int, bytes], rng: np.random.Generator, *, config: Config
         raise UserError(f"{record.name}: a damaged picture; prepare the data again")
     size = config.data.image_size
     scale, affine, mirrored = view(record.people, image.shape[:2], size, rng, config.augment)
-    keypoints = augment.warp_keypoints(record.people, affine, mirrored)
+    (keypoints,) = augment.warp_keypoints(record.people[None], affine[None], np.array([mirrored]))
     mask = np.ones((size // STRIDE, size // STRIDE), np.float32)
     if record.mask is not None:
         warped = warp(record.mask, scale, affine, size, outside=255)
         mask = cv2.resize(warped, mask.shape, interpolation=cv2.INTER_AREA) / np.float32(255)
+    seen = warp(image, scale, affine, size, outside=0)
+    disturbances = augment.draw_disturbances(size, Chances([rng]), config.augment)
+    augment.disturb_image(seen, disturbances, 0)
     return {
-        "image": augment.disturb_image(
-            warp(image, scale, affine, size, outside=0), rng, config.augment
-        ),
+        "image": seen,
         "keypoints": _nearest(keypoints, size, config.data.max_people),
         "mask": mask,
         "index": np.array(index, np.int32),
@@ -120,6 +121,12 @@ def train_batches(
         image uint8 [B, S, S, 3] RGB, keypoints float32 [B, M, 18, 3] in pixels of it, mask float32
         [B, S/8, S/8] (0 where nothing is known of the people), index int32 [B].
     """
-    return train_examples(
-        source, partial(example, config=config), config, start_step, process, processes
-    )
+
+    def make(indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> Batch:
+        examples = [
+            example((index, source[index]), rng, config=config)
+            for index, rng in zip(indices, rngs, strict=True)
+        ]
+        return {name: np.stack([one[name] for one in examples]) for name in examples[0]}
+
+    return train_order(source, make, config, start_step, process, processes)

@@ -37,7 +37,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from grain.sources import ArrayRecordDataSource
 
 from jdance import skeleton
-from jdance.data import images
+from jdance.data import crop, images
 from jdance.errors import UserError
 
 VERSION = 2
@@ -108,12 +108,22 @@ def reading() -> Iterator[None]:
 
 
 def decode_image(data: bytes, factor: int = 1) -> np.ndarray:
-    """JPEG -> uint8 RGB, at 1/factor of its size (1, 2, 4: the decoder does less work)."""
+    """The picture of a stored crop, uint8 RGB [SIZE / factor, SIZE / factor, 3].
+
+    The factor is 1, 2 or 4; the decoder does less work for a smaller picture.
+
+    Raises:
+        UserError: it is none, or of another size.
+    """
     # The names with GRAYSCALE stand for the size alone; those with COLOR would mean BGR.
     reduced = {1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4}[factor]
     image = images.decode(data, cv2.IMREAD_COLOR_RGB | reduced)
-    if image is None:
-        raise UserError("a record holds a damaged picture; prepare the data again")
+    side = crop.SIZE // factor
+    if image is None or image.shape != (side, side, 3):
+        raise UserError(
+            f"a record holds a damaged picture, or one that is not {crop.SIZE} pixels wide and "
+            "high; prepare the data again"
+        )
     return image
 
 

@@ -37,7 +37,7 @@ def crops(source: Any, size: int) -> np.ndarray:
 def back(affine: np.ndarray, size: int) -> np.ndarray:
     """The map from pixels of a view to those of a picture in `crops`, float32 [2, 3].
 
-    `affine` is the map of `augment.matrix`, from stored crops to the view.
+    `affine` is the map of `augment.plain` or `draw_maps`, from stored crops to the view.
     """
     factor = augment.reduction(size)
     inverse = np.asarray(cv2.invertAffineTransform(affine), np.float64)

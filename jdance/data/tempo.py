@@ -3,6 +3,8 @@
 import numpy as np
 from ml_collections import ConfigDict
 
+from jdance.data.chances import Chances, between
+
 
 def smooth(keypoints: np.ndarray) -> np.ndarray:
     """The median over 3 frames of [T, J, 3], against single wild frames.
@@ -18,20 +20,21 @@ def smooth(keypoints: np.ndarray) -> np.ndarray:
 
 
 def times(
-    count: int, frames: int, rng: np.random.Generator | None, config: ConfigDict
+    counts: np.ndarray, frames: int, chances: Chances | None, config: ConfigDict
 ) -> np.ndarray:
-    """Where in a sequence of `count` frames to look, float64 [frames] in 0 to count - 1.
+    """Where in sequences of `counts` [B] frames to look: float64 [B, frames] in 0 to count - 1.
 
-    Without an rng evenly from the first to the last; else in a part of the sequence, at least
+    Without chances evenly from the first to the last; else in a part of each sequence, at least
     `config.time_crop` of it, at a pace that changes by the exponent `config.time_warp`.
     """
+    last = np.asarray(counts)[:, None] - 1
     even = np.linspace(0, 1, frames)
-    if rng is None:
-        return even * (count - 1)
-    share = rng.uniform(config.time_crop, 1)
-    start = rng.uniform(0, 1 - share)
-    warped = even ** np.exp(rng.uniform(-config.time_warp, config.time_warp))
-    return (start + share * warped) * (count - 1)
+    if chances is None:
+        return even * last
+    share, start, warp = chances.uniform(3)[..., None]
+    share = between(share, config.time_crop, 1)
+    warped = even ** np.exp(between(warp, -config.time_warp, config.time_warp))
+    return ((1 - share) * start + share * warped) * last
 
 
 def resample(keypoints: np.ndarray, at: np.ndarray) -> np.ndarray:

@@ -40,8 +40,7 @@ def batch(config: ConfigDict, size: int) -> Batch:
     if not models.uses_image(config.model):
         return result
     if config.data.resident:
-        affine, _ = augment.matrix(side, None, config.augment)
-        return result | {"back": np.stack([resident.back(affine, side)] * size)}
+        return result | {"back": np.stack([resident.back(augment.plain(side), side)] * size)}
     return result | {"image": picture}
 
 

@@ -240,9 +240,9 @@ def _probabilities(
 def _into_view(points: Array, square: Array, size: int) -> Array:
     """Key points [N, 18, 3] of frames, as seen in a view of `size` pixels of their squares [N, 3].
 
-    As `crop.into` and then `augment.warp_keypoints` without an rng.
+    As `crop.into` and then `augment.warp_keypoints` by `augment.plain`.
     """
-    affine, _ = augment.matrix(size, None, augment.ConfigDict())
+    affine = augment.plain(size)
     scale = (crop.SIZE / square[:, 2])[:, None, None]
     xy = (points[..., :2] + 0.5 - square[:, None, :2]) * scale - 0.5
     xy = xy * np.diag(affine[:, :2]).astype(np.float32) + affine[:, 2].astype(np.float32)

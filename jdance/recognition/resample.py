@@ -189,10 +189,7 @@ def view(stored: Array, size: int) -> Array:
 
 def _view_matrix(size: int, side: int) -> np.ndarray:
     """[size, side]: how `augment.warp_image` interpolates along one axis, without turning."""
-    factor = crop.SIZE / side
-    affine, _ = augment.matrix(size, None, augment.ConfigDict())
-    scale = affine[0, 0] * factor
-    offset = affine[0, 2] + affine[0, 0] * (factor / 2 - 0.5)
+    (scale, _, offset), _ = augment.for_reduced(augment.plain(size), crop.SIZE // side)
     at = (np.arange(size) - offset) / scale
     distance = abs(at[:, None] - np.arange(side))
     return np.maximum(1 - distance, 0).astype(np.float32)

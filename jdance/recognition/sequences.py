@@ -64,8 +64,8 @@ class SequenceNamer:
         seen = tempo.smooth(crop.fit(keypoints))
         even = np.linspace(times[0], times[-1], frames)
         seen = tempo.resample(seen, np.interp(even, times, np.arange(len(times))))
-        affine, _ = augment.matrix(self._config.data.image_size, None, self._config.augment)
-        seen = augment.warp_keypoints(seen, affine, False)[None]
+        affine = augment.plain(self._config.data.image_size)
+        seen = augment.warp_keypoints(seen[None], affine[None])
         numbers = features.sequence(model.features, seen)
         valid = features.valid(seen).any(-1)
         inputs = jax.device_put((numbers, valid), jax.devices()[0])

@@ -1,0 +1,35 @@
+"""Random numbers of a batch: what is drawn for an example depends on nothing but that example."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+class Chances:
+    """Draws for B examples at once, from a generator for each of them.
+
+    Args:
+        rngs: a generator for each example.
+    """
+
+    def __init__(self, rngs: Sequence[np.random.Generator]):
+        self._rngs = rngs
+
+    def uniform(self, count: int) -> np.ndarray:
+        """`count` numbers in [0, 1) for each example: float64 [count, B]."""
+        drawn = np.empty((len(self._rngs), count))
+        for rng, row in zip(self._rngs, drawn, strict=True):
+            rng.random(out=row)
+        return drawn.T
+
+    def normal(self, *shape: int) -> np.ndarray:
+        """Standard normal numbers of a shape for each example: float64 [B, *shape]."""
+        drawn = np.empty((len(self._rngs), *shape))
+        for rng, row in zip(self._rngs, drawn, strict=True):
+            rng.standard_normal(out=row)
+        return drawn
+
+
+def between(uniform: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Numbers in [0, 1) -> numbers in [low, high)."""
+    return low + (high - low) * uniform
