@@ -60,20 +60,23 @@ def batch(
         result["back"] = np.stack([resident.back(affine, size) for affine in affines])
     elif looks:
         images = result["image"] = np.empty((len(indices), size, size, 3), np.uint8)
-    onto = augment.for_reduced(affines, augment.reduction(size))
+    factor = augment.reduction(size)
+    onto = augment.for_reduced(affines, factor)
     keypoints: list[np.ndarray] = []
     labels = []
     for row, index in enumerate(indices):
         record = records.unpack(source[index])
         keypoints.append(_checked(record, keypoints, layout))
         labels.append(record.label)
-        if looks and record.image is None:
+        if not looks:
+            continue
+        if record.image is None:
             raise UserError(
                 f"{record.source}: has no picture; train --config.model.branches=keypoints"
             )
-        if images is not None and record.image is not None:
+        if images is not None:
             # Where it is to lie: no picture is copied.
-            stored = records.decode_image(record.image, augment.reduction(size))
+            stored = records.decode_image(record.image, factor)
             augment.warp_image(stored, onto[row], size, out=images[row])
             if disturbances is not None:
                 augment.disturb_image(images[row], disturbances, row)
@@ -129,8 +132,9 @@ def _without(
     elif drop == "legs":
         gone[:, layout.at(augment.LEGS)] = True
     else:
-        for row, index in zip(gone, indices, strict=True):
-            row[:] = np.random.default_rng(index).random(len(layout)) < float(drop)
+        chances = Chances([np.random.default_rng(index) for index in indices])
+        drawn = chances.uniform(len(layout)).T
+        gone = drawn < float(drop)
     gone = gone.reshape(len(gone), *(1,) * (keypoints.ndim - 3), -1, 1)
     return np.where(gone, np.float32(0), keypoints)
 
