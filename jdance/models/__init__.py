@@ -22,7 +22,10 @@ BRANCHES = ("fused", "image", "keypoints", "sequence", "str", "qes", "qes_flat")
 
 
 def build(
-    config: ConfigDict, axis_name: str | None = None, freeze_backbone: bool = False
+    config: ConfigDict,
+    axis_name: str | None = None,
+    freeze_backbone: bool = False,
+    platform: str | None = None,
 ) -> nn.Module:
     """The network that a configuration's `model` part describes.
 
@@ -30,6 +33,7 @@ def build(
         config: as `jdance.config.model()`.
         axis_name: the mapped axis over which batch-norm statistics are synchronised in training.
         freeze_backbone: see `FusedNet`.
+        platform: which jax platform a training step will run on; None: the default one.
 
     Returns:
         A module called as `apply(variables, image, features, valid, index=..., train=...)`.
@@ -86,6 +90,7 @@ def build(
             zero_gamma=config.zero_gamma,
             dropout=config.stage_dropout,
             axis_name=axis_name,
+            fold_norms=(platform or jax.default_backend()) != "cpu",
             dtype=dtype,
         )
     return FusedNet(

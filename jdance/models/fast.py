@@ -6,6 +6,7 @@ from computing it again inside each matrix product that uses it.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,52 +14,261 @@ import jax.numpy as jnp
 from jax import Array
 
 
+def _barrier(x: Array) -> Array:
+    """Keeps XLA's CPU backend from computing x again inside each product that uses it.
+
+    On a GPU products are library calls, and a barrier would only keep kernels from being fused.
+    """
+    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
+
+
 @jax.custom_vjp
-def settled(y: Array) -> Array:
-    """y itself; its cotangent is computed once, before anything uses it."""
+def cotangent_barrier(y: Array) -> Array:
+    """Returns y; on the CPU its cotangent is computed once, before anything uses it."""
     return y
 
 
-settled.defvjp(lambda y: (y, None), lambda _, gradient: (jax.lax.optimization_barrier(gradient),))
+cotangent_barrier.defvjp(lambda y: (y, None), lambda _, gradient: (_barrier(gradient),))
 
 
 @jax.custom_vjp
-def product(x: Array, kernel: Array) -> Array:
-    """x [..., C] @ kernel [C, K]: a 1x1 convolution, or `nn.Dense` without a bias."""
-    return x @ kernel
+def relu(x: Array) -> Array:
+    """`nn.relu`, whose gradient needs its result alone: x is not kept for the backward pass."""
+    return jnp.maximum(x, 0)
 
 
-def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return x @ kernel, (x, kernel)
+def _relu_forward(x: Array) -> tuple[Array, Array]:
+    y = jnp.maximum(x, 0)
+    return y, y
 
 
-def _product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    x, kernel = saved
-    gradient = jax.lax.optimization_barrier(gradient)
-    rows = gradient.reshape(-1, gradient.shape[-1])
-    # In this order XLA's CPU backend needs no transposed copy of the larger matrix.
-    kernel_gradient = (rows.T @ x.reshape(-1, x.shape[-1])).T
-    return gradient @ kernel.T, kernel_gradient
+relu.defvjp(_relu_forward, lambda y, gradient: (jnp.where(y != 0, gradient, 0),))
 
 
-product.defvjp(_product_forward, _product_backward)
+@jax.custom_vjp
+def matmul(x: Array, kernel: Array) -> Array:
+    """x [..., C] @ kernel [C, K]: a 1x1 convolution, or `nn.Dense` without a bias.
 
-
-def convolution(x: Array, kernel: Array, stride: int, padding: int | None = None) -> Array:
-    """`nn.Conv` without a bias: x [B, *space, C], kernel [*sizes, C, K], one stride for all.
-
-    `padding` is the number of zeros on either side of each axis; None: half the kernel's size.
+    A matrix product on the CPU. On a GPU a convolution, whose library call takes a bias, a second
+    summand and ReLU along.
     """
+    return jax.lax.platform_dependent(x, kernel, cpu=jnp.matmul, default=_conv1x1)
+
+
+def _conv1x1(x: Array, kernel: Array) -> Array:
+    if x.ndim == 2:
+        return x @ kernel
+    return _convolve(x, kernel.reshape(*(1,) * (x.ndim - 2), *kernel.shape))
+
+
+def _matmul_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return matmul(x, kernel), (x, kernel)
+
+
+def _matmul_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    def products(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+        gradient = jax.lax.optimization_barrier(gradient)
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        # In this order XLA's CPU backend needs no transposed copy of the larger matrix.
+        kernel_gradient = (rows.T @ x.reshape(-1, x.shape[-1])).T
+        return gradient @ kernel.T, kernel_gradient
+
+    def convolutions(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+        return _conv1x1(gradient, kernel.T), _outer(x, gradient).astype(kernel.dtype)
+
+    return jax.lax.platform_dependent(*saved, gradient, cpu=products, default=convolutions)
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+def _outer(x: Array, y: Array) -> Array:
+    """Sum [C, K] over all positions of the outer products of x [..., C] and y [..., K]."""
+    rows, columns = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+    return jax.lax.dot_general(
+        rows, columns, (((0,), (0,)), ((), ())), precision="highest",
+        preferred_element_type=jnp.promote_types(jnp.float32, x.dtype),
+    )  # fmt: skip
+
+
+def convolution(x: Array, kernel: Array, stride: int = 1, padding: int | None = None) -> Array:
+    """`nn.Conv` without a bias.
+
+    Args:
+        x: [B, *space, C].
+        kernel: [*sizes, C, K].
+        stride: of all axes.
+        padding: number of zeros on either side of each axis; None: half the kernel's size.
+    """
+    if padding is None and set(kernel.shape[:-2]) == {1}:
+        return matmul(strided(x, stride), kernel.reshape(kernel.shape[-2:]))
+    if kernel.shape[:2] == (7, 7) and x.ndim == 4 and stride == 2 and padding is None:
+        plain = partial(_convolve, stride=2)
+        return jax.lax.platform_dependent(x, kernel, cpu=space_to_depth_conv, default=plain)
+    return cotangent_barrier(_convolve(x, kernel, stride, padding))
+
+
+def strided(x: Array, stride: int) -> Array:
+    """Every `stride`-th position of [B, *space, C] along each axis of space."""
+    if stride == 1:
+        return x
+    x = x[(slice(None), *(slice(None, None, stride),) * (x.ndim - 2))]
+    # XLA 0.10 ends the process where it fuses a strided slice into a matrix product on a GPU.
+    return jax.lax.platform_dependent(x, cpu=lambda x: x, default=jax.lax.optimization_barrier)
+
+
+def _convolve(x: Array, kernel: Array, stride: int = 1, padding: int | None = None) -> Array:
     space = "DHW"[-(x.ndim - 2) :]
     sides = [(size // 2 if padding is None else padding,) * 2 for size in kernel.shape[:-2]]
     layout = (f"N{space}C", f"{space}IO", f"N{space}C")
     strides = (stride,) * len(space)
-    return settled(
-        jax.lax.conv_general_dilated(x, kernel, strides, sides, dimension_numbers=layout)
+    return jax.lax.conv_general_dilated(x, kernel, strides, sides, dimension_numbers=layout)
+
+
+class Conv(NamedTuple):
+    """A convolution that is still to be computed: the batch norm after it may fold into it.
+
+    Attributes:
+        x: [B, *space, C], of the type of the computation.
+        kernel: [*sizes, C, K], at least float32.
+        stride: of all axes.
+    """
+
+    x: Array
+    kernel: Array
+    stride: int = 1
+
+    def __call__(self) -> Array:
+        return convolution(self.x, self.kernel.astype(self.x.dtype), self.stride)
+
+    def affine(self, factor: Array, offset: Array, residual: Array | None, act: bool) -> Array:
+        """The result times `factor` [K] plus `offset` [K] plus `residual`, and ReLU if `act`."""
+        y = self._replace(kernel=self.kernel * factor)() + offset.astype(self.x.dtype)
+        y = y if residual is None else y + residual
+        return relu(y) if act else y
+
+    @property
+    def expands(self) -> bool:
+        """Whether it is a 1x1 convolution to at least twice as many channels."""
+        *sizes, inputs, outputs = self.kernel.shape
+        return set(sizes) == {1} and outputs >= 2 * inputs
+
+    @property
+    def positions(self) -> int:
+        """The number of positions of the result, over all examples."""
+        return self.x.size // self.x.shape[-1] // self.stride ** (self.x.ndim - 2)
+
+
+def conv_norm(
+    conv: Conv,
+    scale: Array,
+    bias: Array,
+    epsilon: float,
+    axis_name: str | None,
+    residual: Array | None = None,
+    act: bool = False,
+) -> tuple[Array, Array, Array]:
+    """A 1x1 convolution with batch norm folded into it, plus `residual`, ReLU if `act`.
+
+    The outputs z W of a 1x1 convolution have the mean E[z] W and the second moments
+    diag(W' E[z'z] W) (' transposes). So the norm becomes part of the kernel and the bias; the
+    outputs, of which there are more than inputs, are neither written without it nor read for
+    statistics, forward and backward. In a training step of ResNet-50 that is 20 % less memory
+    traffic for 7 % more FLOP.
+
+    Args and results as for `batch_norm`; residual has the result's shape.
+    """
+    x = strided(conv.x, conv.stride)
+    kernel = conv.kernel.reshape(conv.kernel.shape[-2:])
+    shift = jnp.zeros((), x.dtype) if residual is None else residual
+    return _conv_norm(x, kernel, scale, bias, shift, epsilon, axis_name, act)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
+def _conv_norm(
+    x: Array,
+    kernel: Array,
+    scale: Array,
+    bias: Array,
+    residual: Array,
+    epsilon: float,
+    axis_name: str | None,
+    act: bool,
+) -> tuple[Array, Array, Array]:
+    return _conv_norm_forward(x, kernel, scale, bias, residual, epsilon, axis_name, act)[0]
+
+
+_precise = partial(jnp.matmul, precision="highest")
+
+
+def _conv_norm_forward(
+    x: Array,
+    kernel: Array,
+    scale: Array,
+    bias: Array,
+    residual: Array,
+    epsilon: float,
+    axis_name: str | None,
+    act: bool,
+) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
+    count = x.size // x.shape[-1]
+    wide = jnp.promote_types(jnp.float32, x.dtype)
+    moments = _outer(x, x) / count  # [C, C]
+    input_mean = x.mean(tuple(range(x.ndim - 1)), wide)
+    spread = _precise(moments, kernel)  # [C, K]
+    mean, square = _mean((_precise(input_mean, kernel), (kernel * spread).sum(0)), axis_name)
+    variance = jnp.maximum(square - jnp.square(mean), 0)
+    inverse = jax.lax.rsqrt(variance + epsilon)
+    factor = inverse * scale
+    y = matmul(x, (kernel * factor).astype(x.dtype)) + (bias - mean * factor).astype(x.dtype)
+    y = y if residual.ndim == 0 else y + residual
+    y = jnp.maximum(y, 0) if act else y
+    return (y, mean, variance), (x, kernel, scale, input_mean, spread, mean, inverse, residual, y)
+
+
+def _conv_norm_backward(
+    epsilon: float,
+    axis_name: str | None,
+    act: bool,
+    saved: tuple[Array, ...],
+    gradients: tuple[Array, ...],
+) -> tuple[Array, ...]:
+    x, kernel, scale, input_mean, spread, mean, inverse, residual, y = saved
+    # != and not >, as XLA turns max(x, 0) > 0 into x > 0, for which it would have to write x.
+    gradient = jnp.where(y != 0, gradients[0], 0) if act else gradients[0]
+    count = x.size // x.shape[-1]
+    factor = inverse * scale
+    total = gradient.sum(tuple(range(x.ndim - 1)), mean.dtype)
+    folded_gradient = _outer(x, gradient)  # of the kernel with the norm in it
+    factor_gradient = (kernel * folded_gradient).sum(0) - mean * total
+    variance_gradient = -0.5 * factor_gradient * scale * inverse**3
+    mean_gradient, square_gradient = _mean(
+        (-total * factor - 2 * mean * variance_gradient, variance_gradient), axis_name
+    )
+    kernel_gradient = (
+        folded_gradient * factor
+        + 2 * spread * square_gradient
+        + input_mean[:, None] * mean_gradient
+    )
+    back = _precise(kernel * (2 / count * square_gradient), kernel.T)  # [C, C]
+    x_gradient = (
+        matmul(gradient, (kernel * factor).astype(x.dtype).T)
+        + matmul(x, back.astype(x.dtype))
+        + (_precise(kernel, mean_gradient) / count).astype(x.dtype)
+    )
+    return (
+        x_gradient,
+        kernel_gradient,
+        factor_gradient * inverse,
+        total,
+        gradient if residual.ndim else jnp.zeros_like(residual),
     )
 
 
-def stem(x: Array, kernel: Array) -> Array:
+_conv_norm.defvjp(_conv_norm_forward, _conv_norm_backward)
+
+
+def space_to_depth_conv(x: Array, kernel: Array) -> Array:
     """`convolution` with stride 2 and a kernel [7, 7, C, K] for few channels, x [B, H, W, C].
 
     Each 2x2 cell of pixels becomes one with 4 C channels, and the kernel, a row and a column of
@@ -67,14 +277,14 @@ def stem(x: Array, kernel: Array) -> Array:
     """
     batch, height, width, channels = x.shape
     if height % 2 or width % 2:
-        return convolution(x, kernel, 2)
+        return cotangent_barrier(_convolve(x, kernel, 2))
     x = jnp.pad(x, ((0, 0), (3, 3), (3, 3), (0, 0)))
     x = x.reshape(batch, height // 2 + 3, 2, width // 2 + 3, 2, channels)
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // 2 + 3, width // 2 + 3, 4 * channels)
     kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
     kernel = kernel.reshape(4, 2, 4, 2, channels, -1).transpose(0, 2, 1, 3, 4, 5)
     kernel = kernel.reshape(4, 4, 4 * channels, -1)
-    return convolution(x, kernel, 1, 0)
+    return cotangent_barrier(_convolve(x, kernel, 1, 0))
 
 
 def max_pool(x: Array) -> Array:
@@ -131,7 +341,7 @@ def _pool_forward(x: Array) -> tuple[Array, Array]:
 
 
 def _pool_backward(place: Array, gradient: Array) -> tuple[Array]:
-    gradient = jax.lax.optimization_barrier(gradient)
+    gradient = _barrier(gradient)
 
     def to(row: int, column: int, down: int = 0, right: int = 0) -> Array:
         """What pixel (row, column) of each window gets; of the window `down`, `right` of it."""
@@ -154,57 +364,87 @@ def _pool_backward(place: Array, gradient: Array) -> tuple[Array]:
 _max_pool.defvjp(_pool_forward, _pool_backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def batch_norm(
-    x: Array, scale: Array, bias: Array, epsilon: float, axis_name: str | None
+    x: Array, scale: Array, bias: Array, epsilon: float, axis_name: str | None, act: bool = False
 ) -> tuple[Array, Array, Array]:
-    """Normalises x [..., C] with the batch's own mean and variance; see `nn.BatchNorm`.
+    """Normalizes x with the batch's own mean and variance, see `nn.BatchNorm`; ReLU if `act`.
+
+    The backward pass keeps x alone and computes ReLU's mask from it again.
 
     Args:
-        x: of any float type.
+        x: [..., C], of any float type.
         scale, bias: [C].
         epsilon: added to the variance.
-        axis_name: the mapped axis over which the statistics are shared, or None.
+        axis_name: the mapped axis over which the statistics are averaged, or None.
+        act: apply ReLU.
 
     Returns:
-        The result, of x's type, as x a + b; mean and variance [C], at least float32, through
-        which no gradient goes.
+        The result, of x's type; mean and variance [C], at least float32, without gradients.
     """
-    return _norm_forward(x, scale, bias, epsilon, axis_name)[0]
+    return _norm_forward(x, scale, bias, epsilon, axis_name, act)[0]
 
 
 def _mean(values: tuple[Array, ...], axis_name: str | None) -> tuple[Array, ...]:
     return values if axis_name is None else jax.lax.pmean(values, axis_name)
 
 
+def _sums(axes: tuple[int, ...], *values: Array) -> tuple[Array, ...]:
+    """Sums of several arrays of one shape over the same axes; on a GPU by one kernel."""
+
+    def together(*values: Array) -> tuple[Array, ...]:
+        zeros = tuple(jnp.zeros((), value.dtype) for value in values)
+        return tuple(
+            jax.lax.reduce(
+                values, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)), axes
+            )
+        )
+
+    def apart(*values: Array) -> tuple[Array, ...]:
+        return tuple(value.sum(axes) for value in values)
+
+    return jax.lax.platform_dependent(*values, cpu=apart, default=together)
+
+
 def _norm_forward(
-    x: Array, scale: Array, bias: Array, epsilon: float, axis_name: str | None
+    x: Array, scale: Array, bias: Array, epsilon: float, axis_name: str | None, act: bool
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
     wide = x.astype(jnp.promote_types(jnp.float32, x.dtype))
     axes = tuple(range(x.ndim - 1))
-    mean, square = _mean((wide.mean(axes), jnp.square(wide).mean(axes)), axis_name)
+    count = x.size // x.shape[-1]
+    mean, square = _mean(
+        tuple(total / count for total in _sums(axes, wide, jnp.square(wide))), axis_name
+    )
     variance = jnp.maximum(square - jnp.square(mean), 0)
     inverse = jax.lax.rsqrt(variance + epsilon)
     factor = inverse * scale
-    y = wide * factor + (bias - mean * factor)
-    return (y.astype(x.dtype), mean, variance), (x, scale, mean, inverse)
+    offset = bias - mean * factor
+    y = wide * factor + offset
+    y = jnp.maximum(y, 0) if act else y
+    return (y.astype(x.dtype), mean, variance), (x, scale, mean, inverse, offset)
 
 
 def _norm_backward(
-    epsilon: float, axis_name: str | None, saved: tuple[Array, ...], gradients: tuple[Array, ...]
+    epsilon: float,
+    axis_name: str | None,
+    act: bool,
+    saved: tuple[Array, ...],
+    gradients: tuple[Array, ...],
 ) -> tuple[Array, Array, Array]:
-    x, scale, mean, inverse = saved
-    gradient = jax.lax.optimization_barrier(gradients[0])
+    x, scale, mean, inverse, offset = saved
+    gradient = _barrier(gradients[0])
     wide, wide_gradient = x.astype(mean.dtype), gradient.astype(mean.dtype)
+    if act:
+        wide_gradient = jnp.where(wide * (inverse * scale) + offset > 0, wide_gradient, 0)
     axes = tuple(range(x.ndim - 1))
-    total, product = wide_gradient.sum(axes), (wide_gradient * wide).sum(axes)
+    total, product = _sums(axes, wide_gradient, wide_gradient * wide)
     scale_gradient = (product - mean * total) * inverse
-    # Statistics shared by several devices pass their gradients on to all of them.
+    # Statistics averaged over several devices pass their gradients on to all of them.
     count = x.size // x.shape[-1]
     mean_gradient, mean_scaled = _mean((total / count, scale_gradient / count), axis_name)
     slope = -scale * jnp.square(inverse) * mean_scaled
-    offset = -scale * inverse * mean_gradient - slope * mean
-    x_gradient = wide_gradient * (scale * inverse) + wide * slope + offset
+    constant = -scale * inverse * mean_gradient - slope * mean
+    x_gradient = wide_gradient * (scale * inverse) + wide * slope + constant
     return x_gradient.astype(x.dtype), scale_gradient, total
 
 

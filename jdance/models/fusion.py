@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
@@ -80,9 +81,9 @@ class FusedNet(nn.Module):
             )
             branches.append(jnp.where(valid[:, None] & keep_keypoints, x, 0))
         if self.backbone is not None:
-            x = (image.astype(self.dtype) - jnp.array(MEAN, self.dtype)) / jnp.array(
-                STD, self.dtype
-            )
+            x = (
+                (image.astype(jnp.float32) - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+            ).astype(self.dtype)
             x = self.backbone(x, index, train and not self.freeze_backbone).mean((1, 2))
             if self.freeze_backbone:
                 x = jax.lax.stop_gradient(x)

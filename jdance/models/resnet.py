@@ -5,8 +5,7 @@ batch (divided by n), as in Flax and in the batch-norm paper's training phase; P
 n - 1, which differs by 1/n, one part in thousands for pictures.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import ClassVar
 
 import flax.linen as nn
@@ -20,38 +19,50 @@ from jdance.models.dropout import Dropout
 from jdance.models.norm import Norm, batch_norm
 
 
+class Conv(nn.Module):
+    """A convolution without a bias, to be computed together with the batch norm after it.
+
+    Fields:
+        features: channels K of the result.
+        size: of the kernel along each axis of space.
+        stride: along each of them.
+        dtype: of the computation; the kernel stays float32.
+    """
+
+    features: int
+    size: int
+    stride: int = 1
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> fast.Conv:
+        shape = (*(self.size,) * (x.ndim - 2), x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32)
+        return fast.Conv(x.astype(self.dtype), kernel, self.stride)
+
+
 class Conv1x1(nn.Module):
-    """A 1x1 convolution, as a matrix product."""
+    """`Conv` of size 1, whose kernel [C, K] is that of a dense layer."""
 
     features: int
     stride: int = 1
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        if self.stride > 1:
-            x = x[(slice(None), *(slice(None, None, self.stride),) * (x.ndim - 2))]
-        x = x.astype(self.dtype)
-        return Kernel((x.shape[-1], self.features), fast.product, self.dtype, name="dense")(x)
+    def __call__(self, x: Array) -> fast.Conv:
+        kernel = DenseKernel((x.shape[-1], self.features), name="dense")()
+        kernel = kernel.reshape(*(1,) * (x.ndim - 2), *kernel.shape)
+        return fast.Conv(x.astype(self.dtype), kernel, self.stride)
 
 
-class Kernel(nn.Module):
-    """A function of x and of a trained kernel.
-
-    Fields:
-        shape: of the kernel.
-        function: (x, kernel) -> y.
-        dtype: of the computation; the kernel stays float32.
-    """
+class DenseKernel(nn.Module):
+    """The kernel of a dense layer, float32 [C, K]."""
 
     shape: Sequence[int]
-    function: Callable[[Array, Array], Array]
-    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", nn.initializers.he_normal(), tuple(self.shape), jnp.float32)
-        return self.function(x.astype(self.dtype), kernel.astype(self.dtype))
+    def __call__(self) -> Array:
+        return self.param("kernel", nn.initializers.he_normal(), tuple(self.shape), jnp.float32)
 
 
 class Residual(nn.Module):
@@ -66,7 +77,8 @@ class Residual(nn.Module):
         attention: makes the attention at the end of the branch; None: there is none.
         zero_gamma: the branch's last batch-norm scale starts at 0, so that the block starts as its
             shortcut (Goyal et al., 2017).
-        axis_name: the mapped axis over which batch statistics are synchronised.
+        axis_name: the mapped axis over which batch statistics are synchronized.
+        fold_norms: see `batch_norm`.
     """
 
     features: int
@@ -76,34 +88,34 @@ class Residual(nn.Module):
     attention: Attention | None = None
     zero_gamma: bool = False
     axis_name: str | None = None
+    fold_norms: bool = False
     dtype: DTypeLike = jnp.float32
 
     expansion: ClassVar[int]  # a stage's channels over those inside its blocks
+    last_conv: ClassVar[str]  # name of the branch's last convolution
 
-    def branch(self, x: Array, norm: Norm, last_norm: Norm) -> Array:
-        """The block's convolutions, each followed by its norm."""
+    def branch(self, x: Array, norm: Norm) -> fast.Conv:
+        """The block's convolutions, each but the last followed by its norm and ReLU."""
         raise NotImplementedError
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        norm = batch_norm(train, self.axis_name, self.dtype)
+        norm = batch_norm(train, self.axis_name, self.dtype, fold=self.fold_norms)
         zeros, ones = nn.initializers.zeros_init(), nn.initializers.ones_init()
-        y = self.branch(x, norm, partial(norm, scale_init=zeros if self.zero_gamma else ones))
-        if self.attention is not None:
-            y = self.attention(name="attention")(y, train)
+        last_norm = norm(
+            scale_init=zeros if self.zero_gamma else ones, name=f"{self.last_conv}_norm"
+        )
+        shortcut = x
         if self.stride > 1 or x.shape[-1] != self.features:
-            x = Conv1x1(self.features, self.stride, self.dtype, name="shortcut")(x)
-            x = norm(name="shortcut_norm")(x)
-        return nn.relu(x + y)
+            shortcut = Conv1x1(self.features, self.stride, self.dtype, name="shortcut")(x)
+            shortcut = norm(name="shortcut_norm")(shortcut)
+        y = self.branch(x, norm)
+        if self.attention is None:
+            return last_norm(y, shortcut, act=True)
+        return fast.relu(shortcut + self.attention(name="attention")(last_norm(y), train))
 
-    def _conv(self, x: Array, features: int, stride: int, name: str) -> Array:
-        space = x.ndim - 2
-        return Kernel(
-            (self.kernel,) * space + (x.shape[-1], features),
-            partial(fast.convolution, stride=stride),
-            self.dtype,
-            name=name,
-        )(x)
+    def _conv(self, x: Array, features: int, stride: int, name: str) -> fast.Conv:
+        return Conv(features, self.kernel, stride, self.dtype, name=name)(x)
 
 
 class BasicBlock(Residual):
@@ -113,12 +125,12 @@ class BasicBlock(Residual):
     """
 
     expansion = 1
+    last_conv = "conv2"
 
-    def branch(self, x: Array, norm: Norm, last_norm: Norm) -> Array:
+    def branch(self, x: Array, norm: Norm) -> fast.Conv:
         y = self._conv(x, self.features, self.stride, "conv1")
-        y = nn.relu(norm(name="conv1_norm")(y))
-        y = self._conv(y, self.features, 1, "conv2")
-        return last_norm(name="conv2_norm")(y)
+        y = norm(name="conv1_norm")(y, act=True)
+        return self._conv(y, self.features, 1, "conv2")
 
 
 class Bottleneck(Residual):
@@ -129,15 +141,15 @@ class Bottleneck(Residual):
     """
 
     expansion = 4
+    last_conv = "expand"
 
-    def branch(self, x: Array, norm: Norm, last_norm: Norm) -> Array:
+    def branch(self, x: Array, norm: Norm) -> fast.Conv:
         first, middle = (self.stride, 1) if self.version == "v1" else (1, self.stride)
         y = Conv1x1(self.features // 4, first, self.dtype, name="reduce")(x)
-        y = nn.relu(norm(name="reduce_norm")(y))
+        y = norm(name="reduce_norm")(y, act=True)
         y = self._conv(y, self.features // 4, middle, "conv")
-        y = nn.relu(norm(name="conv_norm")(y))
-        y = Conv1x1(self.features, dtype=self.dtype, name="expand")(y)
-        return last_norm(name="expand_norm")(y)
+        y = norm(name="conv_norm")(y, act=True)
+        return Conv1x1(self.features, dtype=self.dtype, name="expand")(y)
 
 
 BLOCKS: dict[str, type[Residual]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
@@ -153,7 +165,7 @@ class ResNet(nn.Module):
         version: "v1.5" or "v1", see `Bottleneck`.
         attention: makes an attention module; None: there is none.
         attention_place: "end" (once, after the last stage: the paper) or "blocks" (in every block).
-        zero_gamma, axis_name: see `Residual`.
+        zero_gamma, axis_name, fold_norms: see `Residual`.
         dropout: rate between the last two stages.
     """
 
@@ -166,13 +178,14 @@ class ResNet(nn.Module):
     zero_gamma: bool = False
     dropout: float = 0.5
     axis_name: str | None = None
+    fold_norms: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, index: Array, train: bool) -> Array:
-        x = Kernel((7, 7, x.shape[-1], self.width), fast.stem, self.dtype, name="stem")(x)
-        x = batch_norm(train, self.axis_name, self.dtype)(name="stem_norm")(x)
-        x = nn.relu(fast.max_pool(x))  # in this order ReLU has a quarter of the pixels to do
+        stem = Conv(self.width, 7, 2, self.dtype, name="stem")(x)
+        x = batch_norm(train, self.axis_name, self.dtype)(name="stem_norm")(stem)
+        x = fast.relu(fast.max_pool(x))  # in this order ReLU has a quarter of the pixels to do
         block_type = BLOCKS[self.block]
         for stage, blocks in enumerate(self.stage_sizes):
             if stage == len(self.stage_sizes) - 1:
@@ -185,6 +198,7 @@ class ResNet(nn.Module):
                     attention=self.attention if self.attention_place == "blocks" else None,
                     zero_gamma=self.zero_gamma,
                     axis_name=self.axis_name,
+                    fold_norms=self.fold_norms,
                     dtype=self.dtype,
                     name=f"stage{stage + 1}_block{block + 1}",
                 )(x, train)

@@ -2,13 +2,14 @@
 
 import jax
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from jdance import models, skeleton
 from jdance.data import augment, crop, pose_pipeline, resident
 from jdance.data.pipeline import Batch
 from jdance.training import devices, nonfinite, state, steps
-from jdance.training.compiled import Carry, Step, train_step
+from jdance.training.compiled import Carry, Step, packing, train_step
 from jdance.training.tasks import Task
 
 _STEPS_PER_EPOCH = 100  # for the schedule of the learning rate; any number would do
@@ -45,18 +46,25 @@ def batch(config: ConfigDict, size: int) -> Batch:
 
 
 def step(task: Task) -> tuple[Step, Carry]:
-    """The training step of a configuration, and what it carries at first, on every device.
+    """The training step of a configuration, and its first carry, on every device.
 
     The step's last argument is `pictures`.
     """
     config = task.config
+    optimizer = make_optimizer(task)
+    model = task.model(axis_name=steps.AXIS)
+    fresh = devices.replicate(state.create(model, optimizer, config.seed, task.inputs()))
+    packed = jax.jit(packing(task, optimizer).pack)(fresh)
+    return train_step(task, model, optimizer), (packed, devices.everywhere(nonfinite.empty()))
+
+
+def make_optimizer(task: Task) -> optax.GradientTransformation:
+    """The optimizer of a configuration, for a data set of any size."""
+    config = task.config
     schedule = state.make_schedule(
         config.optimizer, _STEPS_PER_EPOCH, _STEPS_PER_EPOCH, config.batch_size
     )
-    optimizer = state.make_optimizer(config.optimizer, schedule, 0, task.rate_factors)
-    model = task.model(axis_name=steps.AXIS)
-    fresh = devices.replicate(state.create(model, optimizer, config.seed, task.inputs()))
-    return train_step(task, model, optimizer), (fresh, devices.everywhere(nonfinite.empty()))
+    return state.make_optimizer(config.optimizer, schedule, 0, task.rate_factors)
 
 
 def pictures(task: Task) -> jax.Array | None:

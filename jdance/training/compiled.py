@@ -6,28 +6,36 @@ from typing import Any
 import flax.linen as nn
 import jax
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jdance.data import resident
-from jdance.training import nonfinite, steps
+from jdance.training import nonfinite, state, steps
+from jdance.training.packing import Packing
 from jdance.training.state import TrainState
 from jdance.training.tasks import Task
 
-# The state, and the account of steps that were not finite, by `nonfinite`.
+# The packed state, and the log of steps that were not finite, by `nonfinite`.
 Carry = tuple[TrainState, nonfinite.Account]
 # (carry, batch by `devices.shard`, pictures) -> (carry, metrics); has `lower`, like any jitted
 # function. The pictures are those of `Task.resident`, on every device, or None.
 Step = Any
 
 
+def packing(task: Task, optimizer: optax.GradientTransformation) -> Packing:
+    """How the state of a task is packed in the compiled step."""
+    create = partial(state.create, task.model(), optimizer, task.config.seed, task.inputs())
+    return Packing(jax.eval_shape(create))
+
+
 def train_step(task: Task, model: nn.Module, optimizer: optax.GradientTransformation) -> Step:
-    """`steps.guarded_step` of a task for all devices; what it carries is used up.
+    """`steps.guarded_step` of a task for all devices; its carry is donated.
 
     Args:
         task: the experiment.
         model: its network, with the axis name `steps.AXIS`.
         optimizer: see `state.make_optimizer`.
     """
-    return _mapped(_step(task, model, optimizer))
+    return _mapped(per_device_step(task, model, optimizer))
 
 
 def train_steps(task: Task, model: nn.Module, optimizer: optax.GradientTransformation) -> Step:
@@ -35,7 +43,7 @@ def train_steps(task: Task, model: nn.Module, optimizer: optax.GradientTransform
 
     The metrics are those of the last one.
     """
-    step = _step(task, model, optimizer)
+    step = per_device_step(task, model, optimizer)
 
     def several(carry: Carry, batches: Any, pictures: Any) -> tuple[Carry, dict[str, jax.Array]]:
         carry, metrics = jax.lax.scan(lambda c, b: step(c, b, pictures), carry, batches)
@@ -44,7 +52,8 @@ def train_steps(task: Task, model: nn.Module, optimizer: optax.GradientTransform
     return _mapped(several)
 
 
-def _step(task: Task, model: nn.Module, optimizer: optax.GradientTransformation) -> Any:
+def per_device_step(task: Task, model: nn.Module, optimizer: optax.GradientTransformation) -> Any:
+    """The step as each device runs it, to be mapped with the axis name `steps.AXIS`."""
     config = task.config
     update = partial(
         steps.guarded_step,
@@ -54,12 +63,13 @@ def _step(task: Task, model: nn.Module, optimizer: optax.GradientTransformation)
         seed=config.seed,
         loss=task.loss,
         accumulate=config.accumulate,
+        packing=packing(task, optimizer),
     )
 
     def step(carry: Carry, batch: Any, pictures: Any) -> tuple[Carry, dict[str, jax.Array]]:
         whole = resident.with_pictures(batch, pictures, config.data.image_size)
-        state, account, metrics = update(*carry, whole)
-        return (state, account), metrics
+        new_state, log, metrics = update(*carry, whole)
+        return (new_state, log), metrics
 
     return step
 
@@ -68,3 +78,26 @@ def _mapped(step: Any) -> Step:
     return jax.pmap(
         step, axis_name=steps.AXIS, in_axes=(None, 0, None), out_axes=None, donate_argnums=0
     )
+
+
+def on_mesh(step: Any, mesh: Mesh, *arguments: Any) -> jax.stages.Lowered:
+    """Lowers a per-device step for devices that need not be there; like `pmap` otherwise.
+
+    Args:
+        step: see `per_device_step`.
+        mesh: of one axis, `steps.AXIS`.
+        arguments: shapes of the carry, of the whole batch [B, ...], and of the resident images.
+    """
+    replicated, sharded = PartitionSpec(), PartitionSpec(steps.AXIS)
+    specs = (replicated, sharded, replicated)
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=replicated, check_vma=False)
+    placed = [
+        jax.tree.map(
+            lambda x, spec=spec: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=NamedSharding(mesh, spec)
+            ),
+            argument,
+        )
+        for argument, spec in zip(arguments, specs, strict=True)
+    ]
+    return jax.jit(mapped, donate_argnums=0).lower(*placed)

@@ -118,6 +118,9 @@ def _train(
             fresh = state.create(model, optimizer, config.seed, task.inputs())
             start_step, current = 0, devices.replicate(initialize.apply(fresh, initial))
     dog.step(start_step)
+    packing = compiled.packing(task, optimizer)
+    pack, unpack = jax.jit(packing.pack), jax.jit(packing.unpack)
+    current = pack(current)
 
     # --- Pictures that stay on the devices, if they do -------------------------------------------
     with dog.exempt():
@@ -165,7 +168,7 @@ def _train(
     with jax.transfer_guard("disallow"):
         while step < total_steps:
             if batches is None or sampler.changes(step):
-                judge = partial(task.evaluate, current.variables, dataset, "train")
+                judge = partial(task.evaluate, unpack(current).variables, dataset, "train")
                 with jax.transfer_guard("allow"), clock.paused(), dog.exempt():
                     shares = sampler.shares(step, judge)
                 batches = task.train_batches(train_source, step, shares)
@@ -218,7 +221,7 @@ def _train(
                 )
             if evaluate:
                 with jax.transfer_guard("allow"), clock.paused(), dog.exempt():
-                    result = task.evaluate(current.variables, dataset, "val")
+                    result = task.evaluate(unpack(current).variables, dataset, "val")
                 values |= {f"val_{name}": result[name] for name in task.headline}
                 if not np.isfinite([result[name] for name in task.headline]).all():
                     raise UserError(
@@ -232,16 +235,16 @@ def _train(
             if save:
                 with jax.transfer_guard("allow"), clock.paused(), dog.exempt():
                     score = result[task.headline[0]] if evaluate else None
-                    checkpoints.save(step, current, score)
+                    checkpoints.save(step, unpack(current), score)
             if preempted:
                 with dog.exempt():
                     checkpoints.wait()
                 raise Preempted(f"preempted: saved at step {step} of {total_steps}; start again")
     if start_step >= total_steps and dataset.count("val"):  # there was nothing left to train
         with dog.exempt():
-            result = task.evaluate(current.variables, dataset, "val")
+            result = task.evaluate(unpack(current).variables, dataset, "val")
     if cluster.is_first():
-        task.finish(current.variables, workdir)
+        task.finish(unpack(current).variables, workdir)
     with dog.exempt():
         checkpoints.wait()
     return result

@@ -67,8 +67,13 @@ class MotionTask:
                 f"where model.branches={config.model.branches}"
             )
 
-    def model(self, axis_name: str | None = None, freeze_backbone: bool = False) -> nn.Module:
-        return models.build(self.config.model, axis_name, freeze_backbone)
+    def model(
+        self,
+        axis_name: str | None = None,
+        freeze_backbone: bool = False,
+        platform: str | None = None,
+    ) -> nn.Module:
+        return models.build(self.config.model, axis_name, freeze_backbone, platform)
 
     def inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         size = self.config.data.image_size

@@ -52,7 +52,12 @@ class PoseTask:
     def suit(self, dataset: Dataset) -> None:
         pass
 
-    def model(self, axis_name: str | None = None, freeze_backbone: bool = False) -> nn.Module:
+    def model(
+        self,
+        axis_name: str | None = None,
+        freeze_backbone: bool = False,
+        platform: str | None = None,
+    ) -> nn.Module:
         if freeze_backbone and self.config.freeze_epochs:
             raise ValueError("freeze_epochs: pose networks train as a whole")
         return weights.build({**self.config.model, "axis_name": axis_name})

@@ -14,6 +14,7 @@ import optax
 from jax import Array
 
 from jdance.training import nonfinite
+from jdance.training.packing import Packing
 from jdance.training.state import TrainState
 
 AXIS = "batch"
@@ -66,8 +67,9 @@ def train_step(
     seed: int,
     loss: Loss = motion_loss,
     accumulate: int = 1,
+    packing: Packing | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One update from this device's part of the batch.
+    """Updates the state with this device's shard of the batch.
 
     Randomness comes from (seed, step, the examples' indices), never from the device.
 
@@ -75,29 +77,36 @@ def train_step(
         state: replicated.
         batch: arrays [B, ...], as `loss` takes them.
         model, optimizer, seed, loss: constants of the run.
-        accumulate: parts of the batch that are worked through one after the other, for want of
-            memory, and averaged: the same update as in one piece, but for batch norm, which sees
-            a part at a time. Divides B.
+        accumulate: gradient-accumulation micro-batches: the same update as in one piece, but for
+            batch norm, which sees a micro-batch at a time. Divides B.
+        packing: of the state; None: it is not packed.
 
     Returns:
         The new state, and the mean loss, the loss's own metrics, and the gradient norm: float32 [].
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
+    variables = state if packing is None else packing.unpack_variables(state)
 
     def gradient(batch: dict[str, Array], batch_stats: Any) -> tuple[Any, Any]:
         def loss_function(params: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
             return loss(model, {"params": params, "batch_stats": batch_stats}, batch, key)
 
         (value, (metrics, updated)), gradients = jax.value_and_grad(loss_function, has_aux=True)(
-            state.params
+            variables.params
         )
+        if packing is not None:
+            gradients = packing.pack_params(gradients)
         return (value, metrics, gradients), updated
 
     if accumulate == 1:
-        (value, metrics, gradients), batch_stats = gradient(batch, state.batch_stats)
+        (value, metrics, gradients), batch_stats = gradient(batch, variables.batch_stats)
     else:
         parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
-        (value, metrics, gradients), batch_stats = _mean_over(parts, gradient, state.batch_stats)
+        (value, metrics, gradients), batch_stats = _mean_over(
+            parts, gradient, variables.batch_stats
+        )
+    if packing is not None:
+        batch_stats = packing.pack_batch_stats(batch_stats)
     # Batch norm has averaged its statistics over the devices already; the mean makes that certain.
     gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), AXIS)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)

@@ -48,10 +48,16 @@ class Task(Protocol):
     def check(self) -> None:
         """Raises UserError, naming the key, for values that mean nothing to this task."""
 
-    def model(self, axis_name: str | None = None, freeze_backbone: bool = False) -> nn.Module:
+    def model(
+        self,
+        axis_name: str | None = None,
+        freeze_backbone: bool = False,
+        platform: str | None = None,
+    ) -> nn.Module:
         """The network; `axis_name` is the mapped axis that shares batch-norm statistics.
 
-        With `freeze_backbone` the backbone's statistics stay as they are in training, too.
+        With `freeze_backbone` the backbone's statistics stay as they are in training, too. A
+        training step will run on `platform`, or on the default one.
 
         Raises:
             ValueError, UserError: the configuration describes none.

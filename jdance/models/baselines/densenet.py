@@ -71,7 +71,7 @@ class DenseNet(nn.Module):
                 new = conv(activation(x), self.growth)
                 x = jnp.concatenate([x, Dropout(self.dropout)(new, index, train)], -1)
             if block < _BLOCKS - 1:
-                x = Conv1x1(x.shape[-1], dtype=self.dtype)(activation(x))
+                x = Conv1x1(x.shape[-1], dtype=self.dtype)(activation(x))()
                 x = nn.avg_pool(Dropout(self.dropout)(x, index, train), (2, 2), (2, 2))
         x = activation(x).mean((1, 2))
         return nn.Dense(self.classes, name="logits")(x.astype(jnp.float32))

@@ -1,0 +1,47 @@
+"""The packed state: nothing is lost, and a step on it is the step on the unpacked one."""
+
+from functools import partial
+from itertools import islice
+
+import jax
+import numpy as np
+import pytest
+from conftest import tiny_config
+
+from jdance import models
+from jdance.data import pipeline, records
+from jdance.training import devices, state, steps
+from jdance.training.motion_task import MotionTask
+from jdance.training.packing import Packing
+
+
+@pytest.mark.parametrize("freeze_steps", [0, 2])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "adam"])
+def test_a_packed_step_is_the_same(tiny_data, name, freeze_steps):
+    config = tiny_config(tiny_data)
+    config.model.classes = 3
+    config.optimizer.update(name=name, weight_decay=0.1)
+    model = models.build(config.model, axis_name=steps.AXIS)
+    optimizer = state.make_optimizer(config.optimizer, lambda _: 0.05, freeze_steps)
+    fresh = state.create(model, optimizer, config.seed, MotionTask(config, list("abc")).inputs())
+    packing = Packing(jax.eval_shape(lambda: fresh))
+    packed = packing.pack(fresh)
+    assert len(jax.tree.leaves(packed)) < len(jax.tree.leaves(fresh)) / 3
+    assert jax.tree.structure(packing.unpack(packed)) == jax.tree.structure(fresh)
+    jax.tree.map(np.testing.assert_array_equal, packing.unpack(packed), fresh)
+
+    plain = partial(steps.train_step, model=model, optimizer=optimizer, seed=7)
+    source = records.Dataset(config.data.dir).source("train")
+    for batch in islice(pipeline.train_batches(source, config), 3):
+        args = devices.shard(batch)
+        results = []
+        for step, start in ((plain, fresh), (partial(plain, packing=packing), packed)):
+            mapped = jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0), out_axes=None)
+            results.append(mapped(start, args))
+        (fresh, expected), (packed, metrics) = results
+        for key, value in expected.items():
+            np.testing.assert_allclose(metrics[key], value, rtol=1e-4)
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+        jax.device_get(packing.unpack(packed)), jax.device_get(fresh),
+    )  # fmt: skip
