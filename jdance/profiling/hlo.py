@@ -147,8 +147,8 @@ def _instruction(root: str | None, name: str, type_: str, opcode: str, behind: s
         depth += {"(": 1, ")": -1}.get(behind[end], 0)
         end += 1
     operands = tuple(re.findall(r"%([\w.\-]+)", behind[: end - 1]))
-    if not operands and opcode != "parameter":
-        operands = tuple(re.findall(r"[A-Za-z_][\w.\-]*", behind[: end - 1]))
+    if not operands:  # a parameter's number, or names without %
+        operands = tuple(re.findall(r"[\w.\-]+", behind[: end - 1]))
     return Instruction(name, opcode, _shapes(type_), operands, behind[end:], root is not None)
 
 
@@ -241,9 +241,9 @@ def _moved(computation: Computation, instruction: Instruction, fused: Computatio
     if base in COLLECTIVES and instruction.opcode.endswith("-start"):
         written = written[len(written) // 2 :]  # (operands, results)
     parameters = {
-        int(match[1]): inner.name
+        int(inner.operands[0]): inner.name
         for inner in fused.values()
-        if inner.opcode == "parameter" and (match := re.match(r"(\d+)", _first_number(inner)))
+        if inner.opcode == "parameter"
     }
     read: list[Shape] = []
     seen: set[str] = set()
@@ -252,38 +252,35 @@ def _moved(computation: Computation, instruction: Instruction, fused: Computatio
         if operand is None or name in seen:
             continue
         seen.add(name)
-        parts = _parts_read(fused, parameters[place]) if place in parameters else None
-        read += operand.shapes if parts is None else parts
+        part = _elements_read(fused, parameters[place]) if place in parameters else None
+        read += operand.shapes if part is None else [Shape(operand.shapes[0].dtype, (part,))]
     updates = [_updated(fused, root) for root in _roots(fused)]
     if updates and all(update is not None for update in updates):
         written = [update for update in updates if update is not None]
     return read + written
 
 
-def _first_number(parameter: Instruction) -> str:
-    return parameter.operands[0] if parameter.operands else ""
-
-
 def _users(fused: Computation, name: str) -> list[Instruction]:
     return [inner for inner in fused.values() if name in inner.operands]
 
 
-def _parts_read(fused: Computation, parameter: str) -> list[Shape] | None:
-    """The slices of a fusion's parameter that it reads; None: all of it."""
-    parts: list[Shape] = []
-    for user in _users(fused, parameter):
+def _elements_read(fused: Computation, name: str) -> int | None:
+    """How many elements of a fusion's parameter its slices read; None: all of them.
+
+    Conversions come before slices in the text, but are computed for the slices alone.
+    """
+    total = 0
+    for user in _users(fused, name):
         if user.opcode in _SLICES:
-            parts += user.shapes
-        elif user.opcode == "bitcast" and not user.root:
-            inner = _parts_read(fused, user.name)
+            total += user.shapes[0].size
+        elif user.opcode in ("bitcast", "convert") and not user.root:
+            inner = _elements_read(fused, user.name)
             if inner is None:
                 return None
-            parts += inner
-        elif user.opcode == "dynamic-update-slice" and user.operands[0] == parameter:
-            continue  # updated in place
-        else:
-            return None
-    return parts
+            total += inner
+        elif user.opcode != "dynamic-update-slice" or user.operands[0] != name:
+            return None  # an update takes place in the array itself
+    return total
 
 
 def _roots(fused: Computation) -> list[Instruction]:
