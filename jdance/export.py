@@ -107,10 +107,10 @@ def export(
     if any(folder.iterdir()):
         raise UserError(f"{folder}: is not empty; choose another --output")
     leaves, tree = jax.tree.flatten(recognizer.variables)
-    function = recognizer.function(Options(recognizer.min_joints, whole_picture))
+    function, options = recognizer.function(), Options(recognizer.min_joints, whole_picture)
 
     def flat(weights: list[Any], frames: Any, sizes: Any) -> tuple[Any, ...]:
-        return tuple(function(jax.tree.unflatten(tree, weights), frames, sizes))
+        return tuple(function(jax.tree.unflatten(tree, weights), options, frames, sizes))
 
     shapes = (
         [jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype) for leaf in leaves],
