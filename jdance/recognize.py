@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from jdance import draw, skeleton
+from jdance import compilation, draw, skeleton
 from jdance.errors import UserError
 from jdance.pose import DecodeConfig, PoseEstimator
 from jdance.recognition import canvas, program
@@ -177,7 +177,7 @@ class Recognizer:
                 out_specs=rows,
                 check_vma=False,
             )
-        return jax.jit(function)
+        return jax.jit(function, compiler_options=compilation.inference_options())
 
     def start(
         self,
