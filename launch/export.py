@@ -1,8 +1,8 @@
-"""Writes the whole program, pixels to motions, as an artifact that needs only jax and NumPy.
+"""Writes the whole program, pixels to motions, as an artifact that runs without this library.
 
 python launch/export.py --model=runs/paper --pose=mobilenet_v2_small --output=exported
 
-The folder's load.py, with 20 lines of code, shows how to call it.
+The folder's load.py shows how to call it, its requirements.txt what it needs.
 """
 
 from pathlib import Path
