@@ -20,6 +20,7 @@ from jdance.recognition import canvas, program
 from jdance.recognition.program import Network, Options, Recognized
 from jdance.training import calibration, loop
 from jdance.training.checkpoints import NEWEST
+from jdance.wording import rounded
 
 UNKNOWN = "unknown"  # the motion of whom the network is not sure enough
 
@@ -50,10 +51,10 @@ class Person:
         keypoints = self.keypoints
         return {
             "track": track,
-            "box": [round(value, 2) for value in self.box],
-            "keypoints": None if keypoints is None else np.round(keypoints, 3).tolist(),
+            "box": rounded(self.box, 2).tolist(),
+            "keypoints": None if keypoints is None else rounded(keypoints, 3).tolist(),
             "motion": self.motion,
-            "probabilities": [round(float(p), 5) for p in self.probabilities],
+            "probabilities": rounded(self.probabilities, 5).tolist(),
         }
 
 

@@ -10,6 +10,7 @@ OUT/<stem>.html, and the annotated video.
 
 import json
 import os
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from jdance import feedback, files
-from jdance.data import images, openpose_json, videos
+from jdance.data import images, openpose_json, stage, videos
 from jdance.data.workers import load_all
 from jdance.errors import UserError
 from jdance.launcher import checkpoint_flag, run
@@ -28,7 +29,9 @@ from jdance.progress import Progress
 from jdance.recognition import clips
 from jdance.recognition.sequences import SequenceNamer
 from jdance.recognize import Recognizer, annotate
+from jdance.training import experiment
 from jdance.training.posture_task import POSTURE_FILE
+from jdance.wording import counted
 
 _MODEL = flags.DEFINE_string("model", None, "Folder of a trained run.", required=True)
 _CHECKPOINT = checkpoint_flag("--model")
@@ -89,20 +92,67 @@ _PRECISION = flags.DEFINE_enum(
 _SHOW = flags.DEFINE_bool("show", False, "Show videos and cameras in a window; q ends.")
 
 
-def _inputs() -> list[Path]:
+def _inputs() -> tuple[list[Path], list[Path]]:
+    """What to recognize, and what else lies in the folder but cannot be read."""
     if videos.is_camera(_INPUT.value):
-        return [Path(_INPUT.value)]
+        return [Path(_INPUT.value)], []
     path = Path(_INPUT.value)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; check --input")
     if not path.is_dir():
-        return [path]
+        return [path], []
     found = sorted(images.find(path) + videos.find(path))
     if not found and openpose_json.frames(path):
-        return [path]
-    if not found:
-        raise UserError(f"{path}: no pictures or videos in it; check --input")
-    return found
+        return [path], []
+    others = _others(path, found)
+    if not found and not others:
+        raise UserError(f"{path}: no images or videos in it; check --input")
+    return found, others
+
+
+def _others(folder: Path, inputs: list[Path]) -> list[Path]:
+    """The entries of a folder that are neither inputs, nor hidden, nor there for a purpose.
+
+    That is the folders of the flags, and what begins with an input's name and _: its key points
+    and its timeline.
+    """
+    flagged = map(Path, filter(None, (_OUTPUT.value, _KEYPOINTS.value)))
+    known = {path.resolve() for path in (*inputs, *flagged)}
+    stems = tuple(f"{path.stem}_" for path in inputs)
+
+    def belongs(path: Path) -> bool:
+        kind = path.is_dir() or path.suffix in (".json", ".csv")
+        return kind and path.name.startswith(stems)
+
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and path.resolve() not in known and not belongs(path)
+    )
+
+
+def _is_stage(path: Path) -> bool:
+    """Whether an input is a scene of launch/stage.py, whose key points beside it say so."""
+    if path.is_dir():
+        known = openpose_json.frames(path)[0]
+    elif _kind(path) == "video":
+        folder = path.with_name(f"{path.stem}_keypoints")
+        known = openpose_json.path_for_frame(path.name, 0, folder)
+    else:
+        known = openpose_json.path_for(path, path.parent)
+    return openpose_json.generator(known) == stage.NAME
+
+
+def _warn_of_synthetic(inputs: list[Path]) -> None:
+    """Warns where a model that was trained on StageDance alone is to recognize anything else."""
+    folder = Path(_SEQUENCE_MODEL.value or _MODEL.value)
+    source = experiment.source(folder)
+    if source.startswith("stage:") and not all(map(_is_stage, inputs)):
+        print(
+            f"warning: {folder}: was trained on synthetic scenes ({source}), its motions of real "
+            "people are unreliable; train on labeled images of your own",
+            file=sys.stderr,
+        )
 
 
 def _kind(path: Path) -> str:
@@ -236,12 +286,12 @@ def _recognize_clip(
 
 
 def main() -> None:
-    inputs = _inputs()
+    inputs, others = _inputs()
     skeletons = [_kind(path) for path in inputs] == ["skeletons"]
     if bool(_POSE.value) + bool(_KEYPOINTS.value) + skeletons != 1:
         raise UserError("give either --pose or --keypoints: one of them tells where people are")
     if len(inputs) > 1 and _KEYPOINTS.value and not Path(_KEYPOINTS.value).is_dir():
-        raise UserError(f"{_KEYPOINTS.value}: one file for {len(inputs)} pictures; name a folder")
+        raise UserError(f"{_KEYPOINTS.value}: one file for {len(inputs)} images; name a folder")
     output = Path(_OUTPUT.value)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -259,12 +309,17 @@ def main() -> None:
         checkpoint=_CHECKPOINT.value,
     )
     namer = SequenceNamer.load(_SEQUENCE_MODEL.value) if _SEQUENCE_MODEL.value else None
+    _warn_of_synthetic(inputs)
     posture = _posture(namer.classes if namer else recognizer.classes)
     settings = _settings(posture)
     names = files.distinct_names(inputs)
     pictures = [path for path in inputs if _kind(path) == "picture"]
     loaded = load_all([partial(images.read, path) for path in pictures], int(_ISOLATE.value))
-    failures, partly = [], 0
+    failures = [
+        images.printable(f"{path}: not a kind of image or video that can be read")
+        for path in others
+    ]
+    partly, total = 0, len(inputs) + len(others)
     progress = Progress("recognizing", len(inputs))
     for done, (path, name) in enumerate(zip(inputs, names, strict=True), start=1):
         try:
@@ -281,11 +336,11 @@ def main() -> None:
         progress.update(done)
     for failure in failures:
         print(f"skipped {failure}" if "what was read is in" not in failure else failure)
-    print(f"wrote {len(inputs) - len(failures) + partly} results to {output}")
+    print(f"wrote {counted(total - len(failures) + partly, 'result')} to {output}")
     if failures:
         whole = len(failures) - partly
-        parts = [f"{whole} of {len(inputs)} inputs skipped"] * bool(whole)
-        parts += [f"{partly} of {len(inputs)} inputs read in part"] * bool(partly)
+        parts = [f"{whole} of {counted(total, 'input')} skipped"] * bool(whole)
+        parts += [f"{partly} of {counted(total, 'input')} read in part"] * bool(partly)
         raise UserError(f"{', '.join(parts)} (listed above)")
 
 
