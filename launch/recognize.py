@@ -1,11 +1,11 @@
-"""Finds everybody in pictures and videos and names their motions.
+"""Detects every person in images and videos and classifies their dance motion.
 
 python launch/recognize.py --model=runs/paper --pose=mobilenet_v2_small --input=photos --output=out
 python launch/recognize.py --model=runs/paper --pose=mobilenet_v2_small --input=a.mp4 --output=out
 
-Writes, for each picture, OUT/<stem>.json and the annotated picture beside it; for each video
-OUT/<stem>.json with everybody's track, the timeline of motions as OUT/<stem>.csv and, as a page,
-OUT/<stem>.html, and the annotated video.
+Writes, for each image, OUT/<stem>.json and the annotated image beside it; for each video
+OUT/<stem>.json with the tracks of all people, the timeline of motions as OUT/<stem>.csv and, as a
+page, OUT/<stem>.html, and the annotated video.
 """
 
 import json
@@ -41,7 +41,7 @@ _POSE = flags.DEFINE_string(
 _INPUT = flags.DEFINE_string(
     "input",
     None,
-    "A picture or a video, a folder of them, a folder of OpenPose's JSON (the frames of one clip), "
+    "An image or a video, a folder of them, a folder of OpenPose's JSON (the frames of one clip), "
     "or camera:0.",
     required=True,
 )
@@ -50,26 +50,28 @@ _KEYPOINTS = flags.DEFINE_string(
     "keypoints",
     "",
     "Key points from another estimator instead of --pose: a folder with OpenPose's "
-    "<stem>_keypoints.json for each picture, <stem>_000000000000_keypoints.json and so on for a "
-    "video, or one such file for one picture.",
+    "<stem>_keypoints.json for each image, <stem>_000000000000_keypoints.json and so on for a "
+    "video, or one such file for one image.",
 )
 _MIN_JOINTS = flags.DEFINE_integer(
-    "min_joints", 4, "Joints that a person must have to count as found.", 1, 18
+    "min_joints", 4, "Minimum number of joints of a detected person.", 1, 18
 )
 _WHOLE_PICTURE = flags.DEFINE_bool(
-    "whole_picture", False, "Where nobody is found, judge the picture as a whole."
+    "whole_picture", False, "Classify the whole image where no person is found."
 )
 _MIN_CONFIDENCE = flags.DEFINE_float(
-    "min_confidence", 0.0, "A motion less probable than this is called unknown.", 0.0, 1.0
+    "min_confidence", 0.0, "Label motions below this probability as unknown.", 0.0, 1.0
 )
-_EVERY = flags.DEFINE_integer("every", 1, "Of videos, only every so many frames.", lower_bound=1)
-_START = flags.DEFINE_float("start", 0.0, "Of videos, where to begin, in seconds.", lower_bound=0.0)
-_END = flags.DEFINE_float("end", None, "Of videos, where to end, in seconds.", lower_bound=0.0)
+_EVERY = flags.DEFINE_integer("every", 1, "Process every Nth video frame.", lower_bound=1)
+_START = flags.DEFINE_float("start", 0.0, "Start time in seconds (videos only).", lower_bound=0.0)
+_END = flags.DEFINE_float("end", None, "End time in seconds (videos only).", lower_bound=0.0)
 _BATCH = flags.DEFINE_integer(
-    "batch", 0, "Frames of a video that are recognised at once; 0: one a device.", lower_bound=0
+    "batch", 0, "Video frames per batch; 0: one per device.", lower_bound=0
 )
 _SEQUENCE_MODEL = flags.DEFINE_string(
-    "sequence_model", "", "Folder of a trained sequence network, to name the motions of tracks."
+    "sequence_model",
+    "",
+    "Folder of a trained sequence network that classifies the motions of tracks.",
 )
 _POSTURE_MODEL = flags.DEFINE_string(
     "posture_model",
@@ -77,17 +79,20 @@ _POSTURE_MODEL = flags.DEFINE_string(
     "Folder of a run of configs/qes.py: adds what dancers could correct in each motion.",
 )
 _FRAMES_PER_SECOND = flags.DEFINE_float(
-    "frames_per_second", 30.0, "Of clips of skeletons, which do not tell it.", lower_bound=0.01
+    "frames_per_second",
+    30.0,
+    "Frame rate of clips of skeletons, which do not state it.",
+    lower_bound=0.01,
 )
 _ISOLATE = flags.DEFINE_bool(
-    "isolate", False, "Decode pictures in a process of its own: a crash costs only that picture."
+    "isolate", False, "Decode images in a separate process: a crash costs only that image."
 )
 _VIDEO_OUT = flags.DEFINE_bool("annotate", True, "Write annotated videos.")
 _PRECISION = flags.DEFINE_enum(
     "precision",
     "float32",
     ["float32", "bfloat16"],
-    "What the networks compute in; bfloat16 is meant for GPUs and TPUs.",
+    "Data type of the networks' computation; bfloat16 is meant for GPUs and TPUs.",
 )
 _SHOW = flags.DEFINE_bool("show", False, "Show videos and cameras in a window; q ends.")
 
@@ -289,7 +294,7 @@ def main() -> None:
     inputs, others = _inputs()
     skeletons = [_kind(path) for path in inputs] == ["skeletons"]
     if bool(_POSE.value) + bool(_KEYPOINTS.value) + skeletons != 1:
-        raise UserError("give either --pose or --keypoints: one of them tells where people are")
+        raise UserError("give either --pose or --keypoints, which locate the people")
     if len(inputs) > 1 and _KEYPOINTS.value and not Path(_KEYPOINTS.value).is_dir():
         raise UserError(f"{_KEYPOINTS.value}: one file for {len(inputs)} images; name a folder")
     output = Path(_OUTPUT.value)
