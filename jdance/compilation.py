@@ -49,14 +49,20 @@ def with_flags(flags: str, version: str) -> str:
     return " ".join([flags, *(flag for flag in ours if flag.split("=")[0] not in flags)]).strip()
 
 
+def inference_options() -> dict[str, Any] | None:
+    """`compiler_options` of `jax.jit` for what runs forward only."""
+    on_cpu = jax.default_backend() == "cpu"
+    return _CPU_INFERENCE.get(_minor(jaxlib.__version__)) if on_cpu else None
+
+
 def for_inference(mapped: Any) -> Callable[..., Any]:
     """A function by `jax.pmap`, compiled for what runs forward only.
 
     It takes arrays alone, and is compiled once for each set of their shapes and dtypes.
     """
-    options = _CPU_INFERENCE.get(_minor(jaxlib.__version__))
+    options = inference_options()
     # Over several processes what is compiled ahead sees other shapes than what it is called with.
-    if options is None or jax.default_backend() != "cpu" or jax.process_count() > 1:
+    if options is None or jax.process_count() > 1:
         return mapped
     programs: dict[Any, Any] = {}
 

@@ -39,7 +39,7 @@ def people(
     Args:
         image: uint8 RGB [H, W, 3]; stays as it is.
         keypoints: [18, 3] of each person, or None.
-        boxes: x, y, width, height of the key points of each, in pixels.
+        boxes: x, y, width, height of each in pixels, as in the result file.
         labels: a few words for each.
         colors: a number for each, such as the motion's, that chooses the colour of box and label;
             below 0 grey.
@@ -54,19 +54,14 @@ def people(
     for person in keypoints:
         if person is not None:
             _skeleton(canvas, person, unit)
-    # Key points end at the eyes, wrists and ankles: leave room for what is beyond.
-    margins = [0.1 * max(box[2:]) for box in boxes]
-    corners = [(round(b[0] - m), round(b[1] - m)) for b, m in zip(boxes, margins, strict=True)]
-    widths = [round(b[2] + 2 * m) for b, m in zip(boxes, margins, strict=True)]
     shades = [motion_color(number) for number in colors]
-    for box, margin, (x, y), width, color in zip(
-        boxes, margins, corners, widths, shades, strict=True
-    ):
-        end = (x + width, y + round(box[3] + 2 * margin))
-        cv2.rectangle(canvas, (x, y), end, color, round(2 * unit), cv2.LINE_AA)
+    for (x, y, width, height), color in zip(boxes, shades, strict=True):
+        corner, end = (round(x), round(y)), (round(x + width), round(y + height))
+        cv2.rectangle(canvas, corner, end, color, round(2 * unit), cv2.LINE_AA)
     taken: list[tuple[int, int, int, int]] = []
-    for label, corner, width, color in zip(labels, corners, widths, shades, strict=True):
-        taken.append(_label(canvas, label, corner, width, color, unit, taken))
+    for label, (x, y, width, _), color in zip(labels, boxes, shades, strict=True):
+        corner = (round(x), round(y))
+        taken.append(_label(canvas, label, corner, round(width), color, unit, taken))
     return canvas
 
 

@@ -1,13 +1,11 @@
-"""The whole program as an artifact that runs with jax and NumPy alone.
+"""The whole program as an artifact that runs without this library.
 
 A folder with
-    program.stablehlo   the program by jax.export, for several platforms
+    program.jax         the program by jax.export, for several platforms
     weights.npz         its variables, in their order
-    program.json        version, classes, names and shapes of inputs and outputs
+    program.json        version, classes, shape of the frames, names of the outputs
     load.py             how to load and call it
-
-StableHLO is a format that later versions of jax read, too. What else jax.export keeps is in
-program.json and not in jax's own container, which would need one more package.
+    requirements.txt    what it needs
 """
 
 import json
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.export
 import numpy as np
 
 import jdance
@@ -23,18 +22,23 @@ from jdance.errors import UserError
 from jdance.recognition.program import Options, Recognized
 from jdance.recognize import Recognizer
 
-VERSION = 1
+VERSION = 2  # of the folder
 PLATFORMS = ("cpu", "cuda")
 
+_REQUIREMENTS = "flatbuffers\njax>={jax}\nnumpy\n"
+
 _LOADER = '''\
-"""Loads the exported program; needs jax and numpy. python load.py PICTURES.npy prints people."""
+"""Loads the exported program; pip install -r requirements.txt.
+
+python load.py FRAMES.npy prints the people in frames uint8 [B, H, W, 3].
+"""
 
 import json
 import pathlib
 import sys
-from dataclasses import fields
 
 import jax
+import jax.export
 import numpy as np
 
 
@@ -45,36 +49,31 @@ def load(folder):
     """
     folder = pathlib.Path(folder)
     info = json.loads((folder / "program.json").read_text())
-    assert info["version"] == 1, "another version of the format"
+    program = jax.export.deserialize(bytearray((folder / "program.jax").read_bytes()))
     with np.load(folder / "weights.npz") as file:
-        weights = [jax.device_put(file[str(i)]) for i in range(len(file.files))]
-    ins, outs = (
-        tuple(jax.core.ShapedArray(tuple(shape), np.dtype(kind)) for shape, kind in info[key])
-        for key in ("ins", "outs")
-    )
-    known = {
-        **info["header"], "in_avals": ins, "out_avals": outs,
-        "in_tree": jax.tree.structure(((weights, 0, 0), {})), "out_tree": jax.tree.structure(outs),
-        "mlir_module_serialized": (folder / "program.stablehlo").read_bytes(),
-        "module_kept_var_idx": tuple(range(len(ins))),
-        "platforms": tuple(info["header"]["platforms"]),
-    }
-    for name, avals in (("in", ins), ("out", outs)):  # any device will do
-        for key in (f"{name}_shardings_hlo", f"_{name}_named_shardings"):
-            known[key] = (None,) * len(avals)
-    known = {f.name: known.get(f.name, ()) for f in fields(jax.export.Exported)}
-    run = jax.jit(jax.export.Exported(**known).call)
-    names = info["outputs"]
-    return lambda frames, sizes: dict(zip(names, run(weights, frames, sizes))), info["classes"]
+        weights = jax.device_put([file[str(i)] for i in range(len(file.files))])
+    run, shape = jax.jit(program.call), info["frames"]
+
+    def recognize(frames, sizes):
+        frames, sizes = np.asarray(frames), np.asarray(sizes)
+        if frames.dtype != np.uint8 or list(frames.shape) != shape:
+            raise ValueError(f"frames: {frames.dtype} {list(frames.shape)}, expected uint8 {shape}")
+        if sizes.shape != (shape[0], 2) or (sizes < 1).any() or (sizes > shape[1:3]).any():
+            raise ValueError(f"sizes: {sizes.tolist()}, expected {shape[0]} x [height, width] "
+                             f"from 1 to {shape[1:3]}")
+        return dict(zip(info["outputs"], run(weights, frames, sizes.astype(np.int32))))
+
+    return recognize, info["classes"]
 
 
 if __name__ == "__main__":
     recognize, classes = load(pathlib.Path(__file__).parent)
     frames = np.load(sys.argv[1])
-    found = recognize(frames, np.array([f.shape[:2] for f in frames], np.int32))
+    found = recognize(frames, [frame.shape[:2] for frame in frames])
     for frame, person in zip(*np.nonzero(found["valid"])):
-        chances = np.asarray(found["probabilities"][frame, person])
-        print(frame, classes[chances.argmax()], chances.max(), found["box"][frame, person])
+        probabilities = np.asarray(found["probabilities"][frame, person])
+        best = probabilities.argmax()
+        print(frame, classes[best], probabilities[best], found["box"][frame, person])
 '''
 
 
@@ -88,14 +87,14 @@ def export(
     platforms: Sequence[str] = PLATFORMS,
     whole_picture: bool = False,
 ) -> dict[str, Any]:
-    """Writes the program of a recogniser with a pose network.
+    """Writes the program of a recognizer with a pose network.
 
     Args:
         recognizer: whose program it is.
         folder: new or empty.
-        batch, height, width: shape of the frames; smaller ones are padded.
+        batch, height, width: shape of the frames; smaller ones are padded, larger ones refused.
         platforms: where it will run.
-        whole_picture: where nobody is found, judge the picture as a whole.
+        whole_picture: whether to classify the whole image where no person is found.
 
     Returns:
         What program.json says.
@@ -107,10 +106,10 @@ def export(
     if any(folder.iterdir()):
         raise UserError(f"{folder}: is not empty; choose another --output")
     leaves, tree = jax.tree.flatten(recognizer.variables)
-    function = recognizer.function(Options(recognizer.min_joints, whole_picture))
+    function, options = recognizer.function(), Options(recognizer.min_joints, whole_picture)
 
     def flat(weights: list[Any], frames: Any, sizes: Any) -> tuple[Any, ...]:
-        return tuple(function(jax.tree.unflatten(tree, weights), frames, sizes))
+        return tuple(function(jax.tree.unflatten(tree, weights), options, frames, sizes))
 
     shapes = (
         [jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype) for leaf in leaves],
@@ -124,22 +123,15 @@ def export(
         "version": VERSION,
         "jdance": jdance.__version__,
         "jax": jax.__version__,
+        "platforms": list(platforms),
         "classes": recognizer.classes,
         "frames": [batch, height, width, 3],
         "outputs": list(Recognized._fields),
-        "header": {
-            "fun_name": "recognize",
-            "nr_devices": exported.nr_devices,
-            "platforms": list(platforms),
-            "calling_convention_version": exported.calling_convention_version,
-            "uses_global_constants": exported.uses_global_constants,
-        },
-        "ins": [[aval.shape, aval.dtype.name] for aval in exported.in_avals],
-        "outs": [[aval.shape, aval.dtype.name] for aval in exported.out_avals],
     }
     weights = {f"{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
     np.savez(folder / "weights.npz", **weights)  # type: ignore[arg-type]
-    (folder / "program.stablehlo").write_bytes(exported.mlir_module_serialized)
+    (folder / "program.jax").write_bytes(exported.serialize())
     (folder / "load.py").write_text(_LOADER)
+    (folder / "requirements.txt").write_text(_REQUIREMENTS.format(jax=jax.__version__))
     (folder / "program.json").write_text(json.dumps(info, indent=2) + "\n")
     return info

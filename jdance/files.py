@@ -38,4 +38,4 @@ def write_at_once(path: Path, text: str) -> None:
 def cache_folder() -> Path:
     """$JDANCE_CACHE, else ~/.cache/jdance."""
     folder = os.environ.get("JDANCE_CACHE")
-    return Path(folder) if folder else Path.home() / ".cache" / "jdance"
+    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "jdance"

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 from jdance import compilation, memory
 from jdance import config as defaults
 from jdance.data import images
 from jdance.errors import Preempted, UserError
+from jdance.wording import counted
 
 
 def checkpoint_flag(of: str) -> flags.FlagHolder[str]:
@@ -30,7 +32,9 @@ def report_failed_runs(failures: Sequence[str], page: str) -> None:
     """Lists runs that failed; raises UserError if any did, after the others are in the `page`."""
     if failures:
         print("\n".join(f"failed: {line}" for line in failures))
-        raise UserError(f"{len(failures)} runs failed (listed above); the others are in the {page}")
+        raise UserError(
+            f"{counted(len(failures), 'run')} failed (listed above); the others are in the {page}"
+        )
 
 
 def run(main: Callable[[], None]) -> None:
@@ -48,6 +52,8 @@ def run(main: Callable[[], None]) -> None:
         try:
             if len(argv) > 1:
                 raise UserError(f"unexpected argument {argv[1]!r}: options start with --")
+            if "config" in flags.FLAGS:
+                _expand_config(flags.FLAGS.config)
             main()
         except UserError as error:
             _fail(error)
@@ -74,13 +80,39 @@ def _fail(error: object) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """absl's own parser, after a look at --config, whose mistakes it answers with tracebacks."""
-    if "config" in flags.FLAGS:
-        try:
+    """absl's own parser, after a look at --config, whose mistakes it answers with tracebacks.
+
+    A shell expands ~ only at the start of a word, not in --output=~/results: that is done here.
+    """
+    try:
+        argv = [*argv[:1], *map(_expand_flag, argv[1:])]
+        if "config" in flags.FLAGS:
             _check_config(argv)
-        except UserError as error:
-            _fail(error)
+    except UserError as error:
+        _fail(error)
     return app.parse_flags_with_usage(argv)
+
+
+def _expand_flag(word: str) -> str:
+    """A word of the command line with ~ expanded where its value, or a part of a list, starts."""
+    flag, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    return flag + equals + ",".join(map(_expand_home, value.split(",")))
+
+
+def _expand_home(path: str) -> str:
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise UserError(f"{path}: no such home folder; write ./{path} for a file of this name")
+    return expanded
+
+
+def _expand_config(config: Any) -> None:
+    """Expands ~ in the values of a configuration file, such as data.dir and init_from."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            _expand_config(value)
+        elif isinstance(value, str) and value.startswith("~"):
+            config[key] = _expand_home(value)
 
 
 def _check_config(argv: list[str]) -> None:

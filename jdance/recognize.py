@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from jdance import draw, skeleton
+from jdance import compilation, draw, skeleton
 from jdance.errors import UserError
 from jdance.pose import DecodeConfig, PoseEstimator
 from jdance.recognition import canvas, program
 from jdance.recognition.program import Network, Options, Recognized
 from jdance.training import calibration, loop
 from jdance.training.checkpoints import NEWEST
+from jdance.wording import rounded
 
 UNKNOWN = "unknown"  # the motion of whom the network is not sure enough
 
@@ -50,10 +51,10 @@ class Person:
         keypoints = self.keypoints
         return {
             "track": track,
-            "box": [round(value, 2) for value in self.box],
-            "keypoints": None if keypoints is None else np.round(keypoints, 3).tolist(),
+            "box": rounded(self.box, 2).tolist(),
+            "keypoints": None if keypoints is None else rounded(keypoints, 3).tolist(),
             "motion": self.motion,
-            "probabilities": [round(float(p), 5) for p in self.probabilities],
+            "probabilities": rounded(self.probabilities, 5).tolist(),
         }
 
 
@@ -80,7 +81,7 @@ class Recognizer:
         classes: list[str],
         variables: Any,
         estimator: PoseEstimator | None = None,
-        min_joints: int = 1,
+        min_joints: int = 4,
         temperature: float = 1.0,
         min_confidence: float = 0.0,
         dtype: str | None = None,
@@ -133,8 +134,7 @@ class Recognizer:
             raise UserError(f"{folder}: is a pose network; name it with --pose")
         estimator = None
         if pose:
-            decode = replace(DECODE, min_joints=min_joints)
-            estimator = PoseEstimator.load(pose, decode, dtype)
+            estimator = PoseEstimator.load(pose, DECODE, dtype)
         temperature = calibration.temperature_of(folder, checkpoint)
         # One copy: the checkpoint's are on all devices.
         variables = jax.device_get(variables)
@@ -142,9 +142,10 @@ class Recognizer:
             config, classes, variables, estimator, min_joints, temperature, min_confidence, dtype
         )
 
-    def function(self, options: Options, known: bool = False) -> Any:
-        """The pure program: (variables, frames uint8 [B, H, W, 3], sizes int32 [B, 2]) ->
-        `Recognized`; if people are `known`, with their key points [B, P, 18, 3] as a last argument.
+    def function(self, known: bool = False) -> Any:
+        """The pure program: (variables, `Options`, frames uint8 [B, H, W, 3], sizes int32 [B, 2])
+        -> `Recognized`; if people are `known`, with their key points [B, P, 18, 3] as a last
+        argument.
 
         `variables` are those of the attribute.
         """
@@ -152,31 +153,32 @@ class Recognizer:
         if not known and estimator is None:
             raise UserError("key points are not known; choose a pose network with --pose")
 
-        def recognize(variables: Any, frames: Any, sizes: Any, *keypoints: Any) -> Recognized:
+        def recognize(
+            variables: Any, options: Options, frames: Any, sizes: Any, *keypoints: Any
+        ) -> Recognized:
             pose, motion, temperature = variables
             if known:
                 (people,) = keypoints
             else:
                 assert estimator is not None
-                people = program.find(
-                    estimator.pure_maps, pose, frames, sizes, estimator.decode_config
-                )
+                maps, config = estimator.pure_maps, estimator.decode_config
+                people = program.find(maps, pose, frames, sizes, config, options.min_joints)
             return program.name(network, motion, temperature, frames, sizes, people, options)
 
         return recognize
 
-    def _compiled(self, options: Options, known: bool, shared: bool) -> Any:
-        function = self.function(options, known)
+    def _compiled(self, known: bool, shared: bool) -> Any:
+        function = self.function(known)
         if shared:
             rows, all_ = PartitionSpec("frames"), PartitionSpec()
             function = jax.shard_map(
                 function,
                 mesh=_mesh(),
-                in_specs=(all_,) + (rows,) * (3 if known else 2),
+                in_specs=(all_, all_) + (rows,) * (3 if known else 2),
                 out_specs=rows,
                 check_vma=False,
             )
-        return jax.jit(function)
+        return jax.jit(function, compiler_options=compilation.inference_options())
 
     def start(
         self,
@@ -211,13 +213,17 @@ class Recognizer:
             for row, people in zip(padded, keypoints, strict=True):
                 row[: len(people)] = people
             inputs.append(padded)
-        options = Options(self.min_joints, whole_picture)
+        options = Options(np.int32(self.min_joints), np.bool_(whole_picture))
         shared = jax.device_count() > 1 and len(images) % jax.device_count() == 0
-        place: Any = jax.devices()[0]
+        variables: Any = self._on_one
+        place: Any = (jax.devices()[0],) * 2
         if shared:
-            place = NamedSharding(_mesh(), PartitionSpec("frames"))
-        run = self.compiled(options, keypoints is not None, shared)
-        return run(self._on_all if shared else self._on_one, *jax.device_put(inputs, place))
+            variables = self._on_all
+            specs = PartitionSpec(), PartitionSpec("frames")
+            place = tuple(NamedSharding(_mesh(), spec) for spec in specs)
+        run = self.compiled(keypoints is not None, shared)
+        options, inputs = jax.device_put((options, inputs), place)
+        return run(variables, options, *inputs)
 
     def people(self, found: Recognized) -> list[list[Person]]:
         """What `start` recognised, for each picture, from left to right (known: in their order)."""

@@ -115,7 +115,7 @@ def _ours(
     recognizer = Recognizer(config, classes, _variables(config), _Certain(estimator), 4)  # type: ignore[arg-type]
     _, motion, temperature = recognizer.variables
     network, options = recognizer.network, Options()
-    recognize = recognizer.compiled(options, False, False)
+    recognize = recognizer.compiled(False, False)
     fit, decoded = jax.jit(resample.letterbox), jax.jit(lambda maps: decode(*maps, DECODE))
 
     def cheap(variables: Any, image: Any, numbers: Any, valid: Any) -> Any:
@@ -145,12 +145,12 @@ def _ours(
         known = _maps_of(in_square)
         variables = (estimator.variables, known), motion, temperature
         square = fit(frames, sizes)
-        found = int(recognize(variables, frames, sizes).valid.sum())
+        found = int(recognize(variables, options, frames, sizes).valid.sum())
         padded[0, found:] = 0  # the decode may not tell apart who stand in each other's way
         points = jax.device_put(padded)
         return found, {
             "whole": lambda: recognizer.people(
-                recognize(variables, *jax.device_put((picture[None], sizes)))
+                recognize(variables, options, *jax.device_put((picture[None], sizes)))
             ),
             "read": lambda: images.decode(jpeg),
             "letterbox": lambda: fit(frames, sizes),

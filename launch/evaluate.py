@@ -23,6 +23,7 @@ from jdance.pose import PoseEstimator
 from jdance.pose.evaluation import average_precision
 from jdance.report import run as report
 from jdance.training import judge, nearest_mean
+from jdance.wording import counted
 
 _WORKDIR = flags.DEFINE_list(
     "workdir",
@@ -69,7 +70,7 @@ def _check_drop() -> None:
 
 def _print_precision(result: dict[str, Any]) -> None:
     numbers = ", ".join(f"{name} {result[name]:.4f}" for name in ("AP", "AP50", "AP75", "AR"))
-    print(f"{numbers} on {result['n']} pictures")
+    print(f"{numbers} on {counted(result['n'], 'image')}")
 
 
 def main() -> None:

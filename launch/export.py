@@ -1,8 +1,8 @@
-"""Writes the whole program, pixels to motions, as an artifact that needs only jax and NumPy.
+"""Writes the whole program, pixels to motions, as an artifact that runs without this library.
 
 python launch/export.py --model=runs/paper --pose=mobilenet_v2_small --output=exported
 
-The folder's load.py, with 20 lines of code, shows how to call it.
+The folder's load.py shows how to call it, its requirements.txt what it needs.
 """
 
 from pathlib import Path
@@ -18,15 +18,15 @@ _MODEL = flags.DEFINE_string("model", None, "Folder of a trained run.", required
 _CHECKPOINT = checkpoint_flag("--model")
 _POSE = flags.DEFINE_string("pose", None, "Pose network, as for recognize.py.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the artifact.", required=True)
-_BATCH = flags.DEFINE_integer("batch", 1, "Frames at once.", lower_bound=1)
-_HEIGHT = flags.DEFINE_integer("height", 720, "Of the largest frames, in pixels.", lower_bound=32)
-_WIDTH = flags.DEFINE_integer("width", 1280, "Of the largest frames, in pixels.", lower_bound=32)
-_PLATFORMS = flags.DEFINE_list("platforms", list(PLATFORMS), "Where it will run.")
+_BATCH = flags.DEFINE_integer("batch", 1, "Frames per batch.", lower_bound=1)
+_HEIGHT = flags.DEFINE_integer("height", 720, "Maximum frame height in pixels.", lower_bound=32)
+_WIDTH = flags.DEFINE_integer("width", 1280, "Maximum frame width in pixels.", lower_bound=32)
+_PLATFORMS = flags.DEFINE_list("platforms", list(PLATFORMS), "Platforms that it is compiled for.")
 _MIN_JOINTS = flags.DEFINE_integer(
-    "min_joints", 4, "Joints that a person must have to count as found.", 1, 18
+    "min_joints", 4, "Minimum number of joints of a detected person.", 1, 18
 )
 _WHOLE_PICTURE = flags.DEFINE_bool(
-    "whole_picture", False, "Where nobody is found, judge the picture as a whole."
+    "whole_picture", False, "Classify the whole image where no person is found."
 )
 
 

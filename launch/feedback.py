@@ -18,6 +18,7 @@ from jdance.errors import UserError
 from jdance.launcher import run
 from jdance.models.baselines.posture_feedback import PostureModel
 from jdance.training.posture_task import POSTURE_FILE
+from jdance.wording import counted
 
 _MODEL = flags.DEFINE_string("model", None, "Folder of a run of configs/qes.py.", required=True)
 _INPUT = flags.DEFINE_string(
@@ -46,7 +47,7 @@ def main() -> None:
                 print(f"{named}, {judged['motion']}: {feedback.advice(judged, _BELOW.value)}")
         target = path.with_name(path.stem + _ENDING)
         target.write_text(json.dumps(result) + "\n")
-    print(f"wrote {len(paths)} files *{_ENDING} beside the results")
+    print(f"wrote {counted(len(paths), 'file')} *{_ENDING} beside the results")
 
 
 if __name__ == "__main__":

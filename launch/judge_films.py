@@ -13,6 +13,7 @@ from absl import flags
 from jdance.errors import UserError
 from jdance.launcher import run
 from jdance.recognition.judge import judge
+from jdance.wording import counted
 
 _FILMS = flags.DEFINE_string("films", None, "What launch/stage.py --video wrote.", required=True)
 _RESULTS = flags.DEFINE_string(
@@ -33,7 +34,7 @@ def main() -> None:
         scores.append(score)
         print(
             f"{stem}: F1@50 {score.f1:.3f}, {score.accuracy:.3f} of the time right, "
-            f"{score.tracks} tracks of {score.dancers} dancers"
+            f"{counted(score.tracks, 'track')} of {counted(score.dancers, 'dancer')}"
         )
     f1 = np.array([score.f1 for score in scores])
     print(

@@ -25,6 +25,7 @@ from jdance.data.sources import SPLITS, open_source, split_name
 from jdance.data.verify import verify
 from jdance.errors import UserError
 from jdance.launcher import run
+from jdance.wording import counted
 
 _SOURCE = flags.DEFINE_string(
     "source",
@@ -172,7 +173,8 @@ def main() -> None:
         return
     info = _prepare()
     for name, split in info["splits"].items():
-        print(f"{name}: {split['count']} examples, people found in {split['people_found']}")
+        examples = counted(split["count"], "example")
+        print(f"{name}: {examples}, people found in {split['people_found']}")
     for name in SPLITS:
         if name not in info["splits"]:
             print(f"note: no split {name!r} (there are {', '.join(info['splits'])})")

@@ -1,15 +1,16 @@
-"""Finds everybody in pictures and videos and names their motions.
+"""Detects every person in images and videos and classifies their dance motion.
 
 python launch/recognize.py --model=runs/paper --pose=mobilenet_v2_small --input=photos --output=out
 python launch/recognize.py --model=runs/paper --pose=mobilenet_v2_small --input=a.mp4 --output=out
 
-Writes, for each picture, OUT/<stem>.json and the annotated picture beside it; for each video
-OUT/<stem>.json with everybody's track, the timeline of motions as OUT/<stem>.csv and, as a page,
-OUT/<stem>.html, and the annotated video.
+Writes, for each image, OUT/<stem>.json and the annotated image beside it; for each video
+OUT/<stem>.json with the tracks of all people, the timeline of motions as OUT/<stem>.csv and, as a
+page, OUT/<stem>.html, and the annotated video.
 """
 
 import json
 import os
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from jdance import feedback, files
-from jdance.data import images, openpose_json, videos
+from jdance.data import images, openpose_json, stage, videos
 from jdance.data.workers import load_all
 from jdance.errors import UserError
 from jdance.launcher import checkpoint_flag, run
@@ -28,7 +29,9 @@ from jdance.progress import Progress
 from jdance.recognition import clips
 from jdance.recognition.sequences import SequenceNamer
 from jdance.recognize import Recognizer, annotate
+from jdance.training import experiment
 from jdance.training.posture_task import POSTURE_FILE
+from jdance.wording import counted
 
 _MODEL = flags.DEFINE_string("model", None, "Folder of a trained run.", required=True)
 _CHECKPOINT = checkpoint_flag("--model")
@@ -38,7 +41,7 @@ _POSE = flags.DEFINE_string(
 _INPUT = flags.DEFINE_string(
     "input",
     None,
-    "A picture or a video, a folder of them, a folder of OpenPose's JSON (the frames of one clip), "
+    "An image or a video, a folder of them, a folder of OpenPose's JSON (the frames of one clip), "
     "or camera:0.",
     required=True,
 )
@@ -47,26 +50,28 @@ _KEYPOINTS = flags.DEFINE_string(
     "keypoints",
     "",
     "Key points from another estimator instead of --pose: a folder with OpenPose's "
-    "<stem>_keypoints.json for each picture, <stem>_000000000000_keypoints.json and so on for a "
-    "video, or one such file for one picture.",
+    "<stem>_keypoints.json for each image, <stem>_000000000000_keypoints.json and so on for a "
+    "video, or one such file for one image.",
 )
 _MIN_JOINTS = flags.DEFINE_integer(
-    "min_joints", 4, "Joints that a person must have to count as found.", 1, 18
+    "min_joints", 4, "Minimum number of joints of a detected person.", 1, 18
 )
 _WHOLE_PICTURE = flags.DEFINE_bool(
-    "whole_picture", False, "Where nobody is found, judge the picture as a whole."
+    "whole_picture", False, "Classify the whole image where no person is found."
 )
 _MIN_CONFIDENCE = flags.DEFINE_float(
-    "min_confidence", 0.0, "A motion less probable than this is called unknown.", 0.0, 1.0
+    "min_confidence", 0.0, "Label motions below this probability as unknown.", 0.0, 1.0
 )
-_EVERY = flags.DEFINE_integer("every", 1, "Of videos, only every so many frames.", lower_bound=1)
-_START = flags.DEFINE_float("start", 0.0, "Of videos, where to begin, in seconds.", lower_bound=0.0)
-_END = flags.DEFINE_float("end", None, "Of videos, where to end, in seconds.", lower_bound=0.0)
+_EVERY = flags.DEFINE_integer("every", 1, "Process every Nth video frame.", lower_bound=1)
+_START = flags.DEFINE_float("start", 0.0, "Start time in seconds (videos only).", lower_bound=0.0)
+_END = flags.DEFINE_float("end", None, "End time in seconds (videos only).", lower_bound=0.0)
 _BATCH = flags.DEFINE_integer(
-    "batch", 0, "Frames of a video that are recognised at once; 0: one a device.", lower_bound=0
+    "batch", 0, "Video frames per batch; 0: one per device.", lower_bound=0
 )
 _SEQUENCE_MODEL = flags.DEFINE_string(
-    "sequence_model", "", "Folder of a trained sequence network, to name the motions of tracks."
+    "sequence_model",
+    "",
+    "Folder of a trained sequence network that classifies the motions of tracks.",
 )
 _POSTURE_MODEL = flags.DEFINE_string(
     "posture_model",
@@ -74,35 +79,85 @@ _POSTURE_MODEL = flags.DEFINE_string(
     "Folder of a run of configs/qes.py: adds what dancers could correct in each motion.",
 )
 _FRAMES_PER_SECOND = flags.DEFINE_float(
-    "frames_per_second", 30.0, "Of clips of skeletons, which do not tell it.", lower_bound=0.01
+    "frames_per_second",
+    30.0,
+    "Frame rate of clips of skeletons, which do not state it.",
+    lower_bound=0.01,
 )
 _ISOLATE = flags.DEFINE_bool(
-    "isolate", False, "Decode pictures in a process of its own: a crash costs only that picture."
+    "isolate", False, "Decode images in a separate process: a crash costs only that image."
 )
 _VIDEO_OUT = flags.DEFINE_bool("annotate", True, "Write annotated videos.")
 _PRECISION = flags.DEFINE_enum(
     "precision",
     "float32",
     ["float32", "bfloat16"],
-    "What the networks compute in; bfloat16 is meant for GPUs and TPUs.",
+    "Data type of the networks' computation; bfloat16 is meant for GPUs and TPUs.",
 )
 _SHOW = flags.DEFINE_bool("show", False, "Show videos and cameras in a window; q ends.")
 
 
-def _inputs() -> list[Path]:
+def _inputs() -> tuple[list[Path], list[Path]]:
+    """What to recognize, and what else lies in the folder but cannot be read."""
     if videos.is_camera(_INPUT.value):
-        return [Path(_INPUT.value)]
+        return [Path(_INPUT.value)], []
     path = Path(_INPUT.value)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; check --input")
     if not path.is_dir():
-        return [path]
+        return [path], []
     found = sorted(images.find(path) + videos.find(path))
     if not found and openpose_json.frames(path):
-        return [path]
-    if not found:
-        raise UserError(f"{path}: no pictures or videos in it; check --input")
-    return found
+        return [path], []
+    others = _others(path, found)
+    if not found and not others:
+        raise UserError(f"{path}: no images or videos in it; check --input")
+    return found, others
+
+
+def _others(folder: Path, inputs: list[Path]) -> list[Path]:
+    """The entries of a folder that are neither inputs, nor hidden, nor there for a purpose.
+
+    That is the folders of the flags, and what begins with an input's name and _: its key points
+    and its timeline.
+    """
+    flagged = map(Path, filter(None, (_OUTPUT.value, _KEYPOINTS.value)))
+    known = {path.resolve() for path in (*inputs, *flagged)}
+    stems = tuple(f"{path.stem}_" for path in inputs)
+
+    def belongs(path: Path) -> bool:
+        kind = path.is_dir() or path.suffix in (".json", ".csv")
+        return kind and path.name.startswith(stems)
+
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and path.resolve() not in known and not belongs(path)
+    )
+
+
+def _is_stage(path: Path) -> bool:
+    """Whether an input is a scene of launch/stage.py, whose key points beside it say so."""
+    if path.is_dir():
+        known = openpose_json.frames(path)[0]
+    elif _kind(path) == "video":
+        folder = path.with_name(f"{path.stem}_keypoints")
+        known = openpose_json.path_for_frame(path.name, 0, folder)
+    else:
+        known = openpose_json.path_for(path, path.parent)
+    return openpose_json.generator(known) == stage.NAME
+
+
+def _warn_of_synthetic(inputs: list[Path]) -> None:
+    """Warns where a model that was trained on StageDance alone is to recognize anything else."""
+    folder = Path(_SEQUENCE_MODEL.value or _MODEL.value)
+    source = experiment.source(folder)
+    if source.startswith("stage:") and not all(map(_is_stage, inputs)):
+        print(
+            f"warning: {folder}: was trained on synthetic scenes ({source}), its motions of real "
+            "people are unreliable; train on labeled images of your own",
+            file=sys.stderr,
+        )
 
 
 def _kind(path: Path) -> str:
@@ -236,12 +291,12 @@ def _recognize_clip(
 
 
 def main() -> None:
-    inputs = _inputs()
+    inputs, others = _inputs()
     skeletons = [_kind(path) for path in inputs] == ["skeletons"]
     if bool(_POSE.value) + bool(_KEYPOINTS.value) + skeletons != 1:
-        raise UserError("give either --pose or --keypoints: one of them tells where people are")
+        raise UserError("give either --pose or --keypoints, which locate the people")
     if len(inputs) > 1 and _KEYPOINTS.value and not Path(_KEYPOINTS.value).is_dir():
-        raise UserError(f"{_KEYPOINTS.value}: one file for {len(inputs)} pictures; name a folder")
+        raise UserError(f"{_KEYPOINTS.value}: one file for {len(inputs)} images; name a folder")
     output = Path(_OUTPUT.value)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -259,12 +314,17 @@ def main() -> None:
         checkpoint=_CHECKPOINT.value,
     )
     namer = SequenceNamer.load(_SEQUENCE_MODEL.value) if _SEQUENCE_MODEL.value else None
+    _warn_of_synthetic(inputs)
     posture = _posture(namer.classes if namer else recognizer.classes)
     settings = _settings(posture)
     names = files.distinct_names(inputs)
     pictures = [path for path in inputs if _kind(path) == "picture"]
     loaded = load_all([partial(images.read, path) for path in pictures], int(_ISOLATE.value))
-    failures, partly = [], 0
+    failures = [
+        images.printable(f"{path}: not a kind of image or video that can be read")
+        for path in others
+    ]
+    partly, total = 0, len(inputs) + len(others)
     progress = Progress("recognizing", len(inputs))
     for done, (path, name) in enumerate(zip(inputs, names, strict=True), start=1):
         try:
@@ -281,11 +341,11 @@ def main() -> None:
         progress.update(done)
     for failure in failures:
         print(f"skipped {failure}" if "what was read is in" not in failure else failure)
-    print(f"wrote {len(inputs) - len(failures) + partly} results to {output}")
+    print(f"wrote {counted(total - len(failures) + partly, 'result')} to {output}")
     if failures:
         whole = len(failures) - partly
-        parts = [f"{whole} of {len(inputs)} inputs skipped"] * bool(whole)
-        parts += [f"{partly} of {len(inputs)} inputs read in part"] * bool(partly)
+        parts = [f"{whole} of {counted(total, 'input')} skipped"] * bool(whole)
+        parts += [f"{partly} of {counted(total, 'input')} read in part"] * bool(partly)
         raise UserError(f"{', '.join(parts)} (listed above)")
 
 

@@ -19,6 +19,7 @@ from absl import flags
 from jdance import timeline
 from jdance.data import crop, images, openpose_json, stage, stage_film, videos
 from jdance.launcher import run
+from jdance.wording import counted
 
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the scenes.", required=True)
 _SCENES = flags.DEFINE_integer(
@@ -50,14 +51,14 @@ def _film(number: int, output: Path) -> None:
             seen = [d.keypoints for d in scene.dancers if d.keypoints.any()]
             seen.sort(key=lambda keypoints: crop.tight_box(keypoints)[0])
             place = openpose_json.path_for_frame(path.name, index, folder)
-            openpose_json.write(place, np.array(seen))
+            openpose_json.write(place, np.array(seen), stage.NAME)
     truth = [
         timeline.Segment(track, part.start, part.end, stage.MOTIONS[part.motion], 1.0)
         for track, parts in enumerate(film.parts)
         for part in parts
     ]
     timeline.write_csv(output / f"scene-{number}_truth.csv", truth)
-    print(f"{path}: {len(film.parts)} dancers, {len(truth)} motions")
+    print(f"{path}: {counted(len(film.parts), 'dancer')}, {counted(len(truth), 'motion')}")
 
 
 def main() -> None:
@@ -80,7 +81,7 @@ def main() -> None:
         path = output / f"scene-{number}.jpg"
         images.write(path, scene.image)
         openpose_json.write(
-            openpose_json.path_for(path, output), np.array([d.keypoints for d in seen])
+            openpose_json.path_for(path, output), np.array([d.keypoints for d in seen]), stage.NAME
         )
         print(f"{path}: from left to right {', '.join(d.motion for d in seen)}")
 

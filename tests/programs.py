@@ -66,8 +66,11 @@ class Script:
         self.send_signal(signal.SIGKILL)
 
 
-def program(name, *arguments, status=0):
-    """Runs a program of launch/; returns its standard output and the one line of its error."""
+def program(name, *arguments, status=0, warning=None):
+    """Runs a program of launch/; returns its standard output and the one line of its error.
+
+    `warning` is part of its only warning, or "" if there must be none.
+    """
     words = [ROOT / "launch" / f"{name}.py", *arguments]
     with tempfile.TemporaryDirectory() as folder:
         stdout, stderr = Path(folder, "stdout"), Path(folder, "stderr")
@@ -81,4 +84,7 @@ def program(name, *arguments, status=0):
     assert "Traceback" not in errors
     lines = [line for line in errors.splitlines() if line.startswith("error:")]
     assert len(lines) == (status == 1), errors
+    warnings = [line for line in errors.splitlines() if line.startswith("warning:")]
+    if warning is not None:
+        assert len(warnings) == bool(warning) and all(warning in line for line in warnings), errors
     return told, "".join(lines)

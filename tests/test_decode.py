@@ -1,5 +1,6 @@
 """People drawn as maps must come back from the decode; a plain NumPy decode must agree with it."""
 
+import dataclasses
 import shutil
 
 import jax
@@ -235,6 +236,21 @@ def test_few_peaks_are_decoded_as_among_many():
         np.testing.assert_allclose(both.keypoints[row], alone.keypoints[0], atol=1e-4)
         np.testing.assert_array_equal(both.valid[row], alone.valid[0])
     assert len(find_peaks(many[0][0, ..., 0], config)) > 24
+
+
+def test_min_joints_is_an_argument():
+    rng = np.random.default_rng(5)
+    heat = rng.normal(0, 1, (1, 24, 32, 19)).astype(np.float32)
+    paf = jax.image.resize(rng.normal(0, 1, (1, 4, 5, 38)), (1, 24, 32, 38), "cubic")
+    config = DecodeConfig(peaks_per_joint=6, max_people=9, min_score=0)
+    compiled = decode._cache_size()
+    found = [decode(heat, paf, config, np.int32(count)) for count in (1, 5)]
+    assert decode._cache_size() == compiled + 1
+    for count, people in zip((1, 5), found, strict=True):
+        expected = decode(heat, paf, dataclasses.replace(config, min_joints=count))
+        np.testing.assert_array_equal(people.valid, expected.valid)
+        np.testing.assert_allclose(people.keypoints, expected.keypoints, atol=1e-5)
+    assert found[0].valid.sum() > found[1].valid.sum()
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")

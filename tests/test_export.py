@@ -1,4 +1,4 @@
-"""The exported program runs with jax and NumPy alone, and says the same."""
+"""The exported program runs without the library, and says the same."""
 
 import json
 import subprocess
@@ -25,6 +25,18 @@ found = recognize(np.load(sys.argv[2]), np.array([[96, 80]], np.int32))
 assert classes == list("abc")
 assert not {"jdance", "flax", "cv2", "ml_collections"} & set(sys.modules)
 np.savez(sys.argv[3], **found)
+frame = np.load(sys.argv[2])
+for frames, sizes, named in (
+    (frame, [[113, 80]], "[[113, 80]], expected 1 x [height, width] from 1 to [112, 96]"),
+    (frame, [[96, 97]], "[[96, 97]]"),
+    (np.zeros((1, 200, 300, 3), np.uint8), [[200, 300]], "[1, 200, 300, 3], expected uint8 [1, "),
+):
+    try:
+        recognize(frames, sizes)
+    except ValueError as error:
+        assert named in str(error), error
+    else:
+        raise AssertionError(named)
 """
 
 
@@ -52,5 +64,6 @@ def test_the_same_without_the_library(tiny_data, tmp_path, real_data):
         for name, value in jax.device_get(expected)._asdict().items():
             np.testing.assert_allclose(found[name], value, atol=1e-4)
         assert found["valid"].any()
+    assert (folder / "requirements.txt").read_text().startswith("flatbuffers\njax>=")
     with pytest.raises(UserError, match="not empty"):
         export(recognizer, folder)

@@ -125,10 +125,18 @@ def test_canvases_hold_pictures_and_are_no_larger_than_need_be():
         high, wide = canvas.canvas_size(int(height), int(width))
         assert high >= height and wide >= width
         # One byte a channel: no long picture becomes a square of its longer side.
-        assert high * wide <= max(4 * (height + 2048) * (width + 2048), 1536**2)
+        assert high * wide <= max(4 * (height + 2048) * (width + 2048), 2048**2)
     for height, width in [(300, 6000), (1, 65000), (500, 10000)]:
         assert np.prod(canvas.canvas_size(height, width)) <= 26e6
-    assert len({canvas.canvas_size(h, w) for h, w in rng.integers(32, 1537, (300, 2))}) == 3
+    # What a folder holds usually: images from the web, and from phones and cameras.
+    assert len({canvas.canvas_size(h, w) for h, w in rng.integers(32, 2049, (300, 2))}) == 1
+    sensors = [(3024, 4032), (3000, 4000), (4000, 3000), (3456, 4608), (4284, 2142)]
+    assert len({canvas.canvas_size(*size) for size in sensors}) == 1
+
+
+def test_an_image_larger_than_its_canvas():
+    with pytest.raises(ValueError, match="96 x 80 pixels do not fit on a canvas of 90 x 90"):
+        canvas.place([tiny_picture(0)[0]], (90, 90))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (4320, 7680), (40, 800), (800, 40)])

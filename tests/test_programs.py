@@ -1,14 +1,20 @@
 """The programs in launch/, run as users run them: end to end, and with mistakes."""
 
+import importlib
 import json
+import runpy
+import subprocess
+import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
-from conftest import tiny_config, tiny_picture
+from conftest import ROOT, tiny_config, tiny_picture
 from programs import program
 
 from jdance import config as defaults
-from jdance.data import images
+from jdance.data import images, openpose_json, videos
+from jdance.errors import UserError
 from jdance.training import loop
 from jdance.weights import resnet
 
@@ -49,14 +55,21 @@ def test_stage_from_data_set_to_recognised_scene(tmp_path):
     assert json.loads((run / "eval_val_without_all.json").read_text())["found"]["n"] == 0
 
     scenes, out = tmp_path / "scenes", tmp_path / "out"
-    told, _ = program("stage", f"--output={scenes}", "--dancers=4", "--width=320", "--height=240")
-    program("recognize", f"--model={run}", f"--input={scenes}", f"--keypoints={scenes}",
-            f"--output={out}")  # fmt: skip
+    who, _ = program("stage", f"--output={scenes}", "--dancers=4", "--width=320", "--height=240")
+    told, _ = program("recognize", f"--model={run}", f"--input={scenes}", f"--keypoints={scenes}",
+                      f"--output={out}", warning="")  # fmt: skip
+    assert "wrote 1 result to" in told
+    # The run knows that it has never seen a real image, and the scene that it is none.
+    (scenes / "scene-0.jpg").rename(scenes / "photo.jpg")
+    program(
+        "recognize", f"--model={run}", f"--input={scenes / 'photo.jpg'}", "--pose=stage",
+        f"--output={tmp_path / 'real'}", warning="trained on synthetic scenes (stage:tiny)",
+    )  # fmt: skip
     found = json.loads((out / "scene-0.json").read_text())
     assert (found["width"], found["height"], found["fps"]) == (320, 240, None)
     assert found["classes"] == result["classes"]
     people = found["frames"][0]["people"]
-    assert len(people) == len(told.split("left to right ")[1].split(","))
+    assert len(people) == len(who.split("left to right ")[1].split(","))
     for person in people:
         assert np.shape(person["keypoints"]) == (18, 3) and len(person["box"]) == 4
         assert person["motion"] == found["classes"][int(np.argmax(person["probabilities"]))]
@@ -122,7 +135,7 @@ def test_prepare_lists_bad_files_and_keeps_the_good_ones(real_data, photos, tmp_
         ("recognize", ["--model=empty", "--input=photos", "--output=o", "--keypoints=photos"],
          "train with launch/train.py first"),
         ("recognize", ["--model=empty", "--input=empty", "--output=o", "--keypoints=photos"],
-         "no pictures or videos in it"),
+         "no images or videos in it"),
         ("import_weights", ["--kind=mobilenet_v2_small", "--input=photos/0.png", "--output=o"],
          "0.png"),
         ("import_weights", ["--kind=resnet50", "--input=photos/0.png", "--output=o"],
@@ -154,8 +167,6 @@ def test_evaluating_and_recognising_with_mistakes(trained, photos, tmp_path):
     (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     points = tmp_path / "points"
     points.mkdir()
-    from jdance.data import openpose_json
-
     for name, number in (("0", 0), ("broken", 1)):
         openpose_json.write(points / f"{name}_keypoints.json", tiny_picture(number)[1])
     told, error = program(
@@ -173,11 +184,65 @@ def test_evaluating_and_recognising_with_mistakes(trained, photos, tmp_path):
     assert "0.png" in error
 
 
+def test_what_recognize_cannot_read_is_listed(trained, photos, tmp_path):
+    """All but hidden files, key points of the inputs, and the results."""
+    points = photos / "points"
+    points.mkdir()
+    for name in ("0", "1"):
+        openpose_json.write(points / f"{name}_keypoints.json", tiny_picture(int(name))[1])
+    (photos / "0_keypoints.json").write_text("{}")
+    (photos / ".hidden").touch()
+    run = f"--model={trained}", f"--input={photos}", f"--keypoints={points}"
+    told, _ = program("recognize", *run, f"--output={photos / 'out'}")
+    assert "wrote 2 results" in told and "skipped" not in told
+    others = ["0_notes.xcf", "c.psd", "more"]
+    (photos / "more").mkdir()
+    for name in others[:2]:
+        (photos / name).write_bytes(b"no image that can be read")
+    told, error = program("recognize", *run, f"--output={photos / 'out'}", status=1)
+    assert "wrote 2 results" in told and "3 of 5 inputs skipped" in error
+    for name in others:
+        assert f"skipped {photos / name}: not a kind of image or video that can be read" in told
+    for name in ("0.png", "1.png", "0_keypoints.json"):
+        (photos / name).unlink()
+    told, error = program("recognize", *run, f"--output={tmp_path / 'none'}", status=1)
+    assert "c.psd" in told and "inputs skipped" in error
+
+
+def test_home_folder_in_flags_and_configurations(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = tmp_path / "c.py"
+    config.write_text(
+        "from jdance import config\n\n\ndef get_config():\n    base = config.base()\n"
+        "    base.data.dir = '~/none'\n    return base\n"
+    )
+    launcher = importlib.import_module("jdance.launcher")
+    words = ["--config=~/c.py", "--workdir", "~/a", "--x=~/b,~/c", "--y=a~b", "~", "--z"]
+    assert [launcher._expand_flag(word) for word in words] == [
+        f"--config={config}", "--workdir", f"{tmp_path}/a", f"--x={tmp_path}/b,{tmp_path}/c",
+        "--y=a~b", str(tmp_path), "--z",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="no such home folder"):
+        launcher._expand_flag("--output=~nobody-of-this-name/x")
+    loaded = runpy.run_path(str(config))["get_config"]()
+    launcher._expand_config(loaded)
+    assert loaded.data.dir == f"{tmp_path}/none"
+    (tmp_path / "data").symlink_to(tiny_data)
+    script = (
+        "import sys; from absl import flags; from ml_collections import config_flags\n"
+        "from jdance.launcher import run\n"
+        "config = config_flags.DEFINE_config_file('config')\n"
+        "run(lambda: print(config.value.data.dir))"
+    )
+    for override, folder in ((), "none"), (("--config.data.dir=~/data",), "data"):
+        told = subprocess.run(
+            [sys.executable, "-c", script, "--config=~/c.py", *override],
+            check=True, capture_output=True, text=True, cwd=ROOT,
+        ).stdout  # fmt: skip
+        assert told.strip() == f"{tmp_path}/{folder}"
+
+
 def test_a_video_from_file_to_timeline(trained, tmp_path):
-    from contextlib import closing
-
-    from jdance.data import openpose_json, videos
-
     points = tmp_path / "points"
     points.mkdir()
     (tmp_path / "in").mkdir()
@@ -212,7 +277,7 @@ def test_a_video_from_file_to_timeline(trained, tmp_path):
     # The same key points without the video: this network needs pictures.
     _, error = program("recognize", f"--model={trained}", f"--input={points}",
                        f"--output={out}", status=1)  # fmt: skip
-    assert "1 of 1 inputs skipped" in error
+    assert "1 of 1 input skipped" in error
 
 
 def test_calibration_is_kept_with_the_run(trained):

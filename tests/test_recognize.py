@@ -62,6 +62,22 @@ def test_nobody(setup):
         recognizer(image)
 
 
+def test_json_has_no_more_digits_than_are_meant(setup):
+    image, keypoints = tiny_picture(0)
+    keypoints[..., 2] = np.float32(0.792)
+    (person,) = Recognizer(setup[0], ["a", "b", "c"], setup[1])(image, keypoints)
+    entry = person.to_json(track=0)
+    assert entry["keypoints"][0][2] == 0.792
+    for value in [*np.ravel(entry["keypoints"]), *entry["box"], *entry["probabilities"]]:
+        assert len(repr(float(value)).partition(".")[2]) <= 5
+    # What is drawn is that box.
+    drawn = draw.people(np.zeros_like(image), [None], [person.box], ["a"], [0])
+    x, y, width, height = entry["box"]
+    column = np.flatnonzero((drawn == draw.motion_color(0)).all(-1)[round(y + height / 2)])
+    assert abs(column - x).min() <= 1 and abs(column - x - width).min() <= 1
+    assert column.min() >= x - 2 and column.max() <= x + width + 2
+
+
 def test_annotation_draws_skeleton_box_and_label(setup):
     recognizer = Recognizer(setup[0], ["a", "b", "c"], setup[1])
     image, keypoints = tiny_picture(2)

@@ -9,6 +9,7 @@ import numpy as np
 from jdance import skeleton
 from jdance.data import crop
 from jdance.errors import UserError
+from jdance.wording import rounded
 
 
 def path_for(picture: Path, folder: Path) -> Path:
@@ -103,7 +104,16 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a[both, :2] - b[both, :2], axis=-1).mean())
 
 
-def write(path: Path, people: np.ndarray) -> None:
-    """Writes people [N, 18, 3] as COCO-18."""
-    entries = [{"pose_keypoints_2d": np.round(p, 3).reshape(-1).tolist()} for p in people]
-    path.write_text(json.dumps({"version": 1.3, "people": entries}) + "\n")
+def write(path: Path, people: np.ndarray, generator: str = "") -> None:
+    """Writes people [N, 18, 3] as COCO-18, and what made them, if it is named."""
+    entries = [{"pose_keypoints_2d": rounded(person, 3).reshape(-1).tolist()} for person in people]
+    made_by = {"generator": generator} if generator else {}
+    path.write_text(json.dumps({"version": 1.3, **made_by, "people": entries}) + "\n")
+
+
+def generator(path: Path) -> str:
+    """What a file says that it was made by; "" where there is no such file, or it does not say."""
+    try:
+        return str(json.loads(path.read_text())["generator"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""

@@ -124,6 +124,7 @@ def _write(
     return {
         "version": records.VERSION,
         "kind": "persons",
+        "source": images.printable(source.name),
         "classes": classes,
         "layout": source.layout,
         "sequences": source.sequences,

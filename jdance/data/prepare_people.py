@@ -52,7 +52,9 @@ def prepare(
     with claimed(output, share) as place:
         if isinstance(place, dict):
             return place
-        return finish(place, _write(pictures, output, seed, workers, share), share)
+        info = _write(pictures, output, seed, workers, share)
+        named = source if source.startswith("stage:") else Path(source).resolve().name
+        return finish(place, info | {"source": images.printable(named)}, share)
 
 
 def _write(

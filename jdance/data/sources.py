@@ -78,7 +78,7 @@ class Source:
     """A list of pictures, the classes in their order, and what had to be left out.
 
     `layout` is the name of the skeleton's, and `sequences` tells whether its key points are
-    sequences of skeletons.
+    sequences of skeletons. `name` is stage:PRESET, or that of the folder or file.
     """
 
     pictures: list[Picture]
@@ -86,6 +86,7 @@ class Source:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     layout: str = "coco18"
     sequences: bool = False
+    name: str = ""
 
 
 def open_source(
@@ -139,6 +140,7 @@ def open_source(
                 f"{path}: not a source; expected a folder, a manifest .csv, a skeleton .npz or "
                 "stage:PRESET"
             )
+    source.name = source.name or Path(name).resolve().name
     if labels:
         source = _relabelled(source, labels)
     if not source.pictures:
@@ -162,7 +164,7 @@ def _stage(preset: str, seed: int) -> Source:
         )
         for planned in stage.plan(preset, seed)
     ]
-    return Source(pictures, list(stage.MOTIONS))
+    return Source(pictures, list(stage.MOTIONS), name=f"stage:{preset}")
 
 
 def _draw(seed: int, planned: stage.PlannedScene) -> Loaded:

@@ -26,6 +26,7 @@ from jdance.data.stage_render import Layer, Outfit, draw_dancer, random_outfit
 from jdance.data.stage_set import Stage, random_stage, stage_width
 from jdance.errors import UserError
 
+NAME = "StageDance"
 MAX_DANCERS = 6
 
 # Persons per split and motion.

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jdance import skeleton
 
@@ -85,13 +86,19 @@ class _Peaks(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def decode(heat: jax.Array, paf: jax.Array, config: DecodeConfig = DecodeConfig()) -> People:
+def decode(
+    heat: jax.Array,
+    paf: jax.Array,
+    config: DecodeConfig = DecodeConfig(),
+    min_joints: ArrayLike | None = None,
+) -> People:
     """Finds the people in the maps of a pose network.
 
     Args:
         heat: float [B, h, w, 19], a heat map for each joint, then the background.
         paf: float [B, h, w, 38], part-affinity fields in the channels of skeleton.PAF_CHANNELS.
         config: static; each is compiled once for each shape of the maps.
+        min_joints: int32 [], in place of the one in `config`, without compiling again.
 
     Raises:
         ValueError: the shapes are not as above.
@@ -102,9 +109,11 @@ def decode(heat: jax.Array, paf: jax.Array, config: DecodeConfig = DecodeConfig(
             "[B, h, w, 38] with the same B, h and w"
         )
 
+    needed = config.min_joints if min_joints is None else min_joints
+
     def connect(paf: jax.Array, peaks: _Peaks) -> People:
         parent, limb_score = match_greedily(_score_limbs(paf, peaks, config))
-        return _assemble(peaks, parent, limb_score, config)
+        return _assemble(peaks, parent, limb_score, config, needed)
 
     connect_all = jax.vmap(connect)
     paf = paf.astype(jnp.float32)
@@ -246,13 +255,18 @@ def match_greedily(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _assemble(
-    peaks: _Peaks, parent: jax.Array, limb_score: jax.Array, config: DecodeConfig
+    peaks: _Peaks,
+    parent: jax.Array,
+    limb_score: jax.Array,
+    config: DecodeConfig,
+    min_joints: ArrayLike,
 ) -> People:
     """Puts matched limbs together to people, without the axis B.
 
     Args:
         parent: int32 [19, K], for each peak of a limb's second joint the peak of its first, or -1.
         limb_score: float32 [19, K], the score of that limb, or 0.
+        min_joints: that a person needs.
     """
     k = peaks.valid.shape[1]
     peak_id = np.arange(_JOINTS * k).reshape(_JOINTS, k)
@@ -292,7 +306,7 @@ def _assemble(
     joints = found.sum(axis=-1)
     total = jnp.where(found, gain[joint, members - 1], 0).sum(axis=-1)
     score = total / jnp.maximum(joints, 1).astype(jnp.float32)
-    is_person = (joints >= config.min_joints) & (score >= config.min_score)
+    is_person = (joints >= min_joints) & (score >= config.min_score)
     score, row = jax.lax.top_k(jnp.where(is_person, score, -jnp.inf), config.max_people)
     valid = score > -jnp.inf
 

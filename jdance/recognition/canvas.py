@@ -4,8 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-SIDES = (384, 768, 1536, 3072, 6144)  # of the square canvases, in pixels
-_SMALL = 1536  # up to here all canvases are square
+# In pixels, of the square canvases: one for the web's photos, one for those of phones and cameras.
+# A small image costs no more on the first than on one of its own size, and compiling takes seconds.
+SIDES = (2048, 4608)
+_SMALL = 2048  # up to here all canvases are square
+_STRIP = 384  # the shorter side of the longest strips
 _STEP = 2048  # sides of what no square holds are multiples of this
 
 
@@ -20,7 +23,7 @@ def canvas_size(height: int, width: int) -> tuple[int, int]:
     if side in SIDES:
         narrow = side // 4 if side > _SMALL and shorter <= side // 4 else side
     else:
-        narrow = next((side for side in SIDES if shorter <= side), -shorter % _STEP + shorter)
+        narrow = next((n for n in (_STRIP, *SIDES) if shorter <= n), -shorter % _STEP + shorter)
     return (side, narrow) if height > width else (narrow, side)
 
 
@@ -28,9 +31,16 @@ def place(images: Sequence[np.ndarray], size: tuple[int, int] | None = None) -> 
     """Puts pictures uint8 [h, w, 3] at the top left of canvases uint8 [B, H, W, 3], 0 elsewhere.
 
     Without a size it is the canvas of the largest height and width.
+
+    Raises:
+        ValueError: an image is larger than `size`.
     """
-    if size is None:
-        size = canvas_size(max(i.shape[0] for i in images), max(i.shape[1] for i in images))
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    size = size or canvas_size(height, width)
+    if height > size[0] or width > size[1]:
+        raise ValueError(
+            f"{height} x {width} pixels do not fit on a canvas of {size[0]} x {size[1]}"
+        )
     if len(images) == 1 and images[0].shape[:2] == size:
         return images[0][None]
     canvases = np.zeros((len(images), *size, 3), np.uint8)

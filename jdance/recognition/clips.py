@@ -20,6 +20,7 @@ from jdance.recognition.sequences import SequenceNamer
 from jdance.recognition.stream import FollowedFrame, Stream
 from jdance.recognize import Recognizer, motion_of, number_of
 from jdance.report.video import Report
+from jdance.wording import counted, rounded
 
 _SIDE = 480  # of the key frames in a report, in pixels
 
@@ -157,7 +158,7 @@ def recognize_skeletons(
 
     fps = settings.fps / settings.every
     _write(recognizer, frames(), str(folder), None, fps, stem, settings, namer, None, None)
-    return f"{len(bad)} frames left out; the first, {bad[0]}" if bad else ""
+    return f"{counted(len(bad), 'frame')} left out; the first, {bad[0]}" if bad else ""
 
 
 def _named(recognizer: Recognizer, people: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -329,10 +330,10 @@ def _entry(frame: FollowedFrame, motions: list[str]) -> dict[str, Any]:
         "people": [
             {
                 "track": person.track,
-                "box": [round(value, 2) for value in person.box],
-                "keypoints": np.round(person.keypoints.astype(float), 3).tolist(),
+                "box": rounded(person.box, 2).tolist(),
+                "keypoints": rounded(person.keypoints, 3).tolist(),
                 "motion": motion,
-                "probabilities": [round(float(p), 5) for p in person.probabilities],
+                "probabilities": rounded(person.probabilities, 5).tolist(),
                 "bridged": person.bridged,
             }
             for person, motion in zip(frame.people, motions, strict=True)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from jdance import features, models, skeleton
 from jdance.data import augment, crop
@@ -65,19 +66,16 @@ class Network:
         return cls(model.apply, models.feature_set(config.model), size)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
-class Options:
-    """What is fixed when the program is compiled.
+class Options(NamedTuple):
+    """Settings that are arguments of the compiled program: one program serves all their values.
 
     Attributes:
-        min_joints: people with fewer joints do not count as found.
-        whole_picture: where nobody is found, judge the picture as a whole.
-        groups: ascending numbers of people that are judged at once.
+        min_joints: int32 [], people with fewer joints are left out.
+        whole_picture: bool [], whether to classify the whole image where no person is found.
     """
 
-    min_joints: int = 4
-    whole_picture: bool = False
-    groups: tuple[int, ...] = GROUPS
+    min_joints: ArrayLike = 4
+    whole_picture: ArrayLike = False
 
 
 def find(
@@ -86,6 +84,7 @@ def find(
     frames: Array,
     sizes: Array,
     config: DecodeConfig,
+    min_joints: ArrayLike,
 ) -> Array:
     """Finds the people in frames.
 
@@ -95,12 +94,13 @@ def find(
         frames: uint8 RGB [B, H, W, 3], 0 beyond their true sizes.
         sizes: int32 [B, 2], true height and width.
         config: how maps become people.
+        min_joints: int32 [], in place of the one in `config`.
 
     Returns:
         float32 [B, P, 18, 3] in pixels of the frames, from left to right, then rows of 0.
     """
     squares = resample.letterbox(frames, sizes)
-    people = decode(*maps(variables, squares), config)
+    people = decode(*maps(variables, squares), config, min_joints)
     fitted = resample.fitted_size(sizes, INPUT_SIZE)
     # Pixel centres lie at whole numbers; each axis has its own factor, as fitted sizes are rounded.
     factor = (sizes / fitted)[:, None, None, ::-1]  # x, y
@@ -141,7 +141,7 @@ def name(
         temperature: float32 [], which logits are divided by.
         frames, sizes: as for `find`.
         keypoints: float32 [B, P, 18, 3]; people with too few joints are left out.
-        options: what is fixed.
+        options: may be traced.
     """
     count = skeleton.is_present(keypoints).sum(-1)
     valid = count >= options.min_joints
@@ -159,7 +159,7 @@ def name(
     box = jnp.where(first[..., None], full[:, None].astype(jnp.float32), box)
     square = jnp.where(first[..., None], _square_of_whole(sizes)[:, None], _square_around(box))
     probabilities = _probabilities(
-        network, variables, temperature, frames, keypoints, square, valid, options.groups
+        network, variables, temperature, frames, keypoints, square, valid, GROUPS
     )
     return Recognized(keypoints, box, probabilities, valid, whole)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from jdance import draw
 from jdance.report.document import Block, Gallery, Picture, Section, Table, Text, to_html
 from jdance.timeline import Segment
+from jdance.wording import counted
 
 _PICTURES = 24  # key frames at most
 _HOW = (
@@ -45,7 +46,7 @@ class Report:
         """
         tracks = sorted({segment.track for segment in segments})
         present = [m for m in [*self._classes, "unknown"] if any(s.motion == m for s in segments)]
-        followed = Text(f"{len(tracks)} dancers followed over {_clock(end)}.")
+        followed = Text(f"{counted(len(tracks), 'dancer')} followed over {_clock(end)}.")
         motions: list[Block] = [followed]
         if tracks:
             spoken = "; ".join(f"dancer {s.track}: {_spoken(s)}" for s in segments)

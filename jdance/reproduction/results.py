@@ -12,6 +12,7 @@ from jdance.report import charts, parts
 from jdance.report.document import Picture, Section, Table, Text
 from jdance.reproduction import paper, plan
 from jdance.training.sweep import Variant
+from jdance.wording import counted
 
 
 class _Runs(NamedTuple):
@@ -104,7 +105,7 @@ def _overview(
         blocks.append(Text(note))
     if failures:
         lines = [[line] for line in failures]
-        blocks.append(Table(f"{len(failures)} runs failed", ["run and reason"], lines))
+        blocks.append(Table(f"{counted(len(failures), 'run')} failed", ["run and reason"], lines))
     return Section("What was done", blocks)
 
 

@@ -94,7 +94,12 @@ def claim(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
                     f"{path}: this run has {key}={before.get(key)}, not {now[key]}; use another "
                     "--workdir, or the same configuration"
                 )
-    content = {"config": config.to_dict(), "classes": classes, "data": data}
+    content = {
+        "config": config.to_dict(),
+        "classes": classes,
+        "data": data,
+        "source": dataset.info.get("source", ""),
+    }
     text = json.dumps(content, indent=2) + "\n"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -122,6 +127,11 @@ def read(workdir: Path) -> tuple[ConfigDict, list[str]]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError,
             RecursionError) as error:  # fmt: skip
         raise UserError(f"{path}: not the configuration of a run ({error!r})") from error
+
+
+def source(workdir: Path) -> str:
+    """What a run's data set was prepared from, see `sources.Source`; "" where that is not known."""
+    return str(json.loads((workdir / "config.json").read_text()).get("source", ""))
 
 
 def _flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
