@@ -27,8 +27,8 @@ _EPSILON = 1e-3
 class DepthwiseConv(nn.Module):
     """Depthwise convolution with SAME padding: [B, H, W, C] -> [B, H/stride, W/stride, C].
 
-    Written as K*K shifted multiply-adds, which XLA fuses into one loop; its grouped convolution is
-    about ten times slower on a CPU. The kernel is [K, K, 1, C], as a grouped `nn.Conv` has it.
+    On the CPU it is K*K shifted multiply-adds, which XLA fuses into one loop: its grouped
+    convolution is about ten times slower there. The kernel is [K, K, 1, C], as in `nn.Conv`.
     """
 
     kernel_size: int = 3
@@ -62,35 +62,55 @@ def _shifted_sum(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) ->
     return sum(taps[1:], start=taps[0])
 
 
+def _grouped(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
+    """`_shifted_sum` as a convolution with a group for each channel."""
+    return jax.lax.conv_general_dilated(
+        x, kernel[:, :, None], (stride, stride), "VALID", rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[-1],
+    )  # fmt: skip
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _depthwise(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
-    """`_shifted_sum` with a kernel gradient of its own."""
-    return _shifted_sum(x, kernel, stride, dilation)
+    """Depthwise convolution of x [B, H, W, C] with [K, K, C], without padding."""
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=partial(_shifted_sum, stride=stride, dilation=dilation),
+        default=partial(_grouped, stride=stride, dilation=dilation),
+    )
 
 
 def _depthwise_forward(
     x: jax.Array, kernel: jax.Array, stride: int, dilation: int
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _shifted_sum(x, kernel, stride, dilation), (x, kernel)
+    return _depthwise(x, kernel, stride, dilation), (x, kernel)
 
 
 def _depthwise_backward(
     stride: int, dilation: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    _, transpose = jax.vjp(lambda x: _shifted_sum(x, kernel, stride, dilation), x)
-    size, channels = kernel.shape[0], kernel.shape[-1]
-    rows, columns = (n - (size - 1) * dilation for n in x.shape[1:3])
+    def of_grouped(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
+        grouped = partial(_grouped, stride=stride, dilation=dilation)
+        return jax.vjp(grouped, x, kernel)[1](gradient)
 
-    # A loop over the taps: in one piece, XLA's CPU code would compute `gradient` anew for each of
-    # them, which makes a training step two to three times slower.
-    def tap(corner: jax.Array) -> jax.Array:
-        start = (0, corner[0], corner[1], 0)
-        shifted = jax.lax.dynamic_slice(x, start, (len(x), rows, columns, channels))
-        return (shifted[:, ::stride, ::stride] * gradient).sum((0, 1, 2))
+    def of_shifted_sum(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
+        _, transpose = jax.vjp(lambda x: _shifted_sum(x, kernel, stride, dilation), x)
+        size, channels = kernel.shape[0], kernel.shape[-1]
+        rows, columns = (n - (size - 1) * dilation for n in x.shape[1:3])
 
-    corners = dilation * np.array(list(np.ndindex(size, size)))
-    return *transpose(gradient), jax.lax.map(tap, jnp.asarray(corners)).reshape(kernel.shape)
+        # A loop over the taps: in one piece, XLA's CPU code would compute `gradient` anew for each
+        # of them, which makes a training step two to three times slower.
+        def tap(corner: jax.Array) -> jax.Array:
+            start = (0, corner[0], corner[1], 0)
+            shifted = jax.lax.dynamic_slice(x, start, (len(x), rows, columns, channels))
+            return (shifted[:, ::stride, ::stride] * gradient).sum((0, 1, 2))
+
+        corners = dilation * np.array(list(np.ndindex(size, size)))
+        taps = jax.lax.map(tap, jnp.asarray(corners))
+        return *transpose(gradient), taps.reshape(kernel.shape)
+
+    return jax.lax.platform_dependent(*saved, gradient, cpu=of_shifted_sum, default=of_grouped)
 
 
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)

@@ -122,10 +122,15 @@ def decode(
     )
     if peaks.valid.shape[2] <= _FEW or config.max_people > _JOINTS * _FEW:
         return connect_all(paf, peaks)
-    # The valid peaks come first: where there are few, the result is the same, in less time.
-    few = jax.tree.map(lambda x: x[:, :, :_FEW], peaks)
-    many = peaks.valid[:, :, _FEW:].any()
-    return jax.lax.cond(many, lambda: connect_all(paf, peaks), lambda: connect_all(paf, few))
+
+    def connect_few_or_all(paf: jax.Array, peaks: _Peaks) -> People:
+        # The valid peaks come first: where there are few, the result is the same, in less time.
+        few = jax.tree.map(lambda x: x[:, :, :_FEW], peaks)
+        many = peaks.valid[:, :, _FEW:].any()
+        return jax.lax.cond(many, lambda: connect_all(paf, peaks), lambda: connect_all(paf, few))
+
+    # A GPU would wait for the host at the condition, for longer than all peaks take.
+    return jax.lax.platform_dependent(paf, peaks, cpu=connect_few_or_all, default=connect_all)
 
 
 def _find_peaks(heat: jax.Array, config: DecodeConfig) -> _Peaks:
@@ -133,8 +138,11 @@ def _find_peaks(heat: jax.Array, config: DecodeConfig) -> _Peaks:
     h, w = heat.shape[:2]
     heat = smooth = heat.transpose(2, 0, 1)
     if config.smoothing > 0:
-        down, across = (_smoothing_matrix(size, config.smoothing) for size in (h, w))
-        smooth = jnp.einsum("ya,jab,xb->jyx", down, heat, across, precision="highest")
+        smooth = jax.lax.platform_dependent(
+            heat,
+            cpu=functools.partial(_smooth_by_matrices, sigma=config.smoothing),
+            default=functools.partial(_smooth_by_shifts, sigma=config.smoothing),
+        )
 
     # A peak is higher than the neighbours before it and no lower than those after it, so that only
     # one cell of a plateau is one.
@@ -166,6 +174,31 @@ def _find_peaks(heat: jax.Array, config: DecodeConfig) -> _Peaks:
         top += jnp.stack([offset_x, offset_y], axis=-1)
         position = jnp.clip(top, position - 0.5, position + 0.5)
     return _Peaks(position, heat[joint, y, x], height > 0)
+
+
+def _smooth_by_matrices(maps: jax.Array, sigma: float) -> jax.Array:
+    """Gaussian smoothing of [J, h, w] as two matrix products."""
+    down, across = (_smoothing_matrix(size, sigma) for size in maps.shape[1:])
+    return jnp.einsum("ya,jab,xb->jyx", down, maps, across, precision="highest")
+
+
+def _smooth_by_shifts(maps: jax.Array, sigma: float) -> jax.Array:
+    """The same as sums of shifted maps, which fuse with what uses them."""
+    reach = int(np.ceil(6 * sigma))  # beyond that weights are under float32's precision
+    for axis, size in ((1, maps.shape[1]), (2, maps.shape[2])):
+        weights = _smoothing_matrix(size, sigma)
+        width = [(reach, reach) if i == axis else (0, 0) for i in range(3)]
+        padded = jnp.pad(maps, width)
+        shape = [-1 if i == axis else 1 for i in range(3)]
+        total = jnp.zeros_like(maps)
+        for shift in range(-reach, reach + 1):
+            along = np.arange(size) + shift
+            inside = (along >= 0) & (along < size)
+            weight = np.where(inside, weights[np.arange(size), np.clip(along, 0, size - 1)], 0)
+            shifted = jax.lax.slice_in_dim(padded, reach + shift, reach + shift + size, axis=axis)
+            total += shifted * weight.reshape(shape).astype(np.float32)
+        maps = total
+    return maps
 
 
 def _smoothing_matrix(size: int, sigma: float) -> np.ndarray:

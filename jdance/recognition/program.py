@@ -9,6 +9,7 @@ Letters in the shapes: B frames, H x W the canvas, P people at most in a frame, 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ from jdance.pose.decode import DecodeConfig, decode
 from jdance.pose.letterbox import INPUT_SIZE
 from jdance.recognition import resample
 
+_BATCH = 32  # people that a GPU crops and classifies at once
 GROUPS = (1, 4, 16)  # numbers of people that the motion network is compiled for
 
 
@@ -190,29 +192,89 @@ def _probabilities(
 ) -> Array:
     """Probabilities float32 [B, P, M] of the valid people, 0 of the others."""
     rows = valid.size
+    points = keypoints.reshape(rows, skeleton.NUM_JOINTS, 3)
+    square = square.reshape(rows, 3)
+    seen = _into_view(points, square, network.image_size or crop.SIZE)
+    owner = jnp.arange(rows, dtype=jnp.int32) // valid.shape[1]
+    people = _People(
+        frames, owner, square, features.compute(network.features, seen), features.valid(seen)
+    )
+
+    def classify(image: Array | None, person: Array) -> Array:
+        """Probabilities [N, M] of people int32 [N]; image uint8 [N, S, S, 3]."""
+        logits = network.logits(variables, image, people.features[person], people.placed[person])
+        return jax.nn.softmax(logits / temperature)
+
+    result = jax.lax.platform_dependent(
+        valid.reshape(-1),
+        cpu=lambda valid: _in_groups(people, valid, classify, network.image_size, groups),
+        default=lambda valid: _in_batches(people, valid, classify, network.image_size),
+    )
+    return result.reshape(*valid.shape, -1)
+
+
+class _People(NamedTuple):
+    """All rows for people, N of them, valid or not."""
+
+    frames: Array  # uint8 [B, H, W, 3]
+    owner: Array  # int32 [N], the frame of each
+    square: Array  # int32 [N, 3], what to crop
+    features: Array  # [N, D]
+    placed: Array  # bool [N], whether the features are valid
+
+
+Classify = Callable[[Array | None, Array], Array]
+
+
+def _in_batches(people: _People, valid: Array, classify: Classify, image_size: int) -> Array:
+    """Probabilities [N, M], computed for batches of a fixed size: for GPUs.
+
+    One loop, whose every turn cuts and classifies a whole batch: a GPU waits for the host before
+    each turn of a loop.
+    """
+    rows = len(valid)
+    size = min(_BATCH, rows)
+    total = valid.sum()
+    number = jnp.nonzero(valid, size=rows + size, fill_value=rows)[0]
+    motions = jax.eval_shape(classify, *_example(image_size)).shape[-1]
+
+    def turn(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        done, result = state
+        index = jax.lax.dynamic_slice(number, (done,), (size,))
+        person = jnp.minimum(index, rows - 1)
+        image = None
+        if image_size:
+            crops = resample.cut_all(people.frames, people.owner[person], people.square[person])
+            image = jax.vmap(partial(resample.view, size=image_size))(crops)
+        return done + size, result.at[index].set(classify(image, person), mode="drop")
+
+    start = jnp.zeros((), total.dtype), jnp.zeros((rows, motions), jnp.float32)
+    return jax.lax.while_loop(lambda state: state[0] < total, turn, start)[1]
+
+
+def _example(image_size: int) -> tuple[jax.ShapeDtypeStruct | None, jax.ShapeDtypeStruct]:
+    """Shapes of the arguments of `classify` for one person."""
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.uint8)
+    return image if image_size else None, jax.ShapeDtypeStruct((1,), jnp.int32)
+
+
+def _in_groups(
+    people: _People,
+    valid: Array,
+    classify: Classify,
+    image_size: int,
+    groups: tuple[int, ...],
+) -> Array:
+    """Probabilities [N, M], computed for as many people as there are, in a few sizes: for CPUs."""
+    rows = len(valid)
     groups = tuple(g for g in groups if g < rows) + (min(rows, groups[-1]),)
     groups = tuple(sorted(set(groups)))
     total = valid.sum()
     # Numbers of the valid people, compacted; beyond them a number that scatters drop.
-    people = jnp.nonzero(valid.reshape(-1), size=rows + groups[-1], fill_value=rows)[0]
-    points = keypoints.reshape(rows, skeleton.NUM_JOINTS, 3)
-    square = square.reshape(rows, 3)
-    seen = _into_view(points, square, network.image_size or crop.SIZE)
-    numbers, placed = features.compute(network.features, seen), features.valid(seen)
-    views = None
-    if network.image_size:
-        owner = jnp.arange(rows, dtype=jnp.int32) // valid.shape[1]
-        views = _views(frames, owner, square, people, total, network.image_size)
-
-    def judge(count: int, done: Array) -> Array:
-        """Probabilities [count, M] of so many of the people, from a place in `people` on."""
-        person = jnp.minimum(jax.lax.dynamic_slice(people, (done,), (count,)), rows - 1)
-        image = None if views is None else jax.lax.dynamic_slice_in_dim(views, done, count)
-        logits = network.logits(variables, image, numbers[person], placed[person])
-        return jax.nn.softmax(logits / temperature)
-
+    number = jnp.nonzero(valid, size=rows + groups[-1], fill_value=rows)[0]
+    views = _views(people, number, total, image_size) if image_size else None
     sizes = jnp.array(groups)
-    motions = jax.eval_shape(lambda: judge(1, total)).shape[-1]
+    motions = jax.eval_shape(classify, *_example(image_size)).shape[-1]
 
     def take(state: tuple[Array, Array]) -> tuple[Array, Array]:
         done, result = state
@@ -224,8 +286,12 @@ def _probabilities(
 
         def branch(count: int) -> Callable[[], Array]:
             def run() -> Array:
-                person = jax.lax.dynamic_slice(people, (done,), (count,))
-                return result.at[person].set(judge(count, done), mode="drop")
+                index = jax.lax.dynamic_slice(number, (done,), (count,))
+                image = None
+                if views is not None:
+                    image = jax.lax.dynamic_slice_in_dim(views, done, count)
+                probabilities = classify(image, jnp.minimum(index, rows - 1))
+                return result.at[index].set(probabilities, mode="drop")
 
             return run
 
@@ -233,8 +299,7 @@ def _probabilities(
         return done + sizes[choice], result
 
     start = jnp.zeros((), total.dtype), jnp.zeros((rows, motions), jnp.float32)
-    _, result = jax.lax.while_loop(lambda state: state[0] < total, take, start)
-    return result.reshape(*valid.shape, motions)
+    return jax.lax.while_loop(lambda state: state[0] < total, take, start)[1]
 
 
 def _into_view(points: Array, square: Array, size: int) -> Array:
@@ -250,19 +315,17 @@ def _into_view(points: Array, square: Array, size: int) -> Array:
     return jnp.where(present, jnp.concatenate([xy, points[..., 2:]], -1), 0)
 
 
-def _views(
-    frames: Array, owner: Array, square: Array, people: Array, total: Array, size: int
-) -> Array:
-    """What the motion network sees of the people: uint8 [len(people), size, size, 3].
+def _views(people: _People, number: Array, total: Array, size: int) -> Array:
+    """What the motion network sees of the people: uint8 [len(number), size, size, 3].
 
-    Of the first `total` entries of `people`, which are rows of `owner` (the frame) and `square`;
-    the others stay black.
+    Of the first `total` entries of `number`, rows of people; the others stay black.
     """
 
-    def add(number: Array, views: Array) -> Array:
-        person = people[number]
-        one = resample.view(resample.cut(frames, owner[person], square[person]), size)
-        return jax.lax.dynamic_update_slice_in_dim(views, one[None], number, 0)
+    def add(place: Array, views: Array) -> Array:
+        person = number[place]
+        crop_ = resample.cut(people.frames, people.owner[person], people.square[person])
+        view = resample.view(crop_, size)
+        return jax.lax.dynamic_update_slice_in_dim(views, view[None], place, 0)
 
-    views = jnp.zeros((len(people), size, size, 3), jnp.uint8)
+    views = jnp.zeros((len(number), size, size, 3), jnp.uint8)
     return jax.lax.fori_loop(0, total, add, views)
