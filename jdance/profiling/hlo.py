@@ -77,6 +77,7 @@ class Kernel(NamedTuple):
         bytes: read and written, in all of its runs.
         wide_bytes: those of float32 arrays among them.
         flop: of its convolutions and matrix products, in all of its runs.
+        wide_flop: of those with float32 operands among them.
         runs: how often it runs in a step.
     """
 
@@ -86,11 +87,8 @@ class Kernel(NamedTuple):
     bytes: int
     wide_bytes: int
     flop: int
+    wide_flop: int
     runs: int
-
-    def floor(self, flops: float, bandwidth: float) -> float:
-        """Lower bound of its seconds: FLOP over FLOP/s, or bytes over bytes/s."""
-        return max(self.flop / flops, self.bytes / bandwidth)
 
 
 class Program(NamedTuple):
@@ -205,7 +203,9 @@ def _kernel(
     target = instruction.attribute("custom_call_target")
     fused = computations.get(instruction.attribute("calls"), {})
     moved = _moved(computation, instruction, fused)
-    flop = sum(_flop(fused, inner) for inner in fused.values()) + _flop(computation, instruction)
+    products = [_flop(fused, inner) for inner in fused.values()]
+    products.append(_flop(computation, instruction))
+    flop = sum(flop for flop, _ in products)
     return Kernel(
         instruction.name,
         _kind(instruction, target, fused, flop),
@@ -213,6 +213,7 @@ def _kernel(
         runs * sum(shape.bytes for shape in moved),
         runs * sum(shape.bytes for shape in moved if shape.dtype == "f32"),
         runs * flop,
+        runs * sum(flop for flop, wide in products if wide),
         runs,
     )
 
@@ -299,13 +300,13 @@ def _updated(fused: Computation, root: Instruction) -> Shape | None:
     return fused[root.operands[1]].shapes[0]
 
 
-def _flop(computation: Computation, instruction: Instruction) -> int:
-    """FLOP of a convolution or matrix product, 0 of anything else."""
+def _flop(computation: Computation, instruction: Instruction) -> tuple[int, bool]:
+    """FLOP of a convolution or matrix product, 0 of anything else; whether it is in float32."""
     target = instruction.attribute("custom_call_target")
     operands = [computation[n].shapes[0] for n in instruction.operands if n in computation
                 and computation[n].shapes]  # fmt: skip
     if "conv" in target or instruction.opcode == "convolution":
-        return _convolution_flop(instruction, target, operands)
+        return _convolution_flop(instruction, target, operands), operands[0].dtype == "f32"
     if instruction.opcode == "dot":
         contracted = _dimensions(instruction.rest, "lhs_contracting_dims")
     elif "cublas" in target or "gemm" in target:
@@ -313,9 +314,9 @@ def _flop(computation: Computation, instruction: Instruction) -> int:
         numbers = numbers.get("gemm_backend_config", numbers)["dot_dimension_numbers"]
         contracted = [int(n) for n in numbers["lhs_contracting_dimensions"]]
     else:
-        return 0
-    result = instruction.shapes[0].size
-    return 2 * result * prod(operands[0].dims[axis] for axis in contracted)
+        return 0, False
+    flop = 2 * instruction.shapes[0].size * prod(operands[0].dims[axis] for axis in contracted)
+    return flop, operands[0].dtype == "f32"
 
 
 def _dimensions(text: str, key: str) -> list[int]:

@@ -45,6 +45,12 @@ def batch(config: ConfigDict, size: int) -> Batch:
     return result | {"image": picture}
 
 
+def batch_shapes(config: ConfigDict, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of `batch`."""
+    one = batch(config, 1)
+    return {name: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype) for name, x in one.items()}
+
+
 def step(task: Task) -> tuple[Step, Carry]:
     """The training step of a configuration, and its first carry, on every device.
 
@@ -67,14 +73,21 @@ def make_optimizer(task: Task) -> optax.GradientTransformation:
     return state.make_optimizer(config.optimizer, schedule, 0, task.rate_factors)
 
 
-def pictures(task: Task) -> jax.Array | None:
-    """Random pictures that stay on every device, where the configuration wants them."""
-    config = task.config
-    if "back" not in batch(config, 1):
+def pictures_shape(config: ConfigDict) -> jax.ShapeDtypeStruct | None:
+    """Shape of the images that stay on every device, where the configuration wants them."""
+    if "back" not in batch_shapes(config, 1):
         return None
     side = crop.SIZE // augment.reduction(config.data.image_size)
-    shape = (config.batch_size, side, side, 3)
-    return devices.everywhere(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+    return jax.ShapeDtypeStruct((config.batch_size, side, side, 3), np.uint8)
+
+
+def pictures(task: Task) -> jax.Array | None:
+    """Random images for `pictures_shape`."""
+    shape = pictures_shape(task.config)
+    if shape is None:
+        return None
+    rng = np.random.default_rng(0)
+    return devices.everywhere(rng.integers(0, 256, shape.shape, np.uint8))
 
 
 def on_device(task: Task) -> dict[str, jax.Array]:
