@@ -215,6 +215,8 @@ def _folder(path: Path, label_all: bool, keypoints: Path | None, rate: float) ->
             if videos.is_video(entry):
                 try:
                     source.pictures += _frames(name, entry, person, split, name, rate, keypoints)
+                    if damage := videos.damage(entry):
+                        source.skipped.append((name, damage))
                 except UserError as error:
                     source.skipped.append((name, str(error)))
                 continue
