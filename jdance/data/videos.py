@@ -4,14 +4,13 @@ Frames of files come upright and with square pixels, see `containers`.
 """
 
 import math
-import os
 import queue
 import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
+from jdance import files
 from jdance.data import containers
 from jdance.data.containers import SUFFIXES, is_video
 from jdance.errors import UserError
@@ -142,10 +142,9 @@ def is_camera(name: str) -> bool:
 
 
 def find(folder: Path) -> list[Path]:
-    """The files in a folder that look like videos, sorted by name; hidden ones are left out."""
-    return sorted(
-        p for p in folder.iterdir() if is_video(p) and not p.name.startswith(".") and p.is_file()
-    )
+    """The videos of a folder by their names, in natural order; hidden ones are left out."""
+    found = (p for p in folder.iterdir() if not p.name.startswith(".") and p.is_file())
+    return sorted(filter(is_video, found), key=files.natural_key)
 
 
 class Damaged(UserError):
@@ -317,7 +316,7 @@ class Writer:
             self._ffmpeg = subprocess.Popen(command, stdin=subprocess.PIPE)
             return
         code = cv2.VideoWriter.fourcc(*"VP90")
-        with _quiet():
+        with files.quiet_stderr():  # OpenCV calls its own way of naming VP9 unsupported
             self._opencv = cv2.VideoWriter(
                 str(self._path), cv2.CAP_FFMPEG, code, self._fps, (width, height)
             )
@@ -341,17 +340,3 @@ class Writer:
             self._ffmpeg.stdin.close()
             if self._ffmpeg.wait():
                 raise UserError(f"{self._path}: ffmpeg cannot write it (see above)")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Drops what C code writes to stderr: OpenCV calls its own way of naming VP9 unsupported."""
-    kept = os.dup(2)
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
