@@ -144,3 +144,11 @@ def test_a_playlist_opens_nothing(tmp_path):
     (tmp_path / "list.mp4").write_text(playlist)
     with pytest.raises(sources.UserError, match=r"list\.mp4: (not a readable|holds no frame)"):
         videos.times(tmp_path / "list.mp4", 2.0)
+
+
+def test_a_codec_that_is_not_known(tmp_path):
+    write(tmp_path / "x.mkv", STEADY[:3])
+    data = (tmp_path / "x.mkv").read_bytes()
+    (tmp_path / "x.mkv").write_bytes(data.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/XYZ"))
+    with pytest.raises(sources.UserError, match=r"x\.mkv: not a readable video"):
+        videos.Video(tmp_path / "x.mkv")

@@ -262,7 +262,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         stream = container.streams.best("video")
     except (av.FFmpegError, OSError, ValueError, MemoryError):
         stream = None
-    if stream is None:
+    if stream is None or stream.codec_context is None:  # of a codec that FFmpeg does not have
         raise UserError(f"{path}: not a readable video; replace or remove the file")
     with container:
         stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
