@@ -173,9 +173,9 @@ def main() -> None:
         _verify(Path(_VERIFY.value))
         return
     info = _prepare()
-    for line in summary(info):
-        print(line)
     path = Path(_OUTPUT.value or "") / "dataset.json"
+    for line in summary(info, complete=path.exists()):
+        print(line)
     if path.exists():
         print(f"wrote {path}")
     else:

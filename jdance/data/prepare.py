@@ -147,8 +147,8 @@ def _write(
     }
 
 
-def summary(info: Mapping[str, Any]) -> list[str]:
-    """What a user should know of a prepared data set of motions, in lines."""
+def summary(info: Mapping[str, Any], complete: bool = True) -> list[str]:
+    """What a user should know of a prepared data set, or of a share of one, in lines."""
     lines = []
     for name, split in info["splits"].items():
         copies = split.get("whole_copies", 0)
@@ -159,7 +159,7 @@ def summary(info: Mapping[str, Any]) -> list[str]:
     for name in SPLITS:
         if name not in info["splits"]:
             lines.append(f"note: no split {name!r} (there are {', '.join(info['splits'])})")
-    for name in ("train", "test"):
+    for name in ("train", "test") if complete else ():
         counts = info["splits"].get(name, {"per_class": {}})["per_class"]
         lines += [f"note: no example of class {c!r} in {name}" for c, n in counts.items() if not n]
     if unmatched := info.get("unmatched", []):
