@@ -67,6 +67,9 @@ def numbers(video):
         ("late.mkv", [5 + t for t in STEADY], {}),
         ("late.mp4", [5 + t for t in STEADY], {"unit": Fraction(1, 90000)}),
         ("x.avi", STEADY, {"codec": "mpeg4", "unit": Fraction(1, 25), "b": "4M"}),
+        ("x.ts", STEADY, {"unit": Fraction(1, 90000), "bf": "2"}),
+        ("x.flv", VARIABLE, {"rate": 30}),
+        ("x.wmv", STEADY, {"codec": "mpeg4", "b": "4M"}),
         ("x.mpg", STEADY, {"codec": "mpeg2video", "unit": Fraction(1, 25), "b": "4M"}),
     ],
 )  # fmt: skip
@@ -97,6 +100,23 @@ def test_what_was_cut_off_is_neither_counted_nor_damage(tmp_path):
     np.testing.assert_allclose(numbers(video), np.arange(15, 50), atol=1.2)
     assert video.count == 35 and video.problem == ""
     assert videos.times(tmp_path / "cut.mp4", 2.0)[-1] == pytest.approx(1.0, abs=0.03)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("x.mkv", "libx264"), ("x.webm", "libvpx-vp9")])
+def test_a_cut_between_key_frames_begins_with_the_next_one(tmp_path, name, codec):
+    write(tmp_path / f"whole{name}", STEADY, codec=codec)
+    with (
+        av.open(str(tmp_path / f"whole{name}")) as whole,
+        av.open(str(tmp_path / name), "w") as file,
+    ):
+        stream = whole.streams.video[0]
+        copy = file.add_stream_from_template(stream)
+        for packet in list(whole.demux(stream))[13:-1]:
+            packet.stream = copy
+            file.mux(packet)
+    video = videos.Video(tmp_path / name)
+    np.testing.assert_allclose(numbers(video), np.arange(20, 50), atol=1.2)
+    assert video.count == 30 and video.problem == videos.damage(tmp_path / name) == ""
 
 
 @pytest.mark.parametrize(("sar", "width"), [((4, 3), 85), ((8, 9), 57), ((1, 1), 64)])

@@ -21,7 +21,8 @@ import numpy as np
 
 from jdance.errors import UserError
 
-SUFFIXES = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp")
+SUFFIXES = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp",
+            ".3g2", ".asf", ".flv", ".m2ts", ".mts", ".mxf", ".ogv", ".ts", ".vob")  # fmt: skip
 _ANIMATED = (".gif", ".webp", ".png", ".apng")  # images, most of them
 _MAX_PIXELS = 2**27  # of a frame
 _MAX_ASPECT = 8  # of a pixel; what is beyond comes from a broken header
