@@ -104,7 +104,6 @@ def test_what_was_cut_off_is_neither_counted_nor_damage(tmp_path):
 
 @pytest.mark.parametrize(("name", "codec"), [("x.mkv", "libx264"), ("x.webm", "libvpx-vp9")])
 def test_a_cut_between_key_frames_begins_with_the_next_one(tmp_path, name, codec):
-    source, path = str(tmp_path / f"whole{name}"), str(tmp_path / name)
     write(tmp_path / f"whole{name}", STEADY, codec=codec)
     with (
         av.open(str(tmp_path / f"whole{name}")) as whole,
