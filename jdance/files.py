@@ -1,9 +1,21 @@
-"""Files that appear at once, names that do not collide, and the folder for what is kept."""
+"""Files that appear at once, their order, names that do not collide, and the cache folder."""
 
 import os
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+
+def natural_key(path: Path) -> tuple[object, ...]:
+    """A key that sorts paths by the numbers in them: frame_2 before frame_10.
+
+    Folders come before what they hold; names that differ in leading zeros alone keep an order, too.
+    """
+    parts = [re.split(r"([0-9]+)", part) for part in path.parts]
+    numbered = [[int(text) if i % 2 else text for i, text in enumerate(part)] for part in parts]
+    return numbered, str(path)
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
@@ -33,6 +45,20 @@ def write_at_once(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())  # before the name: a machine that fails must not leave it empty
     os.replace(partial, path)
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Drops what C code writes to stderr."""
+    kept = os.dup(2)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def cache_folder() -> Path:

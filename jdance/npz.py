@@ -6,6 +6,7 @@ claims a giant array nor one that was packed to a thousandth of its size gets an
 
 import io
 import math
+import sys
 import zipfile
 from pathlib import Path
 
@@ -68,4 +69,6 @@ def _array(data: bytes) -> np.ndarray:
     if not math.prod(shape) or not dtype.itemsize:
         return np.zeros(shape, dtype)
     array = np.frombuffer(rest, dtype)
+    if dtype.kind == "U" and array.view(f"{dtype.byteorder}u4").max() > sys.maxunicode:
+        raise ValueError("text that is not Unicode")
     return array.reshape(shape[::-1]).T if fortran_order else array.reshape(shape)

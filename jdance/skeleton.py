@@ -5,6 +5,8 @@ down) and a score. A joint with score 0 is missing, and its x and y are 0. Pose 
 J = 18 joints of `COCO18`; what is trained on key points alone may have any other `Layout`.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -112,7 +114,7 @@ _FROM_LAYOUT = {
 
 
 def to_coco18(keypoints: np.ndarray) -> np.ndarray:
-    """Converts key points of another layout, told by its number of joints.
+    """Converts key points of another layout, told by its number of joints; see `from_names`, too.
 
     Args:
         keypoints: float [..., J, 3] with J = 17 (COCO), 18 (COCO-18), 25 (BODY_25) or 33
@@ -135,10 +137,118 @@ def to_coco18(keypoints: np.ndarray) -> np.ndarray:
     order = np.array(_FROM_LAYOUT[joints])
     result = keypoints[..., np.maximum(order, 0), :].copy()
     if -1 in order:
-        right, left = result[..., R_SHOULDER, :], result[..., L_SHOULDER, :]
-        result[..., NECK, :2] = (right[..., :2] + left[..., :2]) / 2
-        result[..., NECK, 2] = np.minimum(right[..., 2], left[..., 2])
+        _add_neck(result)
     return clean(result)
+
+
+# Other words for parts of the body, and what of it no layout here has.
+_PARTS = {
+    "nose": ("nose", "face", "neck_nose"),
+    "eye": ("eye",), "ear": ("ear",),
+    "shoulder": ("shoulder", "sho", "shldr"), "elbow": ("elbow", "elb"), "wrist": ("wrist", "wri"),
+    "hip": ("hip",), "knee": ("knee", "kne"), "ankle": ("ankle", "ank"), "foot": ("foot",),
+    "belly": ("belly",),
+    # Where the neck is between the shoulders, the best first.
+    "spine_shoulder": ("spine_shoulder", "shoulder_center", "shoulder_centre", "center_shoulder",
+                       "mid_shoulder", "shoulder_mid", "thorax"),
+    "neck": ("neck",),
+    "upper_neck": ("upper_neck", "neck_base", "head_bottom"),
+}  # fmt: skip
+_UNUSED = {
+    "head", "head_top", "top_head", "head_tip", "top", "jaw", "chin", "forehead", "mouth",
+    "eye_inner", "inner_eye", "eye_outer", "outer_eye", "eyebrow", "lip", "pelvis", "root", "hips",
+    "mid_hip", "hip_mid", "center_hip", "hip_center", "hip_centre", "spine", "base_spine",
+    "spine_base", "middle_spine", "mid_spine", "spine_mid", "spine_middle", "spine_naval",
+    "spine_navel", "spine_chest", "chest", "upper_chest", "torso", "stomach", "abdomen",
+    "clavicle", "collar", "hand", "hand_tip", "tip_hand", "hand_root", "palm", "thumb", "index",
+    "pinky", "index_finger", "pinky_finger", "forefinger", "middle_finger", "ring_finger",
+    "foot_index", "heel", "toe", "toes", "big_toe", "small_toe", "toe_base", "background",
+}  # fmt: skip
+_SIDES = {"left": "left", "right": "right", "l": "left", "r": "right"}
+_PART_OF = {word: part for part, words in _PARTS.items() for word in words}
+_NECKS = ("spine_shoulder", "neck", "upper_neck")
+_BOTH_SIDES = {"eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle", "foot"}
+_NEEDED = tuple(NAMES[i] for i in range(R_SHOULDER, L_ANKLE + 1))
+
+
+def joint_of(text: str) -> str | None:
+    """The joint that a name means, in any common spelling.
+
+    Sides come first or last, as "left" or "l"; words in camelCase or with anything between them.
+
+    Returns:
+        A name such as "left_wrist" or "neck"; "" for a part of the body that is not used here; None
+        for a name that is not known.
+    """
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", text)
+    words = [word for word in re.split(r"[^a-z]+", spaced.lower()) if word not in ("", "of", "the")]
+    sides = [_SIDES[word] for word in words if word in _SIDES]
+    part = "_".join(word for word in words if word not in _SIDES)
+    if part not in _PART_OF and part not in _UNUSED and not sides:  # such as rsho, leftEye, kneer
+        for word, side in _SIDES.items():
+            for rest in (part.removeprefix(word), part.removesuffix(word)):
+                if rest != part and (rest in _PART_OF or rest in _UNUSED) and not sides:
+                    part, sides = rest, [side]
+    joint = _PART_OF.get(part)
+    if part == "face" and re.search("[0-9]", text):  # one of many points of a face
+        return ""
+    if len(sides) > 1 or (joint is None and part not in _UNUSED):
+        return None
+    if joint in _BOTH_SIDES:
+        return f"{sides[0]}_{joint}" if sides else ("" if joint == "hip" else None)
+    return joint if joint is not None and not sides else ""
+
+
+def from_names(keypoints: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, Layout]:
+    """Converts key points whose joints have names, in any order.
+
+    Args:
+        keypoints: float [..., J, 3].
+        names: of the J joints: those of COCO (with feet, hands and face), OpenPose, Human3.6M, NTU,
+            Kinect, MediaPipe, MPII, JHMDB and others alike; see `joint_of`.
+
+    Returns:
+        float32 [..., 15, 3] of `JHMDB15` if it is these joints, else [..., 18, 3] of `COCO18`, and
+        the layout. Where there is no neck, it is the middle of the shoulders; nose, eyes and ears
+        may be missing.
+
+    Raises:
+        ValueError: a name is not known, or there twice, or a joint of an arm or a leg is missing.
+    """
+    if len(names) != keypoints.shape[-2]:
+        raise ValueError(f"{len(names)} names for {keypoints.shape[-2]} joints")
+    joints = [joint_of(name) for name in names]
+    unknown = [name for name, joint in zip(names, joints, strict=True) if joint is None]
+    if unknown:
+        raise ValueError(f"unknown names of joints: {', '.join(unknown[:5])}")
+    place: dict[str, int] = {}
+    for i, joint in enumerate(joints):
+        if joint and place.setdefault(joint, i) != i:
+            raise ValueError(f"{names[place[joint]]} and {names[i]} are the same joint")
+    if set(place) == set(JHMDB15.joints) and len(names) == len(JHMDB15):
+        return clean(keypoints[..., [place[joint] for joint in JHMDB15.joints], :]), JHMDB15
+    for side in ("left", "right"):  # Human3.6M calls its ankles feet
+        if f"{side}_ankle" not in place and f"{side}_foot" in place:
+            place[f"{side}_ankle"] = place[f"{side}_foot"]
+    if lacking := [joint for joint in _NEEDED if joint not in place]:
+        raise ValueError(f"no joint is called {', '.join(lacking)}")
+    result = np.zeros((*keypoints.shape[:-2], NUM_JOINTS, 3), np.float32)
+    for i, joint in enumerate(NAMES):
+        if joint in place:
+            result[..., i, :] = keypoints[..., place[joint], :]
+    neck = next((place[joint] for joint in _NECKS if joint in place), None)
+    if neck is None:
+        _add_neck(result)
+    else:
+        result[..., NECK, :] = keypoints[..., neck, :]
+    return clean(result), COCO18
+
+
+def _add_neck(keypoints: np.ndarray) -> None:
+    """Makes the neck of [..., 18, 3] the middle of the shoulders, with their lower score."""
+    right, left = keypoints[..., R_SHOULDER, :], keypoints[..., L_SHOULDER, :]
+    keypoints[..., NECK, :2] = (right[..., :2] + left[..., :2]) / 2
+    keypoints[..., NECK, 2] = np.minimum(right[..., 2], left[..., 2])
 
 
 def to_coco17(keypoints: np.ndarray) -> np.ndarray:

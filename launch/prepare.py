@@ -20,12 +20,11 @@ from typing import Any
 from absl import flags
 
 from jdance.data import parts, prepare_people
-from jdance.data.prepare import prepare
-from jdance.data.sources import SPLITS, open_source, split_name
+from jdance.data.prepare import prepare, summary
+from jdance.data.sources import open_source, split_name
 from jdance.data.verify import verify
 from jdance.errors import UserError
 from jdance.launcher import run
-from jdance.wording import counted
 
 _SOURCE = flags.DEFINE_string(
     "source",
@@ -33,7 +32,7 @@ _SOURCE = flags.DEFINE_string(
     "A folder split/class/file or class/file of pictures, videos or OpenPose's JSON files, a "
     "folder [split/]class/clip/file of JSON frames, a manifest .csv (path,label[,split,group,"
     "start,end,box,person]), a skeleton file .npz (xy [N,J,2], conf [N,J], label [N] "
-    "[,split,group]; of sequences xy [F,J,2], lengths [N], label [N]), or "
+    "[,joints,size,split,group]; of sequences xy [F,J,2], lengths [N], label [N]), or "
     "stage:PRESET, the synthetic StageDance.",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the data set.")
@@ -136,6 +135,8 @@ def _prepare() -> dict[str, Any]:
         frames_per_second=_FRAMES_PER_SECOND.value,
         seed=_SEED.value,
     )
+    for note in source.notes:
+        print(f"note: {note}")
     estimator = None
     if _POSE.value:
         # Imported only here: processes that read pictures start without it.
@@ -172,13 +173,9 @@ def main() -> None:
         _verify(Path(_VERIFY.value))
         return
     info = _prepare()
-    for name, split in info["splits"].items():
-        examples = counted(split["count"], "example")
-        print(f"{name}: {examples}, people found in {split['people_found']}")
-    for name in SPLITS:
-        if name not in info["splits"]:
-            print(f"note: no split {name!r} (there are {', '.join(info['splits'])})")
     path = Path(_OUTPUT.value or "") / "dataset.json"
+    for line in summary(info, complete=path.exists()):
+        print(line)
     if path.exists():
         print(f"wrote {path}")
     else:

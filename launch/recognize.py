@@ -106,7 +106,7 @@ def _inputs() -> tuple[list[Path], list[Path]]:
         raise UserError(f"{path}: no such file or folder; check --input")
     if not path.is_dir():
         return [path], []
-    found = sorted(images.find(path) + videos.find(path))
+    found = sorted(images.find(path) + videos.find(path), key=files.natural_key)
     if not found and openpose_json.frames(path):
         return [path], []
     others = _others(path, found)

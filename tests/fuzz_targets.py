@@ -10,20 +10,25 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import closing
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import jax
 import numpy as np
+import pillow_heif
 from conftest import tiny_config, tiny_picture, tiny_source
+from PIL import Image
 from protobuf_writer import field
+from test_containers import STEADY
+from test_containers import write as write_container
 from test_pose_data import annotation
 from test_pose_weights import constant, float_constant, random_graph, shape_message
 from test_videos import write_video
 from test_weights import FILES, archive, tensor
 
-from jdance import weights
+from jdance import skeleton, weights
 from jdance.data import (
     crop,
     images,
@@ -82,6 +87,9 @@ def _pictures(folder: Path) -> list[Sample]:
     cv2.imwrite(str(folder / "alpha.png"), np.dstack([image, image[..., :1]]))
     cv2.imwrite(str(folder / "grey.tif"), image[..., 0])
     cv2.imwrite(str(folder / "progressive.jpg"), image, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])
+    pillow_heif.register_heif_opener()
+    for name in ("x.heic", "x.avif"):
+        Image.fromarray(image).save(folder / name)
     return [{name: data} for name, data in files_of(folder).items()]
 
 
@@ -99,6 +107,12 @@ def _videos(folder: Path) -> list[Sample]:
         for i in range(8):
             writer.write(tiny_picture(i)[0])
         writer.release()
+    write_container(folder / "e.mkv", STEADY[:12], bf="2")
+    write_container(folder / "f.mp4", STEADY[:12], unit=Fraction(1, 90000), sar=Fraction(4, 3))
+    write_container(folder / "g.mpg", STEADY[:12], codec="mpeg2video", unit=Fraction(1, 25))
+    frames = [Image.fromarray(tiny_picture(i)[0]) for i in range(4)]
+    for name in ("h.gif", "i.webp", "j.png"):
+        frames[0].save(folder / name, save_all=True, append_images=frames[1:], duration=80)
     return [{name: data} for name, data in files_of(folder).items() if data]
 
 
@@ -139,13 +153,16 @@ def _prepare(folder: Path) -> None:
 def _openpose(folder: Path) -> list[Sample]:
     for i in range(3):
         found = np.concatenate([tiny_picture(i)[1], tiny_picture(i + 1)[1]])
-        openpose_json.write(folder / f"f{i}_keypoints.json", found)
+        openpose_json.write(folder / f"f_{i}_keypoints.json", found)
     body25 = {"people": [{"pose_keypoints_2d": [float(i % 9 + 1) for i in range(75)]}]}
-    return [files_of(folder), {"body25_keypoints.json": json.dumps(body25).encode()}]
+    return [files_of(folder), {"body_25_keypoints.json": json.dumps(body25).encode()}]
 
 
 def _read_openpose(folder: Path) -> None:
-    openpose_json.read_sequence(openpose_json.frames(folder))
+    paths = openpose_json.frames(folder)
+    for i in range(4):
+        openpose_json.VideoFrames(paths[0].name.partition("_")[0], folder)(i)
+    openpose_json.read_sequence(paths)
 
 
 def _coco(folder: Path) -> list[Sample]:
@@ -178,7 +195,10 @@ def _skeletons(folder: Path) -> list[Sample]:
              "group": np.arange(6)}  # fmt: skip
     moving = {"poses": rng.uniform(0, 9, (12, 17, 2)), "lengths": np.array([3, 4, 2, 3]),
               "label": np.array([0, 1, 0, 1])}  # fmt: skip
+    named = {"xy": rng.uniform(0, 1, (6, 18, 2)), "label": np.array([0, 1] * 3),
+             "joints": np.array(skeleton.NAMES), "size": rng.integers(90, 999, (6, 2))}  # fmt: skip
     np.savez(folder / "a.npz", **still)
+    np.savez(folder / "c.npz", **named)
     np.savez_compressed(folder / "b.npz", **moving)
     return [{name: data} for name, data in files_of(folder).items()]
 

@@ -87,6 +87,13 @@ def test_arrays_that_claim_to_be_something_else(tmp_path, read, header):
     refused(read, tmp_path / "x.npz", match=r"x\.npz")
 
 
+@pytest.mark.parametrize("order", "<>")
+def test_text_that_is_not_unicode(tmp_path, order):
+    header = f"{{'descr': '{order}U1', 'fortran_order': False, 'shape': (2,)}}"
+    npz_of(tmp_path / "x.npz", header, np.array([65, 2**31 - 1], f"{order}u4").tobytes())
+    refused(npz.read, tmp_path / "x.npz", match="text that is not Unicode")
+
+
 def test_an_archive_that_unpacks_to_a_thousand_times_its_size(tmp_path):
     shape = f"({2**24},)"
     header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}}}"

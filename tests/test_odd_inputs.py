@@ -12,7 +12,7 @@ import pytest
 from conftest import tiny_config, tiny_picture
 
 from jdance import models, skeleton
-from jdance.data import images, videos
+from jdance.data import images, openpose_json, videos
 from jdance.errors import UserError
 from jdance.pose import DecodeConfig, targets
 from jdance.recognition import canvas, clips
@@ -202,6 +202,21 @@ def test_truncated_videos_keep_what_can_be_read(nobody, tmp_path):
     problem = clips.recognize_video(nobody, tmp_path / "x.avi", tmp_path / "out", _SETTINGS)
     read = len(json.loads((tmp_path / "out.json").read_text())["frames"])
     assert 10 <= read <= 16 and problem.startswith(f"only {read} of 30 frames can be read")
+
+
+def test_a_missing_key_point_file_costs_its_frame(network, tmp_path):
+    _video(tmp_path / "x.webm")
+    _, people = tiny_picture(0)
+    for index in (*range(5), *range(6, 11)):
+        openpose_json.write(tmp_path / f"x_{index:012}_keypoints.json", people)
+    recognizer = Recognizer(*_arguments(network))
+    video, stem = tmp_path / "x.webm", tmp_path / "out"
+    problem = clips.recognize_video(recognizer, video, stem, _SETTINGS, keypoints=tmp_path)
+    assert "2 frames without key points; the first, " in problem
+    assert "x_000000000005_keypoints.json: no such file" in problem
+    found = json.loads((tmp_path / "out.json").read_text())["frames"]
+    seen = [sum(not person["bridged"] for person in frame["people"]) for frame in found]
+    assert seen == [index not in (5, 11) for index in range(12)]
 
 
 def test_at_most_so_many_people():

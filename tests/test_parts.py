@@ -1,13 +1,17 @@
 """Data sets that several processes write."""
 
 import json
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
 
 import pytest
-from conftest import tiny_source
+from conftest import tiny_picture, tiny_source
 
 from jdance.data import parts, records
 from jdance.data.parts import Share
-from jdance.data.prepare import prepare
+from jdance.data.prepare import prepare, summary
+from jdance.data.sources import Loaded
 from jdance.errors import UserError
 
 
@@ -40,6 +44,32 @@ def test_shares_make_the_same_data_set_in_any_order(tmp_path):
     (folder / "dataset.json").unlink()
     assert prepare(tiny_source(12), folder, None, share=Share(2, 3)) == info
     assert (folder / "dataset.json").read_bytes() == before
+
+
+def test_copies_and_boxes_without_a_person_are_counted_over_all_shares(tmp_path):
+    for share in (Share(0, 2), Share(1, 2)):
+        source = tiny_source(12)
+        for i in (0, 1):  # a box of which nothing is seen
+            person = replace(source.pictures[i].people[0], box=(70.0, 0.0, 9.0, 9.0))
+            load = partial(_Loads(i), found=True)
+            source.pictures[i] = replace(source.pictures[i], people=(person,), load=load)
+        info = prepare(source, tmp_path / "data", None, also_whole=True, share=share)
+    assert sorted(info["unmatched"]) == ["picture 0", "picture 1"]
+    train = info["splits"]["train"]
+    assert (train["count"], train["whole_copies"], train["people_found"]) == (17, 8, 8)
+    assert info["splits"]["val"]["whole_copies"] == 0
+    assert summary(info)[0].startswith("train: 9 examples, people found in 8; 8 again")
+
+
+class _Loads(NamedTuple):
+    """Reads a picture; with `found`, the person is what another estimator found."""
+
+    number: int
+
+    def __call__(self, found):
+        image, people = tiny_picture(self.number)
+        people[..., :2] = people[..., :2] / 2 + [0, 40]
+        return Loaded(image, found=people)
 
 
 def test_mistakes(tmp_path):

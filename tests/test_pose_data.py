@@ -1,16 +1,19 @@
 """Data for pose networks: COCO's annotations, masks, and one warp for picture, people and mask."""
 
 import json
+from dataclasses import replace
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
 from jdance import config as defaults
 from jdance import skeleton
 from jdance.data import augment, images, people, pose_pipeline, prepare_people, records
+from jdance.data.verify import verify
 from jdance.errors import UserError
-from jdance.pose import evaluation
+from jdance.pose import evaluation, targets
 
 
 def disc_picture(rng, count=3, height=240, width=320):
@@ -82,6 +85,35 @@ def test_one_warp_moves_picture_people_and_mask_together(config, seed):
     sure = (batch["mask"] < 0.05) | (batch["mask"] > 0.95)
     agree = known == (batch["mask"] > 0.5)
     assert agree[sure & ~outside].mean() > 0.97 and (batch["mask"][outside] > 0.3).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_people_beyond_the_most_are_unknown_and_nobodys_absence(config, seed):
+    """As a crowd is: where they are, the loss is 0, and elsewhere the mask is as it was."""
+    rng = np.random.default_rng(seed)
+    image = np.zeros((240, 320, 3), np.uint8)
+    keypoints = np.zeros((6, 18, 3), np.float32)
+    keypoints[..., 2] = 1
+    for i in range(6):
+        keypoints[i, :, :2] = rng.uniform(0, 24, (18, 2)) + [10 + 50 * i, 100]
+    data = people.pack(record_of(image, keypoints))
+    config.augment.update(person_height=(24.0, 24.0), jitter=20.0)
+    batch, everybody = (
+        pose_pipeline.example((0, data), np.random.default_rng(seed), config=config)
+        for config.data.max_people in (1, 6)
+    )
+    assert everybody["mask"].min() == 1 and batch["keypoints"].shape == (1, 18, 3)
+    kept = {tuple(person[0]) for person in batch["keypoints"]}
+    heat, _ = jax.device_get(targets.encode(everybody["keypoints"][None], (16, 16)))
+    near, _ = jax.device_get(targets.encode(batch["keypoints"][None], (16, 16)))
+    wrong = np.abs(heat - near)[0].max(-1) > 0.01  # cells that would teach that nobody is there
+    assert wrong.any() and batch["mask"][wrong].max() < 0.5
+    assert batch["mask"].mean() > 0.3
+    for person in everybody["keypoints"]:
+        inside = ((person[:, :2] >= 0) & (person[:, :2] < 128)).all(-1)
+        cells = (person[inside, 1::-1] // 8).astype(int)
+        if tuple(person[0]) not in kept:
+            assert (batch["mask"][tuple(cells.T)] == 0).all()
 
 
 def test_left_and_right_change_places_in_a_mirror(config):
@@ -204,3 +236,23 @@ def test_each_kind_of_data_set_is_told_from_the_other(coco, tiny_data, tmp_path)
         records.Dataset(tmp_path / "data")
     with pytest.raises(UserError, match="holds persons, not people"):
         records.Dataset(tiny_data, "people")
+
+
+def test_a_pose_data_set_is_verified(coco, tmp_path):
+    prepare_people.prepare(str(coco), tmp_path / "data")
+    assert verify(tmp_path / "data") == (2, [])
+    image, keypoints = disc_picture(np.random.default_rng(0))
+    good = record_of(image, keypoints)
+    bad = [replace(good, image=b"no image"), replace(good, mask=np.zeros((3, 4), np.uint8))]
+    writer = records.Writer(tmp_path / "data", "train")
+    for record in (good, *bad):
+        writer.add_packed(people.pack(record), 0, True)
+    writer.close()
+    path = tmp_path / "data" / "dataset.json"
+    info = json.loads(path.read_text())
+    info["splits"]["train"] = writer.summary(["person"])
+    path.write_text(json.dumps(info))
+    number, problems = verify(tmp_path / "data")
+    assert number == 2 and [line.partition("train: ")[2] for line in problems] == [
+        "a damaged image", "a mask of another size than its image",
+    ]  # fmt: skip

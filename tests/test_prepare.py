@@ -1,6 +1,7 @@
 """From sources to a data set on disk: what is written, and what bad input leads to."""
 
 import json
+import unicodedata
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ from conftest import tiny_picture
 
 from jdance import skeleton
 from jdance.data import crop, images, records, splits
-from jdance.data.prepare import prepare
-from jdance.data.sources import open_source
+from jdance.data.prepare import prepare, summary
+from jdance.data.sources import find_media, open_source
 from jdance.errors import UserError
 
 
@@ -91,6 +92,8 @@ def test_whole_pictures_beside_the_crops_in_training(photos, tmp_path):
     info = prepare(source, tmp_path / "data", two_people, also_whole=True)
     assert {n: s["count"] for n, s in info["splits"].items()} == {"train": 16, "val": 2, "test": 2}
     assert info["splits"]["train"]["people_found"] == 8
+    line = "train: 8 examples, people found in 8; 8 again as if nobody had been found"
+    assert summary(info)[0] == line and summary(info)[1] == "val: 2 examples, people found in 2"
     crops, whole = load(tmp_path / "data", "train")[:2]
     assert crops.source == whole.source and crops.label == whole.label
     assert crops.keypoints.any() and not whole.keypoints.any()
@@ -212,6 +215,91 @@ def test_bad_pictures_are_listed_and_the_rest_is_prepared(photos, tmp_path):
     }  # fmt: skip
     assert all("\n" not in entry["reason"] for entry in info["skipped"])
     assert sum(s["count"] for s in info["splits"].values()) == 11
+
+
+def test_what_lies_in_a_classs_folder_is_named_for_what_it_is(photos, tmp_path):
+    (photos / "jump" / "anna").mkdir()
+    (photos / "jump" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (photos / "jump" / "notes.txt").write_text("hello")
+    (photos / "jump" / "phone.jpg").write_bytes(b"\0\0\0\x1cftypheic\0\0\0\0mif1heic")
+    info = prepare(open_source(str(photos)), tmp_path / "data", nobody)
+    reasons = {s["file"].rpartition("/")[2]: s["reason"] for s in info["skipped"]}
+    assert reasons["anna"].startswith("a folder, which is not looked into")
+    assert reasons["gone.jpg"] == "a link to a file that is not there"
+    assert reasons["notes.txt"] == "not a kind of picture or video that can be read"
+    assert "phone.jpg: " in reasons["phone.jpg"] and len(reasons) == 4
+    found, others = find_media(photos / "jump")
+    assert [p.name for p in found] == [*(f"{i:02}.png" for i in range(0, 12, 2)), "phone.jpg"]
+    assert [p.name for p, _ in others] == ["anna", "gone.jpg", "notes.txt"]
+
+
+def test_names_of_splits_may_have_capitals(photos, tmp_path):
+    for split, numbers in (("Train", range(8)), ("TEST", range(8, 12))):
+        for i in numbers:
+            name = f"{('jump', 'turn')[i % 2]}/{i:02}.png"
+            (tmp_path / "in" / split / name).parent.mkdir(parents=True, exist_ok=True)
+            (photos / name).rename(tmp_path / "in" / split / name)
+    info = prepare(open_source(str(tmp_path / "in")), tmp_path / "data", nobody)
+    assert {n: s["count"] for n, s in info["splits"].items()} == {"train": 8, "test": 4}
+
+
+def test_one_accent_is_one_class_and_classes_missing_in_a_split_are_noted(photos, tmp_path):
+    """A Mac writes an accent as a character of its own."""
+    composed, decomposed = (unicodedata.normalize(f, "arabesqué") for f in ("NFC", "NFD"))
+    for split, name in (("train", composed), ("test", decomposed)):
+        (tmp_path / "in" / split / name).mkdir(parents=True)
+        for i in range(2):
+            images.write(tmp_path / "in" / split / name / f"{i}.png", tiny_picture(i)[0])
+    (tmp_path / "in" / "train" / "plank").mkdir()
+    for i in range(2):
+        images.write(tmp_path / "in" / "train" / "plank" / f"{i}.png", tiny_picture(i)[0])
+    info = prepare(open_source(str(tmp_path / "in")), tmp_path / "data", nobody)
+    assert info["classes"] == [composed, "plank"]
+    assert info["splits"]["test"]["per_class"] == {composed: 2, "plank": 0}
+    note = "note: no example of class 'plank' in test"
+    assert note in summary(info) and note not in summary(info, complete=False)
+    rows = "".join(f"train/{composed}/{i}.png,{decomposed}\n" for i in range(2))
+    (tmp_path / "in" / "m.csv").write_text(f"path,label\n{rows}")
+    assert open_source(str(tmp_path / "in" / "m.csv")).classes == [composed]
+    np.savez(tmp_path / "s.npz", xy=np.ones((2, 18, 2)), label=[composed, decomposed])
+    named = open_source(str(tmp_path / "s.npz"), labels={decomposed: "other"})
+    assert len(named.pictures) == 2 and named.classes == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("head", "separator", "encoding"),
+    [("path,label,Split", ",", "utf-8"), ("Path, LABEL , split", ",", "utf-8-sig"),
+     ("path;label;split", ";", "utf-8-sig"), ("path\tLabel\tsplit", "\t", "utf-8"),
+     ("path\tlabel\tsplit", "\t", "utf-16"), ("sep=;\r\npath;label;split", ";", "utf-8"),
+     ('"path","label","split"', ",", "utf-8")],
+)  # fmt: skip
+def test_manifests_as_spreadsheets_write_them(photos, head, separator, encoding):
+    rows = [separator.join((f"jump/{i:02}.png ", " jump", "train")) for i in range(0, 12, 2)]
+    text = "\r\n".join([head, *rows, separator.join(("jump/gone.png", "jump", "train"))])
+    (photos / "m.csv").write_bytes(text.encode(encoding))
+    source = open_source(str(photos / "m.csv"), where="SPLIT=train")
+    assert len(source.pictures) == 6 and source.classes == ["jump"]
+    assert {picture.split for picture in source.pictures} == {"train"}
+    line = 9 if "sep" in head else 8
+    assert [name for name, _ in source.skipped] == [f"{photos / 'm.csv'}, line {line}"]
+
+
+def test_a_manifest_that_is_not_unicode(photos):
+    (photos / "m.csv").write_bytes("path;label\njump/00.png;arabesqué".encode("cp1252"))
+    with pytest.raises(UserError, match="save it with the encoding UTF-8"):
+        open_source(str(photos / "m.csv"))
+
+
+def test_labels_with_a_box_that_nobody_overlaps_are_listed(photos, tmp_path):
+    boxes = ['"36,6,30,80"', '"28,60,6,6"', '"70,80,9,15"']
+    rows = "".join(f"jump/{2 * i:02}.png,jump,train,{box}\n" for i, box in enumerate(boxes))
+    (photos / "m.csv").write_text(f"path,label,split,box\n{rows}")
+    info = prepare(open_source(str(photos / "m.csv")), tmp_path / "data", two_people)
+    assert info["splits"]["train"]["count"] == 3 and not info["skipped"]
+    assert info["unmatched"] == ["jump/02.png", "jump/04.png"]
+    lines = summary(info)
+    assert any("in the boxes of 2 labels" in line for line in lines)
+    assert "note: nobody in the box of jump/04.png" in lines
 
 
 def test_only_bad_pictures(tmp_path):

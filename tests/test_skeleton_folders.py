@@ -1,5 +1,7 @@
 """Key points of other estimators as data: folders of OpenPose's JSON, alone and beside pictures."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import tiny_picture
@@ -148,3 +150,41 @@ def test_few_joints_do_not_count(tmp_path):
     assert len(info["skipped"]) == 2 and "4 joints" in info["skipped"][0]["reason"]
     info = prepare(open_source(str(tmp_path / "in")), tmp_path / "all", None, min_joints=3)
     assert not info["skipped"]
+
+
+@pytest.mark.parametrize(
+    "name", ["{}_keypoints", "clip2_{:012}_keypoints", "f{:03}", "v1 {} pose2d"]
+)
+def test_frames_are_in_the_order_of_their_numbers_and_gaps_stay(tmp_path, name):
+    """A missing file is a frame without anybody, at its place."""
+    for t in range(24):
+        if t not in (7, 8):
+            write(tmp_path / f"{name.format(t)}.json", person(10 * t, 0, 90))
+    paths = openpose_json.frames(tmp_path)
+    assert openpose_json.places(paths) == [t for t in range(24) if t not in (7, 8)]
+    track = openpose_json.read_sequence(paths)
+    np.testing.assert_allclose(track[:, 5, 0] - track[0, 5, 0],
+                               [10 * t * (t not in (7, 8)) - (t in (7, 8)) * track[0, 5, 0]
+                                for t in range(24)], atol=1e-3)  # fmt: skip
+
+
+def test_places_without_consecutive_numbers():
+    places = lambda *names: openpose_json.places([Path(name) for name in names])  # noqa: E731
+    assert places("a.json", "b.json", "c.json") == [0, 1, 2]
+    assert places("10.json", "20.json", "40.json") == [0, 1, 3]  # every tenth frame
+    assert places("0.json", "33.json", "67.json") == [0, 1, 2]  # milliseconds
+    assert places("1_1.json", "1_2.json", "2_1.json") == [0, 1, 2]
+    assert places("1.json", "01.json") == [0, 1] and places("5.json") == [0] and places() == []
+
+
+def test_key_points_of_a_videos_frames(tmp_path):
+    for index, digits in ((0, 12), (1, 1), (12, 1), (3, 4)):
+        write(tmp_path / f"x_{index:0{digits}}_keypoints.json", person(index, 0, 90))
+    (tmp_path / "x_4_keypoints.json").write_text("{}")
+    write(tmp_path / "xx_2_keypoints.json", person(0, 0, 90))
+    known = openpose_json.VideoFrames("in/x.mp4", tmp_path)
+    assert [len(known(i)) for i in (0, 1, 2, 3, 4, 12)] == [1, 1, 0, 1, 0, 1]
+    assert list(known.problems) == [2, 4]
+    assert "x_000000000002_keypoints.json: no such file" in known.problems[2]
+    with pytest.raises(UserError, match=r"y_000000000000_keypoints\.json: no such file"):
+        openpose_json.VideoFrames("y.mp4", tmp_path)

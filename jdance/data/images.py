@@ -1,32 +1,39 @@
-"""Pictures from and to files: uint8 RGB in memory, whatever lies on the disk."""
+"""Images from and to files: uint8 RGB in memory, whatever lies on the disk."""
 
+import io
 import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from jdance import files
+from jdance.data import containers
 from jdance.errors import UserError
 
 _MAX_FILE = 2**30
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif")
+HEIF_SUFFIXES = (".heic", ".heif", ".hif", ".avif")  # read where pillow-heif is installed
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif",
+                b"avis")  # fmt: skip
+_END_OF_JPEG = b"\xff\xd9"
 
 
 def read(path: Path) -> np.ndarray:
-    """Reads a picture as uint8 RGB [H, W, 3]; grey, alpha and 16-bit ones are converted.
+    """Reads an image as uint8 RGB [H, W, 3]; grey, alpha and 16-bit ones are converted.
 
     Raises:
-        UserError: the file is missing or no picture.
+        UserError: the file is missing or no image.
     """
     try:
         if path.stat().st_size > _MAX_FILE:
             raise UserError(f"{path}: larger than 1 GiB; not read as a picture")
-        data = np.fromfile(path, np.uint8)
+        data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read ({reason}); check the path") from error
-    image = decode(data) if data.size else None
+    image = _decode_heif(path, data) if is_heif(data) else decode(data)
     if image is None:
         raise UserError(f"{path}: not a readable picture; replace or remove the file")
     return image
@@ -35,17 +42,61 @@ def read(path: Path) -> np.ndarray:
 def decode(data: np.ndarray | bytes, flag: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
     """Encoded bytes -> uint8 RGB [H, W, 3], turned upright as EXIF says, or None if unreadable.
 
-    Pictures of more than $OPENCV_IO_MAX_IMAGE_PIXELS (see `jdance`) are not decoded. `flag` is one
-    of OpenCV's for colour, in either order, or grey (uint8 [H, W]), such as for a reduced size.
+    Images of more than $OPENCV_IO_MAX_IMAGE_PIXELS (see `jdance`) are not decoded. A JPEG may lack
+    its end marker, if nothing else. `flag` is one of OpenCV's for color, in either order, or grey
+    (uint8 [H, W]), such as for a reduced size.
     """
     if not len(data):
         return None
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+        if image is None:
+            image = _decode_without_end(bytes(data), flag)
         if image is None or image.ndim == 2 or flag & cv2.IMREAD_COLOR_RGB:
             return image
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     except (cv2.error, MemoryError):
+        return None
+
+
+def _decode_without_end(data: bytes, flag: int) -> np.ndarray | None:
+    """Decodes a JPEG that lacks its end marker alone; None if anything else is missing.
+
+    Where all of the image is there, further bytes before the marker change nothing.
+    """
+    if not data.startswith(b"\xff\xd8") or data.endswith(_END_OF_JPEG):
+        return None
+    data = data.rstrip(b"\xff")
+    with files.quiet_stderr():  # libjpeg's remarks on these bytes
+        image, other = (
+            cv2.imdecode(np.frombuffer(data + more + _END_OF_JPEG, np.uint8), flag)
+            for more in (b"", b"\x55\xaa\x33\xcc" * 8)
+        )
+    same = image is not None and other is not None and np.array_equal(image, other)
+    return image if same else None
+
+
+def is_heif(data: bytes) -> bool:
+    """Whether a file's content is HEIC or AVIF, whatever its name."""
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
+
+
+def _decode_heif(path: Path, data: bytes) -> np.ndarray | None:
+    try:
+        import pillow_heif
+        from PIL import Image, ImageOps
+    except ImportError:
+        raise UserError(
+            f"{path}: is a HEIC or AVIF image, which only pillow-heif reads; "
+            "pip install pillow-heif, or convert the file to JPEG"
+        ) from None
+    pillow_heif.register_heif_opener()
+    try:
+        with Image.open(io.BytesIO(data), formats=("HEIF", "AVIF")) as image:
+            if image.width * image.height > int(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"]):
+                return None
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except Exception:  # whatever the decoders of a damaged file raise
         return None
 
 
@@ -79,13 +130,15 @@ def write(path: Path, image: np.ndarray) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file is an image, by its name; animated ones are videos."""
+    return path.suffix.lower() in SUFFIXES + HEIF_SUFFIXES and not containers.is_video(path)
+
+
 def find(folder: Path) -> list[Path]:
-    """The files in a folder that look like pictures, sorted by name; hidden ones are left out."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    """The images of a folder by their names, in natural order; hidden ones are left out."""
+    found = (p for p in folder.iterdir() if not p.name.startswith(".") and p.is_file())
+    return sorted(filter(is_image, found), key=files.natural_key)
 
 
 def printable(name: str) -> str:

@@ -1,12 +1,16 @@
 """Key points of one picture in OpenPose's JSON format, which many estimators can write."""
 
 import json
+import math
+import re
 from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from jdance import skeleton
+from jdance import files, skeleton
 from jdance.data import crop
 from jdance.errors import UserError
 from jdance.wording import rounded
@@ -44,20 +48,71 @@ def path_for_frame(video: str, index: int, folder: Path) -> Path:
     return folder / f"{Path(video).stem}_{index:012d}_keypoints.json"
 
 
+class VideoFrames:
+    """The key points of a video's frames: <stem>_<number>_keypoints.json in a folder.
+
+    Numbers may have any number of digits. A frame whose file is missing or damaged has nobody.
+
+    Attributes:
+        problems: {frame: what is wrong with its file} of those that were asked for.
+
+    Raises:
+        UserError: the folder has no file of the video.
+    """
+
+    def __init__(self, video: str, folder: Path):
+        name = re.compile(re.escape(Path(video).stem) + r"_([0-9]+)_keypoints\.json")
+        self._paths = {int(m[1]): p for p in frames(folder) if (m := name.fullmatch(p.name))}
+        self._expected = partial(path_for_frame, video, folder=folder)
+        self.problems: dict[int, str] = {}
+        if not self._paths:
+            raise UserError(f"{self._expected(0)}: no such file; key points of frames belong there")
+
+    def __call__(self, index: int) -> np.ndarray:
+        """People as float32 [N, 18, 3] in frame `index`."""
+        try:
+            return read(self._paths.get(index) or self._expected(index))
+        except UserError as error:
+            self.problems[index] = str(error)
+            return np.zeros((0, skeleton.NUM_JOINTS, 3), np.float32)
+
+
 def frames(folder: Path) -> list[Path]:
-    """The .json files of a folder, sorted by name; hidden ones are left out."""
-    return sorted(p for p in folder.glob("*.json") if not p.name.startswith(".") and p.is_file())
+    """The .json files of a folder in natural order; hidden ones are left out."""
+    found = (p for p in folder.glob("*.json") if not p.name.startswith(".") and p.is_file())
+    return sorted(found, key=files.natural_key)
+
+
+def places(paths: Sequence[Path]) -> list[int]:
+    """The place in time of each file of a clip, from 0 on, by the number that tells them apart.
+
+    Where a number is missing, so is a frame. It is the place in the list where names differ in
+    more than a number, or more numbers are missing than there are.
+    """
+    numbers = [re.findall("[0-9]+", path.stem) for path in paths]
+    if len({len(of_one) for of_one in numbers}) == 1:
+        varying = [column for column in zip(*numbers, strict=True) if len(set(column)) > 1]
+        if len(varying) == 1:
+            counted = [int(number) for number in varying[0]]
+            steps = [b - a for a, b in pairwise(counted)]
+            step = math.gcd(*steps)
+            if min(steps) > 0 and (counted[-1] - counted[0]) // step < 2 * len(paths):
+                return [(number - counted[0]) // step for number in counted]
+    return list(range(len(paths)))
 
 
 def read_sequence(paths: Sequence[Path]) -> np.ndarray:
     """One person through the frames of a clip, a file each: float32 [T, 18, 3], see `follow`.
 
-    Frames before the person appears and after they are gone are left out.
+    Frames before the person appears and after they are gone are left out. In a frame without a
+    file all joints are missing.
 
     Raises:
         UserError: a file is something else, or there is nobody in any of them.
     """
-    track = follow([read(path) for path in paths])
+    empty = np.zeros((0, skeleton.NUM_JOINTS, 3), np.float32)
+    at = dict(zip(places(paths), paths, strict=True))
+    track = follow([read(at[i]) if i in at else empty for i in range(max(at, default=-1) + 1)])
     seen = np.flatnonzero(track[..., 2].any(-1))
     if not len(seen):
         raise UserError("nobody in any of its frames")

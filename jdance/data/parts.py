@@ -110,7 +110,7 @@ def merged(infos: list[Info]) -> Info:
         UserError: they are not of one data set.
     """
     first = infos[0]
-    own = {"splits", "skipped"}
+    own = {"splits", "skipped", "unmatched"}
     for info in infos[1:]:
         for key in sorted(first.keys() - own):
             if info.get(key) != first[key]:
@@ -131,8 +131,13 @@ def merged(infos: list[Info]) -> Info:
             "shards": [shard for part in parts for shard in part["shards"]],
             "checksums": [digest for part in parts for digest in part["checksums"]],
         }
+        if "whole_copies" in parts[0]:
+            splits[name]["whole_copies"] = sum(part["whole_copies"] for part in parts)
     skipped = {json.dumps(entry): entry for info in infos for entry in info["skipped"]}
-    return first | {"splits": splits, "skipped": list(skipped.values())}
+    joined = first | {"splits": splits, "skipped": list(skipped.values())}
+    if "unmatched" in first:
+        joined["unmatched"] = [name for info in infos for name in info["unmatched"]]
+    return joined
 
 
 def _write(path: Path, info: Info, share: Share) -> None:

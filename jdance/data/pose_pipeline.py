@@ -19,6 +19,8 @@ from jdance.errors import UserError
 
 _SCALES = (0.2, 3.0)  # somebody of whom only a hand is seen shall not fill the view
 STRIDE = 8
+_REACH = 21  # pixels of the view, up to which a joint adds to its heat map, see `targets.encode`
+_FARTHEST = 1e5  # pixels, for OpenCV's drawing
 
 
 def example(item: tuple[int, bytes], rng: np.random.Generator, *, config: ConfigDict) -> Batch:
@@ -31,16 +33,20 @@ def example(item: tuple[int, bytes], rng: np.random.Generator, *, config: Config
     size = config.data.image_size
     scale, affine, mirrored = view(record.people, image.shape[:2], size, rng, config.augment)
     (keypoints,) = augment.warp_keypoints(record.people[None], affine[None], np.array([mirrored]))
-    mask = np.ones((size // STRIDE, size // STRIDE), np.float32)
+    near, others = _nearest(keypoints, size, config.data.max_people)
+    known = np.full((size, size), 255, np.uint8)
     if record.mask is not None:
-        warped = warp(record.mask, scale, affine, size, outside=255)
-        mask = cv2.resize(warped, mask.shape, interpolation=cv2.INTER_AREA) / np.float32(255)
+        known = warp(record.mask, scale, affine, size, outside=255)
+    for i in others:
+        _mask_out(known, record.people[i], record.boxes[i], scale, affine)
+    cells = (size // STRIDE, size // STRIDE)
+    mask = cv2.resize(known, cells, interpolation=cv2.INTER_AREA) / np.float32(255)
     seen = warp(image, scale, affine, size, outside=0)
     disturbances = augment.draw_disturbances(size, Chances([rng]), config.augment)
     augment.disturb_image(seen, disturbances, 0)
     return {
         "image": seen,
-        "keypoints": _nearest(keypoints, size, config.data.max_people),
+        "keypoints": near,
         "mask": mask,
         "index": np.array(index, np.int32),
     }
@@ -100,15 +106,35 @@ def warp(
     )
 
 
-def _nearest(keypoints: np.ndarray, size: int, count: int) -> np.ndarray:
-    """Key points [count, 18, 3] of the people nearest to the middle of the view; zeros fill up."""
+def _nearest(keypoints: np.ndarray, size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The people nearest to the middle of the view, [count, 18, 3], filled up with zeros.
+
+    Also the indices of the others that have a labelled joint.
+    """
     present = skeleton.is_present(keypoints)
     away = np.linalg.norm(keypoints[..., :2] - size / 2, axis=-1)
     away = np.where(present, away, np.inf).min(axis=-1, initial=np.inf)
-    chosen = keypoints[np.argsort(away, kind="stable")[:count]]
+    order = np.argsort(away, kind="stable")
     result = np.zeros((count, skeleton.NUM_JOINTS, 3), np.float32)
-    result[: len(chosen)] = chosen
-    return result
+    result[: len(order[:count])] = keypoints[order[:count]]
+    return result, order[count:][np.isfinite(away[order[count:]])]
+
+
+def _mask_out(
+    known: np.ndarray, person: np.ndarray, box: np.ndarray, scale: float, affine: np.ndarray
+) -> None:
+    """Sets the mask of a view, uint8 [S, S], to 0 where a person of the image is.
+
+    That is the box of the person [4] and of their key points [18, 3], with what their joints would
+    add to the heat maps.
+    """
+    corners = person[skeleton.is_present(person), :2]
+    if box[2] > 0 and box[3] > 0:
+        corners = np.concatenate([corners, [box[:2], box[:2] + box[2:]]])
+    (left, top), (right, bottom) = corners.min(0) - _REACH / scale, corners.max(0) + _REACH / scale
+    square = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+    square = square @ affine[:, :2].T + affine[:, 2]
+    cv2.fillConvexPoly(known, square.clip(-_FARTHEST, _FARTHEST).round().astype(np.int32), 0)
 
 
 def train_batches(

@@ -18,6 +18,7 @@ from jdance.data.videos import Damaged
 from jdance.data.workers import load_all
 from jdance.errors import UserError
 from jdance.progress import Progress
+from jdance.wording import counted
 
 _FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
@@ -45,7 +46,8 @@ def prepare(
     last to finish: then it completes the data set.
 
     A picture in which nobody is found is kept: the whole picture (or the labelled box) is the crop,
-    and all key points are missing. Pictures that cannot be used are listed under "skipped".
+    and all key points are missing. Pictures that cannot be used are listed under "skipped", labels
+    with a box that nobody who was found overlaps by more than 0.1 under "unmatched".
 
     Args:
         source: what to prepare.
@@ -100,6 +102,8 @@ def _write(
     writers = {name: records.Writer(output, name, share.prefix) for name in names}
     pictures = pictures[share.process :: share.processes]
 
+    unmatched: list[str] = []
+    copies = Counter[str]()
     progress = Progress("preparing", len(pictures))
     everything = load_all([picture.load for picture in pictures], workers)
     for done, (picture, loaded) in enumerate(zip(pictures, everything, strict=True), start=1):
@@ -108,8 +112,14 @@ def _write(
             found = list(examples(picture, loaded, estimator, classes, min_joints))
             seen = any(example.keypoints.any() for example in found)
             whole = also_whole and picture.split == "train" and seen
+            if any(person.box for person in picture.people) and not all(
+                example.keypoints.any() for example in found
+            ):
+                unmatched.append(images.printable(picture.name))
             if whole and not isinstance(loaded, UserError) and loaded.image is not None:
-                found += list(examples(picture, loaded._replace(found=None), _nobody, classes))
+                again = list(examples(picture, loaded._replace(found=None), _nobody, classes))
+                copies[picture.split] += len(again)
+                found += again
             for example in found:
                 writers[picture.split].add(example)
         except UserError as error:
@@ -130,9 +140,36 @@ def _write(
         "sequences": source.sequences,
         "pose": pose,
         "seed": seed,
-        "splits": {name: writer.summary(classes) for name, writer in writers.items()},
+        "splits": {
+            name: writer.summary(classes) | {"whole_copies": copies[name]}
+            for name, writer in writers.items()
+        },
         "skipped": [{"file": name, "reason": reason} for name, reason in skipped],
+        "unmatched": unmatched,
     }
+
+
+def summary(info: Mapping[str, Any], complete: bool = True) -> list[str]:
+    """What a user should know of a prepared data set, or of a share of one, in lines."""
+    lines = []
+    for name, split in info["splits"].items():
+        copies = split.get("whole_copies", 0)
+        examples = counted(split["count"] - copies, "example")
+        line = f"{name}: {examples}, people found in {split['people_found']}"
+        lines.append(line + f"; {copies} again as if nobody had been found" * bool(copies))
+    for name in SPLITS:
+        if name not in info["splits"]:
+            lines.append(f"note: no split {name!r} (there are {', '.join(info['splits'])})")
+    for name in ("train", "test") if complete else ():
+        counts = info["splits"].get(name, {"per_class": {}})["per_class"]
+        lines += [f"note: no example of class {c!r} in {name}" for c, n in counts.items() if not n]
+    if unmatched := info.get("unmatched", []):
+        lines.append(
+            f"note: nobody was found in the boxes of {len(unmatched)} labels (no overlap above "
+            "0.1), which are kept without key points:"
+        )
+        lines += [f"note: nobody in the box of {name}" for name in unmatched]
+    return lines
 
 
 @contextmanager

@@ -183,7 +183,8 @@ def _check_segmentation(segmentation: Any) -> None:
 
 
 def _read(path: Path, annotations: list[dict[str, Any]]) -> people.People:
-    height, width = images.read(path).shape[:2]
+    image, encoded = images.read(path), path.read_bytes()
+    height, width = image.shape[:2]
     joints = [a["keypoints"] for a in annotations]
     keypoints = skeleton.to_coco18(np.array(joints, np.float32).reshape(-1, 17, 3))
     keypoints[..., 2] = keypoints[..., 2] > 0  # labelled, whether in sight or not
@@ -193,7 +194,7 @@ def _read(path: Path, annotations: list[dict[str, Any]]) -> people.People:
         if a["iscrowd"] or not person.any()
     ]
     return people.People(
-        image=path.read_bytes(),
+        image=images.encode_jpeg(image) if images.is_heif(encoded) else encoded,
         people=keypoints,
         boxes=np.array([a["bbox"] for a in annotations], np.float32).reshape(-1, 4),
         areas=np.array([a["area"] for a in annotations], np.float32),

@@ -14,7 +14,7 @@ Data sets for pose networks hold whole pictures instead; see `people`.
 
 dataset.json: {"version", "kind" ("persons" or "people"), "classes", "layout", "sequences", "pose",
 "seed", "splits": {name: {"count", "people_found", "per_class", "shards", "checksums"}}, "skipped":
-[{"file", "reason"}]}. The layout says what the J joints are, by its name in
+[{"file", "reason"}], "unmatched"}. The layout says what the J joints are, by its name in
 `jdance.skeleton.LAYOUTS`; data sets of people have no layout and no sequences. The checksums are
 the shards' SHA-256; nothing of a shard is read before it has been compared.
 """

@@ -9,11 +9,12 @@ import numpy as np
 from jdance import npz, skeleton
 from jdance.errors import UserError
 
-# Short names of joints, as files often have them.
-_SIDES = {"r": "right_", "l": "left_"}
-_PARTS = {"sho": "shoulder", "elb": "elbow", "wri": "wrist", "hip": "hip", "kne": "knee",
-          "ank": "ankle", "eye": "eye", "ear": "ear"}  # fmt: skip
-_NAMES = {a + b: _SIDES[a] + _PARTS[b] for a in _SIDES for b in _PARTS} | {"face": "nose"}
+_FRACTION = 2.0  # of the image's size; coordinates beyond are pixels
+_TAKEN_FOR = {  # where others have as many joints
+    17: "17 joints without names are taken for COCO's, in its order",
+    25: "25 joints without names are taken for OpenPose's BODY_25, in its order",
+}
+_CENTERED = 0.25  # the least part of coordinates below zero in skeletons about an origin
 
 
 class Skeletons(NamedTuple):
@@ -24,6 +25,7 @@ class Skeletons(NamedTuple):
         labels, splits, groups: N strings each; splits and groups may be None.
         layout: what the J joints are.
         sequences: which of both it is.
+        notes: what a user should know of the file, a line each.
     """
 
     keypoints: list[np.ndarray]
@@ -32,6 +34,7 @@ class Skeletons(NamedTuple):
     groups: list[str] | None
     layout: skeleton.Layout
     sequences: bool
+    notes: tuple[str, ...] = ()
 
 
 def read(path: Path, where: str = "", split_column: str = "split") -> Skeletons:
@@ -39,9 +42,15 @@ def read(path: Path, where: str = "", split_column: str = "split") -> Skeletons:
 
     Single skeletons: `xy` [N, J, 2], `label` [N] and, optionally, `conf` [N, J]. Sequences: the
     frames of all of them joined, `xy` (or `poses`) [F, J, 2], `lengths` [N], which sum to F,
-    `label` [N] and, optionally, `conf` [F, J]. Both may have `split` and `group` [N]. COCO-17,
-    COCO-18, BODY_25 and MediaPipe's 33 joints become COCO-18; other layouts need `joints` [J],
-    their names. x and y are in any unit, y down; without `conf` a joint at a finite place is there.
+    `label` [N] and, optionally, `conf` [F, J]. Both may have `split` and `group` [N].
+
+    `joints` [J] names the joints, in any order; see `skeleton.from_names`. Without names 17, 18, 25
+    and 33 joints are those of COCO, COCO-18, BODY_25 and MediaPipe.
+
+    x and y are in any unit that is the same for both, y down. Where x was divided by the width of
+    an image and y by its height, as MediaPipe does, `size` [N, 2] or [2] is that width and height.
+    Without `conf` a joint is missing where it is not finite, and at (0, 0) or (-1, -1) unless the
+    skeletons lie about an origin.
 
     Args:
         path: the file.
@@ -51,7 +60,7 @@ def read(path: Path, where: str = "", split_column: str = "split") -> Skeletons:
     Raises:
         UserError: the file is something else, or an array has another shape than it should.
     """
-    arrays = npz.read(path)
+    arrays, notes = npz.read(path), list[str]()
     sequences = "lengths" in arrays
     xy_name = "poses" if sequences and "xy" not in arrays else "xy"
     for name in (xy_name, "label", *(["lengths"] if sequences else [])):
@@ -63,27 +72,28 @@ def read(path: Path, where: str = "", split_column: str = "split") -> Skeletons:
         raise UserError(
             f"{path}: {xy_name} {xy.shape}, label {labels.shape}: expected [N, J, 2] and [N]"
         )
-    if conf is None:
-        conf = np.ones(xy.shape[:2], np.float32)
-    if (
-        xy.dtype.kind not in "fiu"
-        or conf.dtype.kind not in "fiu"
-        or (labels.dtype.kind not in "fiuUb")
-    ):
+    numbers = [xy] if conf is None else [xy, conf]
+    if any(a.dtype.kind not in "fiu" for a in numbers) or labels.dtype.kind not in "fiuUb":
         raise UserError(f"{path}: xy and conf must be numbers, label numbers or (unicode) strings")
+    if conf is None:
+        conf = _present(xy)
     if conf.shape != xy.shape[:2]:
         raise UserError(f"{path}: conf {conf.shape}: expected {xy.shape[:2]}, as {xy_name} has")
-    joined, layout = _keypoints(path, arrays, np.concatenate([xy, conf[..., None]], -1))
-    keypoints = list(joined)
+    lengths = np.ones(len(labels), int)
     if sequences:
         lengths = arrays["lengths"]
         if lengths.dtype.kind not in "iu" or lengths.shape != labels.shape or lengths.min() < 1:
             raise UserError(f"{path}: lengths: expected [{len(labels)}] positive whole numbers")
         if lengths.sum() != len(xy):
             raise UserError(f"{path}: lengths sum to {lengths.sum()}, but {xy_name} has {len(xy)}")
-        keypoints = np.split(joined, np.cumsum(lengths)[:-1])
-    if len(keypoints) != len(labels):
-        raise UserError(f"{path}: {len(keypoints)} skeletons with {len(labels)} labels")
+    elif len(xy) != len(labels):
+        raise UserError(f"{path}: {len(xy)} skeletons with {len(labels)} labels")
+    if "joints" not in arrays and xy.shape[1] in _TAKEN_FOR:
+        notes.append(f"{path}: {_TAKEN_FOR[xy.shape[1]]}; name them in an array `joints`, if not")
+    xy, note = _scaled(path, arrays, xy, conf, lengths)
+    notes += [note] * bool(note)
+    joined, layout = _keypoints(path, arrays, np.concatenate([xy, conf[..., None]], -1))
+    keypoints = np.split(joined, np.cumsum(lengths)[:-1]) if sequences else list(joined)
     chosen = _chosen(path, arrays, where, len(labels))
     return Skeletons(
         [keypoints[i] for i in chosen],
@@ -92,27 +102,71 @@ def read(path: Path, where: str = "", split_column: str = "split") -> Skeletons:
         _column(path, arrays, "group", chosen, len(labels)),
         layout,
         sequences,
+        tuple(notes),
     )
+
+
+def _present(xy: np.ndarray) -> np.ndarray:
+    """Scores float32 [N, J] of joints [N, J, 2] that have none: 1 where a joint is there."""
+    finite = np.isfinite(xy).all(-1)
+    marked = ((xy == 0) | (xy == -1)).all(-1) & (xy[..., 0] == xy[..., 1])
+    others = xy[finite & ~marked]
+    centered = others.size and (others < 0).mean() >= _CENTERED
+    return (finite if centered else finite & ~marked).astype(np.float32)
+
+
+def _scaled(
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    xy: np.ndarray,
+    conf: np.ndarray,
+    lengths: np.ndarray,
+) -> tuple[np.ndarray, str]:
+    """Joints [F, J, 2] in a unit that is the same for x and y, and what is to be said of it."""
+    there = xy[(conf > 0) & np.isfinite(xy).all(-1)]
+    fractions = bool(there.size) and np.median(abs(there)) <= _FRACTION
+    if "size" not in arrays:
+        inside = there.size and (there.min() >= -0.5) and np.quantile(there, 0.99) <= 1.5
+        note = (
+            f"{path}: x and y look like fractions of an image; if x was divided by its width and y "
+            "by its height (as MediaPipe does), add the array `size` [N, 2] of widths and heights"
+        )
+        return xy, note if inside else ""
+    size = arrays["size"]
+    if size.dtype.kind not in "fiu" or size.shape not in ((2,), (len(lengths), 2), (len(xy), 2)):
+        raise UserError(
+            f"{path}: size {size.shape}: expected [{len(lengths)}, 2], width and height"
+        )
+    if not (np.isfinite(size) & (size > 0)).all():
+        raise UserError(f"{path}: size: expected widths and heights above 0")
+    if not fractions:  # pixels already
+        return xy, ""
+    if size.shape == (len(lengths), 2):
+        size = np.repeat(size, lengths, axis=0)
+    return xy * (size if size.ndim == 1 else size[:, None]).astype(np.float64), ""
 
 
 def _keypoints(
     path: Path, arrays: Mapping[str, np.ndarray], keypoints: np.ndarray
 ) -> tuple[np.ndarray, skeleton.Layout]:
     """Key points [..., J, 3] in one of our layouts, told by the joints' names or their number."""
-    count = keypoints.shape[-2]
-    if "joints" in arrays:
-        names = tuple(_NAMES.get(str(name), str(name)) for name in arrays["joints"].ravel())
-        for layout in skeleton.LAYOUTS.values():
-            if set(names) == set(layout.joints) and len(names) == count:
-                order = [names.index(joint) for joint in layout.joints]
-                return skeleton.clean(keypoints[..., order, :]), layout
+    if "joints" not in arrays:
+        try:
+            return skeleton.to_coco18(keypoints), skeleton.COCO18
+        except ValueError:
+            raise UserError(
+                f"{path}: {keypoints.shape[-2]} joints, a layout that is not known; name them in "
+                "an array `joints`"
+            ) from None
+    joints = arrays["joints"].ravel()
+    if joints.dtype.kind not in "US":
+        raise UserError(f"{path}: joints: expected the names of the joints")
+    names = [n.decode("utf-8", "replace") if isinstance(n, bytes) else n for n in joints.tolist()]
     try:
-        return skeleton.to_coco18(keypoints), skeleton.COCO18
-    except ValueError:
-        known = "; ".join(f"{n}: {', '.join(x.joints)}" for n, x in skeleton.LAYOUTS.items())
+        return skeleton.from_names(keypoints, names)
+    except ValueError as error:
         raise UserError(
-            f"{path}: {count} joints, a layout that is not known; name them in an array `joints` "
-            f"({known})"
+            f"{path}: {error}; expected names such as nose, neck, left_shoulder, right_wrist"
         ) from None
 
 

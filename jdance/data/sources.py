@@ -4,9 +4,11 @@ Every source is turned into `Picture`s: something to read, and whom in it the la
 """
 
 import csv
+import io
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,10 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jdance import files
 from jdance.data import images, openpose_json, skeleton_npz, stage, videos
 from jdance.errors import UserError
 
 SPLITS = ("train", "val", "test")
+_OTHER_SPLITS = ("valid", "validation", "training", "testing")
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,9 @@ class Picture:
 class Source:
     """A list of pictures, the classes in their order, and what had to be left out.
 
-    `layout` is the name of the skeleton's, and `sequences` tells whether its key points are
-    sequences of skeletons. `name` is stage:PRESET, or that of the folder or file.
+    `layout` is the name of the skeleton's, `sequences` tells whether its key points are sequences
+    of skeletons, `name` is stage:PRESET, or that of the folder or file, and `notes` are what a user
+    should know, a line each.
     """
 
     pictures: list[Picture]
@@ -87,6 +92,7 @@ class Source:
     layout: str = "coco18"
     sequences: bool = False
     name: str = ""
+    notes: list[str] = field(default_factory=list)
 
 
 def open_source(
@@ -172,8 +178,38 @@ def _draw(seed: int, planned: stage.PlannedScene) -> Loaded:
     return Loaded(scene.image, np.stack([dancer.keypoints for dancer in scene.dancers]))
 
 
+def class_name(text: str) -> str:
+    """A class's name in one form of Unicode: a Mac writes accents as characters of their own."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _visible(folder: Path) -> list[Path]:
+    """All that lies in a folder, in natural order, but hidden files."""
+    found = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(found, key=files.natural_key)
+
+
 def _subfolders(path: Path) -> list[Path]:
-    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return [p for p in _visible(path) if p.is_dir()]
+
+
+def find_media(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """The images and videos of a folder in natural order.
+
+    Also what else is in it, but hidden files, each with the reason why it is left out.
+    """
+    entries = _visible(folder)
+    usable = [p for p in entries if p.is_file() and (images.is_image(p) or videos.is_video(p))]
+    return usable, [(path, left_out(path)) for path in entries if path not in usable]
+
+
+def left_out(path: Path) -> str:
+    """Why something is not read, which is no image or video by its name."""
+    if os.path.islink(path) and not os.path.exists(path):
+        return "a link to a file that is not there"
+    if os.path.isdir(path):
+        return "a folder, which is not looked into; move its files one level up"
+    return "not a kind of picture or video that can be read"
 
 
 def _read(path: Path, keypoints: Path | None = None) -> Loaded:
@@ -186,11 +222,11 @@ def _folder(path: Path, label_all: bool, keypoints: Path | None, rate: float) ->
     if not tops and _find_seen(path):
         raise UserError(f"{path}: its files have no labels; put them into a folder for each class")
     classes: list[tuple[str | None, Path]]
-    if tops and {top.name for top in tops} <= set(SPLITS):
-        classes = [(top.name, folder) for top in tops for folder in _subfolders(top)]
+    if tops and {top.name.lower() for top in tops} <= set(SPLITS):
+        classes = [(top.name.lower(), folder) for top in tops for folder in _subfolders(top)]
     else:
         classes = [(None, folder) for folder in tops]
-        splits = sorted({top.name for top in tops} & {*SPLITS, "valid", "validation"})
+        splits = sorted(t.name for t in tops if t.name.lower() in {*SPLITS, *_OTHER_SPLITS})
         if splits:
             raise UserError(
                 f"{path}: looks divided ({', '.join(splits)}); folders of splits must be called "
@@ -200,23 +236,26 @@ def _folder(path: Path, label_all: bool, keypoints: Path | None, rate: float) ->
     kind = _kind(folders)
     if keypoints and kind is not _PICTURES:
         raise UserError(f"--keypoints={keypoints}: {path} holds key points itself")
-    source = Source([], sorted({folder.name for folder in folders}), sequences=kind is _CLIPS)
-    for place in {path, *(folder.parent for folder in folders)}:
+    names = sorted({class_name(folder.name) for folder in folders})
+    source = Source([], names, sequences=kind is _CLIPS)
+    for place in sorted({path, *(folder.parent for folder in folders)}):
         source.skipped += [
             (str(p), "lies in no class's folder, so has no label") for p in _find_seen(place)
         ]
     for split, folder in classes:
-        person = Person(folder.name, everybody=label_all)
+        person = Person(class_name(folder.name), everybody=label_all)
         entries = kind.find(folder)
         beside = {openpose_json.path_for(file, folder) for file in entries} if keypoints else set()
         known = {*entries, *beside}
-        others = [p for p in folder.iterdir() if p not in known and not p.name.startswith(".")]
-        source.skipped += [(str(p), kind.other) for p in sorted(others)]
+        others = [p for p in _visible(folder) if p not in known]
+        source.skipped += [(str(p), kind.other or left_out(p)) for p in others]
         for entry in entries:
             name = str(entry.relative_to(path))
             if videos.is_video(entry):
                 try:
                     source.pictures += _frames(name, entry, person, split, name, rate, keypoints)
+                    if damage := videos.damage(entry):
+                        source.skipped.append((name, damage))
                 except UserError as error:
                     source.skipped.append((name, str(error)))
                 continue
@@ -252,11 +291,14 @@ def _read_frame(file: Path, when: float) -> Loaded:
 
 
 def _find_seen(folder: Path) -> list[Path]:
-    return sorted(images.find(folder) + videos.find(folder))
+    return find_media(folder)[0]
 
 
 class _Kind(NamedTuple):
-    """What a class's folder can hold: how to find it, how to read it, and what else is called."""
+    """What a class's folder can hold: how to find it, how to read it, and what else is called.
+
+    Else "", if `left_out` says it.
+    """
 
     find: Callable[[Path], list[Path]]
     read: Callable[..., Loaded]
@@ -275,7 +317,7 @@ def _read_clip(folder: Path) -> Loaded:
     return Loaded(None, openpose_json.read_sequence(openpose_json.frames(folder))[None])
 
 
-_PICTURES = _Kind(_find_seen, _read, "not a kind of picture or video that can be read")
+_PICTURES = _Kind(_find_seen, _read, "")
 _STILLS = _Kind(openpose_json.frames, _read_found, "not a .json of key points")
 _CLIPS = _Kind(_clips, _read_clip, "not a folder of .json frames")
 
@@ -295,29 +337,68 @@ def _keypoints_of(name: str, keypoints: Path | None) -> list[Path]:
     return [openpose_json.path_for(Path(name), keypoints / place)]
 
 
+def _table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The columns of a CSV file, and its rows with their line numbers.
+
+    Fields are separated by commas, semicolons or tabs; names of columns may have capitals and
+    blanks around them.
+
+    Raises:
+        UserError: it is no text, or no table.
+    """
+    try:
+        data = path.read_bytes()
+        wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read as a CSV file ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: cannot be read as a CSV file ({error}); save it with the encoding UTF-8"
+        ) from error
+    skipped = 0
+    if text.startswith("sep="):  # how a spreadsheet names the separator
+        text, skipped = text.partition("\n")[2], 1
+    header = text.partition("\n")[0]
+    separator = max(",;\t", key=header.count)
+    try:
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        columns = [name.strip().casefold() for name in next(lines, [])]
+        rows = [
+            (lines.line_num + skipped, dict(zip(columns, (field.strip() for field in line))))  # noqa: B905
+            for line in lines
+            if line
+        ]
+    except csv.Error as error:
+        raise UserError(f"{path}: cannot be read as a CSV file ({error})") from error
+    return columns, rows
+
+
 def _manifest(
     path: Path, label_all: bool, where: str, keypoints: Path | None, rate: float
 ) -> Source:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = [(reader.line_num, row) for row in reader]
-            columns = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as a CSV file ({error})") from error
+    columns, rows = _table(path)
     if not {"path", "label"} <= set(columns):
-        raise UserError(f"{path}: the first line must name the columns path and label")
+        raise UserError(
+            f"{path}: the first line must name the columns path and label; it has "
+            f"{', '.join(columns) or 'none'}"
+        )
     column, _, value = where.partition("=")
+    column = column.strip().casefold()
     if where and column not in columns:
         raise UserError(f"--where={where}: {path} has the columns {', '.join(columns)}")
     source = Source([], [])
+    damaged: dict[str, str] = {}
     for line, row in rows:
-        if where and row[column] != value:
+        if where and class_name(row.get(column, "")) != class_name(value):
             continue
         try:
             source.pictures += _manifest_pictures(path.parent, row, label_all, keypoints, rate)
+            if videos.is_video(path.parent / row["path"]):
+                damaged[row["path"]] = videos.damage(path.parent / row["path"])
         except UserError as error:
             source.skipped.append((f"{path}, line {line}", str(error)))
+    source.skipped += [(name, damage) for name, damage in damaged.items() if damage]
     source.classes = sorted({person.label for p in source.pictures for person in p.people})
     return source
 
@@ -325,7 +406,7 @@ def _manifest(
 def _manifest_pictures(
     root: Path, row: dict[str, str], label_all: bool, keypoints: Path | None, rate: float
 ) -> list[Picture]:
-    name, label = (row["path"] or "").strip(), (row["label"] or "").strip()
+    name, label = row.get("path", ""), class_name(row.get("label", ""))
     if not name or not label:
         raise UserError("path or label is empty")
     file = root / name
@@ -333,9 +414,10 @@ def _manifest_pictures(
     if (row.get("start") or row.get("end")) and not is_video:
         raise UserError(f"{name}: start and end are for videos")
     if not os.path.isfile(file):  # False, too, for names that no file can have
-        raise UserError(f"{file}: no such file; correct the path or remove the line")
-    if file.suffix.lower() not in images.SUFFIXES and not is_video:
-        raise UserError(f"{file}: not a kind of picture or video that can be read")
+        reason = left_out(file) if os.path.lexists(file) else "no such file"
+        raise UserError(f"{file}: {reason}; correct the path or remove the line")
+    if not images.is_image(file) and not is_video:
+        raise UserError(f"{file}: {left_out(file)}")
     box = None
     if row.get("box"):
         box = tuple(_number(part, "box") for part in row["box"].replace(",", " ").split())
@@ -347,7 +429,7 @@ def _manifest_pictures(
     index = None if number is None else int(number)
     chosen = box is not None or index is not None
     person = Person(label, box=box, index=index, everybody=label_all and not chosen)
-    split, group = split_name(row.get("split")), (row.get("group") or name).strip()
+    split, group = split_name(row.get("split")), row.get("group") or name
     if is_video:
         start = _number(row["start"], "start") if row.get("start") else 0.0
         end = _number(row["end"], "end") if row.get("end") else math.inf
@@ -362,7 +444,7 @@ def _manifest_pictures(
 
 def _number(text: str, column: str) -> float:
     try:
-        value = float(text)
+        value = float(text.replace(",", "."))  # as many countries write it
     except ValueError:
         value = np.nan
     if not abs(value) < 1e6:
@@ -382,6 +464,7 @@ def split_name(text: object) -> str | None:
 
 def _skeletons(path: Path, where: str, split_column: str) -> Source:
     found = skeleton_npz.read(path, where, split_column)
+    labels = [class_name(label) for label in found.labels]
     kind = "sequence" if found.sequences else "skeleton"
     pictures = [
         Picture(
@@ -391,15 +474,20 @@ def _skeletons(path: Path, where: str, split_column: str) -> Source:
             split=None if found.splits is None else split_name(found.splits[i]),
             group=str(i) if found.groups is None else found.groups[i],
         )
-        for i, (keypoints, label) in enumerate(zip(found.keypoints, found.labels, strict=True))
+        for i, (keypoints, label) in enumerate(zip(found.keypoints, labels, strict=True))
     ]
     return Source(
-        pictures, sorted(set(found.labels)), layout=found.layout.name, sequences=found.sequences
+        pictures,
+        sorted(set(labels)),
+        layout=found.layout.name,
+        sequences=found.sequences,
+        notes=list(found.notes),
     )
 
 
 def _relabelled(source: Source, labels: Mapping[str, str]) -> Source:
     """Only what has one of the labels, under its new name."""
+    labels = {class_name(old): class_name(new) for old, new in labels.items()}
     for label in labels:
         if label not in source.classes:
             known = ", ".join(source.classes)

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from jdance.data import people, records
+import numpy as np
+
+from jdance.data import images, people, records
 from jdance.errors import UserError
 
 
@@ -18,7 +20,7 @@ def verify(folder: Path) -> tuple[int, list[str]]:
     dataset = records.Dataset(folder, kind="")
     problems = list(dataset.damage())
     damaged = {problem.partition(":")[0] for problem in problems}
-    unpack = people.unpack if dataset.info["kind"] == "people" else records.unpack
+    check = _check_scene if dataset.info["kind"] == "people" else _check_crop
     good = 0
     for split, part in dataset.info["splits"].items():
         if any(str(folder / shard) in damaged for shard in part["shards"]) or not part["count"]:
@@ -26,10 +28,23 @@ def verify(folder: Path) -> tuple[int, list[str]]:
         source = dataset.source(split)
         for i in range(len(source)):
             try:
-                example = unpack(source[i])
-                if example.image is not None:
-                    records.decode_image(example.image)
+                check(source[i])
                 good += 1
             except UserError as error:
                 problems.append(f"{folder}: example {i} of {split}: {error}")
     return good, problems
+
+
+def _check_crop(data: bytes) -> None:
+    example = records.unpack(data)
+    if example.image is not None:
+        records.decode_image(example.image)
+
+
+def _check_scene(data: bytes) -> None:
+    scene = people.unpack(data)
+    image = images.decode(scene.image)
+    if image is None:
+        raise UserError("a damaged image")
+    if scene.mask is not None and np.shape(scene.mask) != image.shape[:2]:
+        raise UserError("a mask of another size than its image")

@@ -1,34 +1,35 @@
 """Videos and cameras: frames with their times in, annotated video out, and nothing held in memory.
 
-OpenCV's FFmpeg decodes; it turns frames upright as the file's rotation says.
+Frames of files come upright and with square pixels, see `containers`.
 """
 
 import math
-import os
 import queue
 import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import cv2
 import numpy as np
 
+from jdance import files
+from jdance.data import containers
+from jdance.data.containers import SUFFIXES, is_video
 from jdance.errors import UserError
 
-# What decoders say of damaged frames helps nobody; `Video.problem` tells it in one line.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+__all__ = ["SUFFIXES", "is_video"]
 
 T = TypeVar("T")
 
-SUFFIXES = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp")
 _CAMERA = "camera:"
-_MAX_FRAMES = 10**6  # of one video that become examples
+_EPSILON = 1e-6  # seconds, for what rounding does to times
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,14 @@ class Video:
     """The frames of a video file or a camera, read one after the other.
 
     Attributes:
-        fps: frames a second as the file says; frames carry their own times.
+        fps: frames per second; frames carry their own times.
         size: height and width in pixels, upright.
-        count: how many frames there should be; 0 if that is not known.
-        problem: after the frames are read, what was wrong with the rest of the file; else empty.
+        count: the number of frames that there should be; 0 if that is not known.
+        problem: what could not be read so far; empty if nothing is wrong.
 
     Args:
         source: a file, or "camera:N".
-        every: only every so many frames.
+        every: only every Nth frame.
         start, end: only frames of this time, in seconds; end is left out.
 
     Raises:
@@ -64,80 +65,86 @@ class Video:
         self.name = str(source)
         self._every, self._start, self._end = every, start, end
         self.is_camera = is_camera(self.name)
-        if self.is_camera:
-            number = self.name.removeprefix(_CAMERA)
-            if not number.isdigit():
-                raise UserError(f"{self.name}: expected camera:0, camera:1, ...")
-            self._capture = cv2.VideoCapture(int(number))
-            if not self._capture.isOpened():
-                raise UserError(f"{self.name}: there is no such camera")
-            self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # what is shown should be now
-        else:
-            path = Path(source)
-            if not path.is_file():
-                raise UserError(f"{path}: no such file; check the path")
-            self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-            if not self._capture.isOpened():
-                raise UserError(f"{path}: not a readable video; replace or remove the file")
-        self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
-        fps = self._capture.get(cv2.CAP_PROP_FPS)
-        self.fps = float(fps) if 0 < fps < 1000 else 30.0
-        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        # No frame takes less than a byte: a file that claims more does not know how many it has.
-        most = 0 if self.is_camera else Path(source).stat().st_size
-        self.count = int(count) if 0 < count <= most else 0
-        width, height = (
-            self._capture.get(p) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
-        )
-        turned = int(self._capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 180 == 90
-        size = (int(height), int(width))
-        # With automatic rotation some versions report the upright size, others the stored one.
-        self.size = size[::-1] if turned and not _reports_upright() else size
         self.problem = ""
+        self._decoded: Iterator[containers.DecodedFrame] = iter(())
+        if self.is_camera:
+            self._open_camera()
+            return
+        self._contents = containers.read(Path(source))
+        self.fps, self.size = self._contents.fps, self._contents.size
+        self.count = self._contents.count
+
+    def _open_camera(self) -> None:
+        number = self.name.removeprefix(_CAMERA)
+        if not number.isdigit():
+            raise UserError(f"{self.name}: expected camera:0, camera:1, ...")
+        self._capture = cv2.VideoCapture(int(number))
+        if not self._capture.isOpened():
+            raise UserError(f"{self.name}: there is no such camera")
+        self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # what is shown should be now
+        fps, width, height = (
+            self._capture.get(p)
+            for p in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        )
+        self.fps = float(fps) if 0 < fps < 1000 else 30.0
+        self.size, self.count = (int(height), int(width)), 0
 
     def __iter__(self) -> Iterator[Frame]:
-        index, last, began = 0, -1.0, time.monotonic()
-        while self._capture.grab():
-            stamp = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            if self.is_camera:
-                stamp = time.monotonic() - began
-            elif not stamp > last:  # files without times, and times that go back
-                stamp = last + 1 / self.fps if index else 0.0
-            last = stamp
-            number, index = index, index + 1
+        return self._chosen(self._camera_frames() if self.is_camera else self._file_frames())
+
+    def _chosen(self, decoded: Iterator[tuple[float, Callable[[], np.ndarray]]]) -> Iterator[Frame]:
+        for index, (stamp, image) in enumerate(decoded):
             if stamp >= self._end:
                 return
-            if stamp < self._start or number % self._every:
-                continue
+            if stamp >= self._start and not index % self._every:
+                yield Frame(index, stamp, image())
+
+    def _camera_frames(self) -> Iterator[tuple[float, Callable[[], np.ndarray]]]:
+        began = time.monotonic()
+        while self._capture.grab():
+            stamp = time.monotonic() - began
             ok, image = self._capture.retrieve()
             if ok and image is not None and image.size:
-                yield Frame(number, stamp, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+                yield stamp, partial(cv2.cvtColor, image, cv2.COLOR_BGR2RGB)
+
+    def _file_frames(self) -> Iterator[tuple[float, Callable[[], np.ndarray]]]:
+        contents, errors = self._contents, []  # type: ignore[var-annotated]
+        index, last = 0, -1.0
+        self._decoded = containers.frames(Path(self.name), contents, errors)
+        for frame in self._decoded:
+            if not frame.whole:
+                errors.append("a frame is not whole")
+            if errors:
+                self.problem = "some of its frames are damaged"
+            # Files without times, and times that go back.
+            stamp = frame.time
+            if stamp is None or stamp <= last:
+                stamp = last + 1 / self.fps if index else 0.0
+            index, last = index + 1, stamp
+            yield stamp, frame.image
         if not index:
             self.problem = "holds no frame that can be read"
-        elif index < self.count - max(2, self.count // 50):
+        elif (errors or contents.damage) and index < self.count:
             self.problem = f"only {index} of {self.count} frames can be read; the rest is damaged"
+        elif errors or contents.damage:
+            reason = contents.damage or "some of them not whole"
+            self.problem = f"is damaged: {index} frames can be read, {reason}"
 
     def close(self) -> None:
-        self._capture.release()
-
-
-def _reports_upright() -> bool:
-    return int(cv2.__version__.split(".")[0]) >= 5
+        if self.is_camera:
+            self._capture.release()
+        elif isinstance(self._decoded, Generator):
+            self._decoded.close()
 
 
 def is_camera(name: str) -> bool:
     return name.startswith(_CAMERA)
 
 
-def is_video(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
-
-
 def find(folder: Path) -> list[Path]:
-    """The files in a folder that look like videos, sorted by name; hidden ones are left out."""
-    return sorted(
-        p for p in folder.iterdir() if is_video(p) and not p.name.startswith(".") and p.is_file()
-    )
+    """The videos of a folder by their names, in natural order; hidden ones are left out."""
+    found = (p for p in folder.iterdir() if not p.name.startswith(".") and p.is_file())
+    return sorted(filter(is_video, found), key=files.natural_key)
 
 
 class Damaged(UserError):
@@ -145,25 +152,36 @@ class Damaged(UserError):
 
 
 def times(path: Path, rate: float, start: float = 0.0, end: float = math.inf) -> list[float]:
-    """When to look at a part of a video, `rate` times a second: seconds from its beginning.
+    """When to look at a part of a video: the times of its frames, about `rate` of them a second.
+
+    It is the first frame of the part, and then the first of each 1 / `rate` seconds from `start`.
 
     Raises:
-        UserError: it cannot be read, or ends before `start`.
+        UserError: it cannot be read, or has no frame between `start` and `end`.
     """
-    with closing(Video(path)) as video:
-        count = video.count or sum(1 for _ in video)  # some files do not say how long they are
-        end = min(end, count / video.fps)
-        # Not before the first whole frame, nor after the last one.
-        number = math.ceil((end - start) * rate - 1e-6)
-        if number > _MAX_FRAMES:
-            raise UserError(
-                f"{path}: claims to last {count / video.fps:.0f} s; prepare parts of it"
-            )
-        if number < 1:
-            raise UserError(
-                f"{path}: lasts {count / video.fps:.1f} s; nothing of it is between start and end"
-            )
-    return [start + i / rate for i in range(number)]
+    contents = containers.read(path)
+    result: list[float] = []
+    due = start
+    for when in contents.times[(contents.times >= start - _EPSILON) & (contents.times < end)]:
+        if when >= due - _EPSILON:
+            result.append(float(when))
+            due = start + (math.floor((when - start) * rate + _EPSILON) + 1) / rate
+    if not result and not len(contents.times):
+        raise UserError(f"{path}: holds no frame that can be read")
+    if not result:
+        raise UserError(
+            f"{path}: lasts {contents.end:.1f} s; nothing of it is between start and end"
+        )
+    return result
+
+
+def damage(path: Path) -> str:
+    """What is wrong with a video file, in words; "" if nothing is known to be."""
+    contents = containers.read(path)
+    readable = len(contents.times)
+    if contents.damage and readable < contents.count:
+        return f"only {readable} of {contents.count} frames can be read; the rest is damaged"
+    return f"is damaged: {contents.damage}" if contents.damage else ""
 
 
 # The video that this process read last, and where it is in it.
@@ -192,8 +210,10 @@ def frame_at(path: Path, when: float) -> np.ndarray:
         video = Video(path)
         frames = iter(video)
     for frame in frames:
-        if frame.time + 1e-6 >= when:
+        if frame.time + _EPSILON >= when:
             _open[key] = (video, frames, frame.time)
+            if video.problem and frame.time > when + 1 / video.fps:
+                raise Damaged(f"{path}: {video.problem}")
             return frame.image
     _damaged[key] = when, f"{path}: {video.problem or 'ends earlier than it says'}"
     video.close()
@@ -296,7 +316,7 @@ class Writer:
             self._ffmpeg = subprocess.Popen(command, stdin=subprocess.PIPE)
             return
         code = cv2.VideoWriter.fourcc(*"VP90")
-        with _quiet():
+        with files.quiet_stderr():  # OpenCV calls its own way of naming VP9 unsupported
             self._opencv = cv2.VideoWriter(
                 str(self._path), cv2.CAP_FFMPEG, code, self._fps, (width, height)
             )
@@ -320,17 +340,3 @@ class Writer:
             self._ffmpeg.stdin.close()
             if self._ffmpeg.wait():
                 raise UserError(f"{self._path}: ffmpeg cannot write it (see above)")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Drops what C code writes to stderr: OpenCV calls its own way of naming VP9 unsupported."""
-    kept = os.dup(2)
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)

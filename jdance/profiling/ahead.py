@@ -222,7 +222,7 @@ def _floor(kernel: hlo.Kernel, target: Target) -> float:
 
 
 def _memory(done: Any) -> int:
-    """Bytes that a program needs at its peak: arguments, results that are no arguments, the rest."""
+    """Bytes that a program needs at its peak: arguments, results of their own, and the rest."""
     stats = done.memory_analysis()
     own = stats.output_size_in_bytes - stats.alias_size_in_bytes
     return stats.argument_size_in_bytes + own + stats.temp_size_in_bytes

@@ -103,7 +103,7 @@ def recognize_video(
         told: is given the frames read so far, and those in all (0: unknown).
 
     Returns:
-        What was wrong with the file, if a part of it could not be read; else "".
+        What was wrong with the file or its key points, if a part could not be read; else "".
 
     Raises:
         UserError: nothing of it could be read, or results cannot be written.
@@ -111,11 +111,16 @@ def recognize_video(
     with closing(
         videos.Video(source, every=settings.every, start=settings.start, end=settings.end)
     ) as video:
-        frames = _recognized(recognizer, video, settings, keypoints, told)
+        known = None if keypoints is None else openpose_json.VideoFrames(video.name, keypoints)
+        frames = _recognized(recognizer, video, settings, known, told)
         fps = video.fps / settings.every
         lag = 0.2 if video.is_camera else None
         _write(recognizer, frames, str(source), video.size, fps, stem, settings, namer, show, lag)
-        return video.problem
+        problems = [video.problem] * bool(video.problem)
+        if known and known.problems:
+            first = known.problems[min(known.problems)]
+            problems.append(f"{len(known.problems)} frames without key points; the first, {first}")
+        return "; ".join(problems)
 
 
 def recognize_skeletons(
@@ -141,7 +146,8 @@ def recognize_skeletons(
     bad: list[str] = []
 
     def frames() -> Iterator[tuple[int, float, None, list[np.ndarray], list[np.ndarray]]]:
-        for index, path in enumerate(openpose_json.frames(folder)):
+        paths, good = openpose_json.frames(folder), 0
+        for index, path in zip(openpose_json.places(paths), paths, strict=True):
             when = index / settings.fps
             if index % settings.every or not settings.start <= when < settings.end:
                 continue
@@ -150,10 +156,11 @@ def recognize_skeletons(
             except UserError as error:
                 bad.append(images.printable(str(error)))
                 continue
+            good += 1
             enough = (people[..., 2] > 0).sum(-1) >= recognizer.min_joints
             found = list(people[enough])
             yield index, when, None, found, _named(recognizer, found)
-        if bad and len(bad) == index + 1:
+        if bad and not good:
             raise UserError(f"{folder}: not one frame can be used; the first, {bad[0]}")
 
     fps = settings.fps / settings.every
@@ -179,7 +186,7 @@ def _recognized(
     recognizer: Recognizer,
     video: videos.Video,
     settings: Settings,
-    keypoints: Path | None,
+    known: openpose_json.VideoFrames | None,
     told: Callable[[int, int], None] | None,
 ) -> Iterator[_Recognized]:
     """Index, time, image, key points and probabilities of each frame.
@@ -209,16 +216,12 @@ def _recognized(
         pictures = [frame.image for frame in batch]
         # The last batch is filled up, so that nothing is compiled for it.
         pictures += [pictures[-1]] * (size - len(pictures))
-        known = None
-        if keypoints is not None:
-            indices = [frame.index for frame in batch]
-            indices += [indices[-1]] * (size - len(indices))
-            known = [
-                openpose_json.read(openpose_json.path_for_frame(video.name, index, keypoints))
-                for index in indices
-            ]
+        people = None
+        if known is not None:
+            people = [known(frame.index) for frame in batch]
+            people += [people[-1]] * (size - len(people))
         shape = pictures[0].shape[:2]
-        running.append((batch, recognizer.start(pictures, known, size=shape)))
+        running.append((batch, recognizer.start(pictures, people, size=shape)))
         if len(running) > 1:
             yield from finish()
     while running:

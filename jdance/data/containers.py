@@ -1,0 +1,360 @@
+"""Video files: when their frames are, and the frames themselves.
+
+FFmpeg (PyAV) reads everything but animated WebP, which OpenCV reads. Headers are trusted in nothing
+that the frames can tell: containers guess durations and frame rates, and count what an edit list
+has cut away.
+"""
+
+import math
+import os
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from jdance.errors import UserError
+
+SUFFIXES = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp",
+            ".3g2", ".asf", ".flv", ".m2ts", ".mts", ".mxf", ".ogv", ".ts", ".vob")  # fmt: skip
+_ANIMATED = (".gif", ".webp", ".png", ".apng")  # images, most of them
+_MAX_PIXELS = 2**27  # of a frame
+_MAX_ASPECT = 8  # of a pixel; what is beyond comes from a broken header
+_WEBP_FRAMES = 16  # decoded at once
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What lies in a video file.
+
+    Attributes:
+        times: float64 [N], when each frame is shown, in seconds from the stream's beginning.
+        end: when the last frame ends, in seconds.
+        fps: frames per second, the rate of the file if most frames keep it.
+        size: height and width in pixels as shown: upright, with square pixels.
+        rotation: degrees by which stored frames must be turned counterclockwise.
+        count: the number of frames that the file should have, at least N.
+        damage: what is wrong with the container; "" if nothing is.
+        origin: the time stamp of the beginning, in seconds.
+        lead: the number of packets before the first that can be decoded.
+    """
+
+    times: np.ndarray
+    end: float
+    fps: float
+    size: tuple[int, int]
+    rotation: int = 0
+    count: int = 0
+    damage: str = ""
+    origin: float = 0.0
+    lead: int = 0
+
+
+class DecodedFrame(NamedTuple):
+    """A decoded frame: its time in seconds (None: not known), whether it is whole, its pixels."""
+
+    time: float | None
+    whole: bool
+    image: Callable[[], np.ndarray]
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file is a video, by its name; GIF, WebP and PNG files are if they are animated."""
+    suffix = path.suffix.lower()
+    return suffix in SUFFIXES or (suffix in _ANIMATED and _is_animated(path))
+
+
+def _is_animated(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+            if head.startswith(b"GIF8"):
+                return _gif_images(file, head) > 1
+    except (OSError, ValueError):
+        return False
+    if head.startswith(b"RIFF") and head[8:16] == b"WEBPVP8X":
+        return len(head) > 20 and bool(head[20] & 2)
+    animation, pixels = head.find(b"acTL"), head.find(b"IDAT")
+    return head.startswith(b"\x89PNG") and animation > 0 and not 0 < pixels < animation
+
+
+def _gif_images(file: Any, head: bytes) -> int:
+    """The number of images in a GIF file; at most two are looked for."""
+
+    def skip_table(flags: int) -> None:
+        if flags & 0x80:
+            file.seek(3 * 2 ** ((flags & 7) + 1), os.SEEK_CUR)
+
+    def skip_blocks() -> None:
+        while size := file.read(1):
+            if not size[0]:
+                return
+            file.seek(size[0], os.SEEK_CUR)
+
+    if len(head) < 13:
+        return 0
+    file.seek(13)
+    skip_table(head[10])
+    images = 0
+    while images < 2 and (kind := file.read(1)) in (b"!", b","):
+        if kind == b"!":
+            file.seek(1, os.SEEK_CUR)
+        else:
+            images += 1
+            descriptor = file.read(9)
+            if len(descriptor) < 9:
+                return images
+            skip_table(descriptor[8])
+            file.seek(1, os.SEEK_CUR)
+        skip_blocks()
+    return images
+
+
+def read(path: Path) -> Contents:
+    """Reads what lies in a file, without decoding more than its first frame.
+
+    Raises:
+        UserError: it is no readable video.
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        status = None
+    if status is None or not path.is_file():
+        raise UserError(f"{path}: no such file; check the path")
+    return _read(path, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=64)
+def _read(path: Path, version: tuple[int, ...]) -> Contents:
+    if _is_webp(path):
+        return _read_webp(path)
+    packets: list[tuple[float | None, float, bool, bool]] = []
+    damage, failures = "", list[str]()
+    with _opened(path) as (container, stream), _messages() as messages:
+        demuxed = container.demux(stream)
+        while (packet := _attempt(next, demuxed, None, errors=failures)) is not None:
+            if not packet.size:  # the last
+                continue
+            time, unit = packet.pts, packet.time_base
+            packets.append((
+                None if time is None else float(time * unit),
+                float((packet.duration or 0) * unit),
+                packet.is_keyframe,
+                packet.is_discard,
+            ))  # fmt: skip
+            if packet.is_corrupt:
+                damage = "a part of it is missing"
+        if failures:
+            damage = "the rest cannot be read"
+        elif any(name == container.format.name for _, name, _ in messages):
+            damage = "a part of it is missing"
+        return _contents(path, stream, packets, damage, version[1])
+
+
+@contextmanager
+def _messages() -> Iterator[list[tuple[int, str, str]]]:
+    """FFmpeg's error messages: (level, what reports it, text).
+
+    Only for reading packets: messages that come from the threads of a decoder can block it.
+    """
+    import av
+
+    av.logging.set_skip_repeated(False)
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture() as messages:
+            yield messages
+    finally:
+        av.logging.set_level(None)
+        av.logging.set_libav_level(av.logging.PANIC)
+
+
+def _first(path: Path) -> Any:
+    """The first frame that can be decoded, or None."""
+    with _opened(path) as (container, stream):
+        packets = container.demux(stream)
+        while (packet := _attempt(next, packets, None, errors=[])) is not None:
+            for frame in _attempt(packet.decode, errors=[]) or ():
+                return frame
+    return None
+
+
+def _contents(path: Path, stream: Any, packets: list, damage: str, size: int) -> Contents:
+    lead = next((i for i, (_, _, key, _) in enumerate(packets) if key), 0)
+    shown = [(time, length) for time, length, _, cut in packets[lead:] if not cut]
+    rate = float(stream.guessed_rate or stream.average_rate or 0)
+    times, lengths = np.zeros(0), np.zeros(0)
+    if shown and any(time is None for time, _ in shown):  # files without times
+        times = np.arange(len(shown)) / (rate if 0 < rate < 1000 else 30.0)
+        lengths = np.zeros(len(shown))
+    elif shown:
+        times, lengths = np.array(shown, float).T
+        # Frames before the first that stands alone refer to what was cut away.
+        keep = times >= (-math.inf if packets[lead][0] is None else packets[lead][0])
+        order = np.argsort(times[keep], kind="stable")
+        times, lengths = times[keep][order], lengths[keep][order]
+    origin = 0.0
+    if len(times) and stream.start_time is not None:
+        origin = min(float(stream.start_time * stream.time_base), float(times[0]))
+    elif len(times):
+        origin = float(times[0])
+    fps = _fps(times, rate)
+    last = float(lengths[-1]) if len(lengths) and 0 < lengths[-1] < 60 else 1 / fps
+    count = len(times)
+    if damage and stream.frames <= size:  # a frame takes at least a byte
+        count = max(count, stream.frames - sum(cut for *_, cut in packets))
+    height, width, rotation = 0, 0, 0
+    first = _first(path)
+    if first is not None:
+        rotation = round(first.rotation / 90) * 90 % 360
+        height, width = first.height, first.width
+        aspect = float(stream.sample_aspect_ratio or 1)
+        if 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT:
+            width = max(1, round(width * aspect))
+        if height * width > _MAX_PIXELS:
+            height, width = 0, 0
+    shown_size = (width, height) if rotation % 180 else (height, width)
+    return Contents(
+        times - origin,
+        float(times[-1]) - origin + last if len(times) else 0.0,
+        fps,
+        shown_size,
+        rotation,
+        count,
+        damage,
+        origin,
+        lead,
+    )
+
+
+def _fps(times: np.ndarray, claimed: float) -> float:
+    """Frames per second: as claimed where the closest frames agree, else as these are apart."""
+    apart = np.diff(times)
+    apart = apart[apart > 1e-4]
+    if not len(apart):
+        return claimed if 0 < claimed < 1000 else 30.0
+    short = float(np.quantile(apart, 0.1))
+    if 0 < claimed < 1000 and 0.8 < claimed * short < 1.25:
+        return claimed
+    return float(1 / apart[apart < 1.5 * short].mean())
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """The container and its video stream.
+
+    Raises:
+        UserError: there is none.
+    """
+    import av
+
+    av.logging.set_libav_level(av.logging.PANIC)  # what cannot be read is told in one line
+    # Nothing in a file makes FFmpeg open anything but files.
+    options = {"fflags": "+genpts", "protocol_whitelist": "file"}
+    try:
+        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
+        stream = container.streams.best("video")
+    except (av.FFmpegError, OSError, ValueError, MemoryError):
+        stream = None
+    if stream is None or stream.codec_context is None:  # of a codec that FFmpeg does not have
+        raise UserError(f"{path}: not a readable video; replace or remove the file")
+    with container:
+        stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
+        yield container, stream
+
+
+def frames(path: Path, contents: Contents, errors: list[str]) -> Iterator[DecodedFrame]:
+    """Decodes a file, whose `contents` have been read; appends to `errors` what cannot be.
+
+    Pixels are converted to uint8 RGB [H, W, 3] only where they are asked for.
+    """
+    if 0 in contents.size:
+        return
+    if _is_webp(path):
+        yield from _webp_frames(path, contents, errors)
+        return
+    with _opened(path) as (container, stream):
+        stream.thread_type = "AUTO"
+        begin = contents.times[0] if len(contents.times) else -math.inf
+        packets, number = container.demux(stream), 0
+        while (packet := _attempt(next, packets, None, errors=errors)) is not None:
+            number += bool(packet.size)
+            if packet.size and number <= contents.lead:
+                continue
+            for frame in _attempt(packet.decode, errors=errors) or ():
+                time = None if frame.time is None else float(frame.time) - contents.origin
+                if time is None or time > begin - 1e-6:
+                    image = partial(_pixels, frame, contents)
+                    yield DecodedFrame(time, not frame.is_corrupt, image)
+
+
+def _attempt(call: Callable[..., Any], *arguments: Any, errors: list[str]) -> Any:
+    """What a call returns; None if FFmpeg cannot do it, of which `errors` then has the reason."""
+    import av
+
+    try:
+        return call(*arguments)
+    except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
+        errors.append(str(error))
+        return None
+
+
+def _pixels(frame: Any, contents: Contents) -> np.ndarray:
+    height, width = contents.size
+    if contents.rotation % 180:
+        height, width = width, height
+    image = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="BICUBIC")
+    return np.ascontiguousarray(np.rot90(image, contents.rotation // 90))
+
+
+# Animated WebP -----------------------------------------------------------------------------------
+
+
+def _is_webp(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(12)
+    return head.startswith(b"RIFF") and head[8:] == b"WEBP"
+
+
+def _read_webp(path: Path) -> Contents:
+    data = path.read_bytes()
+    durations, place, damage = [], 12, ""
+    width = height = 0
+    while place + 8 <= len(data):
+        name, length = struct.unpack("<4sI", data[place : place + 8])
+        body = data[place + 8 : place + 8 + length]
+        if len(body) < length:
+            damage = "a part of it is missing"
+        if name == b"VP8X" and len(body) >= 10:
+            width, height = (int.from_bytes(body[i : i + 3], "little") + 1 for i in (4, 7))
+        elif name == b"ANMF" and len(body) >= 16:
+            durations.append(int.from_bytes(body[12:15], "little") / 1000 or 0.1)
+        place += 8 + length + length % 2
+    if not durations or width * height > _MAX_PIXELS:
+        raise UserError(f"{path}: not a readable video; replace or remove the file")
+    times = np.array([0.0, *accumulate(durations)])
+    fps = _fps(times, 0.0)
+    return Contents(times[:-1], float(times[-1]), fps, (height, width), 0, len(durations), damage)
+
+
+def _webp_frames(path: Path, contents: Contents, errors: list[str]) -> Iterator[DecodedFrame]:
+    data = np.fromfile(path, np.uint8)
+    for start in range(0, len(contents.times), _WEBP_FRAMES):
+        try:
+            _, animation = cv2.imdecodeanimation(data, start, _WEBP_FRAMES)
+        except (cv2.error, MemoryError):
+            animation = None
+        images = [] if animation is None else animation.frames
+        for time, image in zip(contents.times[start:], images, strict=False):
+            image = np.ascontiguousarray(image[..., 2::-1])
+            yield DecodedFrame(float(time), True, partial(np.asarray, image))
+        if len(images) < min(_WEBP_FRAMES, len(contents.times) - start):
+            errors.append("a frame cannot be decoded")
+            return

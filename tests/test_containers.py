@@ -1,0 +1,174 @@
+"""Videos of every container: times from the frames, edit lists, variable rates, pixel aspect."""
+
+import struct
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from jdance.data import sources, videos
+
+MS = Fraction(1, 1000)
+STEADY = [i / 25 for i in range(50)]
+# As a phone does in the dark: 30 frames per second, then 10.
+VARIABLE = [i / 30 for i in range(30)] + [1.0 + i / 10 for i in range(30)]
+
+
+def frame_image(number, size=(48, 64)):
+    image = np.full((*size, 3), 20 + 3.5 * number, np.uint8)
+    image[: size[0] // 4] = 250  # tells what is up
+    return image
+
+
+def write(path, times, codec="libx264", unit=MS, rate=25, sar=None, container=None, **options):
+    with av.open(str(path), "w", options=container or {}) as file:
+        stream = file.add_stream(codec, rate=rate, options={"g": "10", **options})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = stream.time_base = unit
+        if sar:
+            stream.codec_context.sample_aspect_ratio = sar
+        for number, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(frame_image(number), format="rgb24")
+            frame.pts, frame.time_base = round(time / unit), unit
+            for packet in stream.encode(frame):
+                file.mux(packet)
+        for packet in stream.encode():
+            file.mux(packet)
+
+
+def cut(source, path, seconds):
+    """Cuts off the beginning without encoding again, as `ffmpeg -ss` or a phone does."""
+    options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
+    with av.open(str(source)) as whole, av.open(str(path), "w", options=options) as file:
+        stream = whole.streams.video[0]
+        copy = file.add_stream_from_template(stream)
+        for packet in whole.demux(stream):
+            if packet.dts is not None:
+                packet.pts -= round(seconds / stream.time_base)
+                packet.dts -= round(seconds / stream.time_base)
+                packet.stream = copy
+                file.mux(packet)
+
+
+def numbers(video):
+    return [(float(frame.image[-8:].mean()) - 20) / 3.5 for frame in video]
+
+
+@pytest.mark.parametrize(
+    ("name", "times", "arguments"),
+    [
+        ("recorder.webm", VARIABLE,  # as browsers record: neither duration nor rate
+         {"codec": "libvpx-vp9", "rate": 1000, "container": {"live": "1"}, "cpu-used": "8"}),
+        ("x.webm", VARIABLE, {"codec": "libvpx-vp9", "rate": 1000, "cpu-used": "8"}),
+        ("x.mkv", VARIABLE, {"rate": 30, "bf": "3"}),
+        ("x.mp4", VARIABLE, {"rate": 30, "unit": Fraction(1, 90000)}),
+        ("x.mov", STEADY, {"unit": Fraction(1, 90000), "bf": "2"}),
+        ("late.mkv", [5 + t for t in STEADY], {}),
+        ("late.mp4", [5 + t for t in STEADY], {"unit": Fraction(1, 90000)}),
+        ("x.avi", STEADY, {"codec": "mpeg4", "unit": Fraction(1, 25), "b": "4M"}),
+        ("x.ts", STEADY, {"unit": Fraction(1, 90000), "bf": "2"}),
+        ("x.flv", VARIABLE, {"rate": 30}),
+        ("x.wmv", STEADY, {"codec": "mpeg4", "b": "4M"}),
+        ("x.mpg", STEADY, {"codec": "mpeg2video", "unit": Fraction(1, 25), "b": "4M"}),
+    ],
+)  # fmt: skip
+def test_times_and_ends_come_from_the_frames(tmp_path, name, times, arguments):
+    write(tmp_path / name, times, **arguments)
+    video = videos.Video(tmp_path / name)
+    frames = list(video)
+    shown = np.array(times) - times[0]
+    np.testing.assert_allclose([frame.time for frame in frames], shown, atol=2e-3)
+    np.testing.assert_allclose(numbers(frames), np.arange(len(times)), atol=1.2)
+    assert (video.count, video.problem, videos.damage(tmp_path / name)) == (len(times), "", "")
+    assert video.fps == pytest.approx(30 if times is VARIABLE else 25, rel=0.02)
+    # Two examples per second, up to the last frame, and of any part.
+    np.testing.assert_allclose(
+        videos.times(tmp_path / name, 2.0), np.arange(0, shown[-1], 0.5), atol=0.03
+    )
+    part = videos.times(tmp_path / name, 2.0, 1.0, 1.9)
+    np.testing.assert_allclose(part, [1.0, 1.5], atol=0.03)
+    found = [videos.frame_at(tmp_path / name, when) for when in part]
+    expected = [frames[int(np.searchsorted(shown, when - 2e-3))].image for when in part]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_what_was_cut_off_is_neither_counted_nor_damage(tmp_path):
+    write(tmp_path / "whole.mp4", STEADY, unit=Fraction(1, 90000), bf="3")
+    cut(tmp_path / "whole.mp4", tmp_path / "cut.mp4", 0.6)
+    video = videos.Video(tmp_path / "cut.mp4")
+    np.testing.assert_allclose(numbers(video), np.arange(15, 50), atol=1.2)
+    assert video.count == 35 and video.problem == ""
+    assert videos.times(tmp_path / "cut.mp4", 2.0)[-1] == pytest.approx(1.0, abs=0.03)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("x.mkv", "libx264"), ("x.webm", "libvpx-vp9")])
+def test_a_cut_between_key_frames_begins_with_the_next_one(tmp_path, name, codec):
+    write(tmp_path / f"whole{name}", STEADY, codec=codec)
+    with (
+        av.open(str(tmp_path / f"whole{name}")) as whole,
+        av.open(str(tmp_path / name), "w") as file,
+    ):
+        stream = whole.streams.video[0]
+        copy = file.add_stream_from_template(stream)
+        for packet in list(whole.demux(stream))[13:-1]:
+            packet.stream = copy
+            file.mux(packet)
+    video = videos.Video(tmp_path / name)
+    np.testing.assert_allclose(numbers(video), np.arange(20, 50), atol=1.2)
+    assert video.count == 30 and video.problem == videos.damage(tmp_path / name) == ""
+
+
+@pytest.mark.parametrize(("sar", "width"), [((4, 3), 85), ((8, 9), 57), ((1, 1), 64)])
+def test_pixels_become_square(tmp_path, sar, width):
+    write(tmp_path / "x.mp4", STEADY[:3], unit=Fraction(1, 90000), sar=Fraction(*sar))
+    video = videos.Video(tmp_path / "x.mp4")
+    assert video.size == (48, width)
+    assert [frame.image.shape for frame in video] == [(48, width, 3)] * 3
+
+
+def test_frames_come_upright(tmp_path):
+    """The file says that its frames must be turned by a quarter, clockwise."""
+    write(tmp_path / "x.mp4", STEADY[:3], unit=Fraction(1, 90000))
+    data = bytearray((tmp_path / "x.mp4").read_bytes())
+    matrix = data.index(b"tkhd") + 4 + 4 + 20 + 16
+    one = 1 << 16
+    assert struct.unpack(">i", data[matrix : matrix + 4]) == (one,)
+    data[matrix : matrix + 36] = struct.pack(">9i", 0, one, 0, -one, 0, 0, 48 * one, 0, 1 << 30)
+    (tmp_path / "x.mp4").write_bytes(data)
+    video = videos.Video(tmp_path / "x.mp4")
+    image = next(iter(video)).image
+    assert video.size == image.shape[:2] == (64, 48)
+    assert image[:, -8:].mean() > 240 and image[:, :30].mean() < 30  # the top is on the right
+
+
+def test_damage_is_what_the_decoder_cannot_read(tmp_path):
+    write(tmp_path / "x.mkv", STEADY)
+    data = (tmp_path / "x.mkv").read_bytes()
+    (tmp_path / "x.mkv").write_bytes(data[: len(data) * 6 // 10])
+    video = videos.Video(tmp_path / "x.mkv")
+    count = len(list(video))
+    assert 10 < count < 50 and f"{count} frames can be read" in video.problem
+    assert "a part of it is missing" in videos.damage(tmp_path / "x.mkv")
+    for label in "ab":
+        (tmp_path / "in" / label).mkdir(parents=True)
+        (tmp_path / "in" / label / "x.mkv").write_bytes((tmp_path / "x.mkv").read_bytes())
+    source = sources.open_source(str(tmp_path / "in"))
+    assert len(source.pictures) == 2 * len(videos.times(tmp_path / "x.mkv", 2.0))
+    assert [name for name, _ in source.skipped] == ["a/x.mkv", "b/x.mkv"]
+
+
+def test_a_playlist_opens_nothing(tmp_path):
+    write(tmp_path / "secret.mp4", STEADY[:3], unit=Fraction(1, 90000))
+    playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nsecret.mp4\n#EXT-X-ENDLIST\n"
+    (tmp_path / "list.mp4").write_text(playlist)
+    with pytest.raises(sources.UserError, match=r"list\.mp4: (not a readable|holds no frame)"):
+        videos.times(tmp_path / "list.mp4", 2.0)
+
+
+def test_a_codec_that_is_not_known(tmp_path):
+    write(tmp_path / "x.mkv", STEADY[:3])
+    data = (tmp_path / "x.mkv").read_bytes()
+    (tmp_path / "x.mkv").write_bytes(data.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/XYZ"))
+    with pytest.raises(sources.UserError, match=r"x\.mkv: not a readable video"):
+        videos.Video(tmp_path / "x.mkv")
