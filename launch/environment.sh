@@ -1,4 +1,5 @@
-# Sourced by the scripts beside it: environment EXTRA... makes and enters .venv with jdance in it.
+# Sourced by the scripts beside it: environment EXTRA... makes and enters $VENV (.venv) with jdance
+# in it.
 # PYTHON names the interpreter to start from; otherwise the first that fits is taken.
 
 find_python() {
@@ -15,15 +16,15 @@ find_python() {
 }
 
 environment() {
-  local extras stamp python
+  local extras stamp python venv=${VENV:-.venv}
   extras=$(IFS=,; echo "$*")
-  stamp=".venv/.installed-$(cksum <<<"$extras $(cat pyproject.toml)" | cut -d' ' -f1)"
+  stamp="$venv/.installed-$(cksum <<<"$extras $(cat pyproject.toml)" | cut -d' ' -f1)"
   if [ ! -e "$stamp" ]; then
     python=$(find_python)
-    .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv .venv
-    echo "installing jdance into .venv (the first time takes a minute)"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".${extras:+[$extras]}"
+    "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv "$venv"
+    echo "installing jdance into $venv (the first time takes a minute)"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".${extras:+[$extras]}"
     touch "$stamp"
   fi
-  export PATH="$PWD/.venv/bin:$PATH"
+  export PATH="$PWD/$venv/bin:$PATH"
 }

@@ -1,17 +1,28 @@
-"""Tells where the time of a configuration's training step goes, on this machine.
+"""Profiles a training step on this machine, or compiles a program for GPUs that are not there.
 
 python launch/profile.py --config=configs/paper.py --steps=20 --trace=trace --output=profile.json
 python launch/profile.py --config=configs/quickstart.py --data=runs/quickstart/data
+python launch/profile.py --config=configs/paper.py --target=h100 --gpus=8 --hosts=64
+python launch/profile.py --program=recognize --model=runs/paper --pose=stage --target=l4
 
 The step works on random data that is on the device already; with --data, the loader is measured
 with a real data set, alone and together with the step. Two counts of FLOP and bytes are printed:
 of the network's convolutions and matrix products, and of the whole program, as the compiler has it.
 
 --trace leaves a trace that ui.perfetto.dev opens (perfetto_trace.json.gz), and xprof.
+
+With --target nothing is run, and no GPU is needed: whether the program compiles, its kernels, FLOP
+and bytes, what limits it, its memory and the largest batch that fits. It needs jax's CUDA plugin
+(pip install -e '.[cuda12]').
 """
 
 import json
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
@@ -19,12 +30,39 @@ from ml_collections import config_flags
 
 from jdance import files
 from jdance.data.records import Dataset
+from jdance.errors import UserError
 from jdance.launcher import run
-from jdance.profiling import peaks, profile
+from jdance.profiling import ahead, peaks, profile, targets
+from jdance.recognize import Recognizer
 from jdance.report import document
 from jdance.training import devices, experiment, tasks
 
+PROGRAMS = ("train", "evaluate", "recognize")
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, from configs/.")
+_TARGET = flags.DEFINE_enum(
+    "target", None, list(targets.TARGETS), "Compile for this GPU, which need not be there."
+)
+_GPUS = flags.DEFINE_integer("gpus", 1, "GPUs of each host (--target only).", lower_bound=1)
+_HOSTS = flags.DEFINE_integer("hosts", 1, "Number of hosts (--target only).", lower_bound=1)
+_PROGRAM = flags.DEFINE_enum(
+    "program", "train", PROGRAMS, "What to compile: a training step, evaluation, recognition."
+)
+_MODEL = flags.DEFINE_string(
+    "model", None, "Trained run (--program=recognize); else --config with zeros as weights."
+)
+_POSE = flags.DEFINE_string(
+    "pose", "stage", "Pose network (--program=recognize); empty: key points are given."
+)
+_EXPORTED = flags.DEFINE_string("exported", None, "Folder by launch/export.py to compile instead.")
+_BATCH = flags.DEFINE_integer(
+    "batch", None, "Images of all GPUs; default: the configuration's, 8 frames.", lower_bound=1
+)
+_HEIGHT = flags.DEFINE_integer("height", 720, "Height of the frames to recognize.", lower_bound=1)
+_WIDTH = flags.DEFINE_integer("width", 1280, "Width of the frames to recognize.", lower_bound=1)
+_SCALE = flags.DEFINE_bool(
+    "largest_batch", True, "Compile for half the batch, too, to tell the largest that fits."
+)
 _STEPS = flags.DEFINE_integer("steps", 20, "How often the step is timed.", lower_bound=1)
 _DATA = flags.DEFINE_string("data", "", "Data set, for the loader's speed; else none is needed.")
 _TRACE = flags.DEFINE_string("trace", "", "Folder for a trace of three steps.")
@@ -35,10 +73,89 @@ _FLOPS = flags.DEFINE_float(
 _BANDWIDTH = flags.DEFINE_float(
     "peak_bandwidth", None, "Bytes a second of its memory, likewise.", lower_bound=1.0
 )
-flags.mark_flag_as_required("config")
+_CHILD = "JDANCE_COMPILE_RESULT"  # the file for the result, in the process that compiles
 
 
 def main() -> None:
+    if not _TARGET.value:
+        _profile()
+    elif _CHILD in os.environ:
+        Path(os.environ[_CHILD]).write_text(json.dumps(_compile(targets.find(_TARGET.value))))
+    else:
+        _report(_compile_in_child())
+
+
+def _compile_in_child() -> dict[str, Any]:
+    """Compiles in a process of its own, as XLA ends its process where it cannot compile.
+
+    Raises:
+        UserError: it does not compile, or the arguments are wrong.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "result.json"
+        environment = os.environ | {_CHILD: str(path), "JAX_PLATFORMS": "cpu"}
+        done = subprocess.run(
+            [sys.executable, *sys.argv], env=environment, capture_output=True, text=True
+        )
+        if done.returncode == 0:
+            return json.loads(path.read_text())
+    lines = done.stderr.splitlines()
+    ours = [line for line in lines if line.startswith("error: ")]
+    if ours:
+        raise UserError(ours[-1].removeprefix("error: "))
+    fatal = [line for line in lines if "Check failed" in line or "Error:" in line]
+    reason = (fatal or lines or [f"status {done.returncode}"])[-1 if not fatal else 0]
+    raise UserError(f"does not compile for {_TARGET.value}: {reason.strip()}")
+
+
+def _compile(target: targets.Target) -> dict[str, Any]:
+    cluster = ahead.Cluster(target, _GPUS.value, _HOSTS.value)
+    if _EXPORTED.value:
+        folder = Path(_EXPORTED.value)
+        lower = ahead.exported((folder / "program.jax").read_bytes(), target)
+        batch = json.loads((folder / "program.json").read_text())["frames"][0]
+        return ahead.examine(lower, cluster, batch, scalable=False)
+    if _PROGRAM.value == "recognize":
+        if cluster.devices > 1:
+            raise UserError("--program=recognize: for one GPU; each takes frames of its own")
+        if _MODEL.value:
+            recognizer = Recognizer.load(_MODEL.value, _POSE.value or None)
+        else:
+            _check_config()
+            recognizer = ahead.untrained(_CONFIG.value, 6, _POSE.value or None)
+        lower = ahead.recognition(
+            recognizer, target, _HEIGHT.value, _WIDTH.value, known=not _POSE.value
+        )
+        return ahead.examine(lower, cluster, _BATCH.value or 8, _SCALE.value)
+    _check_config()
+    config = _CONFIG.value
+    if _BATCH.value:
+        config.batch_size = _BATCH.value
+    classes = 0 if config.task == "pose" else config.model.classes or 6
+    task = tasks.make(config, [str(number) for number in range(classes)])
+    experiment.check(task)
+    batch = task.config.batch_size
+    if batch % (cluster.devices * task.config.accumulate):
+        raise UserError(
+            f"batch_size={batch}: cannot be shared equally by {cluster.devices} GPUs; set --batch"
+        )
+    lower = (ahead.training if _PROGRAM.value == "train" else ahead.evaluating)(task, cluster)
+    return ahead.examine(lower, cluster, batch, _SCALE.value)
+
+
+def _check_config() -> None:
+    if _CONFIG.value is None:
+        raise UserError("--config: name the experiment, a file from configs/")
+
+
+def _report(result: dict[str, Any]) -> None:
+    print(document.to_markdown("Compiled ahead of time", ahead.sections(result)))
+    if _OUTPUT.value:
+        files.write_at_once(Path(_OUTPUT.value), json.dumps(result, indent=2) + "\n")
+
+
+def _profile() -> None:
+    _check_config()
     # What is compiled anew each time has a time to tell.
     jax.config.update("jax_enable_compilation_cache", False)
     config = _CONFIG.value

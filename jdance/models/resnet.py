@@ -107,8 +107,8 @@ class Residual(nn.Module):
         )
         shortcut = x
         if self.stride > 1 or x.shape[-1] != self.features:
-            shortcut = Conv1x1(self.features, self.stride, self.dtype, name="shortcut")(x)
-            shortcut = norm(name="shortcut_norm")(shortcut)
+            conv = Conv1x1(self.features, self.stride, self.dtype, name="shortcut")(x)
+            shortcut = norm(name="shortcut_norm")(conv)
         y = self.branch(x, norm)
         if self.attention is None:
             return last_norm(y, shortcut, act=True)

@@ -174,7 +174,7 @@ def examine(
     traced = time.perf_counter()
     done = lowered.compile()
     target, images = cluster.target, batch_size / cluster.devices
-    program = hlo.parse(done.as_text())
+    program = hlo.parse(done.as_text() or "")
     kernels = program.kernels
     seconds = {kernel: _floor(kernel, target) for kernel in kernels}
     floor = sum(_floor(kernel, target) for kernel in kernels)
@@ -311,7 +311,7 @@ def sections(result: dict[str, Any]) -> list[Section]:
         _kernel_table("Kernels with the highest floors", result["top"]),
         _kernel_table("Kernels that move most float32", result["float32"]),
     ]
-    return [Section("Compiled ahead of time", blocks)]
+    return [Section("The compiled program", blocks)]
 
 
 def _kernel_table(title: str, kernels: list[dict[str, Any]]) -> Table:

@@ -4,6 +4,7 @@ An update is one kernel a vector instead of one a parameter: 10 instead of 160 f
 network. Checkpoints, evaluation and everything outside of the compiled step see Flax's own trees.
 """
 
+import dataclasses
 from math import prod
 from typing import Any
 
@@ -36,7 +37,8 @@ class Packing:
 
     def unpack_variables(self, state: TrainState) -> TrainState:
         """Unpacks parameters and statistics alone."""
-        return state.replace(
+        return dataclasses.replace(
+            state,
             params=self._tree(state.params, self._params, packed=True),
             batch_stats=self._tree(state.batch_stats, self._batch_stats, packed=True),
         )
@@ -55,7 +57,8 @@ class Packing:
         def convert(node: Any) -> Any:
             return self._tree(node, self._params, packed) if is_params(node) else node
 
-        return state.replace(
+        return dataclasses.replace(
+            state,
             params=self._tree(state.params, self._params, packed),
             batch_stats=self._tree(state.batch_stats, self._batch_stats, packed),
             opt_state=jax.tree.map(convert, state.opt_state, is_leaf=is_params),

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Compiles every program for GPUs that need not be there, and compares its kernels, loops, memory
+# and memory traffic with the recorded ones. Makes .venv-gpu, with jax's CUDA plugin.
+#
+#   bash launch/test_gpu.sh [cuda12|cuda13] [pytest options]
+#
+# cuda12 by default; jax for CUDA 13 needs Python 3.12: PYTHON=python3.13 bash launch/test_gpu.sh cuda13
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/environment.sh
+cuda=cuda12
+case ${1-} in cuda12 | cuda13) cuda=$1 && shift ;; esac
+VENV=.venv-gpu
+[ "$cuda" = cuda12 ] || VENV=.venv-gpu13
+environment "$cuda" test
+python -m pytest -m gpu --numprocesses=2 tests/test_gpu_programs.py "$@"

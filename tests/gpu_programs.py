@@ -1,0 +1,103 @@
+"""The programs that `test_gpu_programs.py` compiles, and the table of what they take.
+
+python tests/gpu_programs.py --record    # compiles them all and writes gpu_programs.json anew
+python tests/gpu_programs.py             # prints the table of docs/performance.md
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORD = Path(__file__).with_suffix(".json")
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+_PAPER = ("--config=configs/paper.py", "--config.model.dtype=bfloat16", "--target=h100")
+
+# Name -> arguments of launch/profile.py. {exported} stands for a folder by launch/export.py.
+PROGRAMS: dict[str, tuple[str, ...]] = {
+    "train paper, bfloat16, batch 256": (*_PAPER, "--batch=256"),
+    "train paper, bfloat16, batch 64": (*_PAPER, "--batch=64"),
+    "train paper, bfloat16, batch 512, 8 GPUs": (*_PAPER, "--batch=512", "--gpus=8"),
+    **{
+        f"{program} {config}": (
+            f"--config=configs/{config}.py", f"--program={program}", "--target=h100",
+        )
+        for config in CONFIGS
+        for program in ("train", "evaluate")
+    },
+    "recognize paper, bfloat16": (*_PAPER, "--program=recognize"),
+    "recognize paper, bfloat16, key points given": (*_PAPER, "--program=recognize", "--pose="),
+    "recognize quickstart": (
+        "--config=configs/quickstart.py", "--program=recognize", "--target=h100",
+    ),
+    "recognize quickstart, key points given": (
+        "--config=configs/quickstart.py", "--program=recognize", "--target=h100", "--pose=",
+    ),
+    "exported quickstart, H100": ("--exported={exported}", "--target=h100"),
+    "exported quickstart, A100": ("--exported={exported}", "--target=a100"),
+}  # fmt: skip
+BOUNDS = ("kernels", "while_loops", "conditionals", "bytes_per_image", "memory_bytes")
+
+
+def export(folder: Path) -> None:
+    """Exports the quickstart's program, with zeros as weights."""
+    import runpy
+
+    from jdance.export import export
+    from jdance.profiling import ahead
+
+    config = runpy.run_path(str(ROOT / "configs" / "quickstart.py"))["get_config"]()
+    export(ahead.untrained(config, 6, "stage"), folder, batch=1, height=720, width=1280)
+
+
+def compile_program(name: str, exported: Path, scale: bool = False) -> dict:
+    """Compiles one program in a process of its own.
+
+    Raises:
+        AssertionError: it does not compile; the message says why.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "result.json"
+        arguments = [word.format(exported=exported) for word in PROGRAMS[name]]
+        arguments += [f"--output={output}", f"--largest_batch={str(scale).lower()}"]
+        done = subprocess.run(
+            [sys.executable, "launch/profile.py", *arguments],
+            cwd=ROOT, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        return json.loads(output.read_text())
+
+
+def _record() -> None:
+    def one(name: str) -> tuple[str, dict]:
+        result = compile_program(name, exported, scale="exported" not in name)
+        print(name, f"{result['compile_s']:.0f} s", flush=True)
+        return name, {key: value for key, value in result.items() if not isinstance(value, list)}
+
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+        exported = Path(folder) / "exported"
+        export(exported)
+        results = dict(pool.map(one, PROGRAMS))
+    RECORD.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _table() -> None:
+    print("| program | GPU | kernels | loops | GFLOP | MB | floor, us | memory, GiB | max batch |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
+    for name, result in json.loads(RECORD.read_text()).items():
+        gpu = result["target"].removeprefix("NVIDIA ").split()[0].split("-")[0]
+        batch = result.get("largest_batch_per_device", "")
+        print(
+            f"| {name}, batch {result['batch_size']} | {gpu} | {result['kernels']:,} "
+            f"| {result['while_loops']} | {result['flop_per_image'] / 1e9:.2f} "
+            f"| {result['bytes_per_image'] / 1e6:.1f} | {1e6 * result['floor_s_per_image']:.1f} "
+            f"| {result['memory_bytes'] / 2**30:.2f} | {batch:,} |".replace(", |", " |")
+        )
+
+
+if __name__ == "__main__":
+    _record() if "--record" in sys.argv else _table()

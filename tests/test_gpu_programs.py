@@ -1,0 +1,41 @@
+"""Every program compiles for GPUs that are not there, and none has grown; see gpu_programs.py.
+
+bash launch/test_gpu.sh runs these, in an environment with jax's CUDA plugin.
+"""
+
+import importlib.util
+import json
+
+import jax
+import pytest
+from gpu_programs import BOUNDS, PROGRAMS, RECORD, compile_program, export
+
+GROWTH = 1.05
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)),
+        reason="jax's CUDA plugin is not installed",
+    ),
+]
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("program") / "exported"
+    export(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_compiles_and_has_not_grown(name, request):
+    folder = request.getfixturevalue("exported") if "exported" in name else None
+    result = compile_program(name, folder)
+    recorded = json.loads(RECORD.read_text())[name]
+    if recorded["jax"] != jax.__version__:
+        return  # another compiler: that it compiles is all that can be asked
+    grown = {
+        key: (recorded[key], result[key]) for key in BOUNDS if result[key] > GROWTH * recorded[key]
+    }
+    assert not grown, f"more than recorded: {grown}; if that is meant, record it anew"
