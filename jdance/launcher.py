@@ -12,7 +12,7 @@ from absl import app, flags, logging
 from jdance import compilation, memory
 from jdance import config as defaults
 from jdance.data import images
-from jdance.errors import Preempted, UserError
+from jdance.errors import Preempted, UserError, exit_status
 
 
 def checkpoint_flag(of: str) -> flags.FlagHolder[str]:
@@ -36,7 +36,8 @@ def report_failed_runs(failures: Sequence[str], page: str) -> None:
 def run(main: Callable[[], None]) -> None:
     """Runs `main` after absl has read the flags.
 
-    Exit status: 0 done; 1 bad input, with one line on stderr and no traceback; 75 preempted, and
+    Exit status: 0 done; 1 bad input, with one line on stderr and no traceback; 74 a disk or a
+    network failed, with such a line, too: try again, maybe after making room; 75 preempted, and
     saved: start it again; 130 interrupted by Ctrl-C. Words on the command line that are no flags
     are bad input, too: a forgotten "--" must not go unnoticed.
     """
@@ -50,12 +51,13 @@ def run(main: Callable[[], None]) -> None:
                 raise UserError(f"unexpected argument {argv[1]!r}: options start with --")
             main()
         except UserError as error:
-            _fail(error)
+            _fail(error, exit_status(error))
         except Preempted as notice:
             print(notice, file=sys.stderr)
             sys.exit(75)
         except OSError as error:  # a disk that is full, a folder that cannot be written to
-            _fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
+            told = f"{error.filename or 'input or output'}: {error.strerror or error}"
+            _fail(told, exit_status(error))
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
@@ -68,9 +70,9 @@ def run(main: Callable[[], None]) -> None:
     app.run(wrapped, flags_parser=_parse)
 
 
-def _fail(error: object) -> None:
+def _fail(error: object, status: int = 1) -> None:
     print(f"error: {images.printable(str(error))}", file=sys.stderr)
-    sys.exit(1)
+    sys.exit(status)
 
 
 def _parse(argv: list[str]) -> list[str]:
