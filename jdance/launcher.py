@@ -1,11 +1,9 @@
 """What all programs in launch/ share: how they start and how they end."""
 
 import os
-import runpy
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import app, flags, logging
 
@@ -13,6 +11,8 @@ from jdance import compilation, memory
 from jdance import config as defaults
 from jdance.data import images
 from jdance.errors import Preempted, UserError, exit_status
+
+flags.disclaim_key_flags()  # what is defined here belongs to the program, for its --help
 
 
 def checkpoint_flag(of: str) -> flags.FlagHolder[str]:
@@ -93,12 +93,7 @@ def _check_config(argv: list[str]) -> None:
         path = words[words.index("-config") + 1]
     if path is None:
         return  # absl tells that the flag is required
-    try:
-        config: Any = runpy.run_path(path)["get_config"]()
-    except OSError as error:
-        raise UserError(f"--config={path}: {error.strerror}; name a file from configs/") from error
-    except Exception as error:  # whatever somebody's Python may raise
-        raise UserError(f"--config={path}: not a configuration ({error!r})") from error
+    config = defaults.load(path)
     for word in words:
         if word.startswith("-config."):
             key = word.removeprefix("-config.").partition("=")[0]

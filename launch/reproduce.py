@@ -12,12 +12,12 @@ for CPUs; reduced trains the four compared methods once, divided by video.
 """
 
 import dataclasses
-import runpy
 from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict
 
+from jdance import config as defaults
 from jdance.errors import UserError
 from jdance.launcher import report_failed_runs, run
 from jdance.reproduction import plan
@@ -41,10 +41,9 @@ _CONFIG = flags.DEFINE_string(
 
 
 def _load(name: str) -> ConfigDict:
-    path = Path(__file__).resolve().parent.parent / "configs" / f"{name}.py"
     if _CONFIG.value and name == plan.PRESETS[_PRESET.value].proposed:
-        path = Path(_CONFIG.value)
-    return runpy.run_path(str(path))["get_config"]()  # the launcher has had a look at --config
+        return defaults.load(_CONFIG.value)
+    return defaults.load(str(Path(__file__).resolve().parent.parent / "configs" / f"{name}.py"))
 
 
 def main() -> None:

@@ -66,8 +66,11 @@ class Script:
         self.send_signal(signal.SIGKILL)
 
 
-def program(name, *arguments, status=0):
-    """Runs a program of launch/; returns its standard output and the one line of its error."""
+def program(name, *arguments, status=0, errors=None):
+    """Runs a program of launch/; returns its standard output and the one line of its error.
+
+    `errors` is how many lines of errors there are; by default one where the status tells of one.
+    """
     words = [ROOT / "launch" / f"{name}.py", *arguments]
     with tempfile.TemporaryDirectory() as folder:
         stdout, stderr = Path(folder, "stdout"), Path(folder, "stderr")
@@ -76,9 +79,9 @@ def program(name, *arguments, status=0):
             run.wait(300)
         finally:
             run.kill()
-            told, errors = stdout.read_text(), stderr.read_text()
-    assert run.returncode == status, told + errors
-    assert "Traceback" not in errors
-    lines = [line for line in errors.splitlines() if line.startswith("error:")]
-    assert len(lines) == (status == 1), errors
+            told, reported = stdout.read_text(), stderr.read_text()
+    assert run.returncode == status, told + reported
+    assert "Traceback" not in reported
+    lines = [line for line in reported.splitlines() if line.startswith("error:")]
+    assert len(lines) == (status in (1, 74) if errors is None else errors), reported
     return told, "".join(lines)

@@ -13,6 +13,7 @@ from jdance.data import images
 from jdance.errors import UserError
 from jdance.recognize import Recognizer
 from jdance.training import checkpoints, judge, loop
+from jdance.training.motion_task import MotionTask
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,21 @@ def test_the_right_variables_are_loaded(run):
     jax.tree.map(np.testing.assert_array_equal, best["params"], expected[2])
 
 
+def test_every_score_has_its_checkpoint(tiny_data, tmp_path, monkeypatch):
+    """Evaluations and saves that never meet: the best is the best that was evaluated."""
+    config = tiny_config(tiny_data)
+    config.update(epochs=1.5, eval_every=0.4, checkpoint_every=1000.0, checkpoints_kept=1)
+    config.model.branches = "keypoints"
+    evaluate, scores = MotionTask.evaluate, iter([0.2, 0.9, 0.5, 0.4])
+    monkeypatch.setattr(
+        MotionTask, "evaluate", lambda *a: evaluate(*a) | {"accuracy": next(scores)}
+    )
+    loop.train(config, tmp_path)
+    with closing(checkpoints.Checkpoints(tmp_path)) as saved:
+        assert saved.steps() == [4, 8]  # the best and the newest: no more are kept
+        assert saved.step_of("best") == 4 and saved.score(4) == 0.9
+
+
 @pytest.mark.parametrize("which", ["3", "-1", "latest", "", "4.0"])
 def test_there_is_no_such_checkpoint(run, which):
     with pytest.raises(UserError, match=r"holds no checkpoint .* newest, best and the steps 2, 4"):
@@ -77,3 +93,5 @@ def test_every_program_has_the_flag(run, tmp_path):
     ]:
         _, error = program(name, *arguments, "--checkpoint=3", status=1)
         assert "holds no checkpoint '3'; there are newest, best and the steps 2, 4, 5" in error
+        told, _ = program(name, "--help", status=1, errors=0)
+        assert "--checkpoint: Which checkpoint of --" in told

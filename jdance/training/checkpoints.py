@@ -20,7 +20,7 @@ from absl import logging as absl_logging
 from etils import epath
 
 from jdance import files
-from jdance.errors import UserError, os_error
+from jdance.errors import UserError, exit_status, os_error
 from jdance.training import cluster
 from jdance.training.devices import of_this_process, over_processes
 
@@ -180,6 +180,8 @@ class Checkpoints:
             try:
                 state = self.restore(step, like)
             except Damaged as error:
+                if exit_status(error) != 1:  # the disk fails, not the checkpoint
+                    raise
                 problem = str(error)
             if cluster.all_of(state is not None):
                 self._tidy(damaged, steps)
@@ -392,7 +394,7 @@ def _is_described(folder: Path) -> bool:
         return isinstance(sums, dict) and all(
             isinstance(content.get(name), kind | None) for name, kind in _TYPES.items()
         )
-    except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError):
+    except (ValueError, AttributeError, TypeError, KeyError, RecursionError):
         return False
 
 

@@ -135,6 +135,11 @@ def _train(
     progress = Progress("training", total_steps, start_step, cluster.stream())
     if start_step:
         progress.say(f"resuming from step {start_step} of {total_steps}")
+    if not dataset.count("val"):
+        progress.say(
+            f"{dataset.folder}: has no val split: nothing is evaluated while training, and "
+            "--checkpoint=best is the newest"
+        )
     round_steps = max(1, round(config.eval_every * steps_per_epoch))
     sampler = Sampler(config, workdir, train_source, len(dataset.classes), round_steps)
     journal = Journal(workdir, config.on_nonfinite, total_steps, train_source, dataset.info["kind"])
@@ -148,11 +153,11 @@ def _train(
     def due(step: int) -> tuple[bool, bool, bool]:
         """Whether to log, to evaluate and to save after a step."""
         last = step == total_steps
-        return (
-            step % config.log_every == 0 or last,
-            _due(step, config.eval_every, steps_per_epoch, last) and dataset.count("val") > 0,
-            _due(step, config.checkpoint_every, steps_per_epoch, last),
-        )
+        log = step % config.log_every == 0 or last
+        evaluate = _due(step, config.eval_every, steps_per_epoch, last) and dataset.count("val") > 0
+        # Every score has its checkpoint, from which the best is chosen.
+        save = evaluate or _due(step, config.checkpoint_every, steps_per_epoch, last)
+        return log, evaluate, save
 
     def together(first: int) -> int:
         """How many steps from `first` on go to the device at once: nothing is due in between."""
@@ -183,10 +188,15 @@ def _train(
                 update, share = train_step, devices.shard(several[0])
             if step <= freeze_steps:
                 update = frozen_steps if number > 1 else frozen_step
-            with dog.exempt(id(update) not in compiled_already):  # the first call compiles
+            compiles = id(update) not in compiled_already  # the first call does
+            if compiles:
+                progress.prepare("compiling")
+            with dog.exempt(compiles):
                 carry, metrics = update((current, journal.account), share, pictures)
             current, journal.account = carry
-            compiled_already.add(id(update))
+            if compiles:
+                compiled_already.add(id(update))
+                progress.resume(step)
             clock.images += number * config.batch_size
             # At most two dispatches in flight: batches must not pile up on the device.
             jax.block_until_ready(previous)
