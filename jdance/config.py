@@ -170,6 +170,18 @@ def augment() -> ConfigDict:
     )
 
 
+def evaluation_views(training: ConfigDict) -> ConfigDict:
+    """The mild changes of test-time augmentation, for a training with `augment`.
+
+    Mirrored where training mirrors, for then no class is a side.
+    """
+    result = augment()
+    for key in result:
+        result[key] = 0.0
+    result.update(rotation=5.0, scale=0.05, time_crop=1.0, flip=0.5 if training.flip > 0 else 0.0)
+    return result
+
+
 def load(path: str) -> ConfigDict:
     """The configuration that a file's `get_config` returns.
 

@@ -1,8 +1,10 @@
 """What all programs in launch/ share: how they start and how they end."""
 
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -31,6 +33,24 @@ def report_failed_runs(failures: Sequence[str], page: str) -> None:
     if failures:
         print("\n".join(f"failed: {line}" for line in failures))
         raise UserError(f"{len(failures)} runs failed (listed above); the others are in the {page}")
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Ends the program at SIGTERM with status 75 and a line that says how to go on.
+
+    For programs whose work is kept piece by piece, so that the same command continues it.
+    """
+
+    def end(*_: object) -> None:
+        print("stopped by SIGTERM: run the same command again to go on", file=sys.stderr)
+        sys.exit(75)  # no Exception, which much would take for damage
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run(main: Callable[[], None]) -> None:

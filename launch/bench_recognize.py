@@ -12,7 +12,6 @@ of mobilenet_v2_small in TensorFlow, the decode in NumPy, and a ResNet-50 in PyT
 """
 
 import importlib
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +27,7 @@ from jdance import config as defaults
 from jdance import features, models
 from jdance.benchmarks import tensorflow_graph
 from jdance.benchmarks.crowd import crowd
+from jdance.compilation import cores
 from jdance.data import crop, images
 from jdance.errors import UserError
 from jdance.launcher import run
@@ -209,10 +209,9 @@ def main() -> None:
             candidates[f"{count} alternative"] = make(count)
     times = timing.in_turn(candidates, _ROUNDS.value, warmup=1)
     median = {key: 1e3 * float(np.median(getattr(t, _CLOCK.value))) for key, t in times.items()}
-    cores = len(os.sched_getaffinity(0))
     print(
-        f"{_CONFIG.value}, {_POSE.value}, {_SIDE.value} x {_SIDE.value} pixels, {cores} CPU cores, "
-        f"jax {jax.__version__}; medians of {_ROUNDS.value} rounds in ms "
+        f"{_CONFIG.value}, {_POSE.value}, {_SIDE.value} x {_SIDE.value} pixels, "
+        f"{cores()} CPU cores, jax {jax.__version__}; medians of {_ROUNDS.value} rounds in ms "
         f"of {_CLOCK.value} time"
     )
     titles = ["people", "whole", "frames/s", *_PARTS] + ["alternative"] * bool(make)

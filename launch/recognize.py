@@ -10,6 +10,7 @@ OUT/<stem>.html, and the annotated video.
 
 import json
 import os
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,8 @@ def _kind(path: Path) -> str:
 def _window() -> "Window | None":
     if not _SHOW.value:
         return None
-    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or os.name == "nt"):
+    by_name = sys.platform not in ("darwin", "win32")  # elsewhere a variable names the display
+    if by_name and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise UserError("--show: there is no display here")
     try:
         return Window()

@@ -23,6 +23,7 @@ from jdance.data.records import Dataset
 from jdance.launcher import run
 from jdance.report import run as report
 from jdance.training import cluster, experiment, judge, loop, tasks
+from jdance.training.checkpoints import NEWEST
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, from configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
@@ -68,7 +69,8 @@ def main() -> None:
     if not first:
         return
     if "confusion" in result:
-        judge.write(result, workdir, "val")
+        described = {"views": 1, "drop_joints": "", "checkpoint": NEWEST}
+        judge.write(result | described, workdir, "val")
     report.write(workdir)
     if result:
         numbers = {name: value for name, value in result.items() if isinstance(value, float)}

@@ -101,7 +101,8 @@ def member(where: Place | None, patience: float = 0.0) -> Iterator[None]:
     """
     _join(where, patience)
     # JAX owns SIGTERM: a handler of our own would disable its preemption notice.
-    signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    if hasattr(signal, "SIGUSR1"):  # not on Windows
+        signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     interrupted = False
 
     def interrupt(*_: object) -> None:

@@ -5,7 +5,7 @@ import time
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -254,7 +254,7 @@ def _train(
         task.finish(current.variables, workdir)
     with dog.exempt():
         checkpoints.wait()
-    return result
+    return result | {"step": step} if result else {}
 
 
 def _check_resume(resume: str, workdir: Path) -> None:
@@ -274,8 +274,22 @@ def _initial_variables(task: Task, workdir: Path) -> initialize.Flat:
     return task.initial(_abstract_state(task).variables)
 
 
+class Restored(NamedTuple):
+    """What a run has trained: its variables are on every device."""
+
+    config: ConfigDict
+    classes: list[str]
+    variables: Any
+    step: int
+
+
 def load(workdir: Path, checkpoint: str = NEWEST) -> tuple[ConfigDict, list[str], Any]:
-    """The configuration, classes and variables of a run, the latter on every device.
+    """The configuration, classes and variables of a run, see `restore`."""
+    return restore(workdir, checkpoint)[:3]
+
+
+def restore(workdir: Path, checkpoint: str = NEWEST) -> Restored:
+    """Reads a checkpoint of a run, and writes nothing.
 
     Args:
         workdir: the run's folder.
@@ -290,19 +304,20 @@ def load(workdir: Path, checkpoint: str = NEWEST) -> tuple[ConfigDict, list[str]
     warnings, restored = beside_training(workdir, partial(_restored, workdir, checkpoint, like))
     for line in warnings:
         Progress("", 0).say(line)
-    return config, classes, restored.variables
+    step, restored_state = restored
+    return Restored(config, classes, restored_state.variables, step)
 
 
-def _restored(workdir: Path, checkpoint: str, like: Any) -> tuple[list[str], Any]:
-    """Warnings, and the state of the checkpoint called so."""
+def _restored(workdir: Path, checkpoint: str, like: Any) -> tuple[list[str], tuple[int, Any]]:
+    """Warnings, and the step and the state of the checkpoint called so."""
     warnings: list[str] = []
     with closing(Checkpoints(workdir)) as checkpoints:
         step = checkpoints.step_of(checkpoint)
         if checkpoint != NEWEST:
-            return [], devices.of_this_process(checkpoints.restore(step, like))
+            return [], (step, devices.of_this_process(checkpoints.restore(step, like)))
         newest = checkpoints.restore_newest(like, warnings.append)
     assert newest is not None, "there is a step"
-    return warnings, newest[1]
+    return warnings, newest
 
 
 def _abstract_state(task: Task) -> Any:
