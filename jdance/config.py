@@ -171,14 +171,16 @@ def augment() -> ConfigDict:
 
 
 def evaluation_views(training: ConfigDict) -> ConfigDict:
-    """The mild changes of test-time augmentation, for a training with `augment`.
+    """The mild changes of test-time augmentation, for a training with such an `augment`.
 
-    Mirrored where training mirrors, for then no class is a side.
+    A small rotation and scale; mirrored where training mirrors, for then no class is a side; of a
+    sequence another part of its time, where training draws one.
     """
     result = augment()
     for key in result:
         result[key] = 0.0
-    result.update(rotation=5.0, scale=0.05, time_crop=1.0, flip=0.5 if training.flip > 0 else 0.0)
+    result.update(rotation=5.0, scale=0.05, time_crop=training.time_crop)
+    result.flip = 0.5 if training.flip > 0 else 0.0
     return result
 
 

@@ -9,8 +9,6 @@ OUT/<stem>.html, and the annotated video.
 """
 
 import json
-import os
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ import cv2
 import numpy as np
 from absl import flags
 
-from jdance import feedback, files
+from jdance import draw, feedback, files
 from jdance.data import images, openpose_json, videos
 from jdance.data.workers import load_all
 from jdance.errors import UserError
@@ -115,8 +113,7 @@ def _kind(path: Path) -> str:
 def _window() -> "Window | None":
     if not _SHOW.value:
         return None
-    by_name = sys.platform not in ("darwin", "win32")  # elsewhere a variable names the display
-    if by_name and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    if not draw.has_display():
         raise UserError("--show: there is no display here")
     try:
         return Window()

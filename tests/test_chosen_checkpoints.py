@@ -1,6 +1,8 @@
 """Programs take the newest checkpoint of a run, the best, or that of a step."""
 
 import json
+import re
+import shutil
 from contextlib import closing
 
 import jax
@@ -12,6 +14,7 @@ from programs import program
 from jdance.data import images
 from jdance.errors import UserError
 from jdance.recognize import Recognizer
+from jdance.report import run as report
 from jdance.training import checkpoints, judge, loop
 from jdance.training.motion_task import MotionTask
 
@@ -81,6 +84,47 @@ def test_results_are_kept_apart(run):
     temperature = Recognizer.load(run, checkpoint="best").variables[2]
     assert float(temperature) == pytest.approx(fitted["temperature"])
     assert float(Recognizer.load(run).variables[2]) == 1
+
+
+def files_in(folder):
+    return {
+        str(path.relative_to(folder)): path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))
+    }
+
+
+def test_results_tell_what_was_evaluated(run, tiny_data, tmp_path):
+    """Whatever differs from a plain evaluation is in the file's name and in its content."""
+    other = tmp_path / "elsewhere" / tiny_data.name
+    shutil.copytree(tiny_data, other)
+    before, out = files_in(run), tmp_path / "out"
+    for changes, name, expected in [
+        ({}, r"eval_val", {}),
+        ({"views": 3}, r"eval_val_views3", {"views": 3}),
+        ({"checkpoint": "best"}, r"eval_val_best", {"checkpoint": "best", "step": 2}),
+        ({"data": str(other)}, rf"eval_val_on_{other.name}-[0-9a-f]{{8}}", {"data": str(other)}),
+        ({"data": str(tiny_data)}, r"eval_val", {}),
+        (
+            {"data": str(other), "views": 2, "drop_joints": "legs", "checkpoint": "4"},
+            rf"eval_val_on_{other.name}-[0-9a-f]{{8}}_without_legs_views2_step4",
+            {"data": str(other), "views": 2, "drop_joints": "legs", "checkpoint": "4", "step": 4},
+        ),
+    ]:
+        result, path = judge.judge([run], "val", output=out, **changes)
+        assert path.parent == out and re.fullmatch(name + r"\.json", path.name), path
+        assert json.loads(path.read_text()) == result and result["n"] == 15
+        plain = {
+            "split": "val", "data": str(tiny_data), "views": 1, "drop_joints": "",
+            "checkpoint": "newest", "step": 5,
+        }  # fmt: skip
+        assert {key: result[key] for key in plain} == plain | expected
+    together, path = judge.judge([run, run], "val", output=out)
+    assert path.name == "eval_val_ensemble.json" and "step" not in together
+    assert [member["step"] for member in together["runs"]] == [5, 5]
+    page = report.write(run, out).read_text()
+    assert "Evaluation on val_views3" in page and "3 views; checkpoint newest; step 5." in page
+    assert files_in(run) == before  # a run that only others may write to can be evaluated
+    with pytest.raises(UserError, match=r"cannot be written to .*another folder with --output"):
+        judge.judge([run], "val", output=out / "eval_val.json")
 
 
 def test_every_program_has_the_flag(run, tmp_path):

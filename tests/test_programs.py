@@ -1,6 +1,7 @@
 """The programs in launch/, run as users run them: end to end, and with mistakes."""
 
 import json
+import shlex
 import shutil
 
 import numpy as np
@@ -96,6 +97,21 @@ def test_a_configuration_with_an_argument(tiny_data, tmp_path):
     for argument, message in ((":tiny", "not a configuration (KeyError('tiny'))"), ("", "fusion")):
         _, error = program("train", f"--config={file}{argument}", *common, status=1)
         assert message in error
+
+
+def test_a_source_where_a_data_set_belongs(trained, tmp_path):
+    source = tmp_path / "my poses.npz"
+    source.write_bytes(b"")
+    (tmp_path / "photos").mkdir()
+    for place in (source, tmp_path / "photos"):
+        expected = "that is a source, not a data set (no dataset.json); prepare it first: "
+        expected += f"python launch/prepare.py --source={shlex.quote(str(place))} --output="
+        for name, *words in [
+            ("evaluate", f"--workdir={trained}", f"--data={place}"),
+            ("train", "--config=configs/keypoints.py", f"--workdir={tmp_path / 'new'}",
+             f"--config.data.dir={place}"),
+        ]:  # fmt: skip
+            assert expected in program(name, *words, status=1)[1]
 
 
 def test_import_of_a_resnet(tmp_path):
