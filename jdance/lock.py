@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -116,4 +116,5 @@ def _read(file: int) -> dict[str, Any]:
 
 def _beat(file: int, done: threading.Event) -> None:
     while not done.wait(_BEAT):
-        os.utime(file)
+        with suppress(OSError):  # a disk that fails for a while; whoever writes tells of it
+            os.utime(file)

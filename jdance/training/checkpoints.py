@@ -328,26 +328,27 @@ def _silence_threads() -> None:
     """Keeps orbax's threads from printing what `_Writing` tells in one line.
 
     They log each failed write, with a traceback, and end with it; tensorstore's own threads then
-    find orbax's event loops closed.
+    find orbax's event loops closed, which no Python code can catch.
     """
-    whole, thread = sys.excepthook, threading.excepthook
+    unraisable, thread = sys.unraisablehook, threading.excepthook
 
     def is_orbax(trace: Any) -> bool:
         return any("orbax" in Path(frame.filename).parts for frame in traceback.extract_tb(trace))
 
-    def outside_python(kind: Any, error: Any, trace: Any) -> None:
-        in_thread = threading.current_thread() is not threading.main_thread()
-        if not (in_thread and isinstance(error, RuntimeError) and "loop is closed" in str(error)):
-            whole(kind, error, trace)
+    def of_tensorstore(failed: Any) -> None:
+        if not (failed.object is None and "Event loop is closed" in str(failed.exc_value)):
+            unraisable(failed)
 
     def in_thread(failed: threading.ExceptHookArgs) -> None:
         if not is_orbax(failed.exc_traceback):
             thread(failed)
 
-    sys.excepthook, threading.excepthook = outside_python, in_thread
-    absl_logging.get_absl_logger().addFilter(
-        lambda record: "orbax" not in Path(record.pathname).parts
-    )
+    def is_logged(record: Any) -> bool:
+        asked_for = absl_logging.get_verbosity() >= absl_logging.INFO  # by --verbosity
+        return asked_for or "orbax" not in Path(record.pathname).parts
+
+    sys.unraisablehook, threading.excepthook = of_tensorstore, in_thread
+    absl_logging.get_absl_logger().addFilter(is_logged)
 
 
 def suffix(which: str) -> str:
