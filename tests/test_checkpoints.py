@@ -231,8 +231,8 @@ folder = Path(sys.argv.pop())
 def main():
     with closing(Checkpoints(folder, 5, owner=True)) as checkpoints:
         for step, size in enumerate([1_000, 100_000]):
-            values = np.random.default_rng(0).random((40, size), np.float32)
-            checkpoints.save(step, devices.replicate({f"a{i}": row for i, row in enumerate(values)}))
+            rows = np.random.default_rng(0).random((40, size), np.float32)
+            checkpoints.save(step, devices.replicate({f"a{i}": x for i, x in enumerate(rows)}))
             checkpoints.wait()
 
 launcher.run(main)
