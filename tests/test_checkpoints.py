@@ -96,8 +96,8 @@ def test_a_missing_or_half_written_checkpoint_is_none(tmp_path):
         tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp-1234"
     )
     assert newest(tmp_path) == (1, [])
+    assert steps_in(tmp_path) == [1]  # the run tidies up
     save(tmp_path, {2: None})
-    assert steps_in(tmp_path) == [1, 2]  # the run tidies up
     for step in "12":
         damage_metadata(tmp_path / "checkpoints" / step)
     with pytest.raises(UserError, match="every checkpoint in it is damaged"):
@@ -157,6 +157,14 @@ def test_a_wrong_description_costs_one_checkpoint_and_never_the_only_one(tmp_pat
     assert step == 2 and "checkpoints/3: is damaged" in warnings[0]
     assert newest(tmp_path)[0] == 2 and steps_in(tmp_path) == [2]
     assert sorted(path.name for path in (tmp_path / "damaged").iterdir()) == ["1-0", "3-0"]
+
+
+def test_a_run_whose_checkpoints_were_all_set_aside_does_not_start_anew(tmp_path):
+    save(tmp_path, {1: None})
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "checkpoints" / "1").rename(tmp_path / "damaged" / "1-0")
+    with pytest.raises(UserError, match="damaged: holds all the checkpoints that there were"):
+        newest(tmp_path)
 
 
 def test_a_run_whose_checkpoints_are_all_unusable_does_not_start_anew(tiny_data, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -82,7 +83,6 @@ class Checkpoints:
                     ]
                 ),
                 best_fn=_score,
-                cleanup_tmp_directories=self._owner,
                 # Else threads wait minutes for a folder that cannot be made, at the end, too.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             ),
@@ -193,6 +193,12 @@ class Checkpoints:
                 f"{self._folder}: every checkpoint in it is damaged; remove the folder to start "
                 "again, or use another --workdir"
             )
+        aside = self._folder.parent / _DAMAGED
+        if self._owner and aside.is_dir():
+            raise UserError(
+                f"{aside}: holds all the checkpoints that there were; use another --workdir, or "
+                "remove the folder to start again"
+            )
         self._tidy([], [])
         return None
 
@@ -200,8 +206,12 @@ class Checkpoints:
         """Makes the folder ready for saving, if this is the run itself."""
         if self._owner:
             cluster.on_first(lambda: self._set_aside(damaged, older))
-            with _Writing(self._folder):
-                self._manager.all_steps()  # and what was half written is removed
+            cluster.on_first(self._remove_half_written)
+
+    def _remove_half_written(self) -> None:
+        # Orbax would do so in the background, where it meets what is saved meanwhile.
+        for path in self._folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+            shutil.rmtree(path)
 
     def _set_aside(self, damaged: list[int], older: list[int]) -> None:
         """Moves checkpoints to DIR/damaged: some, and those older ones that orbax cannot read."""
