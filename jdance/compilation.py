@@ -1,6 +1,7 @@
 """How XLA compiles for the programs in launch/: its flags for the CPU, and what it keeps."""
 
 import hashlib
+import os
 import platform
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
@@ -78,6 +79,13 @@ def for_inference(mapped: Any) -> Callable[..., Any]:
 
 def _minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
+
+
+def cores() -> int:
+    """The number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # of Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def machine() -> str:

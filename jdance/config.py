@@ -3,9 +3,12 @@
 The defaults are the paper's exact network and recipe (Shen et al., 2021, sections 3 and 4).
 """
 
+import runpy
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from jdance.errors import UserError
 
 
 def model() -> ConfigDict:
@@ -99,7 +102,7 @@ def base() -> ConfigDict:
                 label_smoothing=0.0,
             ),
             log_every=20,  # steps
-            eval_every=1.0,  # epochs
+            eval_every=1.0,  # epochs; each evaluation saves a checkpoint, too
             checkpoint_every=1.0,  # epochs
             checkpoints_kept=2,  # of the newest
             best_checkpoints_kept=1,  # of those that did best on val
@@ -165,6 +168,38 @@ def augment() -> ConfigDict:
             time_warp=0.0,  # exponent exp(uniform +-) of its time
         )
     )
+
+
+def evaluation_views(training: ConfigDict) -> ConfigDict:
+    """The mild changes of test-time augmentation, for a training with such an `augment`.
+
+    A small rotation and scale; mirrored where training mirrors, for then no class is a side; of a
+    sequence another part of its time, where training draws one.
+    """
+    result = augment()
+    for key in result:
+        result[key] = 0.0
+    result.update(rotation=5.0, scale=0.05, time_crop=training.time_crop)
+    result.flip = 0.5 if training.flip > 0 else 0.0
+    return result
+
+
+def load(path: str) -> ConfigDict:
+    """The configuration that a file's `get_config` returns.
+
+    Args:
+        path: FILE, or FILE:ARGUMENT, which `get_config` then gets, as ml_collections has it.
+
+    Raises:
+        UserError: there is no such file, or its `get_config` fails.
+    """
+    file, *argument = path.split(":", 1)
+    try:
+        return runpy.run_path(file)["get_config"](*argument)
+    except OSError as error:
+        raise UserError(f"--config={path}: {error.strerror}; name a file from configs/") from error
+    except Exception as error:  # whatever somebody's Python may raise
+        raise UserError(f"--config={path}: not a configuration ({error!r})") from error
 
 
 def check_key(config: Any, key: str) -> None:

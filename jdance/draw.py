@@ -1,5 +1,7 @@
 """Draws what was recognised into pictures."""
 
+import os
+import sys
 from collections.abc import Sequence
 
 import cv2
@@ -20,6 +22,12 @@ _SHIFT = 4  # of sub-pixel positions
 
 
 _GREY = (105, 105, 105)
+
+
+def has_display() -> bool:
+    """Whether windows can be shown; macOS and Windows need no variable that names the display."""
+    named = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return sys.platform in ("darwin", "win32") or bool(named)
 
 
 def motion_color(number: int) -> tuple[int, int, int]:

@@ -1,7 +1,9 @@
 """The exceptions that say how a program ends."""
 
+import errno
 import re
 
+IO_ERROR = 74
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
@@ -21,3 +23,29 @@ class Preempted(Exception):
 
     Programs in launch/ print the message and exit with status 75.
     """
+
+
+# A disk or a network that fails now and may work later, whatever was asked of it.
+_PASSING = {
+    errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY,
+    errno.EINTR, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+    errno.ECONNRESET, errno.ECONNABORTED, errno.EREMOTEIO, errno.ENOLCK,
+}  # fmt: skip
+_IN_TEXT = re.compile(r"os_error_code='(\d+)'|OS error (\d+)")  # tensorstore's errors
+
+
+def os_error(error: BaseException | None) -> int | None:
+    """The system's error number behind an exception, from the chain of what caused it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return error.errno
+        told = None if isinstance(error, UserError) else _IN_TEXT.search(str(error))
+        if told:
+            return int(told[1] or told[2])
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None
+
+
+def exit_status(error: BaseException) -> int:
+    """1, bad input; 74 (EX_IOERR of sysexits.h) where a disk or a network failed: try again."""
+    return IO_ERROR if os_error(error) in _PASSING else 1

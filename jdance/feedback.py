@@ -86,11 +86,14 @@ def judge_file(path: Path, model: PostureModel, motion: str = "") -> dict[str, A
 
     Returns:
         The file's content, in which each person has `feedback`: {"motion", "parts": [{"part",
-        "score", "angle"}]}, the least usual part first, angles in degrees, positive clockwise.
+        "score", "angle"}]}, the least usual part first, angles in degrees, positive clockwise; None
+        where the model does not know what was recognised, such as "unknown".
 
     Raises:
-        UserError: the file is something else, or the model does not know a motion.
+        UserError: the file is something else, or the model does not know `motion`.
     """
+    if motion:
+        model.check(motion)
     try:
         content = json.loads(path.read_text())
         people = [person for frame in content["frames"] for person in frame["people"]]
@@ -98,7 +101,9 @@ def judge_file(path: Path, model: PostureModel, motion: str = "") -> dict[str, A
             keypoints = person["keypoints"]
             if keypoints is not None:
                 keypoints = np.array(keypoints, np.float32).reshape(skeleton.NUM_JOINTS, 3)
-            person["feedback"] = judge(keypoints, motion or person["motion"], model)
+            expected = motion or person["motion"]
+            known = expected in model.classes
+            person["feedback"] = judge(keypoints, expected, model) if known else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a result of launch/recognize.py ({error})") from error
     return content

@@ -1,9 +1,10 @@
 """What all programs in launch/ share: how they start and how they end."""
 
 import os
-import runpy
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from ml_collections import ConfigDict
 from jdance import compilation, memory
 from jdance import config as defaults
 from jdance.data import images
-from jdance.errors import Preempted, UserError
+from jdance.errors import Preempted, UserError, exit_status
 from jdance.wording import counted
+
+flags.disclaim_key_flags()  # what is defined here belongs to the program, for its --help
 
 
 def checkpoint_flag(of: str) -> flags.FlagHolder[str]:
@@ -37,10 +40,29 @@ def report_failed_runs(failures: Sequence[str], page: str) -> None:
         )
 
 
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Ends the program at SIGTERM with status 75 and a line that says how to go on.
+
+    For programs whose work is kept piece by piece, so that the same command continues it.
+    """
+
+    def end(*_: object) -> None:
+        print("stopped by SIGTERM: run the same command again to go on", file=sys.stderr)
+        sys.exit(75)  # no Exception, which much would take for damage
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs `main` after absl has read the flags.
 
-    Exit status: 0 done; 1 bad input, with one line on stderr and no traceback; 75 preempted, and
+    Exit status: 0 done; 1 bad input, with one line on stderr and no traceback; 74 a disk or a
+    network failed, with such a line, too: try again, maybe after making room; 75 preempted, and
     saved: start it again; 130 interrupted by Ctrl-C. Words on the command line that are no flags
     are bad input, too: a forgotten "--" must not go unnoticed.
     """
@@ -56,12 +78,13 @@ def run(main: Callable[[], None]) -> None:
                 _expand_config(flags.FLAGS.config)
             main()
         except UserError as error:
-            _fail(error)
+            _fail(error, exit_status(error))
         except Preempted as notice:
             print(notice, file=sys.stderr)
             sys.exit(75)
         except OSError as error:  # a disk that is full, a folder that cannot be written to
-            _fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
+            told = f"{error.filename or 'input or output'}: {error.strerror or error}"
+            _fail(told, exit_status(error))
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
@@ -74,9 +97,9 @@ def run(main: Callable[[], None]) -> None:
     app.run(wrapped, flags_parser=_parse)
 
 
-def _fail(error: object) -> None:
+def _fail(error: object, status: int = 1) -> None:
     print(f"error: {images.printable(str(error))}", file=sys.stderr)
-    sys.exit(1)
+    sys.exit(status)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -123,12 +146,7 @@ def _check_config(argv: list[str]) -> None:
         path = words[words.index("-config") + 1]
     if path is None:
         return  # absl tells that the flag is required
-    try:
-        config: Any = runpy.run_path(path)["get_config"]()
-    except OSError as error:
-        raise UserError(f"--config={path}: {error.strerror}; name a file from configs/") from error
-    except Exception as error:  # whatever somebody's Python may raise
-        raise UserError(f"--config={path}: not a configuration ({error!r})") from error
+    config = defaults.load(path)
     for word in words:
         if word.startswith("-config."):
             key = word.removeprefix("-config.").partition("=")[0]

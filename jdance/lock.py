@@ -1,17 +1,20 @@
 """One job a folder: a second one would mix its checkpoints with those of the first."""
 
-import fcntl
 import json
 import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from jdance.errors import UserError
+
+if find_spec("fcntl"):  # not on Windows
+    import fcntl
 
 _BEAT = 5.0  # seconds between signs of life
 _SILENCE = 20.0  # after which a holder on another machine counts as gone
@@ -34,9 +37,14 @@ def held(
         flag: that names the folder, for messages.
 
     Raises:
-        UserError: another job holds the folder, or it cannot be written to.
+        UserError: another job holds the folder, or it cannot be written to or locked.
     """
     path = folder / name
+    if not find_spec("fcntl"):
+        raise UserError(
+            f"{folder}: cannot be locked on this platform, which has no fcntl; use Linux or macOS, "
+            "on Windows WSL"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = _open(path, flag)
@@ -108,4 +116,5 @@ def _read(file: int) -> dict[str, Any]:
 
 def _beat(file: int, done: threading.Event) -> None:
     while not done.wait(_BEAT):
-        os.utime(file)
+        with suppress(OSError):  # a disk that fails for a while; whoever writes tells of it
+            os.utime(file)

@@ -2,11 +2,16 @@
 
 import sys
 import time
+from collections import deque
 from typing import TextIO
+
+_WINDOW = 60.0  # seconds that tell how fast the work goes
 
 
 class Progress:
     """Shows how far `total` pieces of work have come and when they will be done.
+
+    The estimate is that of the last minute.
 
     Args:
         title: what is being done.
@@ -16,24 +21,38 @@ class Progress:
     """
 
     def __init__(self, title: str, total: int, done: int = 0, stream: TextIO | None = None):
-        self._title, self._total, self._start_done = title, total, done
+        self._title, self._total = title, total
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
-        self._start = time.monotonic()
+        self._seen = deque([(time.monotonic(), done)])
         self._shown = -1e9
         self._width = 0
 
     def update(self, done: int, note: str = "") -> None:
         """Tells that `done` pieces are finished; writes every 0.5 s at most (a log: every 10 s)."""
         now = time.monotonic()
+        self._seen.append((now, done))
+        while self._seen[1][0] <= now - _WINDOW:
+            self._seen.popleft()
         if now - self._shown < (0.5 if self._live else 10) and done < self._total:
             return
         self._shown = now
-        worked = done - self._start_done
-        left = (now - self._start) / worked * (self._total - done) if worked > 0 else None
-        eta = f", {_duration(left)} left" if left is not None and done < self._total else ""
+        start, before = self._seen[0]
+        eta = ""
+        if before < done < self._total:
+            eta = f", {_duration((now - start) / (done - before) * (self._total - done))} left"
         line = f"{self._title}: {done}/{self._total}{eta}{', ' + note if note else ''}"
         self._write(line, end="\n" if done >= self._total else "")
+
+    def prepare(self, doing: str) -> None:
+        """Tells what is being done before the work goes on, such as "compiling"."""
+        self._write(f"{self._title}: {doing}", end="")
+
+    def resume(self, done: int) -> None:
+        """Tells that the work goes on; how long anything before took is no longer counted."""
+        self._seen = deque([(time.monotonic(), done)])
+        if self._live:
+            self._write(f"{self._title}: {done}/{self._total}", end="")
 
     def _write(self, line: str, end: str) -> None:
         if self._live:

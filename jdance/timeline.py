@@ -117,8 +117,9 @@ def _joined(segments: list[Segment]) -> list[Segment]:
         last = result[-1] if result else None
         if last and last.motion == segment.motion and _touch(last, segment):
             whole = last.seconds + segment.seconds
-            mean = last.confidence * last.seconds + segment.confidence * segment.seconds
-            result[-1] = replace(last, end=segment.end, confidence=mean / whole)
+            share = segment.seconds / whole if whole > 0 else 0.5
+            mean = (1 - share) * last.confidence + share * segment.confidence
+            result[-1] = replace(last, end=segment.end, confidence=mean)
         else:
             result.append(segment)
     return result
@@ -199,8 +200,9 @@ def f1_at(found: Sequence[Segment], true: Sequence[Segment], overlap: float = 0.
                 continue
             shared = min(segment.end, other.end) - max(segment.start, other.start)
             union = max(segment.end, other.end) - min(segment.start, other.start)
-            if shared / union >= score:
-                best, score = i, shared / union
+            ratio = shared / union if union > 0 else 1.0  # both are the same moment
+            if ratio >= score:
+                best, score = i, ratio
         if best is not None:
             taken.add(best)
             right += 1

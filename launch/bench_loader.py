@@ -8,7 +8,6 @@ processes, one example after the other, the loader in as many threads. OpenCV it
 everywhere. --output and --record: see launch/bench_train.py.
 """
 
-import os
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
@@ -22,6 +21,7 @@ from absl import flags
 from jdance import config as defaults
 from jdance import models
 from jdance.benchmarks import ratios
+from jdance.compilation import cores
 from jdance.data import augment, pipeline, records
 from jdance.data.chances import Chances
 from jdance.errors import UserError
@@ -89,7 +89,7 @@ def main() -> None:
         ratios.Comparison("loader, a core", ours, {"bare decode and warp": times["bare"]}, images),
     ]
     caption = (
-        f"{machine()}, {len(os.sched_getaffinity(0))} used; {_WORKERS.value} threads or processes, "
+        f"{machine()}, {cores()} used; {_WORKERS.value} threads or processes, "
         f"jax {jax.__version__}, PyTorch {torch.__version__}; the CPU time of PyTorch's processes "
         "is not counted; the ratio to bare is that of CPU time"
     )

@@ -12,8 +12,6 @@ of mobilenet_v2_small in TensorFlow, the decode in NumPy, and a ResNet-50 in PyT
 """
 
 import importlib
-import os
-import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,9 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from jdance import config as defaults
 from jdance import features, models
 from jdance.benchmarks import tensorflow_graph
 from jdance.benchmarks.crowd import crowd
+from jdance.compilation import cores
 from jdance.data import crop, images
 from jdance.errors import UserError
 from jdance.launcher import run
@@ -85,13 +85,6 @@ def _scene(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     picture = cv2.resize(small, (_SIDE.value, _SIDE.value), interpolation=cv2.INTER_CUBIC)
     scale = _SIDE.value / small.shape[0]
     return picture, people * np.array([scale, scale, 1], np.float32), people
-
-
-def _config() -> Any:
-    try:
-        return runpy.run_path(_CONFIG.value)["get_config"]()
-    except (OSError, KeyError) as error:
-        raise UserError(f"--config={_CONFIG.value}: not a configuration ({error})") from error
 
 
 def _variables(config: Any) -> Any:
@@ -204,7 +197,7 @@ def _alternative() -> tuple[str, Callable[[int], Callable[[], Any]]]:
 
 def main() -> None:
     counts = [int(word) for word in _PEOPLE.value]
-    config, estimator = _config(), PoseEstimator.load(_POSE.value)
+    config, estimator = defaults.load(_CONFIG.value), PoseEstimator.load(_POSE.value)
     ours = _ours(config, estimator)
     name, make = _alternative() if _ALTERNATIVE.value else ("", None)
     candidates: dict[str, Callable[[], Any]] = {}
@@ -216,10 +209,9 @@ def main() -> None:
             candidates[f"{count} alternative"] = make(count)
     times = timing.in_turn(candidates, _ROUNDS.value, warmup=1)
     median = {key: 1e3 * float(np.median(getattr(t, _CLOCK.value))) for key, t in times.items()}
-    cores = len(os.sched_getaffinity(0))
     print(
-        f"{_CONFIG.value}, {_POSE.value}, {_SIDE.value} x {_SIDE.value} pixels, {cores} CPU cores, "
-        f"jax {jax.__version__}; medians of {_ROUNDS.value} rounds in ms "
+        f"{_CONFIG.value}, {_POSE.value}, {_SIDE.value} x {_SIDE.value} pixels, "
+        f"{cores()} CPU cores, jax {jax.__version__}; medians of {_ROUNDS.value} rounds in ms "
         f"of {_CLOCK.value} time"
     )
     titles = ["people", "whole", "frames/s", *_PARTS] + ["alternative"] * bool(make)

@@ -6,6 +6,10 @@ python launch/evaluate.py --workdir=runs/paper --split=test --checkpoint=best
 python launch/evaluate.py --workdir=runs/pose_stage --split=test
 python launch/evaluate.py --pose=mobilenet_v2_small --data=data/pose --split=test
 
+The file tells what was evaluated: data, split, views, checkpoint and its step; what differs from a
+plain evaluation is part of its name (eval_test_views10.json, eval_test_on_OTHER-....json). A run
+that must not be written to: --output=DIR.
+
 Motion networks: accuracy and confusion. Pose networks: AP, AP50, AP75 and AR by COCO's own program,
 of a run or of whatever --pose takes; --data is what launch/prepare.py --for=pose wrote.
 """
@@ -34,7 +38,15 @@ _WORKDIR = flags.DEFINE_list(
 _CHECKPOINT = checkpoint_flag("--workdir")
 _POSE = flags.DEFINE_string("pose", "", "A pose network instead of a run; needs --data.")
 _SPLIT = flags.DEFINE_string("split", "test", "Which part of the data set.")
-_DATA = flags.DEFINE_string("data", "", "Another data set than the run's own.")
+_DATA = flags.DEFINE_string(
+    "data",
+    "",
+    "Another data set than the run's own, by launch/prepare.py; writes "
+    "eval_SPLIT_on_DATA-....json.",
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", "", "Folder for the result and the report; by default that of the (first) run."
+)
 _DROP_JOINTS = flags.DEFINE_string(
     "drop_joints",
     "",
@@ -45,7 +57,8 @@ _VIEWS = flags.DEFINE_integer(
     "views",
     1,
     "Test-time augmentation: the mean probability over so many views of each example, all but the "
-    "first changed at random as in training.",
+    "first turned and scaled a little, and mirrored where training mirrors. Writes "
+    "eval_SPLIT_viewsN.json.",
     lower_bound=1,
 )
 _CALIBRATE = flags.DEFINE_bool(
@@ -81,11 +94,17 @@ def main() -> None:
         if not _DATA.value:
             raise UserError("--pose needs --data, what launch/prepare.py --for=pose wrote")
         source = Dataset(_DATA.value, "people").source(_SPLIT.value)
-        _print_precision(average_precision(PoseEstimator.load(_POSE.value), source))
+        result = average_precision(PoseEstimator.load(_POSE.value).on_all_devices(), source)
+        _print_precision(result)
+        if _OUTPUT.value:
+            result |= {"pose": _POSE.value, "data": _DATA.value, "split": _SPLIT.value}
+            print(f"wrote {judge.write(result, Path(_OUTPUT.value), _SPLIT.value)}")
         return
     if _CALIBRATE.value:
         if len(_WORKDIR.value) > 1:
             raise UserError("--calibrate takes one run at a time")
+        if _OUTPUT.value:
+            raise UserError("--calibrate keeps the temperature with the run: leave --output out")
         workdir = Path(_WORKDIR.value[0])
         fitted, path = judge.calibrate(
             workdir, _SPLIT.value, data=_DATA.value, checkpoint=_CHECKPOINT.value
@@ -105,6 +124,7 @@ def main() -> None:
         drop_joints=_DROP_JOINTS.value,
         views=_VIEWS.value,
         checkpoint=_CHECKPOINT.value,
+        output=Path(_OUTPUT.value) if _OUTPUT.value else None,
     )
     if "AP" in result:
         _print_precision(result)
@@ -115,7 +135,8 @@ def main() -> None:
             path.write_text(json.dumps(result, indent=2) + "\n")
             print(f"nearest class mean of fused18: {accuracy:.4f}")
         print(f"accuracy {result['accuracy']:.4f} of {result['n']}")
-    print(f"wrote {path} and {report.write(path.parent).name}")
+    page = report.write(Path(_WORKDIR.value[0]), path.parent)
+    print(f"wrote {path} and {page.name}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ examples of the motion have it; angles are in degrees, positive clockwise in the
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from absl import flags
@@ -38,16 +39,30 @@ def main() -> None:
     paths = [path for path in paths if not path.name.endswith(_ENDING)]
     if not paths:
         raise UserError(f"{place}: no results of launch/recognize.py in it; check --input")
+    if _MOTION.value:
+        model.check(_MOTION.value)
+    failures, without = [], Counter[str]()
     for path in paths:
-        result = feedback.judge_file(path, model, _MOTION.value)
+        try:
+            result = feedback.judge_file(path, model, _MOTION.value)
+        except UserError as error:
+            failures.append(f"skipped {error}")
+            continue
         for frame in result["frames"]:
             for person in frame["people"]:
                 judged = person["feedback"]
+                if judged is None:
+                    without[person["motion"]] += 1
+                    continue
                 named = f"{path.stem}, frame {frame['index']}, person {person['track']}"
                 print(f"{named}, {judged['motion']}: {feedback.advice(judged, _BELOW.value)}")
         target = path.with_name(path.stem + _ENDING)
         target.write_text(json.dumps(result) + "\n")
-    print(f"wrote {counted(len(paths), 'file')} *{_ENDING} beside the results")
+    for motion, count in without.items():
+        print(f"{count} without feedback: the model knows no motion {motion!r}")
+    print("\n".join([*failures, f"wrote {counted(len(paths) - len(failures), 'file')} *{_ENDING}"]))
+    if failures:
+        raise UserError(f"{len(failures)} of {len(paths)} results skipped (listed above)")
 
 
 if __name__ == "__main__":

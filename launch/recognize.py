@@ -9,7 +9,6 @@ page, OUT/<stem>.html, and the annotated video.
 """
 
 import json
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ import cv2
 import numpy as np
 from absl import flags
 
-from jdance import feedback, files
+from jdance import draw, feedback, files
 from jdance.data import images, openpose_json, stage, videos
 from jdance.data.workers import load_all
 from jdance.errors import UserError
@@ -169,7 +168,7 @@ def _kind(path: Path) -> str:
 def _window() -> "Window | None":
     if not _SHOW.value:
         return None
-    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or os.name == "nt"):
+    if not draw.has_display():
         raise UserError("--show: there is no display here")
     try:
         return Window()

@@ -5,21 +5,21 @@ python launch/reproduce.py --data=data/stage --output=reproduction
 
 Writes OUTPUT/report.html, a page that needs nothing else, and its tables as tables.md. What is done
 is not done again, and a run that was interrupted goes on from its newest checkpoint: stop it at any
-time, and run the same command again.
+time (SIGTERM ends it with status 75), and run the same command again.
 
 --preset=full is the paper's network and recipe, for a GPU; small has the same tables with a network
 for CPUs; reduced trains the four compared methods once, divided by video.
 """
 
 import dataclasses
-import runpy
 from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict
 
+from jdance import config as defaults
 from jdance.errors import UserError
-from jdance.launcher import report_failed_runs, run
+from jdance.launcher import report_failed_runs, resumable, run
 from jdance.reproduction import plan
 from jdance.reproduction.runner import reproduce
 
@@ -41,10 +41,9 @@ _CONFIG = flags.DEFINE_string(
 
 
 def _load(name: str) -> ConfigDict:
-    path = Path(__file__).resolve().parent.parent / "configs" / f"{name}.py"
     if _CONFIG.value and name == plan.PRESETS[_PRESET.value].proposed:
-        path = Path(_CONFIG.value)
-    return runpy.run_path(str(path))["get_config"]()  # the launcher has had a look at --config
+        return defaults.load(_CONFIG.value)
+    return defaults.load(str(Path(__file__).resolve().parent.parent / "configs" / f"{name}.py"))
 
 
 def main() -> None:
@@ -56,16 +55,17 @@ def main() -> None:
         raise UserError(f"--splits={','.join(splits)}: expected video, frame, or video,frame")
     config, chosen = plan.variants(preset, _load, search=_SWEEP.value)
     output = Path(_OUTPUT.value)
-    failures = reproduce(
-        config,
-        chosen,
-        Path(_DATA.value),
-        output,
-        splits,
-        _SEEDS.value or preset.seeds,
-        _POSE.value,
-        plan.differences(preset),
-    )
+    with resumable():
+        failures = reproduce(
+            config,
+            chosen,
+            Path(_DATA.value),
+            output,
+            splits,
+            _SEEDS.value or preset.seeds,
+            _POSE.value,
+            plan.differences(preset),
+        )
     print(f"wrote {output / 'report.html'} and tables.md")
     report_failed_runs(failures, "report")
 

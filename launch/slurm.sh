@@ -17,7 +17,8 @@
 #
 # At SIGTERM all tasks save a checkpoint together and end with status 75; this script then puts the
 # job back into the queue, and it continues where it was. So does Slurm's own requeue (scontrol
-# requeue, preemption, a failed node). "scancel JOB" saves, too, and ends the job for good;
+# requeue, preemption, a failed node). A disk or a network that fails (status 74) puts the job back,
+# too, up to ten times. "scancel JOB" saves, too, and ends the job for good;
 # "scancel --signal=TERM JOB" saves and continues later.
 #
 # One task a node instead, with all its GPUs: --ntasks-per-node=1, and set JDANCE_TASK_PER_NODE=1.
@@ -55,6 +56,11 @@ done
 wait "$step" # how they ended is kept
 status=$?
 
+# 74: a disk or a network failed, which may pass; not for ever.
+if [ "$status" = 74 ] && [ -z "$ended" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 10 ]; then
+  echo "a disk or a network failed: requeueing job $SLURM_JOB_ID"
+  scontrol requeue "$SLURM_JOB_ID"
+fi
 if [ "$status" = 75 ] && [ -z "$ended" ]; then
   echo "preempted: requeueing job $SLURM_JOB_ID"
   scontrol requeue "$SLURM_JOB_ID"

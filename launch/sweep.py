@@ -3,7 +3,8 @@
 python launch/sweep.py --config=configs/jhmdb.py --data=data/jhmdb1,data/jhmdb2,data/jhmdb3 \
     --vary=model.attention=-1,0,1,2 --seeds=3 --views=10 --output=sweeps/attention
 
-Runs that are done are not done again, and one that was interrupted goes on where it was. Writes
+Runs that are done are not done again, and one that was interrupted goes on where it was: at SIGTERM
+the program ends with status 75, and the same command goes on. Writes
 OUTPUT/table.md and results.json; the runs are in OUTPUT/VARIANT/DATA/seed-N.
 """
 
@@ -13,7 +14,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from jdance.launcher import report_failed_runs, run
+from jdance.launcher import report_failed_runs, resumable, run
 from jdance.training import sweep
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -39,15 +40,16 @@ def main() -> None:
     chosen = sweep.variants(_VARY.value, _VARIANT.value)
     sweep.check(_CONFIG.value, chosen)
     output = Path(_OUTPUT.value)
-    rows, failures = sweep.sweep(
-        _CONFIG.value,
-        chosen,
-        _DATA.value,
-        _SEEDS.value,
-        output,
-        split=_SPLIT.value,
-        views=_VIEWS.value,
-    )
+    with resumable():
+        rows, failures = sweep.sweep(
+            _CONFIG.value,
+            chosen,
+            _DATA.value,
+            _SEEDS.value,
+            output,
+            split=_SPLIT.value,
+            views=_VIEWS.value,
+        )
     output.mkdir(parents=True, exist_ok=True)
     (output / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
     table = sweep.table(rows, _VIEWS.value)

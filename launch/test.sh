@@ -8,9 +8,11 @@ cd "$(dirname "$0")/.."
 source launch/environment.sh
 environment test
 if [ ! -e .venv/.reference ]; then
-  python -m pip install --quiet --disable-pip-version-check -e '.[reference]' ||
-    echo "PyTorch cannot be installed here: the tests that compare with it are skipped"
-  touch .venv/.reference
+  if python -m pip install --quiet --disable-pip-version-check -e '.[reference]'; then
+    touch .venv/.reference
+  else
+    echo "PyTorch cannot be installed now: the tests that compare with it are skipped"
+  fi
 fi
 
 ruff check .

@@ -12,15 +12,18 @@ with status 75.
 """
 
 import os
+import shlex
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
 from jdance import models
+from jdance.data.records import Dataset
 from jdance.launcher import run
 from jdance.report import run as report
 from jdance.training import cluster, experiment, judge, loop, tasks
+from jdance.training.checkpoints import NEWEST
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, from configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
@@ -66,11 +69,16 @@ def main() -> None:
     if not first:
         return
     if "confusion" in result:
-        judge.write(result, workdir, "val")
+        described = {"views": 1, "drop_joints": "", "checkpoint": NEWEST}
+        judge.write(result | described, workdir, "val")
     report.write(workdir)
     if result:
         numbers = {name: value for name, value in result.items() if isinstance(value, float)}
         print("val", ", ".join(f"{name} {value:.4f}" for name, value in numbers.items()))
+    dataset = Dataset(config.data.dir, "")
+    split = next((name for name in ("test", "val", "train") if dataset.count(name)), "test")
+    run_folder = shlex.quote(str(workdir))
+    print(f"next: python launch/evaluate.py --workdir={run_folder} --split={split}")
 
 
 if __name__ == "__main__":

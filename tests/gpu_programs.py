@@ -73,6 +73,8 @@ def compile_program(name: str, exported: Path, scale: bool = False) -> dict:
 
 
 def _record() -> None:
+    os.environ["JAX_PLATFORMS"] = "cpu"  # this process only exports
+
     def one(name: str) -> tuple[str, dict]:
         result = compile_program(name, exported, scale="exported" not in name)
         print(name, f"{result['compile_s']:.0f} s", flush=True)

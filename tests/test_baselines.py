@@ -318,11 +318,17 @@ def test_feedback_program(tmp_path):
         "feedback", f"--model={tmp_path}", f"--input={tmp_path}", "--motion=jump", status=1
     )
     assert "no judgement of 'jump'" in error
+    # Neither an unknown motion nor a file that is something else keeps the others from theirs.
+    unsure = person | {"track": 2, "motion": "unknown"}
+    frames = [{"index": 0, "people": [unsure, person]}]
+    (tmp_path / "c.json").write_text(json.dumps({"frames": frames}))
     (tmp_path / "b.json").write_text("[]")
-    _, error = program(
-        "feedback", f"--model={tmp_path}", f"--input={tmp_path / 'b.json'}", status=1
-    )
-    assert "b.json: not a result of launch/recognize.py" in error
+    told, error = program("feedback", f"--model={tmp_path}", f"--input={tmp_path}", status=1)
+    assert "b.json: not a result of launch/recognize.py" in told
+    assert "1 of 3 results skipped" in error
+    assert "1 without feedback: the model knows no motion 'unknown'" in told
+    first, second = json.loads((tmp_path / "c_feedback.json").read_text())["frames"][0]["people"]
+    assert first["feedback"] is None and len(second["feedback"]["parts"]) == 11
 
 
 # --- Trained by the same programs -----------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Checkpoints that are damaged, fall back, or must not be mixed; runs killed at random moments."""
 
 import json
+import os
 import random
 import resource
 import shutil
@@ -8,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,9 +97,87 @@ def test_a_missing_or_half_written_checkpoint_is_none(tmp_path):
     )
     assert newest(tmp_path) == (1, [])
     assert steps_in(tmp_path) == [1]  # the run tidies up
-    damage_metadata(tmp_path / "checkpoints" / "1")
+    save(tmp_path, {2: None})
+    for step in "12":
+        damage_metadata(tmp_path / "checkpoints" / step)
     with pytest.raises(UserError, match="every checkpoint in it is damaged"):
         newest(tmp_path)
+
+
+# --- Descriptions by other versions of orbax ------------------------------------------------------
+
+
+def describe(folder, step, **changes):
+    path = folder / "checkpoints" / str(step) / "_CHECKPOINT_METADATA"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("steps", [(1,), (1, 2)])
+def test_keys_that_a_newer_orbax_adds_do_not_matter(tmp_path, steps):
+    save(tmp_path, {step: step / 2 for step in steps})
+    for step in steps:
+        describe(tmp_path, step, checkpoint_format={"version": 2}, writer=None)
+    described = (tmp_path / "checkpoints" / "1" / "_CHECKPOINT_METADATA").read_text()
+    assert newest(tmp_path, owner=False) == (steps[-1], [])
+    assert (tmp_path / "checkpoints" / "1" / "_CHECKPOINT_METADATA").read_text() == described
+    assert newest(tmp_path) == (steps[-1], [])
+    save(tmp_path, {9: None}, kept=1, best=1)
+    assert steps_in(tmp_path) == [steps[-1], 9]  # the scores are still known
+    assert not (tmp_path / "damaged").exists()
+
+
+def test_a_checkpoint_of_the_oldest_orbax(tmp_path):
+    """Written by orbax-checkpoint 0.11.30, the lowest version in pyproject.toml."""
+    with zipfile.ZipFile(Path(__file__).with_name("orbax_0_11_30.zip")) as archive:
+        archive.extractall(tmp_path)
+    assert newest(tmp_path, owner=False) == (2, [])
+    with closing(Checkpoints(tmp_path)) as checkpoints:
+        assert checkpoints.score(1) == 0.5 and checkpoints.score(2) is None
+        assert checkpoints.as_numpy(1)["step"] == 1
+    save(tmp_path, {3: None, 4: 0.3}, kept=2, best=1)
+    assert steps_in(tmp_path) == [1, 3, 4] and newest(tmp_path) == (4, [])
+
+
+WRONG = [{"commit_timestamp_nsecs": "soon"}, {"custom_metadata": {"crc32": 5}}, {"metrics": []}]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_a_wrong_description_costs_one_checkpoint_and_never_the_only_one(tmp_path, wrong):
+    save(tmp_path, {1: None})
+    describe(tmp_path, 1, **wrong)
+    for owner in (False, True):
+        with pytest.raises(UserError, match="every checkpoint in it is damaged"):
+            newest(tmp_path, owner)
+    assert steps_in(tmp_path) == [1] and not (tmp_path / "damaged").exists()
+    shutil.rmtree(tmp_path / "checkpoints")
+    save(tmp_path, {1: None, 2: None, 3: None})
+    for step in (1, 3):  # after and before the one that is taken
+        describe(tmp_path, step, **wrong)
+    step, warnings = newest(tmp_path, owner=False)
+    assert step == 2 and "checkpoints/3: is damaged" in warnings[0]
+    assert newest(tmp_path)[0] == 2 and steps_in(tmp_path) == [2]
+    assert sorted(path.name for path in (tmp_path / "damaged").iterdir()) == ["1-0", "3-0"]
+
+
+def test_a_run_whose_checkpoints_were_all_set_aside_does_not_start_anew(tmp_path):
+    save(tmp_path, {1: None})
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "checkpoints" / "1").rename(tmp_path / "damaged" / "1-0")
+    with pytest.raises(UserError, match="damaged: holds all the checkpoints that there were"):
+        newest(tmp_path)
+
+
+def test_a_run_whose_checkpoints_are_all_unusable_does_not_start_anew(tiny_data, tmp_path):
+    config = tiny_config(tiny_data)
+    config.epochs = 0.2
+    config.model.branches = "keypoints"
+    loop.train(config, tmp_path)
+    kept = (tmp_path / "metrics.jsonl").read_text()
+    (only,) = (tmp_path / "checkpoints").iterdir()
+    (only / "_CHECKPOINT_METADATA").write_text("[")
+    with pytest.raises(UserError, match="every checkpoint in it is damaged"):
+        loop.train(config, tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_text() == kept and only.is_dir()
 
 
 def test_another_dtype_or_shape_is_refused_not_skipped(tmp_path):
@@ -142,6 +223,46 @@ def test_a_full_disk_loses_nothing_that_was_saved(tmp_path):
         step, found = checkpoints.restore_newest(devices.replicated_like(before), pytest.fail)
     assert step == 1
     np.testing.assert_array_equal(found["a"], before["a"])
+
+
+FULL = """
+import sys
+from contextlib import closing
+from pathlib import Path
+import numpy as np
+from jdance import launcher
+from jdance.training import devices
+from jdance.training.checkpoints import Checkpoints
+
+folder = Path(sys.argv.pop())
+
+def main():
+    with closing(Checkpoints(folder, 5, owner=True)) as checkpoints:
+        for step, size in enumerate([1_000, 100_000]):
+            rows = np.random.default_rng(0).random((40, size), np.float32)
+            checkpoints.save(step, devices.replicate({f"a{i}": x for i, x in enumerate(rows)}))
+            checkpoints.wait()
+
+launcher.run(main)
+"""
+
+
+def test_a_full_disk_is_one_line_and_a_status_of_its_own(tmp_path):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", tmp_path]
+    if os.getuid() or subprocess.run(mount).returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", FULL, tmp_path], capture_output=True, text=True
+        )
+        assert (tmp_path / "checkpoints" / "0").is_dir()
+    finally:
+        subprocess.run(["umount", tmp_path])
+    assert ended.returncode == 74
+    assert ended.stderr == (
+        f"error: {tmp_path}/checkpoints: a checkpoint cannot be written (No space left on device); "
+        "those before it are kept\n"
+    )
 
 
 # --- One job a folder -----------------------------------------------------------------------------

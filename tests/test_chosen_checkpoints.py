@@ -1,6 +1,8 @@
 """Programs take the newest checkpoint of a run, the best, or that of a step."""
 
 import json
+import re
+import shutil
 from contextlib import closing
 
 import jax
@@ -12,7 +14,9 @@ from programs import program
 from jdance.data import images
 from jdance.errors import UserError
 from jdance.recognize import Recognizer
+from jdance.report import run as report
 from jdance.training import checkpoints, judge, loop
+from jdance.training.motion_task import MotionTask
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +50,21 @@ def test_the_right_variables_are_loaded(run):
     jax.tree.map(np.testing.assert_array_equal, best["params"], expected[2])
 
 
+def test_every_score_has_its_checkpoint(tiny_data, tmp_path, monkeypatch):
+    """Evaluations and saves that never meet: the best is the best that was evaluated."""
+    config = tiny_config(tiny_data)
+    config.update(epochs=1.5, eval_every=0.4, checkpoint_every=1000.0, checkpoints_kept=1)
+    config.model.branches = "keypoints"
+    evaluate, scores = MotionTask.evaluate, iter([0.2, 0.9, 0.5, 0.4])
+    monkeypatch.setattr(
+        MotionTask, "evaluate", lambda *a: evaluate(*a) | {"accuracy": next(scores)}
+    )
+    loop.train(config, tmp_path)
+    with closing(checkpoints.Checkpoints(tmp_path)) as saved:
+        assert saved.steps() == [4, 8]  # the best and the newest: no more are kept
+        assert saved.step_of("best") == 4 and saved.score(4) == 0.9
+
+
 @pytest.mark.parametrize("which", ["3", "-1", "latest", "", "4.0"])
 def test_there_is_no_such_checkpoint(run, which):
     with pytest.raises(UserError, match=r"holds no checkpoint .* newest, best and the steps 2, 4"):
@@ -67,6 +86,47 @@ def test_results_are_kept_apart(run):
     assert float(Recognizer.load(run).variables[2]) == 1
 
 
+def files_in(folder):
+    return {
+        str(path.relative_to(folder)): path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))
+    }
+
+
+def test_results_tell_what_was_evaluated(run, tiny_data, tmp_path):
+    """Whatever differs from a plain evaluation is in the file's name and in its content."""
+    other = tmp_path / "elsewhere" / tiny_data.name
+    shutil.copytree(tiny_data, other)
+    before, out = files_in(run), tmp_path / "out"
+    for changes, name, expected in [
+        ({}, r"eval_val", {}),
+        ({"views": 3}, r"eval_val_views3", {"views": 3}),
+        ({"checkpoint": "best"}, r"eval_val_best", {"checkpoint": "best", "step": 2}),
+        ({"data": str(other)}, rf"eval_val_on_{other.name}-[0-9a-f]{{8}}", {"data": str(other)}),
+        ({"data": str(tiny_data)}, r"eval_val", {}),
+        (
+            {"data": str(other), "views": 2, "drop_joints": "legs", "checkpoint": "4"},
+            rf"eval_val_on_{other.name}-[0-9a-f]{{8}}_without_legs_views2_step4",
+            {"data": str(other), "views": 2, "drop_joints": "legs", "checkpoint": "4", "step": 4},
+        ),
+    ]:
+        result, path = judge.judge([run], "val", output=out, **changes)
+        assert path.parent == out and re.fullmatch(name + r"\.json", path.name), path
+        assert json.loads(path.read_text()) == result and result["n"] == 15
+        plain = {
+            "split": "val", "data": str(tiny_data), "views": 1, "drop_joints": "",
+            "checkpoint": "newest", "step": 5,
+        }  # fmt: skip
+        assert {key: result[key] for key in plain} == plain | expected
+    together, path = judge.judge([run, run], "val", output=out)
+    assert path.name == "eval_val_ensemble.json" and "step" not in together
+    assert [member["step"] for member in together["runs"]] == [5, 5]
+    page = report.write(run, out).read_text()
+    assert "Evaluation on val_views3" in page and "3 views; checkpoint newest; step 5." in page
+    assert files_in(run) == before  # a run that only others may write to can be evaluated
+    with pytest.raises(UserError, match=r"cannot be written to .*another folder with --output"):
+        judge.judge([run], "val", output=out / "eval_val.json")
+
+
 def test_every_program_has_the_flag(run, tmp_path):
     images.write(tmp_path / "photo.png", tiny_picture(0)[0])
     out = f"--output={tmp_path / 'out'}"
@@ -77,3 +137,5 @@ def test_every_program_has_the_flag(run, tmp_path):
     ]:
         _, error = program(name, *arguments, "--checkpoint=3", status=1)
         assert "holds no checkpoint '3'; there are newest, best and the steps 2, 4, 5" in error
+        told, _ = program(name, "--help", status=1, errors=0)
+        assert "--checkpoint: Which checkpoint of --" in told

@@ -7,8 +7,10 @@ import pytest
 from absl import flags
 from conftest import tiny_config
 
+from jdance import config as defaults
 from jdance import features
-from jdance.data import pipeline, records
+from jdance.data import pipeline, records, sampling
+from jdance.data.chances import stream
 from jdance.errors import UserError
 
 
@@ -42,6 +44,57 @@ def test_batches_have_the_promised_shapes(tiny_data, source):
     assert {name: (value.shape, value.dtype.type) for name, value in batch.items()} == expected
     labels = [records.unpack(source[int(i)]).label for i in batch["index"]]
     assert labels == batch["label"].tolist()
+
+
+def test_streams_of_random_numbers_are_independent():
+    draws = [
+        stream(name, *numbers).random()
+        for name in ("sampling", "augment", "views")
+        for numbers in [(0, 0), (0, 1), (1, 0), (1, 1)]
+    ]
+    assert len(set(draws)) == len(draws)
+    assert stream("augment", 3, 5).random() == stream("augment", 3, 5).random()
+
+
+def test_sampling_and_augmentation_share_no_stream(monkeypatch, tiny_data, source):
+    """Epoch n of the sampler and example n of the augmentation once had one generator."""
+    states = {"sampling": [], "augment": []}
+
+    def noted(name, *numbers):
+        rng = stream(name, *numbers)
+        states[name].append(str(rng.bit_generator.state))
+        return rng
+
+    monkeypatch.setattr(pipeline, "stream", noted)
+    monkeypatch.setattr(sampling, "stream", noted)
+    shares = np.full(3, 1 / 3)
+    take(pipeline.train_batches(source, tiny_config(tiny_data), shares=shares), 8)
+    assert states["sampling"] and states["augment"]
+    assert not set(states["sampling"]) & set(states["augment"])
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.5])
+def test_views_of_evaluation_are_mild(tiny_data, source, flip):
+    """A small turn and scale, mirrored where training mirrors, whatever training does else."""
+    config = tiny_config(tiny_data)
+    config.augment.update(
+        flip=flip, rotation=40.0, joint_dropout=0.9, legs_dropout=1.0, erase=1.0, color=0.5,
+        joint_noise=0.2, stretch=0.5, shear=0.5, shift=0.5,
+    )  # fmt: skip
+    calm = defaults.evaluation_views(config.augment)
+    assert {name for name, value in calm.items() if value} == {
+        "rotation", "scale", "time_crop", *(["flip"] if flip else []),
+    }  # fmt: skip
+    assert calm.rotation <= 5 and calm.scale <= 0.05 and calm.time_crop == 1
+    plain, view = (next(pipeline.eval_batches(source, config, view=n)) for n in (0, 3))
+    np.testing.assert_array_equal(plain["valid"], view["valid"])
+    assert not np.array_equal(plain["features"], view["features"])
+    # All of the picture is still there, at about its place.
+    difference = np.abs(plain["image"].astype(float) - view["image"]).mean((1, 2, 3))
+    flipped = np.abs(plain["image"][:, :, ::-1].astype(float) - view["image"]).mean((1, 2, 3))
+    mirrored = flipped < difference
+    assert mirrored.any() == bool(flip) and np.minimum(difference, flipped).max() < 40
+    assert config.augment.rotation == 40.0  # the caller's configuration is its own
 
 
 def test_resuming_continues_the_same_order(tiny_data, source):

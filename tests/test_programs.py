@@ -3,6 +3,8 @@
 import importlib
 import json
 import runpy
+import shlex
+import shutil
 import subprocess
 import sys
 from contextlib import closing
@@ -79,6 +81,50 @@ def test_stage_from_data_set_to_recognised_scene(tmp_path):
 def test_summary_needs_neither_data_nor_a_folder():
     told, _ = program("train", "--config=configs/quickstart.py", "--summary")
     assert "stage4_block1" in told and "614,681" in told
+
+
+CONFIG_WITH_ARGUMENT = """
+from jdance import config
+
+def get_config(size="large"):
+    result = config.base()
+    result.model.update(branches="keypoints", fusion_widths=({"large": 64, "small": 8}[size],))
+    result.epochs = 0.2
+    return result
+"""
+
+
+def test_a_configuration_with_an_argument(tiny_data, tmp_path):
+    """And a data set without val: what training says of it, and what comes next."""
+    file, run, data = tmp_path / "sized.py", tmp_path / "a run", tmp_path / "data"
+    file.write_text(CONFIG_WITH_ARGUMENT)
+    shutil.copytree(tiny_data, data)
+    info = json.loads((data / "dataset.json").read_text())
+    del info["splits"]["val"]
+    (data / "dataset.json").write_text(json.dumps(info))
+    common = f"--workdir={run}", f"--config.data.dir={data}", "--config.batch_size=8"
+    told, _ = program("train", f"--config={file}:small", *common)
+    written = json.loads((run / "config.json").read_text())["config"]
+    assert written["model"]["fusion_widths"] == [8]
+    assert told.endswith(f"next: python launch/evaluate.py --workdir='{run}' --split=train\n")
+    for argument, message in ((":tiny", "not a configuration (KeyError('tiny'))"), ("", "fusion")):
+        _, error = program("train", f"--config={file}{argument}", *common, status=1)
+        assert message in error
+
+
+def test_a_source_where_a_data_set_belongs(trained, tmp_path):
+    source = tmp_path / "my poses.npz"
+    source.write_bytes(b"")
+    (tmp_path / "photos").mkdir()
+    for place in (source, tmp_path / "photos"):
+        expected = "that is a source, not a data set (no dataset.json); prepare it first: "
+        expected += f"python launch/prepare.py --source={shlex.quote(str(place))} --output="
+        for name, *words in [
+            ("evaluate", f"--workdir={trained}", f"--data={place}"),
+            ("train", "--config=configs/keypoints.py", f"--workdir={tmp_path / 'new'}",
+             f"--config.data.dir={place}"),
+        ]:  # fmt: skip
+            assert expected in program(name, *words, status=1)[1]
 
 
 def test_import_of_a_resnet(tmp_path):

@@ -1,13 +1,17 @@
 """Pose networks judged by several processes: every picture once, the same verdict."""
 
 import threading
+from collections import Counter
 
+import jax
 import numpy as np
 import pytest
+from conftest import tiny_picture
 
 from jdance.data import images, people
-from jdance.pose import evaluation
+from jdance.pose import PoseEstimator, evaluation
 from jdance.pose.decode import People
+from jdance.pose.letterbox import letterbox
 
 
 def picture(number):
@@ -30,6 +34,40 @@ def estimator(squares):
     keypoints[:, 0, :, 1] = 3 * np.linspace(20, 90, 18) + 2 * number[:, None]
     valid = np.stack([number.round() % 4 != 3, np.zeros(len(squares), bool)], 1)
     return People(keypoints, valid, np.ones((len(squares), 2), np.float32))
+
+
+def test_each_picture_is_read_and_decoded_once(monkeypatch):
+    reads, decoded, batches = Counter(), [], set()
+
+    class Source(list):
+        def __getitem__(self, index):
+            reads[index] += 1
+            return super().__getitem__(index)
+
+    def counted(squares):
+        batches.add(squares.shape)
+        return estimator(squares)
+
+    decode = images.decode
+    monkeypatch.setattr(images, "decode", lambda data: decoded.append(len(data)) or decode(data))
+    evaluation.average_precision(counted, Source(picture(number) for number in range(19)))
+    assert reads == dict.fromkeys(range(19), 1) and len(decoded) == 19
+    assert len(batches) == 1  # the last batch is padded: one program
+    reads.clear()
+    decoded.clear()
+    source = Source(picture(number) for number in range(18))
+    evaluation.average_precision(counted, source, 1, 3, lambda rows: np.repeat(rows, 3, 0))
+    assert reads == dict.fromkeys(range(18), 1) and len(decoded) == 6
+
+
+def test_all_devices_find_the_same_people():
+    network = PoseEstimator.load("stage")
+    squares = np.stack([letterbox(tiny_picture(number)[0])[0] for number in range(8)])
+    alone = jax.device_get(network(squares))
+    together = network.on_all_devices()(squares)
+    assert jax.local_device_count() > 1
+    for one, many in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one, many, atol=1e-3)
 
 
 @pytest.mark.parametrize(("count", "processes"), [(19, 2), (19, 3), (2, 3)])

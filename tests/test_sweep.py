@@ -2,13 +2,15 @@
 
 import json
 import re
+import signal
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT, tiny_config
-from programs import program
+from programs import Script, program
 from test_sequences import clips
 
 from jdance import models
@@ -134,6 +136,26 @@ def test_the_readmes_attention_block(clip_data, tmp_path):
         tree = jax.eval_shape(models.build(config).init, jax.random.key(0), image, features)
         where = tree["params"]["backbone" if shape else "attention"]
         assert "Dense_0" in (where["attention"] if shape else where)
+
+
+def test_a_sweep_that_is_told_to_end_says_how_to_go_on(clip_data, tmp_path):
+    config = tmp_path / "endless.py"
+    config.write_text(
+        "from jdance import config\n\n\ndef get_config():\n    result = config.base()\n"
+        "    result.update(batch_size=8, epochs=1e6, eval_every=1e6)\n"
+        "    result.model.update(branches='sequence')\n    return result\n"
+    )
+    words = [f"--config={config}", f"--data={clip_data}", f"--output={tmp_path}", "--seeds=1"]
+    log = tmp_path / "log"
+    run = Script([ROOT / "launch" / "sweep.py", *words], log)
+    while "compiling" not in log.read_text() and run.poll() is None:
+        time.sleep(0.1)
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(120) == 75, log.read_text()
+    assert log.read_text().splitlines()[-1] == (
+        "stopped by SIGTERM: run the same command again to go on"
+    )
+    assert "Traceback" not in log.read_text()
 
 
 @pytest.mark.parametrize(

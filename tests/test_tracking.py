@@ -163,6 +163,19 @@ def test_segmental_f1():
     assert timeline.f1_at(split, true) == pytest.approx(2 * 1 / 4)
     assert timeline.f1_at([Segment(1, 0, 10, "a", 1)], true) == 0
     assert timeline.f1_at([], []) == 0
+    moment = [Segment(0, 3, 3, "a", 1), Segment(0, 5, 5, "a", 1)]  # both are empty
+    assert timeline.f1_at(moment, moment) == 1
+    assert timeline.f1_at(moment, true) == 0 and timeline.f1_at(moment[:1], moment[1:]) == 0
+
+
+def test_empty_segments_of_one_motion_are_joined():
+    same = Timeline(0.0, min_seconds=0.0, max_gap=0.0)
+    for motion, probability in (("a", 0.4), ("b", 0.5), ("a", 0.8)):
+        same.add(1.0, 0, motion, probability)
+    first, *_ = same.finish()
+    assert (first.start, first.end) == (1.0, 1.0)
+    joined = timeline._joined([Segment(0, 1, 1, "a", 0.4), Segment(0, 1, 1, "a", 0.8)])
+    assert joined == [Segment(0, 1, 1, "a", pytest.approx(0.6))]
 
 
 def test_report_is_one_safe_file(tmp_path):

@@ -1,12 +1,12 @@
 """The published graph of mobilenet_v2_small as TensorFlow runs it."""
 
 import importlib
-import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from jdance.compilation import cores
 from jdance.pose import download
 
 
@@ -25,6 +25,6 @@ def load() -> Callable[[np.ndarray], Any]:
         tf.import_graph_def(definition, name="")
     operations = graph.get_operations()
     image = next(o for o in operations if o.type == "Placeholder").outputs[0]
-    settings = tf.ConfigProto(intra_op_parallelism_threads=len(os.sched_getaffinity(0)))
+    settings = tf.ConfigProto(intra_op_parallelism_threads=cores())
     session, last = tf.Session(graph=graph, config=settings), operations[-1].outputs[0]
     return lambda square: session.run(last, {image: square[None, ..., ::-1].astype(np.float32)})

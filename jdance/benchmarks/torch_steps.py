@@ -1,6 +1,5 @@
 """Training and inference of the paper's network in PyTorch, the ways that are quick there."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from torch import nn
 
 from jdance.benchmarks.torch_fused import FusedNet
+from jdance.compilation import cores
 
 # What PyTorch offers on a GPU; on the CPU, its plain form with channels last is the quickest.
 _MODES = {"compile": "default", "compile max-autotune": "max-autotune"}
@@ -27,7 +27,7 @@ def candidates(
         gpu: on a GPU, else on the CPU with all of its cores that this process may use.
     """
     torch.manual_seed(0)
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cores())
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as XLA does
     torch.backends.cudnn.benchmark = True
     device = torch.device("cuda" if gpu else "cpu")

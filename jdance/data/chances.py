@@ -1,8 +1,19 @@
 """Random numbers of a batch: what is drawn for an example depends on nothing but that example."""
 
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
+
+
+def stream(name: str, *numbers: int) -> np.random.Generator:
+    """The random numbers of one purpose, independent of those of every other one.
+
+    Args:
+        name: of the purpose, such as "augment".
+        numbers: which of its streams, such as the seed and the place of an example.
+    """
+    return np.random.default_rng([zlib.crc32(name.encode()), *numbers])
 
 
 class Chances:

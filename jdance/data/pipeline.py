@@ -15,9 +15,10 @@ import grain
 import numpy as np
 from ml_collections import ConfigDict
 
+from jdance import config as defaults
 from jdance import features, models, skeleton
 from jdance.data import augment, records, resident, sampling, tempo
-from jdance.data.chances import Chances
+from jdance.data.chances import Chances, stream
 from jdance.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -187,7 +188,7 @@ def train_order(
 
     def make(share: Sequence[tuple[int, int]]) -> Batch:
         # What is drawn depends on the place in the global order, whoever makes the batch.
-        rngs = [np.random.default_rng([config.seed, place]) for place, _ in share]
+        rngs = [stream("augment", config.seed, place) for place, _ in share]
         return make_batch([index for _, index in share], rngs)
 
     local_size = config.batch_size // processes
@@ -211,12 +212,16 @@ def eval_batches(
         source, config, process, processes: as for `train_batches`.
         drop: joints to take away: "all", "legs" (hips, knees, ankles) or a share such as "0.2",
             drawn for each example; "" none.
-        view: 0 shows the examples unchanged, other numbers as random changes, drawn as in
-            training, for test-time augmentation.
+        view: 0 shows the examples unchanged, other numbers with small random changes, see
+            `config.evaluation_views`, for test-time augmentation.
     """
 
+    if view:
+        config = config.copy_and_resolve_references()
+        config.augment = defaults.evaluation_views(config.augment)
+
     def make(indices: Sequence[int]) -> Batch:
-        rngs = [np.random.default_rng([config.seed, view, i]) for i in indices] if view else None
+        rngs = [stream("views", config.seed, view, i) for i in indices] if view else None
         return batch(indices, rngs, source=source, config=config, drop=drop)
 
     local_size = config.batch_size // processes

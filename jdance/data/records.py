@@ -23,6 +23,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -38,7 +39,7 @@ from grain.sources import ArrayRecordDataSource
 
 from jdance import skeleton
 from jdance.data import crop, images
-from jdance.errors import UserError
+from jdance.errors import UserError, exit_status
 
 VERSION = 2
 _RECORDS_PER_SHARD = 2048
@@ -266,9 +267,15 @@ class Dataset:
         path = self.folder / "dataset.json"
         try:
             self.info = json.loads(path.read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
+            if not self.folder.exists():
+                raise UserError(
+                    f"{path}: no such file; make the data set with launch/prepare.py"
+                ) from None
+            source = shlex.quote(str(folder))
             raise UserError(
-                f"{path}: no such file; make the data set with launch/prepare.py"
+                f"{folder}: that is a source, not a data set (no dataset.json); prepare it first: "
+                f"python launch/prepare.py --source={source} --output=DATA"
             ) from None
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: cannot be read ({error}); prepare the data again") from error
@@ -344,6 +351,8 @@ class Dataset:
         except FileNotFoundError:
             return f"{path}: shard is missing"
         except OSError as error:
+            if exit_status(error) != 1:  # the disk fails, not the shard
+                raise
             return f"{path}: a shard that cannot be read ({error.strerror})"
         # Without checksums the shard's own name stands in their place.
         good = expected in (shard, found)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jdance.data.chances import stream
+
 SAMPLINGS = ("shuffled", "balanced", "confusion")
 
 
@@ -59,7 +61,7 @@ class Order:
         return int(epoch[within])
 
     def _draw(self, number: int) -> np.ndarray:
-        rng = np.random.default_rng([self._seed, number])
+        rng = stream("sampling", self._seed, number)
         drawn = []
         for members, quota in zip(self._members, self._quotas, strict=True):
             rounds = [rng.permutation(members) for _ in range(-(-quota // max(len(members), 1)))]

@@ -1,12 +1,14 @@
 """The pose estimator: pictures in, people with their key points out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from jdance import skeleton
@@ -56,6 +58,7 @@ class PoseEstimator:
         self.pure_maps = maps
         self._maps = jax.jit(maps)
         self._people = jax.jit(people)
+        self._pure_people = people
 
     @classmethod
     def load(
@@ -115,6 +118,23 @@ class PoseEstimator:
     def __call__(self, images: Any) -> People:
         """Finds people: images as for `maps` -> `People` in pixels of these images."""
         return self._people(self.variables, _on_device(images))
+
+    def on_all_devices(self) -> Callable[[np.ndarray], People]:
+        """`__call__` with the batch sharded over the local devices, which must divide it."""
+        mesh = Mesh(np.array(jax.local_devices()), ("batch",))
+        variables = jax.device_put(self.variables, NamedSharding(mesh, PartitionSpec()))
+        shards = NamedSharding(mesh, PartitionSpec("batch"))
+
+        def detect(images: np.ndarray) -> People:
+            sharded = images.reshape(mesh.size, -1, *images.shape[1:])
+            found = self._mapped_people(variables, jax.device_put(sharded, shards))
+            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(found))
+
+        return detect
+
+    @cached_property
+    def _mapped_people(self) -> Callable[..., People]:
+        return jax.pmap(self._pure_people, in_axes=(None, 0), devices=jax.local_devices())
 
     def people(self, image: np.ndarray) -> np.ndarray:
         """Finds the people in one picture of any size.

@@ -6,7 +6,9 @@ person and a true one, from 0.50 to 0.95. https://cocodataset.org/#keypoints-eva
 
 import contextlib
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -19,16 +21,16 @@ from jdance import skeleton
 from jdance.data import images, people
 from jdance.data.records import Shards
 from jdance.errors import UserError
-from jdance.pose.estimator import PoseEstimator
+from jdance.pose.decode import People
 from jdance.pose.letterbox import letterbox, to_picture
 
-_BATCH = 8
+_BATCH = 8  # images per device of an accelerator; on a CPU, of all its devices together
 # Where COCOeval.summarize puts them.
 _NAMES = {"AP": 0, "AP50": 1, "AP75": 2, "AR": 5}
 
 
 def average_precision(
-    estimator: PoseEstimator,
+    estimator: Callable[[np.ndarray], People],
     source: Shards,
     process: int = 0,
     processes: int = 1,
@@ -36,31 +38,48 @@ def average_precision(
 ) -> dict[str, Any]:
     """AP, AP50, AP75 and AR of a pose network on packed records of `people`; n is their number.
 
+    Images are read in batches, each once; only annotations and detections are kept.
+
     Args:
-        estimator: the network.
+        estimator: the network, such as `PoseEstimator.on_all_devices` returns it.
         source: the records.
-        process, processes: which share of the pictures this process looks at.
-        interleave: from the rows [N, ...] of a share those of all shares in the pictures' order;
-            the shares are filled up to one length.
+        process, processes: which shard of the images this process evaluates.
+        interleave: from the rows [N, ...] of a shard those of all shards in the images' order;
+            the shards are padded to one length.
     """
-    parts: list[tuple[np.ndarray, ...]] = []
-    share = range(process, len(source), processes)
-    for start in range(0, -(-len(source) // processes), _BATCH):
-        records = [people.unpack(source[i]) for i in share[start : start + _BATCH]]
-        pictures = [_decode(record) for record in records]
-        squares = np.zeros((_BATCH, 368, 368, 3), np.uint8)
-        sizes = np.zeros((_BATCH, 2), np.int32)
-        if pictures:
-            squares[: len(pictures)] = [letterbox(picture)[0] for picture in pictures]
-            sizes[: len(pictures)] = [picture.shape[:2] for picture in pictures]
+    size, truth = _batch_size(), list[people.People]()
+    own = _own_images(source, process, processes, truth)
+    columns: list[tuple[np.ndarray, ...]] = []
+    for _ in range(0, -(-len(source) // processes), size):
+        squares = np.zeros((size, 368, 368, 3), np.uint8)
+        sizes = np.zeros((size, 2), np.int32)
+        for row, image in enumerate(islice(own, size)):
+            squares[row], sizes[row] = letterbox(image)[0], image.shape[:2]
         result = jax.device_get(estimator(squares))
-        parts.append((sizes, result.keypoints, result.valid, result.score))
-    columns = (interleave(np.concatenate(column)) for column in zip(*parts, strict=True))
+        columns.append((sizes, result.keypoints, result.valid, result.score))
+    rows = (interleave(np.concatenate(column)) for column in zip(*columns, strict=True))
     found = [
-        (to_picture(keypoints[valid], int(size[0]), int(size[1])), score[valid])
-        for size, keypoints, valid, score in islice(zip(*columns, strict=True), len(source))
+        (to_picture(keypoints[valid], int(shape[0]), int(shape[1])), score[valid])
+        for shape, keypoints, valid, score in islice(zip(*rows, strict=True), len(source))
     ]
-    return judge([people.unpack(source[i]) for i in range(len(source))], found)
+    deque(own, maxlen=0)  # the annotations of the last images, which are of other shards
+    return judge(truth, found)
+
+
+def _batch_size() -> int:
+    devices = jax.local_device_count()
+    return devices * (max(1, _BATCH // devices) if jax.default_backend() == "cpu" else _BATCH)
+
+
+def _own_images(
+    source: Shards, process: int, processes: int, truth: list[people.People]
+) -> Iterator[np.ndarray]:
+    """The images of this process, uint8 RGB; appends the annotations of all records to `truth`."""
+    for index in range(len(source)):
+        record = people.unpack(source[index])
+        truth.append(replace(record, image=b"", mask=None))
+        if index % processes == process:
+            yield _decode(record)
 
 
 def _decode(record: people.People) -> np.ndarray:

@@ -14,8 +14,12 @@ from jdance.report.document import Picture, Section, Table, Text
 from jdance.training import experiment
 
 
-def write(workdir: Path) -> Path:
-    """Writes DIR/report.html from what training and evaluation left in a run's folder.
+def write(workdir: Path, output: Path | None = None) -> Path:
+    """Writes report.html from what training and evaluation left.
+
+    Args:
+        workdir: the run's folder.
+        output: the folder with results of evaluation, which gets the report; by default the run's.
 
     Returns:
         The file.
@@ -24,8 +28,9 @@ def write(workdir: Path) -> Path:
         UserError: the folder holds no run.
     """
     config, classes = experiment.read(workdir)
+    output = output or workdir
     results = {
-        path.stem.removeprefix("eval_"): _read(path) for path in sorted(workdir.glob("eval_*.json"))
+        path.stem.removeprefix("eval_"): _read(path) for path in sorted(output.glob("eval_*.json"))
     }
     sections = [_training(workdir)]
     for name, result in results.items():
@@ -38,7 +43,7 @@ def write(workdir: Path) -> Path:
                    [[key, str(value)] for key, value in sorted(flat.items())])],
         )
     )  # fmt: skip
-    path = workdir / "report.html"
+    path = output / "report.html"
     path.write_text(document.to_html(f"Run {workdir.resolve().name}", sections))
     return path
 
@@ -68,6 +73,8 @@ def _training(workdir: Path) -> Section:
 
 def _evaluation(name: str, result: Mapping[str, Any], classes: list[str], folder: str) -> Section:
     section = Section(f"Evaluation on {name}")
+    if "data" in result:
+        section.blocks.append(Text(_evaluated(result)))
     if "confusion" not in result:
         rows = [[key, f"{value:.4f}"] for key, value in result.items() if isinstance(value, float)]
         section.blocks.append(Table("By COCO's program", ["measure", "value"], rows))
@@ -96,6 +103,19 @@ def _evaluation(name: str, result: Mapping[str, Any], classes: list[str], folder
         if gallery.pictures:
             section.blocks.append(gallery)
     return section
+
+
+def _evaluated(result: Mapping[str, Any]) -> str:
+    """What was evaluated, in words."""
+    steps = [run["step"] for run in result.get("runs", [result]) if "step" in run]
+    parts = [
+        f"Split {result['split']} of {result['data']}",
+        f"{result['views']} view{'s' * (result['views'] > 1)}" if "views" in result else "",
+        f"without joints: {result['drop_joints']}" if result.get("drop_joints") else "",
+        f"checkpoint {result['checkpoint']}" if "checkpoint" in result else "",
+        f"step {', '.join(f'{step:,}' for step in steps)}" if steps else "",
+    ]
+    return "; ".join(part for part in parts if part) + "."
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

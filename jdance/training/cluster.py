@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jdance.errors import Preempted, UserError
+from jdance.errors import Preempted, UserError, exit_status, os_error
 
 # The watchdog, or the death of another process, ended the run: EX_SOFTWARE of sysexits.h.
 BROKEN = 70
@@ -101,7 +101,8 @@ def member(where: Place | None, patience: float = 0.0) -> Iterator[None]:
     """
     _join(where, patience)
     # JAX owns SIGTERM: a handler of our own would disable its preemption notice.
-    signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    if hasattr(signal, "SIGUSR1"):  # not on Windows
+        signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     interrupted = False
 
     def interrupt(*_: object) -> None:
@@ -125,7 +126,7 @@ def member(where: Place | None, patience: float = 0.0) -> Iterator[None]:
         if jax.process_count() == 1:
             raise
         print(f"error: {error}", file=sys.stderr)
-        end(1)
+        end(exit_status(error))
 
 
 @contextmanager
@@ -232,14 +233,14 @@ def on_first(action: Callable[[], None]) -> None:
         return
     name = f"jdance/first/{next(_numbers)}"
     if not is_first():
-        answer = client().blocking_key_value_get(name, _PATIENCE_MS)
-        if answer != "done":
-            raise UserError(answer)
+        number, _, problem = client().blocking_key_value_get(name, _PATIENCE_MS).partition(" ")
+        if problem:
+            raise UserError(problem) from (OSError(int(number), problem) if int(number) else None)
         return
     try:
         action()
     except UserError as error:
-        client().key_value_set(name, str(error))
+        client().key_value_set(name, f"{os_error(error) or 0} {error}")
         raise
     client().key_value_set(name, "done")
 

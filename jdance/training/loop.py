@@ -5,7 +5,7 @@ import time
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -138,6 +138,11 @@ def _train(
     progress = Progress("training", total_steps, start_step, cluster.stream())
     if start_step:
         progress.say(f"resuming from step {start_step} of {total_steps}")
+    if not dataset.count("val"):
+        progress.say(
+            f"{dataset.folder}: has no val split: nothing is evaluated while training, and "
+            "--checkpoint=best is the newest"
+        )
     round_steps = max(1, round(config.eval_every * steps_per_epoch))
     sampler = Sampler(config, workdir, train_source, len(dataset.classes), round_steps)
     journal = Journal(workdir, config.on_nonfinite, total_steps, train_source, dataset.info["kind"])
@@ -151,11 +156,11 @@ def _train(
     def due(step: int) -> tuple[bool, bool, bool]:
         """Whether to log, to evaluate and to save after a step."""
         last = step == total_steps
-        return (
-            step % config.log_every == 0 or last,
-            _due(step, config.eval_every, steps_per_epoch, last) and dataset.count("val") > 0,
-            _due(step, config.checkpoint_every, steps_per_epoch, last),
-        )
+        log = step % config.log_every == 0 or last
+        evaluate = _due(step, config.eval_every, steps_per_epoch, last) and dataset.count("val") > 0
+        # Every score has its checkpoint, from which the best is chosen.
+        save = evaluate or _due(step, config.checkpoint_every, steps_per_epoch, last)
+        return log, evaluate, save
 
     def together(first: int) -> int:
         """How many steps from `first` on go to the device at once: nothing is due in between."""
@@ -186,10 +191,15 @@ def _train(
                 update, share = train_step, devices.shard(several[0])
             if step <= freeze_steps:
                 update = frozen_steps if number > 1 else frozen_step
-            with dog.exempt(id(update) not in compiled_already):  # the first call compiles
+            compiles = id(update) not in compiled_already  # the first call does
+            if compiles:
+                progress.prepare("compiling")
+            with dog.exempt(compiles):
                 carry, metrics = update((current, journal.account), share, pictures)
             current, journal.account = carry
-            compiled_already.add(id(update))
+            if compiles:
+                compiled_already.add(id(update))
+                progress.resume(step)
             clock.images += number * config.batch_size
             # At most two dispatches in flight: batches must not pile up on the device.
             jax.block_until_ready(previous)
@@ -247,7 +257,7 @@ def _train(
         task.finish(unpack(current).variables, workdir)
     with dog.exempt():
         checkpoints.wait()
-    return result
+    return result | {"step": step} if result else {}
 
 
 def _check_resume(resume: str, workdir: Path) -> None:
@@ -267,8 +277,22 @@ def _initial_variables(task: Task, workdir: Path) -> initialize.Flat:
     return task.initial(_abstract_state(task).variables)
 
 
+class Restored(NamedTuple):
+    """What a run has trained: its variables are on every device."""
+
+    config: ConfigDict
+    classes: list[str]
+    variables: Any
+    step: int
+
+
 def load(workdir: Path, checkpoint: str = NEWEST) -> tuple[ConfigDict, list[str], Any]:
-    """The configuration, classes and variables of a run, the latter on every device.
+    """The configuration, classes and variables of a run, see `restore`."""
+    return restore(workdir, checkpoint)[:3]
+
+
+def restore(workdir: Path, checkpoint: str = NEWEST) -> Restored:
+    """Reads a checkpoint of a run, and writes nothing.
 
     Args:
         workdir: the run's folder.
@@ -283,19 +307,20 @@ def load(workdir: Path, checkpoint: str = NEWEST) -> tuple[ConfigDict, list[str]
     warnings, restored = beside_training(workdir, partial(_restored, workdir, checkpoint, like))
     for line in warnings:
         Progress("", 0).say(line)
-    return config, classes, restored.variables
+    step, restored_state = restored
+    return Restored(config, classes, restored_state.variables, step)
 
 
-def _restored(workdir: Path, checkpoint: str, like: Any) -> tuple[list[str], Any]:
-    """Warnings, and the state of the checkpoint called so."""
+def _restored(workdir: Path, checkpoint: str, like: Any) -> tuple[list[str], tuple[int, Any]]:
+    """Warnings, and the step and the state of the checkpoint called so."""
     warnings: list[str] = []
     with closing(Checkpoints(workdir)) as checkpoints:
         step = checkpoints.step_of(checkpoint)
         if checkpoint != NEWEST:
-            return [], devices.of_this_process(checkpoints.restore(step, like))
+            return [], (step, devices.of_this_process(checkpoints.restore(step, like)))
         newest = checkpoints.restore_newest(like, warnings.append)
     assert newest is not None, "there is a step"
-    return warnings, newest[1]
+    return warnings, newest
 
 
 def _abstract_state(task: Task) -> Any:

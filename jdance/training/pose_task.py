@@ -84,10 +84,9 @@ class PoseTask:
         return None
 
     def evaluate(self, variables: Any, dataset: Dataset, split: str) -> dict[str, Any]:
-        device = jax.local_devices()[0]
-        self._estimator.variables = jax.device_put(jax.device_get(variables), device)
+        self._estimator.variables = variables
         return average_precision(
-            self._estimator,
+            self._estimator.on_all_devices(),
             dataset.source(split),
             jax.process_index(),
             jax.process_count(),

@@ -63,6 +63,11 @@ class PostureModel:
     covariances: np.ndarray
     counts: np.ndarray
 
+    def check(self, motion: str) -> None:
+        """Raises UserError if the model knows no such motion."""
+        if motion not in self.classes:
+            raise UserError(f"no judgement of {motion!r}: learned from {', '.join(self.classes)}")
+
     def judge(self, keypoints: np.ndarray, motion: str) -> list[Part]:
         """Judges how a person does a motion.
 
@@ -77,8 +82,7 @@ class PostureModel:
         Raises:
             UserError: the model knows no such motion.
         """
-        if motion not in self.classes:
-            raise UserError(f"no judgement of {motion!r}: learned from {', '.join(self.classes)}")
+        self.check(motion)
         number = self.classes.index(motion)
         segments = features.compute("segments22", keypoints).reshape(len(PARTS), 2)
         result = []
