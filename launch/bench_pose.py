@@ -1,12 +1,12 @@
-"""Times pose networks and the decode of their maps on this machine.
+"""Benchmarks pose networks and the decoding of their maps.
 
 python launch/bench_pose.py --pose=runs/pose/pose.npz --pose=mobilenet_v2_small
 
-All candidates are timed in turn, round after round, so that whatever else the machine does meets
-them alike; printed is each one's median and minimum, for one picture of 368 x 368 pixels.
+Times all candidates in turn, round after round, so that other load on the machine affects them
+alike, and prints the median and the minimum of each for one image of 368 x 368 pixels.
 
---alternative times the published graph of mobilenet_v2_small in TensorFlow, too
-(pip install -e '.[bench]'), and the decode in C (with the compiler cc).
+--alternative also times the published graph of mobilenet_v2_small in TensorFlow
+(pip install -e '.[bench]') and the decoding in C (needs the compiler cc).
 """
 
 from collections.abc import Callable
@@ -25,9 +25,11 @@ from jdance.pose import DecodeConfig, PoseEstimator, targets
 from jdance.pose.decode import decode
 from jdance.profiling import timing
 
-_POSE = flags.DEFINE_multi_string("pose", ["mobilenet_v2_small"], "What programs take as --pose.")
-_ROUNDS = flags.DEFINE_integer("rounds", 30, "How often each is timed.", lower_bound=1)
-_ALTERNATIVE = flags.DEFINE_bool("alternative", False, "Time TensorFlow and C as well.")
+_POSE = flags.DEFINE_multi_string(
+    "pose", ["mobilenet_v2_small"], "Pose network, as for launch/recognize.py; may be repeated."
+)
+_ROUNDS = flags.DEFINE_integer("rounds", 30, "Number of timed rounds.", lower_bound=1)
+_ALTERNATIVE = flags.DEFINE_bool("alternative", False, "Also time the baselines, TensorFlow and C.")
 _CELLS = (46, 46)
 
 
