@@ -130,6 +130,13 @@ def test_readme_is_short_and_leads_to_every_page():
     assert {f"docs/{path.name}" for path in PAGES} <= {t.split("#")[0] for t in _LINK.findall(text)}
 
 
+def test_every_program_and_experiment_is_documented():
+    text = "\n".join(path.read_text() for path in DOCUMENTS)
+    assert not [
+        f"{p.parent.name}/{p.name}" for p in SOURCES if f"{p.parent.name}/{p.name}" not in text
+    ]
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_pages_begin_with_a_command(path):
     assert re.match(r"# .+\n\n```bash\n\S", path.read_text())
