@@ -26,7 +26,7 @@ from jdance.pose.decode import decode
 from jdance.profiling import timing
 
 _POSE = flags.DEFINE_multi_string(
-    "pose", ["mobilenet_v2_small"], "Pose network, as for launch/recognize.py; may be repeated."
+    "pose", ["mobilenet_v2_small"], "Pose network, as for launch/recognize.py."
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 30, "Number of timed rounds.", lower_bound=1)
 _ALTERNATIVE = flags.DEFINE_bool("alternative", False, "Also time the baselines, TensorFlow and C.")

@@ -25,10 +25,10 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder for the runs and the resul
 _VARY = flags.DEFINE_multi_string(
     "vary",
     [],
-    "KEY=VALUE,VALUE,...: one variant for each value; repeat it for all combinations.",
+    "KEY=VALUE,VALUE,...: one variant for each value; several make all combinations.",
 )
 _VARIANT = flags.DEFINE_multi_string(
-    "variant", [], "NAME KEY=VALUE KEY=VALUE ...: one more variant; may be repeated."
+    "variant", [], "NAME KEY=VALUE KEY=VALUE ...: one more variant."
 )
 _SEEDS = flags.DEFINE_integer(
     "seeds", 3, "Runs per variant and data set, with different random seeds.", lower_bound=1
