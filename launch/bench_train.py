@@ -92,4 +92,4 @@ def _ours(task: tasks.Task) -> tuple[Any, Any]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, keep_memory=True)
