@@ -96,4 +96,4 @@ def _ours(task: tasks.Task) -> tuple[Any, Any]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, keep_memory=True)

@@ -28,3 +28,24 @@ environment() {
   fi
   export PATH="$PWD/$venv/bin:$PATH"
 }
+
+# Like environment, with jax's CUDA plugin where there is a GPU. Where jax cannot use it, one line
+# says so and JAX_PLATFORMS=cpu is set.
+environment_for_gpu() {
+  local cuda reason
+  cuda=$(nvidia-smi 2>/dev/null | grep -o 'CUDA Version: [0-9]*' | grep -o '[0-9]*$') || cuda=
+  if [ -z "$cuda" ]; then
+    environment "$@"
+    return
+  fi
+  if [ "$cuda" -lt 12 ]; then
+    environment "$@"
+    reason="its driver is for CUDA $cuda; CUDA 12 or newer is needed"
+  else
+    environment "cuda$((cuda >= 13 ? 13 : 12))" "$@"
+    reason=$(python -c 'import jax; jax.devices("gpu")' 2>&1 >/dev/null) && return
+    reason=$(tail -n 1 <<<"$reason")
+  fi
+  echo "note: jax cannot use this machine's GPU ($reason); going on with the CPU"
+  export JAX_PLATFORMS=cpu
+}

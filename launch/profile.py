@@ -199,4 +199,4 @@ def _profile() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, keep_memory=True)

@@ -11,11 +11,7 @@ case ${1-} in "" | /*) ;; *) dir=$PWD/$1 ;; esac
 cd "$(dirname "$0")/.."
 source launch/environment.sh
 
-if cuda=$(nvidia-smi 2>/dev/null | grep -o 'CUDA Version: [0-9]*' | grep -o '[0-9]*$'); then
-  environment "cuda$((cuda >= 13 ? 13 : 12))"
-else
-  environment
-fi
+environment_for_gpu
 
 echo "1/4 drawing StageDance, a synthetic stage, and finding its dancers by the pose network 'stage'"
 [ -e "$dir/data/dataset.json" ] ||
