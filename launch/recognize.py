@@ -20,6 +20,7 @@ from absl import flags
 
 from jdance import draw, feedback, files
 from jdance.data import images, openpose_json, stage, videos
+from jdance.data.sources import left_out
 from jdance.data.workers import load_all
 from jdance.errors import UserError
 from jdance.launcher import checkpoint_flag, run
@@ -319,10 +320,7 @@ def main() -> None:
     names = files.distinct_names(inputs)
     pictures = [path for path in inputs if _kind(path) == "picture"]
     loaded = load_all([partial(images.read, path) for path in pictures], int(_ISOLATE.value))
-    failures = [
-        images.printable(f"{path}: not a kind of image or video that can be read")
-        for path in others
-    ]
+    failures = [images.printable(f"{path}: {left_out(path)}") for path in others]
     partly, total = 0, len(inputs) + len(others)
     progress = Progress("recognizing", len(inputs))
     for done, (path, name) in enumerate(zip(inputs, names, strict=True), start=1):

@@ -165,8 +165,8 @@ def summary(info: Mapping[str, Any], complete: bool = True) -> list[str]:
         lines += [f"note: no example of class {c!r} in {name}" for c, n in counts.items() if not n]
     if unmatched := info.get("unmatched", []):
         lines.append(
-            f"note: nobody was found in the boxes of {len(unmatched)} labels (no overlap above "
-            "0.1), which are kept without key points:"
+            f"note: nobody was found in the box of {counted(len(unmatched), 'label')} (no overlap "
+            "above 0.1), kept without key points:"
         )
         lines += [f"note: nobody in the box of {name}" for name in unmatched]
     return lines

@@ -119,7 +119,8 @@ def recognize_video(
         problems = [video.problem] * bool(video.problem)
         if known and known.problems:
             first = known.problems[min(known.problems)]
-            problems.append(f"{len(known.problems)} frames without key points; the first, {first}")
+            count = counted(len(known.problems), "frame")
+            problems.append(f"{count} without key points; the first, {first}")
         return "; ".join(problems)
 
 
