@@ -159,10 +159,11 @@ _OTHER_PARTS = {
     "eye_inner", "inner_eye", "eye_outer", "outer_eye", "eyebrow", "lip", "pelvis", "root", "hips",
     "mid_hip", "hip_mid", "center_hip", "hip_center", "hip_centre", "spine", "base_spine",
     "spine_base", "middle_spine", "mid_spine", "spine_mid", "spine_middle", "spine_naval",
-    "spine_navel", "spine_chest", "body_center", "chest", "upper_chest", "torso", "stomach", "abdomen",
-    "clavicle", "collar", "hand", "hand_tip", "tip_hand", "hand_root", "palm", "thumb", "index",
-    "pinky", "index_finger", "pinky_finger", "forefinger", "middle_finger", "ring_finger",
-    "foot_index", "heel", "toe", "toes", "big_toe", "small_toe", "toe_base", "background",
+    "spine_navel", "spine_chest", "chest", "upper_chest", "torso", "stomach", "abdomen",
+    "body_center", "clavicle", "collar", "hand", "hand_tip", "tip_hand", "hand_root", "palm",
+    "thumb", "index", "pinky", "index_finger", "pinky_finger", "forefinger", "middle_finger",
+    "ring_finger", "foot_index", "heel", "toe", "toes", "big_toe", "small_toe", "toe_base",
+    "background",
 }  # fmt: skip
 _SIDES = {"left": "left", "right": "right", "l": "left", "r": "right"}
 _FILLERS = {"of", "the", "pose", "landmark", "joint", "type", "keypoint"}

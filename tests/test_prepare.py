@@ -297,10 +297,13 @@ def test_labels_with_a_box_that_nobody_overlaps_are_listed(photos, tmp_path):
     (photos / "m.csv").write_text(f"path,label,split,box\n{rows}")
     info = prepare(open_source(str(photos / "m.csv")), tmp_path / "data", two_people)
     assert info["splits"]["train"]["count"] == 3 and not info["skipped"]
-    assert info["unmatched"] == ["jump/02.png", "jump/04.png"]
+    assert info["unmatched"] == [
+        "jump/02.png, box 28,60,6,6",
+        "jump/04.png, box 70,80,9,15",
+    ]
     lines = summary(info)
     assert any("in the box of 2 labels" in line for line in lines)
-    assert "note: nobody in the box of jump/04.png" in lines
+    assert "note: nobody in jump/04.png, box 70,80,9,15" in lines
 
 
 def test_only_bad_pictures(tmp_path):

@@ -256,6 +256,28 @@ def test_what_recognize_cannot_read_is_listed(trained, photos, tmp_path):
     assert "c.psd" in told and "inputs skipped" in error
 
 
+def test_a_full_disk_ends_recognition_at_once(trained, photos, tmp_path):
+    for name in ("0", "1"):
+        openpose_json.write(photos / f"{name}_keypoints.json", tiny_picture(int(name))[1])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "0.json").symlink_to("/dev/full")
+    told, error = program(
+        "recognize", f"--model={trained}", f"--input={photos}", f"--keypoints={photos}",
+        f"--output={tmp_path / 'out'}", status=74,
+    )  # fmt: skip
+    assert "No space left on device" in told and "wrote 0 results" in told
+    assert "out: the disk is full" in error and not (tmp_path / "out" / "1.json").exists()
+
+
+def test_a_damaged_checkpoint_is_one_line(trained, tmp_path):
+    """Not the tracebacks of threads, which `program` refuses."""
+    shutil.copytree(trained, tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").glob("*/default/d/*"):
+        path.write_bytes(path.read_bytes()[:10])
+    _, error = program("evaluate", f"--workdir={tmp_path / 'run'}", status=1)
+    assert "every checkpoint in it is damaged" in error
+
+
 def test_home_folder_in_flags_and_configurations(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     config = tmp_path / "c.py"

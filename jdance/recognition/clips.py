@@ -262,7 +262,7 @@ def _write(
         "source": images.printable(source),
         "width": size[1] if size else None,
         "height": size[0] if size else None,
-        "fps": fps,
+        "fps": round(fps, 4),
         "classes": classes,
     }
     page = Report(images.printable(Path(source).name), classes)
