@@ -310,7 +310,10 @@ def test_marks_of_missing_joints(tmp_path, mark, sequences):
     found = np.concatenate(skeleton_npz.read(tmp_path / "s.npz").keypoints).reshape(-1, 18, 3)
     assert not found[2, skeleton.L_WRIST].any() and not found[3].any()
     assert (found[[0, 1, 4, 5], :, 2] == 1).all() and found[2, :, 2].sum() == 17
-    # With scores these alone tell what is there.
+    # With scores, or what is seen, these alone tell what is there.
+    np.savez(tmp_path / "s.npz", **arrays, conf=np.isfinite(xy[..., 0]))
+    seen = np.concatenate(skeleton_npz.read(tmp_path / "s.npz").keypoints).reshape(-1, 18, 3)
+    assert (seen[2, skeleton.L_WRIST, 2] == 1) == np.isfinite(mark[0])
     np.savez(tmp_path / "s.npz", **arrays, conf=np.ones((6, 17)))
     found = np.concatenate(skeleton_npz.read(tmp_path / "s.npz").keypoints).reshape(-1, 18, 3)
     assert found[2, skeleton.L_WRIST, 2] == np.isfinite(mark[0])
