@@ -396,6 +396,8 @@ def test_a_finished_data_set_is_not_overwritten(photos, tmp_path):
 def test_data_sets_that_cannot_be_opened(photos, tmp_path):
     with pytest.raises(UserError, match="prepare"):
         records.Dataset(tmp_path)
+    with pytest.raises(UserError, match=r"stage:tiny: that is a source.* --source=stage:tiny "):
+        records.Dataset("stage:tiny")
     (tmp_path / "dataset.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         records.Dataset(tmp_path)
