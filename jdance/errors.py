@@ -1,6 +1,7 @@
 """The exceptions that say how a program ends."""
 
 import errno
+import os
 import re
 
 IO_ERROR = 74
@@ -31,6 +32,8 @@ _PASSING = {
     errno.EINTR, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH,
     errno.ECONNRESET, errno.ECONNABORTED, errno.EREMOTEIO, errno.ENOLCK,
 }  # fmt: skip
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_WORDS = {os.strerror(number): number for number in _PASSING}  # Riegeli's errors
 _IN_TEXT = re.compile(r"os_error_code='(\d+)'|OS error (\d+)")  # tensorstore's errors
 
 
@@ -39,11 +42,18 @@ def os_error(error: BaseException | None) -> int | None:
     while error is not None:
         if isinstance(error, OSError) and error.errno:
             return error.errno
-        told = None if isinstance(error, UserError) else _IN_TEXT.search(str(error))
-        if told:
+        text = "" if isinstance(error, UserError) else str(error)
+        if told := _IN_TEXT.search(text):
             return int(told[1] or told[2])
+        if said := [number for words, number in _WORDS.items() if f"failed: {words}" in text]:
+            return said[0]
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk, or what a user may have of it, is full: nothing else can be written, too."""
+    return os_error(error) in _FULL
 
 
 def exit_status(error: BaseException) -> int:

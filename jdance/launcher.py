@@ -86,7 +86,7 @@ def run(main: Callable[[], None], *, keep_memory: bool = False) -> None:
             print(notice, file=sys.stderr)
             sys.exit(75)
         except OSError as error:  # a disk that is full, a folder that cannot be written to
-            told = f"{error.filename or 'input or output'}: {error.strerror or error}"
+            told = f"{error.filename or _place()}: {error.strerror or error}"
             _fail(told, exit_status(error))
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
@@ -99,6 +99,12 @@ def run(main: Callable[[], None], *, keep_memory: bool = False) -> None:
     if keep_memory:
         memory.keep_on_cpu(os.environ)
     app.run(wrapped, flags_parser=_parse)
+
+
+def _place() -> str:
+    """Where a program writes, for errors of the system that name no file."""
+    values = flags.FLAGS.flag_values_dict()
+    return values.get("output") or values.get("workdir") or "input or output"
 
 
 def _fail(error: object, status: int = 1) -> None:

@@ -154,41 +154,53 @@ _PARTS = {
     "neck": ("neck",),
     "upper_neck": ("upper_neck", "neck_base", "head_bottom"),
 }  # fmt: skip
-_UNUSED = {
+_OTHER_PARTS = {
     "head", "head_top", "top_head", "head_tip", "top", "jaw", "chin", "forehead", "mouth",
     "eye_inner", "inner_eye", "eye_outer", "outer_eye", "eyebrow", "lip", "pelvis", "root", "hips",
     "mid_hip", "hip_mid", "center_hip", "hip_center", "hip_centre", "spine", "base_spine",
     "spine_base", "middle_spine", "mid_spine", "spine_mid", "spine_middle", "spine_naval",
     "spine_navel", "spine_chest", "chest", "upper_chest", "torso", "stomach", "abdomen",
-    "clavicle", "collar", "hand", "hand_tip", "tip_hand", "hand_root", "palm", "thumb", "index",
-    "pinky", "index_finger", "pinky_finger", "forefinger", "middle_finger", "ring_finger",
-    "foot_index", "heel", "toe", "toes", "big_toe", "small_toe", "toe_base", "background",
+    "body_center", "clavicle", "collar", "hand", "hand_tip", "tip_hand", "hand_root", "palm",
+    "thumb", "index", "pinky", "index_finger", "pinky_finger", "forefinger", "middle_finger",
+    "ring_finger", "foot_index", "heel", "toe", "toes", "big_toe", "small_toe", "toe_base",
+    "background",
 }  # fmt: skip
 _SIDES = {"left": "left", "right": "right", "l": "left", "r": "right"}
-_PART_OF = {word: part for part, words in _PARTS.items() for word in words}
+_FILLERS = {"of", "the", "pose", "landmark", "joint", "type", "keypoint"}
+# Without what separates the words: SPINEMID, HANDTIP_LEFT.
+_PART_OF = {word.replace("_", ""): part for part, words in _PARTS.items() for word in words}
+_UNUSED = {word.replace("_", "") for word in _OTHER_PARTS}
+_MIDDLE_OF_SPINE = {"middlespine", "midspine", "spinemid", "spinemiddle"}
 _NECKS = ("spine_shoulder", "neck", "upper_neck")
 _BOTH_SIDES = {"eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle", "foot"}
 _NEEDED = tuple(NAMES[i] for i in range(R_SHOULDER, L_ANKLE + 1))
 
 
+def _part_and_sides(text: str) -> tuple[str, list[str]]:
+    """The part of the body in a joint's name, without separators, and the sides in it."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", text)
+    words = [word for word in re.split(r"[^a-z]+", spaced.lower()) if word not in _FILLERS]
+    sides = [_SIDES[word] for word in words if word in _SIDES]
+    part = "".join(word for word in words if word not in _SIDES)
+    if part not in _PART_OF and part not in _UNUSED and not sides:  # such as rsho, LEFTEYE, kneer
+        for word, side in _SIDES.items():
+            for rest in (part.removeprefix(word), part.removesuffix(word)):
+                if rest != part and (rest in _PART_OF or rest in _UNUSED) and not sides:
+                    part, sides = rest, [side]
+    return part, sides
+
+
 def joint_of(text: str) -> str | None:
     """The joint that a name means, in any common spelling.
 
-    Sides come first or last, as "left" or "l"; words in camelCase or with anything between them.
+    Sides come first or last, as "left" or "l"; words in any case, with anything or nothing between
+    them.
 
     Returns:
         A name such as "left_wrist" or "neck"; "" for a part of the body that is not used here; None
         for a name that is not known.
     """
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", text)
-    words = [word for word in re.split(r"[^a-z]+", spaced.lower()) if word not in ("", "of", "the")]
-    sides = [_SIDES[word] for word in words if word in _SIDES]
-    part = "_".join(word for word in words if word not in _SIDES)
-    if part not in _PART_OF and part not in _UNUSED and not sides:  # such as rsho, leftEye, kneer
-        for word, side in _SIDES.items():
-            for rest in (part.removeprefix(word), part.removesuffix(word)):
-                if rest != part and (rest in _PART_OF or rest in _UNUSED) and not sides:
-                    part, sides = rest, [side]
+    part, sides = _part_and_sides(text)
     joint = _PART_OF.get(part)
     if part == "face" and re.search("[0-9]", text):  # one of many points of a face
         return ""
@@ -218,6 +230,13 @@ def from_names(keypoints: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray,
     if len(names) != keypoints.shape[-2]:
         raise ValueError(f"{len(names)} names for {keypoints.shape[-2]} joints")
     joints = [joint_of(name) for name in names]
+    parts = [_part_and_sides(name)[0] for name in names]
+    if _MIDDLE_OF_SPINE & set(parts) and "spine_shoulder" not in joints:
+        # NTU's "spine" is between the shoulders.
+        joints = [
+            "spine_shoulder" if part == "spine" else joint
+            for part, joint in zip(parts, joints, strict=True)
+        ]
     unknown = [name for name, joint in zip(names, joints, strict=True) if joint is None]
     if unknown:
         raise ValueError(f"unknown names of joints: {', '.join(unknown[:5])}")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from jdance import feedback
+from jdance import feedback, files
 from jdance.errors import UserError
 from jdance.launcher import run
 from jdance.models.baselines.posture_feedback import PostureModel
@@ -35,7 +35,7 @@ _ENDING = "_feedback.json"
 def main() -> None:
     model = PostureModel.load(Path(_MODEL.value) / POSTURE_FILE)
     place = Path(_INPUT.value)
-    paths = sorted(place.glob("*.json")) if place.is_dir() else [place]
+    paths = sorted(place.glob("*.json"), key=files.natural_key) if place.is_dir() else [place]
     paths = [path for path in paths if not path.name.endswith(_ENDING)]
     if not paths:
         raise UserError(f"{place}: no results of launch/recognize.py in it; check --input")
@@ -62,7 +62,9 @@ def main() -> None:
         print(f"{count} without feedback: the model knows no motion {motion!r}")
     print("\n".join([*failures, f"wrote {counted(len(paths) - len(failures), 'file')} *{_ENDING}"]))
     if failures:
-        raise UserError(f"{len(failures)} of {len(paths)} results skipped (listed above)")
+        raise UserError(
+            f"{len(failures)} of {counted(len(paths), 'result')} skipped (listed above)"
+        )
 
 
 if __name__ == "__main__":

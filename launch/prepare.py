@@ -25,6 +25,7 @@ from jdance.data.sources import open_source, split_name
 from jdance.data.verify import verify
 from jdance.errors import UserError
 from jdance.launcher import run
+from jdance.wording import counted
 
 _SOURCE = flags.DEFINE_string(
     "source",
@@ -173,7 +174,7 @@ def _verify(folder: Path) -> None:
         print(problem)
     if problems:
         raise UserError(f"{folder}: is damaged (listed above); prepare the data again")
-    print(f"{folder}: all {good} examples are as they were written")
+    print(f"{folder}: {counted(good, 'example')} read, all as they were written")
 
 
 def main() -> None:

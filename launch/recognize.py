@@ -20,8 +20,9 @@ from absl import flags
 
 from jdance import draw, feedback, files
 from jdance.data import images, openpose_json, stage, videos
+from jdance.data.sources import left_out
 from jdance.data.workers import load_all
-from jdance.errors import UserError
+from jdance.errors import UserError, is_full
 from jdance.launcher import checkpoint_flag, run
 from jdance.models.baselines.posture_feedback import PostureModel
 from jdance.progress import Progress
@@ -319,11 +320,9 @@ def main() -> None:
     names = files.distinct_names(inputs)
     pictures = [path for path in inputs if _kind(path) == "picture"]
     loaded = load_all([partial(images.read, path) for path in pictures], int(_ISOLATE.value))
-    failures = [
-        images.printable(f"{path}: not a kind of image or video that can be read")
-        for path in others
-    ]
+    failures = [images.printable(f"{path}: {left_out(path)}") for path in others]
     partly, total = 0, len(inputs) + len(others)
+    full: Exception | None = None
     progress = Progress("recognizing", len(inputs))
     for done, (path, name) in enumerate(zip(inputs, names, strict=True), start=1):
         try:
@@ -335,12 +334,20 @@ def main() -> None:
             partly += "what was read is in" in str(error)
             named = str(path) in str(error)
             failures.append(images.printable(str(error) if named else f"{path}: {error}"))
+            full = error if is_full(error) else None
         except OSError as error:
-            failures.append(images.printable(f"{path}: {error.filename}: {error.strerror}"))
+            told = f"{path}: {error.filename or output}: {error.strerror}"
+            failures.append(images.printable(told))
+            full = error if is_full(error) else None
+        if full:
+            total = done + len(others)
+            break
         progress.update(done)
     for failure in failures:
         print(f"skipped {failure}" if "what was read is in" not in failure else failure)
     print(f"wrote {counted(total - len(failures) + partly, 'result')} to {output}")
+    if full:
+        raise UserError(f"{output}: the disk is full; make room and run it again") from full
     if failures:
         whole = len(failures) - partly
         parts = [f"{whole} of {counted(total, 'input')} skipped"] * bool(whole)

@@ -9,7 +9,7 @@ import pytest
 
 from jdance import draw, lock
 from jdance.data import records
-from jdance.errors import IO_ERROR, UserError, exit_status, os_error
+from jdance.errors import IO_ERROR, UserError, exit_status, is_full, os_error
 from jdance.training import devices
 from jdance.training.checkpoints import Checkpoints
 
@@ -31,6 +31,9 @@ def test_what_may_pass_has_a_status_of_its_own(number):
     of_tensorstore = ValueError(f"Failed to write FILE [os_error_code='{number}']")
     assert os_error(chained(of_tensorstore)) == number
     assert exit_status(chained(of_tensorstore)) == 74
+    of_riegeli = RuntimeError(f"write() failed: {os.strerror(number)}; writing FILE; at byte 6")
+    assert os_error(chained(of_riegeli)) == number
+    assert is_full(chained(failed)) == (number in (errno.ENOSPC, errno.EDQUOT))
     assert exit_status(chained(failed, hidden=True)) == 1
 
 

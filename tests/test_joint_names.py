@@ -190,13 +190,20 @@ WORDS = {"spine_shoulder": "neck", "upper_neck": "neck", "left_foot": "left_ankl
 
 
 def skeletons(names, count=4):
-    """Places of joints by their names; those that are no joints of COCO-18 are far away."""
+    """Places of joints by their names; those that are no joints of COCO-18 are far away.
+
+    So are necks above a joint that is between the shoulders.
+    """
     feet = not any("nkle" in name.lower() or "ank" in name.lower() for name in names)
     xy = np.full((count, len(names), 2), 999.0)
     for i, name in enumerate(names):
         joint = skeleton.joint_of(name)
         assert joint is not None, name
         if "foot" in joint and not feet:
+            continue
+        if set(names) == set(NTU) and name == "spine":
+            joint = "spine_shoulder"
+        if joint == "neck" and {"SpineShoulder", "spine"} & set(names):
             continue
         joint = WORDS.get(joint, joint)
         if joint in PLACES:
@@ -241,6 +248,16 @@ def test_joints_are_where_their_names_say(tmp_path, layout, order):
 def test_names_in_any_spelling(how):
     for name in COCO17:
         assert skeleton.joint_of(spelled(name, how)) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "joint"),
+    [("SPINESHOULDER", "spine_shoulder"), ("HANDTIP_LEFT", ""), ("SPINEMID", ""),
+     ("PoseLandmark.LEFT_WRIST", "left_wrist"), ("keypoint_nose", "nose"), ("BodyCenter", ""),
+     ("JointType_KneeRight", "right_knee"), ("3: left_hip", "left_hip")],
+)  # fmt: skip
+def test_names_as_libraries_write_them(name, joint):
+    assert skeleton.joint_of(name) == joint
 
 
 @pytest.mark.parametrize(("count", "notes"), [(17, 1), (18, 0), (25, 1), (33, 0)])
@@ -293,7 +310,10 @@ def test_marks_of_missing_joints(tmp_path, mark, sequences):
     found = np.concatenate(skeleton_npz.read(tmp_path / "s.npz").keypoints).reshape(-1, 18, 3)
     assert not found[2, skeleton.L_WRIST].any() and not found[3].any()
     assert (found[[0, 1, 4, 5], :, 2] == 1).all() and found[2, :, 2].sum() == 17
-    # With scores these alone tell what is there.
+    # With scores, or what is seen, these alone tell what is there.
+    np.savez(tmp_path / "s.npz", **arrays, conf=np.isfinite(xy[..., 0]))
+    seen = np.concatenate(skeleton_npz.read(tmp_path / "s.npz").keypoints).reshape(-1, 18, 3)
+    assert (seen[2, skeleton.L_WRIST, 2] == 1) == np.isfinite(mark[0])
     np.savez(tmp_path / "s.npz", **arrays, conf=np.ones((6, 17)))
     found = np.concatenate(skeleton_npz.read(tmp_path / "s.npz").keypoints).reshape(-1, 18, 3)
     assert found[2, skeleton.L_WRIST, 2] == np.isfinite(mark[0])

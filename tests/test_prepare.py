@@ -226,7 +226,7 @@ def test_what_lies_in_a_classs_folder_is_named_for_what_it_is(photos, tmp_path):
     reasons = {s["file"].rpartition("/")[2]: s["reason"] for s in info["skipped"]}
     assert reasons["anna"].startswith("a folder, which is not looked into")
     assert reasons["gone.jpg"] == "a link to a file that is not there"
-    assert reasons["notes.txt"] == "not a kind of picture or video that can be read"
+    assert reasons["notes.txt"] == "not a kind of image or video that can be read"
     assert "phone.jpg: " in reasons["phone.jpg"] and len(reasons) == 4
     found, others = find_media(photos / "jump")
     assert [p.name for p in found] == [*(f"{i:02}.png" for i in range(0, 12, 2)), "phone.jpg"]
@@ -271,17 +271,18 @@ def test_one_accent_is_one_class_and_classes_missing_in_a_split_are_noted(photos
     [("path,label,Split", ",", "utf-8"), ("Path, LABEL , split", ",", "utf-8-sig"),
      ("path;label;split", ";", "utf-8-sig"), ("path\tLabel\tsplit", "\t", "utf-8"),
      ("path\tlabel\tsplit", "\t", "utf-16"), ("sep=;\r\npath;label;split", ";", "utf-8"),
-     ('"path","label","split"', ",", "utf-8")],
+     ('"path","label","split"', ",", "utf-8"), ("\r\npath;label;split", ";", "utf-8")],
 )  # fmt: skip
 def test_manifests_as_spreadsheets_write_them(photos, head, separator, encoding):
-    rows = [separator.join((f"jump/{i:02}.png ", " jump", "train")) for i in range(0, 12, 2)]
-    text = "\r\n".join([head, *rows, separator.join(("jump/gone.png", "jump", "train"))])
-    (photos / "m.csv").write_bytes(text.encode(encoding))
-    source = open_source(str(photos / "m.csv"), where="SPLIT=train")
+    rows = [separator.join((f"jump/{i:02}.png ", " jump", "Train")) for i in range(0, 12, 2)]
+    rows += [separator * 2, separator.join(("jump/gone.png", "jump", "Train")), "", separator]
+    name = "M.TSV" if separator == "\t" else "M.CSV"
+    (photos / name).write_bytes("\r\n".join([head, *rows]).encode(encoding))
+    source = open_source(str(photos / name), where="SPLIT=Train")
     assert len(source.pictures) == 6 and source.classes == ["jump"]
     assert {picture.split for picture in source.pictures} == {"train"}
-    line = 9 if "sep" in head else 8
-    assert [name for name, _ in source.skipped] == [f"{photos / 'm.csv'}, line {line}"]
+    line = 9 + head.count("\n")
+    assert [entry for entry, _ in source.skipped] == [f"{photos / name}, line {line}"]
 
 
 def test_a_manifest_that_is_not_unicode(photos):
@@ -296,10 +297,13 @@ def test_labels_with_a_box_that_nobody_overlaps_are_listed(photos, tmp_path):
     (photos / "m.csv").write_text(f"path,label,split,box\n{rows}")
     info = prepare(open_source(str(photos / "m.csv")), tmp_path / "data", two_people)
     assert info["splits"]["train"]["count"] == 3 and not info["skipped"]
-    assert info["unmatched"] == ["jump/02.png", "jump/04.png"]
+    assert info["unmatched"] == [
+        "jump/02.png, box 28,60,6,6",
+        "jump/04.png, box 70,80,9,15",
+    ]
     lines = summary(info)
-    assert any("in the boxes of 2 labels" in line for line in lines)
-    assert "note: nobody in the box of jump/04.png" in lines
+    assert any("in the box of 2 labels" in line for line in lines)
+    assert "note: nobody in jump/04.png, box 70,80,9,15" in lines
 
 
 def test_only_bad_pictures(tmp_path):
@@ -392,6 +396,8 @@ def test_a_finished_data_set_is_not_overwritten(photos, tmp_path):
 def test_data_sets_that_cannot_be_opened(photos, tmp_path):
     with pytest.raises(UserError, match="prepare"):
         records.Dataset(tmp_path)
+    with pytest.raises(UserError, match=r"stage:tiny: that is a source.* --source=stage:tiny "):
+        records.Dataset("stage:tiny")
     (tmp_path / "dataset.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         records.Dataset(tmp_path)

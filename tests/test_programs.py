@@ -247,12 +247,35 @@ def test_what_recognize_cannot_read_is_listed(trained, photos, tmp_path):
         (photos / name).write_bytes(b"no image that can be read")
     told, error = program("recognize", *run, f"--output={photos / 'out'}", status=1)
     assert "wrote 2 results" in told and "3 of 5 inputs skipped" in error
-    for name in others:
+    for name in others[:2]:
         assert f"skipped {photos / name}: not a kind of image or video that can be read" in told
+    assert f"skipped {photos / 'more'}: a folder, which is not looked into" in told
     for name in ("0.png", "1.png", "0_keypoints.json"):
         (photos / name).unlink()
     told, error = program("recognize", *run, f"--output={tmp_path / 'none'}", status=1)
     assert "c.psd" in told and "inputs skipped" in error
+
+
+def test_a_full_disk_ends_recognition_at_once(trained, photos, tmp_path):
+    for name in ("0", "1"):
+        openpose_json.write(photos / f"{name}_keypoints.json", tiny_picture(int(name))[1])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "0.json").symlink_to("/dev/full")
+    told, error = program(
+        "recognize", f"--model={trained}", f"--input={photos}", f"--keypoints={photos}",
+        f"--output={tmp_path / 'out'}", status=74,
+    )  # fmt: skip
+    assert "No space left on device" in told and "wrote 0 results" in told
+    assert "out: the disk is full" in error and not (tmp_path / "out" / "1.json").exists()
+
+
+def test_a_damaged_checkpoint_is_one_line(trained, tmp_path):
+    """Not the tracebacks of threads, which `program` refuses."""
+    shutil.copytree(trained, tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").glob("*/default/d/*"):
+        path.write_bytes(path.read_bytes()[:10])
+    _, error = program("evaluate", f"--workdir={tmp_path / 'run'}", status=1)
+    assert "every checkpoint in it is damaged" in error
 
 
 def test_home_folder_in_flags_and_configurations(tiny_data, tmp_path, monkeypatch):

@@ -112,22 +112,24 @@ def _write(
             found = list(examples(picture, loaded, estimator, classes, min_joints))
             seen = any(example.keypoints.any() for example in found)
             whole = also_whole and picture.split == "train" and seen
-            if any(person.box for person in picture.people) and not all(
-                example.keypoints.any() for example in found
-            ):
-                unmatched.append(images.printable(picture.name))
+            unmatched += [
+                images.printable(f"{picture.name}, box {','.join(f'{n:g}' for n in person.box)}")
+                for person in picture.people
+                if person.box and not seen
+            ]
             if whole and not isinstance(loaded, UserError) and loaded.image is not None:
                 again = list(examples(picture, loaded._replace(found=None), _nobody, classes))
                 copies[picture.split] += len(again)
                 found += again
-            for example in found:
-                writers[picture.split].add(example)
         except UserError as error:
             entry = (images.printable(picture.name), images.printable(str(error)))
             if isinstance(error, Damaged):  # once for all of a video's frames
                 entry = (images.printable(picture.group), entry[1])
             if entry not in skipped:
                 skipped.append(entry)
+            found = []
+        for example in found:
+            writers[picture.split].add(example)
         progress.update(done)
     for writer in writers.values():
         writer.close()
@@ -165,10 +167,10 @@ def summary(info: Mapping[str, Any], complete: bool = True) -> list[str]:
         lines += [f"note: no example of class {c!r} in {name}" for c, n in counts.items() if not n]
     if unmatched := info.get("unmatched", []):
         lines.append(
-            f"note: nobody was found in the boxes of {len(unmatched)} labels (no overlap above "
-            "0.1), which are kept without key points:"
+            f"note: nobody was found in the box of {counted(len(unmatched), 'label')} (no overlap "
+            "above 0.1), kept without key points:"
         )
-        lines += [f"note: nobody in the box of {name}" for name in unmatched]
+        lines += [f"note: nobody in {name}" for name in unmatched]
     return lines
 
 

@@ -268,7 +268,7 @@ class Dataset:
         try:
             self.info = json.loads(path.read_text())
         except (FileNotFoundError, NotADirectoryError):
-            if not self.folder.exists():
+            if not self.folder.exists() and not str(folder).startswith("stage:"):
                 raise UserError(
                     f"{path}: no such file; make the data set with launch/prepare.py"
                 ) from None

@@ -72,8 +72,8 @@ def read(path: Path, where: str = "", split_column: str = "split") -> Skeletons:
         raise UserError(
             f"{path}: {xy_name} {xy.shape}, label {labels.shape}: expected [N, J, 2] and [N]"
         )
-    numbers = [xy] if conf is None else [xy, conf]
-    if any(a.dtype.kind not in "fiu" for a in numbers) or labels.dtype.kind not in "fiuUb":
+    numbers = xy.dtype.kind in "fiu" and (conf is None or conf.dtype.kind in "fiub")
+    if not numbers or labels.dtype.kind not in "fiuUb":
         raise UserError(f"{path}: xy and conf must be numbers, label numbers or (unicode) strings")
     if conf is None:
         conf = _present(xy)

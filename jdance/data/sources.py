@@ -22,6 +22,7 @@ from jdance.data import images, openpose_json, skeleton_npz, stage, videos
 from jdance.errors import UserError
 
 SPLITS = ("train", "val", "test")
+_TABLES = (".csv", ".tsv")
 _OTHER_SPLITS = ("valid", "validation", "training", "testing")
 
 
@@ -125,9 +126,9 @@ def open_source(
     """
     if keypoints and not keypoints.is_dir():
         raise UserError(f"--keypoints={keypoints}: no such folder")
-    if keypoints and (name.endswith(".npz") or name.partition(":")[0] == "stage"):
+    if keypoints and (name.lower().endswith(".npz") or name.partition(":")[0] == "stage"):
         raise UserError(f"--keypoints={keypoints}: {name} knows its key points itself")
-    if where and not name.endswith((".csv", ".npz")):
+    if where and not name.lower().endswith((*_TABLES, ".npz")):
         raise UserError(f"--where={where}: only a .csv or .npz file has columns to choose from")
     if name == "stage" or name.startswith("stage:"):
         source = _stage(name.partition(":")[2] or "paper", seed)
@@ -137,9 +138,9 @@ def open_source(
             raise UserError(f"{path}: no such file or folder; check --source")
         if path.is_dir():
             source = _folder(path, label_all, keypoints, frames_per_second)
-        elif path.suffix == ".csv":
+        elif path.suffix.lower() in _TABLES:
             source = _manifest(path, label_all, where, keypoints, frames_per_second)
-        elif path.suffix == ".npz":
+        elif path.suffix.lower() == ".npz":
             source = _skeletons(path, where, split_column)
         else:
             raise UserError(
@@ -209,7 +210,7 @@ def left_out(path: Path) -> str:
         return "a link to a file that is not there"
     if os.path.isdir(path):
         return "a folder, which is not looked into; move its files one level up"
-    return "not a kind of picture or video that can be read"
+    return "not a kind of image or video that can be read"
 
 
 def _read(path: Path, keypoints: Path | None = None) -> Loaded:
@@ -341,7 +342,7 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """The columns of a CSV file, and its rows with their line numbers.
 
     Fields are separated by commas, semicolons or tabs; names of columns may have capitals and
-    blanks around them.
+    blanks around them. Lines without any field do not count.
 
     Raises:
         UserError: it is no text, or no table.
@@ -359,16 +360,18 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     skipped = 0
     if text.startswith("sep="):  # how a spreadsheet names the separator
         text, skipped = text.partition("\n")[2], 1
-    header = text.partition("\n")[0]
+    header = text.lstrip().partition("\n")[0]
     separator = max(",;\t", key=header.count)
     try:
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-        columns = [name.strip().casefold() for name in next(lines, [])]
-        rows = [
-            (lines.line_num + skipped, dict(zip(columns, (field.strip() for field in line))))  # noqa: B905
+        filled = (
+            (lines.line_num + skipped, fields)
             for line in lines
-            if line
-        ]
+            if any(fields := [field.strip() for field in line])
+        )
+        _, header_fields = next(filled, (0, []))
+        columns = [name.casefold() for name in header_fields]
+        rows = [(number, dict(zip(columns, fields))) for number, fields in filled]  # noqa: B905
     except csv.Error as error:
         raise UserError(f"{path}: cannot be read as a CSV file ({error})") from error
     return columns, rows
@@ -453,8 +456,13 @@ def _number(text: str, column: str) -> float:
 
 
 def split_name(text: object) -> str | None:
-    """The name of a split, which is part of file names; None if there is none."""
+    """The name of a split, which is part of file names; None if there is none.
+
+    The usual ones count in any case: Train is train.
+    """
     name = str(text or "").strip()
+    if name.lower() in SPLITS:
+        return name.lower()
     if name and not re.fullmatch(r"[\w-]{1,50}", name):
         raise UserError(
             f"split {name[:60]!r}: only letters, digits, - and _ can name one, 50 at most"

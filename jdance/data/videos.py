@@ -23,6 +23,7 @@ from jdance import files
 from jdance.data import containers
 from jdance.data.containers import SUFFIXES, is_video
 from jdance.errors import UserError
+from jdance.wording import counted
 
 __all__ = ["SUFFIXES", "is_video"]
 
@@ -128,7 +129,7 @@ class Video:
             self.problem = f"only {index} of {self.count} frames can be read; the rest is damaged"
         elif errors or contents.damage:
             reason = contents.damage or "some of them not whole"
-            self.problem = f"is damaged: {index} frames can be read, {reason}"
+            self.problem = f"is damaged: {counted(index, 'frame')} can be read, {reason}"
 
     def close(self) -> None:
         if self.is_camera:

@@ -119,7 +119,8 @@ def recognize_video(
         problems = [video.problem] * bool(video.problem)
         if known and known.problems:
             first = known.problems[min(known.problems)]
-            problems.append(f"{len(known.problems)} frames without key points; the first, {first}")
+            count = counted(len(known.problems), "frame")
+            problems.append(f"{count} without key points; the first, {first}")
         return "; ".join(problems)
 
 
@@ -261,7 +262,7 @@ def _write(
         "source": images.printable(source),
         "width": size[1] if size else None,
         "height": size[0] if size else None,
-        "fps": fps,
+        "fps": round(fps, 4),
         "classes": classes,
     }
     page = Report(images.printable(Path(source).name), classes)

@@ -61,12 +61,12 @@ class Checkpoints:
     def __init__(self, workdir: Path, kept: int = 2, best: int = 0, owner: bool = False):
         self._folder, self._owner = (workdir / "checkpoints").absolute(), owner
         self._kept, self._best = kept, best
+        _silence_threads()
         self._handler = ocp.StandardCheckpointHandler()
 
     @cached_property
     def _manager(self) -> ocp.CheckpointManager:
         """What saves; it opens no folder with a checkpoint whose description it cannot read."""
-        _silence_threads()
         if self._owner:
             cluster.on_first(lambda: _drop_unknown_keys(self._folder))
         return ocp.CheckpointManager(
@@ -335,10 +335,10 @@ def _reason(error: Exception) -> str:
 
 @cache
 def _silence_threads() -> None:
-    """Keeps orbax's threads from printing what `_Writing` tells in one line.
+    """Keeps orbax's threads from printing what `_Writing` and `Damaged` tell in one line.
 
-    They log each failed write, with a traceback, and end with it; tensorstore's own threads then
-    find orbax's event loops closed, which no Python code can catch.
+    They log each failed read or write, with a traceback, and end with it; tensorstore's own threads
+    then find orbax's event loops closed, which no Python code can catch.
     """
     unraisable, thread = sys.unraisablehook, threading.excepthook
 
