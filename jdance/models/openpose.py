@@ -25,7 +25,10 @@ _EPSILON = 1e-3
 
 
 class DepthwiseConv(nn.Module):
-    """Depthwise convolution with SAME padding: [B, H, W, C] -> [B, H/stride, W/stride, C].
+    """Depthwise convolution with zero padding: [B, H, W, C] -> [B, H/stride, W/stride, C].
+
+    Padding is TensorFlow's SAME or, if `symmetric`, equal on opposite sides, as in Caffe and
+    PyTorch; with stride 1 both are the same.
 
     On the CPU it is K*K shifted multiply-adds, which XLA fuses into one loop: its grouped
     convolution is about ten times slower there. The kernel is [K, K, 1, C], as in `nn.Conv`.
@@ -34,6 +37,7 @@ class DepthwiseConv(nn.Module):
     kernel_size: int = 3
     stride: int = 1
     dilation: int = 1
+    symmetric: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -44,7 +48,9 @@ class DepthwiseConv(nn.Module):
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
 
         reach = (size - 1) * dilation + 1
-        pads = jax.lax.padtype_to_pads(x.shape[1:3], (reach, reach), (stride, stride), "SAME")
+        pads = [(reach // 2, reach // 2)] * 2
+        if not self.symmetric:
+            pads = jax.lax.padtype_to_pads(x.shape[1:3], (reach, reach), (stride, stride), "SAME")
         return _depthwise(jnp.pad(x, ((0, 0), *pads, (0, 0))), kernel[:, :, 0], stride, dilation)
 
 
