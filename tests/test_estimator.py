@@ -153,7 +153,7 @@ def test_loads_a_checkpoint_of_ours(tmp_path, variables):
 @pytest.mark.parametrize(
     ("pose", "reason"),
     [
-        ("openpose", "known networks: stage, mobilenet_v2_small, hpe0001"),
+        ("openpose", "known networks: stage, mobilenet_v2_small, hpe0001, movenet"),
         ("absent/graph.pb", "no such"),
     ],
 )

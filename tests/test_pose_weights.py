@@ -474,6 +474,10 @@ def test_an_unwritable_cache_and_an_unknown_name(published, tmp_path, monkeypatc
     ("name", "files"),
     [
         ("mobilenet_v2_small", ["mobilenet_v2_small.pb"]),
+        (
+            "movenet_multipose",
+            [f"movenet_multipose/movenet-multipose.{kind}" for kind in ("json", "bin")],
+        ),
         ("hpe0001", [f"hpe0001/human-pose-estimation-0001.{kind}" for kind in ("xml", "bin")]),
     ],
 )

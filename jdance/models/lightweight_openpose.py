@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jdance.models import fast
 from jdance.models.norm import batch_norm
-from jdance.models.openpose import NUM_HEAT_CHANNELS, NUM_PAF_CHANNELS, DepthwiseConv, Maps
+from jdance.models.openpose import NUM_HEAT_CHANNELS, NUM_PAF_CHANNELS, ConvUnit, Maps
 
 # MobileNet v1 (Howard et al., 2017) up to conv5_5: name, channels, stride and dilation of each
 # separable convolution. Dilation in place of the last two strides keeps the maps at stride 8.
@@ -22,45 +21,6 @@ _TRUNK = (
     ("conv5_3", 512, 1, 1), ("conv5_4", 512, 1, 1), ("conv5_5", 512, 1, 1),
 )  # fmt: skip
 _WIDTH = 128  # channels of the features and of the stages
-
-
-class ConvUnit(nn.Module):
-    """Convolution, batch norm or bias, activation: [B, H, W, C] -> [B, H/s, W/s, features].
-
-    Attributes:
-        features: output channels; None: a depthwise convolution.
-        size, stride, dilation: of the kernel; padding is size // 2 * dilation on every side.
-        act: the activation, None for none.
-        norm: makes a batch norm; None: a bias in its place.
-        dtype: of the computation.
-    """
-
-    features: int | None
-    size: int = 3
-    stride: int = 1
-    dilation: int = 1
-    act: Any = fast.relu
-    norm: Any = None
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        if self.features is None:
-            x = DepthwiseConv(
-                self.size, self.stride, self.dilation, True, self.dtype, name="depthwise"
-            )(x)
-        else:
-            init = nn.initializers.lecun_normal()
-            shape = (self.size, self.size, x.shape[-1], self.features)
-            kernel = self.param("kernel", init, shape, jnp.float32).astype(self.dtype)
-            x = x.astype(self.dtype)
-            x = fast.convolution(x, kernel, self.stride, dilation=self.dilation)
-        if self.norm is not None:
-            x = self.norm(name="bn")(x)
-        else:
-            bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:], jnp.float32)
-            x = x + bias.astype(self.dtype)
-        return x if self.act is None else self.act(x)
 
 
 class LightweightOpenPose(nn.Module):

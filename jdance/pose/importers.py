@@ -9,7 +9,7 @@ from flax.traverse_util import unflatten_dict
 
 from jdance.errors import UserError
 from jdance.pose import vgg_weights, weights
-from jdance.weights import openvino
+from jdance.weights import openvino, tfjs
 
 Imported = tuple[dict[str, Any], weights.Variables]
 
@@ -87,11 +87,85 @@ def _openvino_name(module: str) -> str:
     return module
 
 
+def import_movenet_multipose(path: str | Path) -> Imported:
+    """Reads MoveNet MultiPose in TensorFlow.js' format.
+
+    Args:
+        path: the model's .json, with the files that it names beside it.
+
+    Returns:
+        The network's configuration and its variables.
+
+    Raises:
+        UserError: the files cannot be read, or are not of this network; names the first tensor
+            that is missing or mis-shaped.
+    """
+    # Tensors of the decode, too, are in the file, and heads that are not used.
+    tensors = {
+        re.sub(r"^.*center_net_[^/]*/|^StatefulPartitionedCall/", "", name): tensor
+        for name, tensor in tfjs.read(path).items()
+    }
+    config = {"network": "movenet_multipose"}
+    imported = {}
+    for place, expected in weights.abstract_variables(weights.build(config)).items():
+        name = _tfjs_name(place[1], place[-1])
+        if name not in tensors:
+            raise UserError(f"{path}: not the weights of movenet_multipose, {name} is missing")
+        tensor = tensors[name]
+        if place[-2] == "depthwise" and tensor.ndim == 4:  # [h, w, channels, 1]
+            tensor = tensor.transpose(0, 1, 3, 2)
+        if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
+            raise UserError(
+                f"{path}: not the weights of movenet_multipose, {name} is {tensor.dtype} "
+                f"{tensor.shape} and not {expected.dtype} {expected.shape}"
+            )
+        imported[place] = np.ascontiguousarray(tensor)
+    return config, unflatten_dict(imported)
+
+
+_TFJS_HEADS = ("center", "kpt_heatmap", "kpt_regress", "kpt_offset")
+_TFJS_NUMBERS = {"center": 3, "kpt_heatmap": 6, "kpt_regress": 7, "kpt_offset": 8}
+
+
+def _tfjs_name(module: str, leaf: str) -> str:
+    """The tensor's name in the graph, without its outer scopes."""
+    part, _, kind = module.partition("_")
+    is_kernel = leaf == "kernel"
+    weights_or_offset = "Conv2D_weights" if is_kernel else "Conv2D_bn_offset"
+    variable = "Conv2D/ReadVariableOp" if is_kernel else "BiasAdd/ReadVariableOp"
+    if module in ("stem", "last"):
+        return f"model_1/model/{'Conv1' if module == 'stem' else 'Conv_1'}/{weights_or_offset}"
+    if part.startswith("block"):
+        number = int(part.removeprefix("block"))
+        scope = f"model_1/model/{f'block_{number}' if number else 'expanded_conv'}_{kind}"
+        if kind == "depthwise":
+            return f"{scope}/{'depthwise_weights' if is_kernel else 'depthwise_bn_offset'}"
+        return f"{scope}/{weights_or_offset}"
+    if part == "top" or part.startswith("lateral"):
+        number = 0 if part == "top" else 1 + int(part.removeprefix("lateral"))
+        return f"model_1/conv2d{f'_{number}' if number else ''}/{variable}"
+    if part.startswith("merge"):
+        number = int(part.removeprefix("merge"))
+        scope = f"model_1/separable_conv2d{f'_{number}' if number else ''}/separable_conv2d"
+        if kind == "depthwise":
+            return f"{scope}/ReadVariableOp"
+        return f"{scope}_{'weights' if is_kernel else 'bn_offset'}"
+    head = next(name for name in _TFJS_HEADS if part in name)
+    number = _TFJS_NUMBERS[head]
+    if not kind:
+        return f"{head}_0/conv2d_{number + 1}/{variable}"
+    scope = f"{head}_0/separable_conv2d_{number}"
+    if kind == "depthwise":
+        return f"{scope}/separable_conv2d/ReadVariableOp"
+    return f"{scope}/{'separable_conv2d/ReadVariableOp_1' if is_kernel else variable}"
+
+
 # By the network's name.
 IMPORTERS = {
     "mobilenet_v2_small": _mobilenet_v2_small,
     "openpose_vgg19": vgg_weights.import_openpose_vgg19,
     "lightweight_openpose": import_lightweight_openpose,
+    "movenet_multipose": import_movenet_multipose,
 }
 
 # The network that published files of a suffix are of; others are frozen graphs.
@@ -100,6 +174,7 @@ _BY_SUFFIX = {
     ".pt": "openpose_vgg19",
     ".caffemodel": "openpose_vgg19",
     ".xml": "lightweight_openpose",
+    ".json": "movenet_multipose",
 }
 
 

@@ -11,13 +11,19 @@ from jax.typing import ArrayLike
 from jdance.models import openpose
 from jdance.models.light_pose import LightPose
 from jdance.models.lightweight_openpose import LightweightOpenPose
+from jdance.models.movenet import MoveNetMultiPose
 from jdance.models.openpose_vgg19 import OpenPoseVGG19
+from jdance.pose import movenet_decode
 from jdance.pose.decode import DecodeConfig, People, decode
 from jdance.pose.letterbox import INPUT_SIZE
 
 
 def _to_bgr(images: Array) -> Array:
     return images[..., ::-1].astype(jnp.float32)
+
+
+def _to_unit_rgb(images: Array) -> Array:
+    return images.astype(jnp.float32) / 127.5 - 1
 
 
 def _decode_maps(maps: openpose.Maps, config: DecodeConfig, min_joints: ArrayLike) -> People:
@@ -50,4 +56,12 @@ NETWORKS = {
     "light": PoseNetwork(LightPose),
     "openpose_vgg19": PoseNetwork(OpenPoseVGG19, multiple=8),
     "lightweight_openpose": PoseNetwork(LightweightOpenPose, multiple=8),
+    "movenet_multipose": PoseNetwork(
+        MoveNetMultiPose,
+        preprocess=_to_unit_rgb,
+        decode=movenet_decode.decode,
+        multiple=32,
+        size=384,
+        trainable=False,
+    ),
 }
