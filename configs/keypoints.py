@@ -1,6 +1,6 @@
 """The key-point branch alone, for skeletons of any source: no pictures, no pose network needed.
 
-SOURCE is a .npz of skeletons (see the README), or anything else that launch/prepare.py takes.
+SOURCE is a .npz of skeletons (docs/data-formats.md), or anything else that launch/prepare.py takes.
 
     python launch/prepare.py --source=SOURCE --output=data/skeletons
     python launch/train.py --config=configs/keypoints.py --workdir=runs/keypoints

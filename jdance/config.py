@@ -58,6 +58,7 @@ def model() -> ConfigDict:
                 least_categories=3,
                 confusion=0.05,  # from which on classes share a category
             ),
+            sync_batch_norm=True,  # batch statistics of all devices, else of each by itself
             dtype="float32",  # of activations; parameters and statistics are float32
         )
     )

@@ -76,13 +76,16 @@ def resumable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], *, keep_memory: bool = False) -> None:
     """Runs `main` after absl has read the flags.
 
     Exit status: 0 done; 1 bad input, with one line on stderr and no traceback; 74 a disk or a
     network failed, with such a line, too: try again, maybe after making room; 75 preempted, and
     saved: start it again; 130 interrupted by Ctrl-C. Words on the command line that are no flags
     are bad input, too: a forgotten "--" must not go unnoticed.
+
+    With `keep_memory`, freed memory is kept for the next step where jax runs on the CPU: for
+    training and benchmarks.
     """
 
     def wrapped(argv: list[str]) -> None:
@@ -111,7 +114,8 @@ def run(main: Callable[[], None]) -> None:
     here = Path(sys.argv[0]).resolve().parent
     sys.path[:] = [place for place in sys.path if Path(place).resolve() != here]
     compilation.prepare(os.environ)
-    memory.keep()
+    if keep_memory:
+        memory.keep_on_cpu(os.environ)
     app.run(wrapped, flags_parser=_parse)
 
 

@@ -1,9 +1,21 @@
 """How the C library hands out memory to this process."""
 
 import ctypes
+import importlib.util
+from collections.abc import Mapping
 
 # From glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+
+
+def keep_on_cpu(environment: Mapping[str, str]) -> None:
+    """Calls `keep` where jax will run on the CPU; a GPU's host has other work for its threads."""
+    platforms = environment.get("JAX_PLATFORMS", "")
+    accelerated = any(
+        importlib.util.find_spec(f"jax_{name}") for name in ("cuda12_plugin", "cuda13_plugin")
+    )
+    if platforms.startswith("cpu") or (not platforms and not accelerated):
+        keep()
 
 
 def keep() -> None:

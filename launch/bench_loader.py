@@ -1,11 +1,11 @@
-"""Times the loader beside PyTorch's DataLoader, and beside bare decoding and warping.
+"""Benchmarks the data loader against PyTorch's DataLoader, and against bare decoding and warping.
 
 python launch/bench_loader.py --data=data/stage --workers=2
 
-needs `pip install -e '.[reference]'`. All three do the same to the same pictures, in turn: "bare"
-is one thread that reads, decodes and warps and does nothing else; the DataLoader works in --workers
-processes, one example after the other, the loader in as many threads. OpenCV itself has one thread
-everywhere. --output and --record: see launch/bench_train.py.
+Needs `pip install -e '.[reference]'`. All candidates process the same images, in turn: jdance in
+--workers threads, the DataLoader in as many processes, one example at a time, and "bare", a single
+thread that only reads, decodes and warps. OpenCV uses one thread everywhere. For --output and
+--record see launch/bench_train.py.
 """
 
 from collections.abc import Callable
@@ -31,14 +31,18 @@ from jdance.report import document
 from jdance.reproduction.speed import machine
 
 _DATA = flags.DEFINE_string(
-    "data", None, "Data set with pictures, from launch/prepare.py.", required=True
+    "data", None, "Data set with images, from launch/prepare.py.", required=True
 )
-_WORKERS = flags.DEFINE_integer("workers", 2, "Threads, or processes.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
-_BATCHES = flags.DEFINE_integer("batches", 100, "Batches in a round.", lower_bound=1)
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each is timed.", lower_bound=1)
-_OUTPUT = flags.DEFINE_string("output", "", "File for the result, as JSON.")
-_RECORD = flags.DEFINE_string("record", "", "What an earlier --output wrote, to be held to.")
+_WORKERS = flags.DEFINE_integer(
+    "workers", 2, "Number of threads (jdance) and processes (DataLoader).", lower_bound=1
+)
+_BATCH = flags.DEFINE_integer("batch_size", 64, "Images per batch.", lower_bound=1)
+_BATCHES = flags.DEFINE_integer("batches", 100, "Batches per round.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Number of timed rounds.", lower_bound=1)
+_OUTPUT = flags.DEFINE_string("output", "", "JSON file for the result.")
+_RECORD = flags.DEFINE_string(
+    "record", "", "JSON file by an earlier --output; fails where a ratio has fallen by 20 %."
+)
 
 
 def _bare(source: records.Shards, config: Any, count: int) -> None:
@@ -103,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, keep_memory=True)

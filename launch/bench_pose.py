@@ -1,13 +1,13 @@
-"""Times pose networks and the decode of their maps on this machine.
+"""Benchmarks pose networks and the decoding of their maps.
 
 python launch/bench_pose.py --pose=runs/pose/pose.npz --pose=mobilenet_v2_small
 
-All candidates are timed in turn, round after round, so that whatever else the machine does meets
-them alike; printed is each one's median and minimum, for one square image of the size that each
-network takes.
+Times all candidates in turn, round after round, so that other load on the machine affects them
+alike, and prints the median and the minimum of each, for one image of the
+side that each network takes.
 
---alternative times the published graph of mobilenet_v2_small in TensorFlow, too
-(pip install -e '.[bench]'), and the decode in C (with the compiler cc).
+--alternative also times the published graph of mobilenet_v2_small in TensorFlow
+(pip install -e '.[bench]') and the decoding in C (needs the compiler cc).
 """
 
 from collections.abc import Callable
@@ -26,10 +26,12 @@ from jdance.pose import DecodeConfig, PoseEstimator, targets
 from jdance.pose.decode import decode
 from jdance.profiling import timing
 
-_POSE = flags.DEFINE_multi_string("pose", ["mobilenet_v2_small"], "What programs take as --pose.")
+_POSE = flags.DEFINE_multi_string(
+    "pose", ["mobilenet_v2_small"], "Pose network, as for launch/recognize.py."
+)
 _POSE_SIZE, _POSE_VIEWS = pose_flags()
-_ROUNDS = flags.DEFINE_integer("rounds", 30, "How often each is timed.", lower_bound=1)
-_ALTERNATIVE = flags.DEFINE_bool("alternative", False, "Time TensorFlow and C as well.")
+_ROUNDS = flags.DEFINE_integer("rounds", 30, "Number of timed rounds.", lower_bound=1)
+_ALTERNATIVE = flags.DEFINE_bool("alternative", False, "Also time the baselines, TensorFlow and C.")
 _CELLS = (46, 46)
 
 
@@ -72,4 +74,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, keep_memory=True)

@@ -1,14 +1,14 @@
-"""Times the whole way from a picture to everybody's motion on this machine, part by part.
+"""Benchmarks recognition, from an image to the motions of all people, part by part.
 
 python launch/bench_recognize.py --config=configs/paper.py --pose=mobilenet_v2_small --alternative
 
 For each number of people: the whole compiled program, as launch/recognize.py runs it, and its parts
-alone. The pose network sees the picture; the people whose maps the decode then gets are known ones,
-so that their number is certain. Weights of the motion network are of no account for the time.
+alone. The pose network processes the image; the decoder then gets maps of known people, so that
+their number is certain. The motion network has dummy weights.
 
---alternative times, in the same rounds, what one would put together otherwise: the published graph
-of mobilenet_v2_small in TensorFlow, the decode in NumPy, and a ResNet-50 in PyTorch for each person
-(pip install -e '.[bench]'; without TensorFlow, jdance's own pose network takes the graph's place).
+--alternative also times, in the same rounds, a baseline of common parts: the published graph of
+mobilenet_v2_small in TensorFlow, decoding in NumPy, and a ResNet-50 in PyTorch for each person
+(pip install -e '.[bench]'; without TensorFlow, jdance's own pose network replaces the graph).
 """
 
 import importlib
@@ -39,17 +39,19 @@ from jdance.recognition import program, resample
 from jdance.recognition.program import Network, Options
 from jdance.recognize import DECODE, Recognizer
 
-_CONFIG = flags.DEFINE_string("config", "configs/paper.py", "The motion network's experiment.")
-_POSE = flags.DEFINE_string("pose", "mobilenet_v2_small", "What programs take as --pose.")
-_PEOPLE = flags.DEFINE_list("people", ["1", "5", "10", "20"], "Numbers of people, at most 24.")
-_ROUNDS = flags.DEFINE_integer("rounds", 10, "How often each is timed.", lower_bound=1)
-_SIDE = flags.DEFINE_integer("side", 736, "Of the square picture, in pixels.", lower_bound=368)
-_ALTERNATIVE = flags.DEFINE_bool("alternative", False, "Time the alternative as well.")
+_CONFIG = flags.DEFINE_string("config", "configs/paper.py", "Configuration of the motion network.")
+_POSE = flags.DEFINE_string(
+    "pose", "mobilenet_v2_small", "Pose network, as for launch/recognize.py."
+)
+_PEOPLE = flags.DEFINE_list("people", ["1", "5", "10", "20"], "Numbers of people, at most 24 each.")
+_ROUNDS = flags.DEFINE_integer("rounds", 10, "Number of timed rounds.", lower_bound=1)
+_SIDE = flags.DEFINE_integer("side", 736, "Side of the square image in pixels.", lower_bound=368)
+_ALTERNATIVE = flags.DEFINE_bool("alternative", False, "Also time the baseline.")
 _CLOCK = flags.DEFINE_enum(
     "clock",
     "wall",
     ["wall", "cpu"],
-    "cpu: seconds of computing, all cores taken together, for a machine that others use, too.",
+    "Time by the wall clock, or CPU seconds of all cores (for a machine with other load).",
 )
 _PARTS = ("read", "letterbox", "pose", "decode", "features", "crops", "network")
 
@@ -241,4 +243,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, keep_memory=True)

@@ -1,12 +1,12 @@
-"""Times the paper's network beside the same one in PyTorch: a training step, and inference.
+"""Benchmarks the paper's network against PyTorch: a training step, and inference.
 
 python launch/bench_train.py --batch_size=16                                          # CPU
 python launch/bench_train.py --batch_size=256 --dtype=bfloat16 --rounds=50            # GPU
 
-needs `pip install -e '.[reference]'` (or a PyTorch for the GPU). Both work on the same batch of
-random numbers, which is on the device already, in turn, round after round: so whatever else the
-machine does meets both alike. `taskset -c 1` in front keeps both on one core. --output keeps the
-result; --record holds this run to an earlier one and fails where a ratio has fallen by 20 %.
+Needs `pip install -e '.[reference]'` (or a PyTorch for the GPU). Both process the same random
+batch, which is on the device already, in turn, round after round, so that other load on the machine
+affects them alike. `taskset -c 1` in front keeps both on one core. --output writes the result;
+--record compares with an earlier one and fails where a ratio has fallen by 20 %.
 """
 
 import os
@@ -26,11 +26,15 @@ from jdance.report import document
 from jdance.reproduction.speed import machine
 from jdance.training import devices, evaluation, tasks
 
-_BATCH = flags.DEFINE_integer("batch_size", 16, "Images in a batch.", lower_bound=1)
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the activations.")
-_ROUNDS = flags.DEFINE_integer("rounds", 10, "How often each is timed.", lower_bound=1)
-_OUTPUT = flags.DEFINE_string("output", "", "File for the result, as JSON.")
-_RECORD = flags.DEFINE_string("record", "", "What an earlier --output wrote, to be held to.")
+_BATCH = flags.DEFINE_integer("batch_size", 16, "Images per batch.", lower_bound=1)
+_DTYPE = flags.DEFINE_enum(
+    "dtype", "float32", ["float32", "bfloat16"], "Data type of the activations."
+)
+_ROUNDS = flags.DEFINE_integer("rounds", 10, "Number of timed rounds.", lower_bound=1)
+_OUTPUT = flags.DEFINE_string("output", "", "JSON file for the result.")
+_RECORD = flags.DEFINE_string(
+    "record", "", "JSON file by an earlier --output; fails where a ratio has fallen by 20 %."
+)
 _CLASSES = 6
 
 
@@ -92,4 +96,4 @@ def _ours(task: tasks.Task) -> tuple[Any, Any]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, keep_memory=True)

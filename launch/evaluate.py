@@ -6,12 +6,12 @@ python launch/evaluate.py --workdir=runs/paper --split=test --checkpoint=best
 python launch/evaluate.py --workdir=runs/pose_stage --split=test
 python launch/evaluate.py --pose=mobilenet_v2_small --data=data/pose --split=test
 
-The file tells what was evaluated: data, split, views, checkpoint and its step; what differs from a
-plain evaluation is part of its name (eval_test_views10.json, eval_test_on_OTHER-....json). A run
-that must not be written to: --output=DIR.
+The file states what was evaluated: data, split, views, checkpoint and step. Whatever differs from a
+plain evaluation is part of its name (eval_test_views10.json, eval_test_on_OTHER-....json).
+--output=DIR writes elsewhere, for runs that must not change.
 
-Motion networks: accuracy and confusion. Pose networks: AP, AP50, AP75 and AR by COCO's own program,
-of a run or of whatever --pose takes; --data is what launch/prepare.py --for=pose wrote.
+Motion networks: accuracy and confusion. Pose networks: AP, AP50, AP75 and AR by pycocotools, of a
+run or of any --pose; --data is a data set by launch/prepare.py --for=pose.
 """
 
 import json
@@ -32,44 +32,47 @@ from jdance.wording import counted
 _WORKDIR = flags.DEFINE_list(
     "workdir",
     [],
-    "Folder of the run. Several motion networks, with commas, are judged as an ensemble, by their "
-    "mean probabilities; writes eval_SPLIT_ensemble.json to the first.",
+    "Folder of the run. Several motion networks, separated by commas, are evaluated as an "
+    "ensemble, by their mean probabilities; writes eval_SPLIT_ensemble.json to the first.",
 )
 _CHECKPOINT = checkpoint_flag("--workdir")
-_POSE = flags.DEFINE_string("pose", "", "A pose network instead of a run; needs --data.")
+_POSE = flags.DEFINE_string(
+    "pose", "", "Evaluate this pose network instead of a run; needs --data."
+)
 _POSE_SIZE, _POSE_VIEWS = pose_flags()
-_SPLIT = flags.DEFINE_string("split", "test", "Which part of the data set.")
+_SPLIT = flags.DEFINE_string("split", "test", "Split of the data set to evaluate on.")
 _DATA = flags.DEFINE_string(
     "data",
     "",
-    "Another data set than the run's own, by launch/prepare.py; writes "
+    "Data set by launch/prepare.py to evaluate on instead of the run's own; writes "
     "eval_SPLIT_on_DATA-....json.",
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", "", "Folder for the result and the report; by default that of the (first) run."
+    "output", "", "Folder for the result and the report. Default: the folder of the (first) run."
 )
 _DROP_JOINTS = flags.DEFINE_string(
     "drop_joints",
     "",
-    "Judge without some joints: all (as if nobody had been found), legs (hips, knees and ankles), "
-    "or a share such as 0.2, drawn for each example. Writes eval_SPLIT_without_....json.",
+    "Evaluate without some joints: all (as if no person were detected), legs (hips, knees and "
+    "ankles), or a fraction such as 0.2, drawn for each example. Writes "
+    "eval_SPLIT_without_....json.",
 )
 _VIEWS = flags.DEFINE_integer(
     "views",
     1,
-    "Test-time augmentation: the mean probability over so many views of each example, all but the "
-    "first turned and scaled a little, and mirrored where training mirrors. Writes "
+    "Test-time augmentation: average the probabilities over N views of each example, all but the "
+    "first slightly rotated and scaled, and mirrored where training mirrors. Writes "
     "eval_SPLIT_viewsN.json.",
     lower_bound=1,
 )
 _CALIBRATE = flags.DEFINE_bool(
     "calibrate",
     False,
-    "Instead of judging, fit on the split (take val) how sure the network may say that it is; "
-    "launch/recognize.py then goes by it.",
+    "Fit temperature scaling on the split (use val) instead of evaluating; launch/recognize.py "
+    "then applies it.",
 )
 _NEAREST_MEAN = flags.DEFINE_bool(
-    "nearest_mean", False, "Also what the nearest class mean of the 18 features reaches."
+    "nearest_mean", False, "Also report the accuracy of the nearest class mean of the 18 features."
 )
 
 

@@ -1,8 +1,8 @@
-"""Writes the whole program, pixels to motions, as an artifact that runs without this library.
+"""Exports the whole program, from pixels to motions, to run without this library.
 
 python launch/export.py --model=runs/paper --pose=mobilenet_v2_small --output=exported
 
-The folder's load.py shows how to call it, its requirements.txt what it needs.
+The folder's load.py shows how to call it, requirements.txt what it needs.
 """
 
 from pathlib import Path
@@ -16,13 +16,15 @@ from jdance.recognize import Recognizer
 
 _MODEL = flags.DEFINE_string("model", None, "Folder of a trained run.", required=True)
 _CHECKPOINT = checkpoint_flag("--model")
-_POSE = flags.DEFINE_string("pose", None, "Pose network, as for recognize.py.", required=True)
+_POSE = flags.DEFINE_string(
+    "pose", None, "Pose network, as for launch/recognize.py.", required=True
+)
 _POSE_SIZE, _POSE_VIEWS = pose_flags()
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for the artifact.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for the exported program.", required=True)
 _BATCH = flags.DEFINE_integer("batch", 1, "Frames per batch.", lower_bound=1)
 _HEIGHT = flags.DEFINE_integer("height", 720, "Maximum frame height in pixels.", lower_bound=32)
 _WIDTH = flags.DEFINE_integer("width", 1280, "Maximum frame width in pixels.", lower_bound=32)
-_PLATFORMS = flags.DEFINE_list("platforms", list(PLATFORMS), "Platforms that it is compiled for.")
+_PLATFORMS = flags.DEFINE_list("platforms", list(PLATFORMS), "Platforms to compile for.")
 _MIN_JOINTS = flags.DEFINE_integer(
     "min_joints", 4, "Minimum number of joints of a detected person.", 1, 18
 )

@@ -1,11 +1,11 @@
-"""Tells dancers what to correct: for each body part a score, and by how much to turn it.
+"""Tells dancers what to correct: a score for each body part, and the angle to turn it by.
 
 python launch/train.py --config=configs/qes.py --workdir=runs/qes --config.data.dir=data/stage
 python launch/recognize.py --model=runs/qes --pose=mobilenet_v2_small --input=photos --output=out
 python launch/feedback.py --model=runs/qes --input=out [--motion=akimbo]
 
-Writes OUT/<stem>_feedback.json: the result with each person's `feedback`. A score of 1 is as most
-examples of the motion have it; angles are in degrees, positive clockwise in the picture.
+Writes OUT/<stem>_feedback.json: the result with each person's `feedback`. A score of 1 is
+typical of the motion's training examples; angles are in degrees, positive clockwise in the image.
 """
 
 import json
@@ -23,12 +23,12 @@ from jdance.wording import counted
 
 _MODEL = flags.DEFINE_string("model", None, "Folder of a run of configs/qes.py.", required=True)
 _INPUT = flags.DEFINE_string(
-    "input", None, "What launch/recognize.py wrote: a folder or one JSON file.", required=True
+    "input", None, "Results of launch/recognize.py: a folder or one JSON file.", required=True
 )
 _MOTION = flags.DEFINE_string(
-    "motion", "", "What everybody is supposed to do; by default what was recognised."
+    "motion", "", "Motion that all people are meant to do. Default: the recognized one."
 )
-_BELOW = flags.DEFINE_float("below", 0.1, "Print parts with a score of at most this.", 0, 1)
+_BELOW = flags.DEFINE_float("below", 0.1, "Print body parts with a score of at most this.", 0, 1)
 _ENDING = "_feedback.json"
 
 

@@ -1,16 +1,16 @@
-"""Imports published weights as a folder of our own.
+"""Imports published weights as a folder that the other programs read.
 
     python launch/import_weights.py --kind=resnet50 --input=resnet50.pth --output=DIR
 
-reads a ResNet in torchvision's format (.pth or .safetensors; with or without classifier, and with
-the names of CBAM's authors); train with --config.init_from=DIR.
+imports a ResNet in torchvision's format (.pth or .safetensors; with or without classifier, and with
+the parameter names of CBAM's authors); train with --config.init_from=DIR.
 
     python launch/import_weights.py --kind=mobilenet_v2_small --input=graph_opt.pb --output=DIR
     python launch/import_weights.py --kind=openpose_vgg19 --input=pose.caffemodel --output=DIR
 
-reads a pose network, OpenPose's from a .caffemodel or a .pth; any --pose=DIR then uses it.
-mobilenet_v2_small without --calibrate normalises with the statistics of each picture, as its graph
-was published; with it, with fixed statistics measured on your own pictures, which suit them better.
+imports a pose network, OpenPose's from a .caffemodel or a .pth; use it with --pose=DIR. Without
+--calibrate, mobilenet_v2_small normalizes with the statistics of each image, like the published
+graph; with it, with fixed statistics measured on images of your own.
 """
 
 from absl import flags
@@ -22,14 +22,18 @@ from jdance.pose import importers, weights
 from jdance.weights import resnet
 
 _KIND = flags.DEFINE_enum(
-    "kind", None, [*importers.IMPORTERS, *resnet.KINDS], "The network.", required=True
+    "kind",
+    None,
+    [*importers.IMPORTERS, *resnet.KINDS],
+    "Network that the weights are for.",
+    required=True,
 )
-_INPUT = flags.DEFINE_string("input", None, "The weights file as published.", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "The folder to write.", required=True)
+_INPUT = flags.DEFINE_string("input", None, "Published weights file.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to write.", required=True)
 _CALIBRATE = flags.DEFINE_string(
     "calibrate",
     None,
-    "Pose networks: a folder of pictures to measure fixed batch-norm statistics on.",
+    "Folder of images to measure fixed batch-norm statistics on (mobilenet_v2_small only).",
 )
 
 

@@ -1,4 +1,4 @@
-"""Judges recognised videos of StageDance: segment-level F1 of who does what when.
+"""Scores recognized videos of StageDance by segment-level F1 of their timelines.
 
 python launch/stage.py --output=films --video --scenes=6 --seed=1001
 python launch/recognize.py --model=runs/quickstart --pose=stage --input=films --output=out
@@ -15,9 +15,9 @@ from jdance.launcher import run
 from jdance.recognition.judge import judge
 from jdance.wording import counted
 
-_FILMS = flags.DEFINE_string("films", None, "What launch/stage.py --video wrote.", required=True)
+_FILMS = flags.DEFINE_string("films", None, "Folder by launch/stage.py --video.", required=True)
 _RESULTS = flags.DEFINE_string(
-    "results", None, "What launch/recognize.py made of it.", required=True
+    "results", None, "Folder of launch/recognize.py's results for these videos.", required=True
 )
 _ENDING = "_truth.csv"
 

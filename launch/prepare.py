@@ -1,17 +1,17 @@
-"""Prepares a data set: finds the people in labelled pictures and writes their crops and key points.
+"""Prepares a data set: detects people in labeled images and stores their crops and key points.
 
 python launch/prepare.py --source=photos/ --output=data/photos --pose=mobilenet_v2_small
 python launch/prepare.py --source=stage:paper --output=data/stage
 python launch/prepare.py --source=stage:pose --for=pose --output=data/pose
 python launch/prepare.py --verify=data/photos
 
-With --for=pose the data set is one of whole pictures, to train and judge pose networks on; its
-source is stage:PRESET or a folder laid out as COCO's (annotations/person_keypoints_train2017.json,
+With --for=pose the data set holds whole images, to train and evaluate pose networks on; its source
+is stage:PRESET or a folder laid out like COCO (annotations/person_keypoints_train2017.json,
 train2017/, ...).
 
-Several processes, on one machine or many, share the work: each gets --process_id and
---num_processes, and the last to finish completes the data set. Stopped at any moment, the same
-command starts again; --verify reads a data set and names what is not as it was written.
+Several processes, on one machine or many, can share the work: give each --process_id and
+--num_processes; the last to finish completes the data set. After an interruption, run the same
+command again. --verify reads a whole data set and reports what has changed since it was written.
 """
 
 from pathlib import Path
@@ -29,67 +29,75 @@ from jdance.launcher import pose_flags, run
 _SOURCE = flags.DEFINE_string(
     "source",
     None,
-    "A folder split/class/file or class/file of pictures, videos or OpenPose's JSON files, a "
-    "folder [split/]class/clip/file of JSON frames, a manifest .csv (path,label[,split,group,"
-    "start,end,box,person]), a skeleton file .npz (xy [N,J,2], conf [N,J], label [N] "
-    "[,joints,size,split,group]; of sequences xy [F,J,2], lengths [N], label [N]), or "
-    "stage:PRESET, the synthetic StageDance.",
+    "Labeled data: a folder split/class/file or class/file of images, videos or OpenPose JSON "
+    "files; a folder [split/]class/clip/file of JSON frames; a manifest .csv "
+    "(path,label[,split,group,start,end,box,person]); a skeleton file .npz (xy [N,J,2], conf "
+    "[N,J], label [N] [,joints,size,split,group]; sequences: xy [F,J,2], lengths [N], label [N]); "
+    "or stage:PRESET, the synthetic StageDance.",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the data set.")
-_VERIFY = flags.DEFINE_string("verify", None, "Instead: a data set to check, all of its records.")
-_FOR = flags.DEFINE_enum("for", "motion", ["motion", "pose"], "What will be trained on it.")
+_VERIFY = flags.DEFINE_string(
+    "verify",
+    None,
+    "Data set to check against its checksums, record by record, instead of preparing one.",
+)
+_FOR = flags.DEFINE_enum("for", "motion", ["motion", "pose"], "Task that the data set is for.")
 _POSE = flags.DEFINE_string(
     "pose",
     "",
-    "Pose network: a name, an upstream weights file, or a checkpoint folder. Not needed where the "
-    "source knows the key points.",
+    "Pose network: a name, a published weights file, or a checkpoint folder. Not needed if the "
+    "source has key points.",
 )
 _POSE_SIZE, _POSE_VIEWS = pose_flags()
 _KEYPOINTS = flags.DEFINE_string(
     "keypoints",
     "",
-    "Folder with key points by another pose estimator, instead of --pose: for the picture "
-    "a/b.jpg of the source the file a/b_keypoints.json, as OpenPose writes it.",
+    "Folder with key points from another pose estimator, instead of --pose: for the image a/b.jpg "
+    "of the source the OpenPose file a/b_keypoints.json.",
 )
 _MIN_JOINTS = flags.DEFINE_integer(
-    "min_joints", 4, "Joints that a person must have to count as found.", 1, 18
+    "min_joints", 4, "Minimum number of joints of a detected person.", 1, 18
 )
-_LABEL_ALL = flags.DEFINE_bool("label_all", False, "A label is for everybody in the picture.")
+_LABEL_ALL = flags.DEFINE_bool("label_all", False, "Apply each label to all people in the image.")
 _ALSO_WHOLE = flags.DEFINE_bool(
     "also_whole",
     False,
-    "Each training picture also becomes an example as if nobody had been found in it. For pictures "
-    "of one person in poses that the pose network often misses.",
+    "Add each training image a second time, as if no person were detected. For images of one "
+    "person in poses that the pose network often misses.",
 )
 _WHERE = flags.DEFINE_string(
-    "where", "", "COLUMN=VALUE: only those lines of a manifest, or entries of a skeleton file."
+    "where", "", "COLUMN=VALUE: use only these lines of a manifest, or entries of a skeleton file."
 )
 _SPLIT_COLUMN = flags.DEFINE_string(
-    "split_column", "split", "The array of a skeleton file that tells the splits."
+    "split_column", "split", "Array of a skeleton file that holds the splits."
 )
 _LABELS = flags.DEFINE_list(
-    "labels", [], "OLD=NEW,...: only these classes, under new names. A name alone is kept."
+    "labels", [], "OLD=NEW,...: use only these classes and rename them. A name alone is kept."
 )
 _FRACTIONS = flags.DEFINE_string(
-    "fractions", "train=0.8,val=0.1,test=0.1", "Splits to draw where the source has none."
+    "fractions", "train=0.8,val=0.1,test=0.1", "Splits to draw if the source has none."
 )
 _SPLIT_BY = flags.DEFINE_enum(
     "split_by",
     "video",
     ["video", "frame"],
-    "What is never divided between the splits to draw: a group (video, ...), or only a picture.",
+    "Unit that is never divided between drawn splits: a group such as a video, or a single image.",
 )
 _FRAMES_PER_SECOND = flags.DEFINE_float(
-    "frames_per_second", 2.0, "How many frames of videos become examples.", lower_bound=0.001
+    "frames_per_second", 2.0, "Video frames per second that become examples.", lower_bound=0.001
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of drawn splits and of StageDance.", lower_bound=0)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Random seed of drawn splits and of StageDance.", lower_bound=0
+)
 _WORKERS = flags.DEFINE_integer(
-    "workers", 0, "Processes that read or draw pictures.", lower_bound=0
+    "workers", 0, "Number of processes that read or draw images.", lower_bound=0
 )
 _PROCESS = flags.DEFINE_integer(
-    "process_id", None, "Which of several processes this is, from 0 ($SLURM_PROCID, for instance)."
+    "process_id",
+    None,
+    "Index of this process among those that share the work, from 0 ($SLURM_PROCID, for instance).",
 )
-_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes share the work.")
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes that share the work.")
 flags.register_multi_flags_validator(
     ["source", "output", "verify"],
     lambda values: (

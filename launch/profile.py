@@ -5,14 +5,14 @@ python launch/profile.py --config=configs/quickstart.py --data=runs/quickstart/d
 python launch/profile.py --config=configs/paper.py --target=h100 --gpus=8 --hosts=64
 python launch/profile.py --program=recognize --model=runs/paper --pose=stage --target=l4
 
-The step works on random data that is on the device already; with --data, the loader is measured
-with a real data set, alone and together with the step. Two counts of FLOP and bytes are printed:
-of the network's convolutions and matrix products, and of the whole program, as the compiler has it.
+The step processes random data that is on the device already; --data also measures the loader on a
+real data set, alone and together with the step. Two counts of FLOP and bytes are printed: those of
+the network's convolutions and matrix products, and those of the whole program, by the compiler.
 
---trace leaves a trace that ui.perfetto.dev opens (perfetto_trace.json.gz), and xprof.
+--trace writes a trace for ui.perfetto.dev (perfetto_trace.json.gz) and xprof.
 
-With --target nothing is run, and no GPU is needed: whether the program compiles, its kernels, FLOP
-and bytes, what limits it, its memory and the largest batch that fits. It needs jax's CUDA plugin
+--target runs nothing and needs no GPU. It reports whether the program compiles, its kernels, FLOP
+and bytes, what limits it, its memory, and the largest batch that fits. It needs jax's CUDA plugin
 (pip install -e '.[cuda12]').
 """
 
@@ -39,40 +39,60 @@ from jdance.training import devices, experiment, tasks
 
 PROGRAMS = ("train", "evaluate", "recognize")
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, from configs/.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, a file from configs/.")
 _TARGET = flags.DEFINE_enum(
-    "target", None, list(targets.TARGETS), "Compile for this GPU, which need not be there."
+    "target", None, list(targets.TARGETS), "Compile for this GPU, which need not be present."
 )
-_GPUS = flags.DEFINE_integer("gpus", 1, "GPUs of each host (--target only).", lower_bound=1)
+_GPUS = flags.DEFINE_integer("gpus", 1, "GPUs per host (--target only).", lower_bound=1)
 _HOSTS = flags.DEFINE_integer("hosts", 1, "Number of hosts (--target only).", lower_bound=1)
 _PROGRAM = flags.DEFINE_enum(
-    "program", "train", PROGRAMS, "What to compile: a training step, evaluation, recognition."
+    "program",
+    "train",
+    PROGRAMS,
+    "Program to compile: a training step, evaluation, or recognition (--target only).",
 )
 _MODEL = flags.DEFINE_string(
-    "model", None, "Trained run (--program=recognize); else --config with zeros as weights."
+    "model", None, "Trained run for --program=recognize. Default: --config with dummy weights."
 )
 _POSE = flags.DEFINE_string(
-    "pose", "stage", "Pose network (--program=recognize); empty: key points are given."
+    "pose", "stage", "Pose network for --program=recognize; empty if key points are given."
 )
 _POSE_SIZE, _POSE_VIEWS = pose_flags()
-_EXPORTED = flags.DEFINE_string("exported", None, "Folder by launch/export.py to compile instead.")
+_EXPORTED = flags.DEFINE_string(
+    "exported", None, "Compile the exported program in this folder, by launch/export.py, instead."
+)
 _BATCH = flags.DEFINE_integer(
-    "batch", None, "Images of all GPUs; default: the configuration's, 8 frames.", lower_bound=1
+    "batch",
+    None,
+    "Images per batch, over all GPUs. Default: the configuration's; 8 frames for recognition.",
+    lower_bound=1,
 )
-_HEIGHT = flags.DEFINE_integer("height", 720, "Height of the frames to recognize.", lower_bound=1)
-_WIDTH = flags.DEFINE_integer("width", 1280, "Width of the frames to recognize.", lower_bound=1)
+_HEIGHT = flags.DEFINE_integer(
+    "height", 720, "Frame height in pixels (--program=recognize).", lower_bound=1
+)
+_WIDTH = flags.DEFINE_integer(
+    "width", 1280, "Frame width in pixels (--program=recognize).", lower_bound=1
+)
 _SCALE = flags.DEFINE_bool(
-    "largest_batch", True, "Compile for half the batch, too, to tell the largest that fits."
+    "largest_batch",
+    True,
+    "Also compile for half the batch, to estimate the largest batch that fits.",
 )
-_STEPS = flags.DEFINE_integer("steps", 20, "How often the step is timed.", lower_bound=1)
-_DATA = flags.DEFINE_string("data", "", "Data set, for the loader's speed; else none is needed.")
+_STEPS = flags.DEFINE_integer("steps", 20, "Number of timed steps.", lower_bound=1)
+_DATA = flags.DEFINE_string("data", "", "Data set to measure the loader on.")
 _TRACE = flags.DEFINE_string("trace", "", "Folder for a trace of three steps.")
-_OUTPUT = flags.DEFINE_string("output", "", "File for the numbers, as JSON.")
+_OUTPUT = flags.DEFINE_string("output", "", "JSON file for the numbers.")
 _FLOPS = flags.DEFINE_float(
-    "peak_flops", None, "FLOP/s that one device could do; known of common GPUs.", lower_bound=1.0
+    "peak_flops",
+    None,
+    "Peak FLOP/s of one device. Default: known for common GPUs.",
+    lower_bound=1.0,
 )
 _BANDWIDTH = flags.DEFINE_float(
-    "peak_bandwidth", None, "Bytes a second of its memory, likewise.", lower_bound=1.0
+    "peak_bandwidth",
+    None,
+    "Peak memory bandwidth of one device in bytes/s. Default: known for common GPUs.",
+    lower_bound=1.0,
 )
 _CHILD = "JDANCE_COMPILE_RESULT"  # the file for the result, in the process that compiles
 
@@ -187,4 +207,4 @@ def _profile() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, keep_memory=True)

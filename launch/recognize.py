@@ -3,7 +3,7 @@
 python launch/recognize.py --model=runs/paper --pose=mobilenet_v2_small --input=photos --output=out
 python launch/recognize.py --model=runs/paper --pose=mobilenet_v2_small --input=a.mp4 --output=out
 
-Writes, for each image, OUT/<stem>.json and the annotated image beside it; for each video
+Writes OUT/<stem>.json and the annotated image for each image. For each video, writes
 OUT/<stem>.json with the tracks of all people, the timeline of motions as OUT/<stem>.csv and, as a
 page, OUT/<stem>.html, and the annotated video.
 """
@@ -35,14 +35,14 @@ from jdance.wording import counted
 _MODEL = flags.DEFINE_string("model", None, "Folder of a trained run.", required=True)
 _CHECKPOINT = checkpoint_flag("--model")
 _POSE = flags.DEFINE_string(
-    "pose", "", "Pose network: a name, an upstream weights file, or a checkpoint folder."
+    "pose", "", "Pose network: a name, a published weights file, or a checkpoint folder."
 )
 _POSE_SIZE, _POSE_VIEWS = pose_flags()
 _INPUT = flags.DEFINE_string(
     "input",
     None,
-    "An image or a video, a folder of them, a folder of OpenPose's JSON (the frames of one clip), "
-    "or camera:0.",
+    "An image or a video, a folder of them, a folder of OpenPose JSON files (the frames of one "
+    "clip), or camera:0.",
     required=True,
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the results.", required=True)

@@ -1,14 +1,14 @@
-"""Repeats the paper's evaluation on your data: the method, its variants, STR and QES, one report.
+"""Reproduces the paper's evaluation on your data: the method, its variants, STR and QES.
 
 python launch/prepare.py --source=stage:paper --output=data/stage
 python launch/reproduce.py --data=data/stage --output=reproduction
 
-Writes OUTPUT/report.html, a page that needs nothing else, and its tables as tables.md. What is done
-is not done again, and a run that was interrupted goes on from its newest checkpoint: stop it at any
-time (SIGTERM ends it with status 75), and run the same command again.
+Writes OUTPUT/report.html, a self-contained page, and its tables as tables.md. Completed runs are
+not repeated, and an interrupted one resumes from its newest checkpoint: stop at any time (SIGTERM
+ends with status 75) and run the same command again.
 
---preset=full is the paper's network and recipe, for a GPU; small has the same tables with a network
-for CPUs; reduced trains the four compared methods once, divided by video.
+--preset=full is the paper's network and recipe, for a GPU; small makes the same tables with a
+network for CPUs; reduced trains the four compared methods once, split by video.
 """
 
 import dataclasses
@@ -23,21 +23,23 @@ from jdance.launcher import report_failed_runs, resumable, run
 from jdance.reproduction import plan
 from jdance.reproduction.runner import reproduce
 
-_DATA = flags.DEFINE_string("data", None, "A data set by launch/prepare.py.", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for runs and report.", required=True)
-_PRESET = flags.DEFINE_enum("preset", "full", list(plan.PRESETS), "How much to do.")
-_SEEDS = flags.DEFINE_integer("seeds", None, "Runs of each; by default 3, reduced 1.", 1)
-_SPLITS = flags.DEFINE_list("splits", None, "video, frame, or both; by default the preset's.")
+_DATA = flags.DEFINE_string("data", None, "Data set by launch/prepare.py.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for the runs and the report.", required=True)
+_PRESET = flags.DEFINE_enum("preset", "full", list(plan.PRESETS), "Size of the reproduction.")
+_SEEDS = flags.DEFINE_integer(
+    "seeds", None, "Runs per variant, with different random seeds. Default: 3, for reduced 1.", 1
+)
+_SPLITS = flags.DEFINE_list(
+    "splits", None, "Splits to evaluate on: video, frame, or both. Default: the preset's."
+)
 _ABLATIONS = flags.DEFINE_bool(
-    "ablations", None, "Whether the method's variants are trained; by default the preset's."
+    "ablations", None, "Train the method's variants. Default: the preset's."
 )
-_SWEEP = flags.DEFINE_bool("sweep", False, "Also the search over batch sizes and widths.")
+_SWEEP = flags.DEFINE_bool("sweep", False, "Also search over batch sizes and layer widths.")
 _POSE = flags.DEFINE_string(
-    "pose", "", "A pose network that is part of the measured speed; by default it is left out."
+    "pose", "", "Pose network to include in the measured speed. Default: none."
 )
-_CONFIG = flags.DEFINE_string(
-    "config", "", "Another configuration of the method than the preset's."
-)
+_CONFIG = flags.DEFINE_string("config", "", "Configuration of the method. Default: the preset's.")
 
 
 def _load(name: str) -> ConfigDict:
@@ -71,4 +73,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, keep_memory=True)

@@ -2,12 +2,12 @@
 
 python launch/stage.py --output=scenes --scenes=3 --dancers=4
 
-Writes scene-N.jpg and scene-N_keypoints.json (OpenPose's format), and prints who does what.
+Writes scene-N.jpg and scene-N_keypoints.json (OpenPose's format), and prints each dancer's motion.
 
 python launch/stage.py --output=films --video --scenes=2 --seconds=20
 
-Writes scene-N.webm (or .mp4), each frame's key points to scene-N_keypoints/, and who does what
-when to scene-N_truth.csv.
+Writes scene-N.webm (or .mp4), the key points of each frame to scene-N_keypoints/, and the timeline
+of each dancer's motions to scene-N_truth.csv.
 """
 
 from contextlib import closing
@@ -23,17 +23,21 @@ from jdance.wording import counted
 
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the scenes.", required=True)
 _SCENES = flags.DEFINE_integer(
-    "scenes", 1, "How many, each with a stage of its own.", lower_bound=1
+    "scenes", 1, "Number of scenes, each on a stage of its own.", lower_bound=1
 )
 _DANCERS = flags.DEFINE_integer(
-    "dancers", None, "How many in each; drawn by default.", lower_bound=1, upper_bound=6
+    "dancers",
+    None,
+    "Dancers per scene. Default: random in images, 3 in videos.",
+    lower_bound=1,
+    upper_bound=6,
 )
-_SEED = flags.DEFINE_integer("seed", 1, "Of everything that is drawn.", lower_bound=0)
-_WIDTH = flags.DEFINE_integer("width", 960, "Of the pictures, in pixels.", lower_bound=32)
-_HEIGHT = flags.DEFINE_integer("height", 720, "Of the pictures, in pixels.", lower_bound=32)
-_VIDEO = flags.DEFINE_bool("video", False, "Videos in which motions change at known times.")
-_SECONDS = flags.DEFINE_float("seconds", 20.0, "Length of the videos.", lower_bound=1.0)
-_FPS = flags.DEFINE_float("fps", 15.0, "Frames a second of the videos.", 1.0, 60.0)
+_SEED = flags.DEFINE_integer("seed", 1, "Random seed.", lower_bound=0)
+_WIDTH = flags.DEFINE_integer("width", 960, "Image width in pixels.", lower_bound=32)
+_HEIGHT = flags.DEFINE_integer("height", 720, "Image height in pixels.", lower_bound=32)
+_VIDEO = flags.DEFINE_bool("video", False, "Draw videos in which motions change at known times.")
+_SECONDS = flags.DEFINE_float("seconds", 20.0, "Length of the videos in seconds.", lower_bound=1.0)
+_FPS = flags.DEFINE_float("fps", 15.0, "Frame rate of the videos.", 1.0, 60.0)
 
 
 def _film(number: int, output: Path) -> None:

@@ -1,11 +1,11 @@
-"""Compares variants of an experiment: trains each with several seeds, and makes one table.
+"""Compares variants of an experiment: trains each with several seeds and writes one table.
 
-python launch/sweep.py --config=configs/jhmdb.py --data=data/jhmdb1,data/jhmdb2,data/jhmdb3 \
+python launch/sweep.py --config=configs/jhmdb.py --data=data/jhmdb1,data/jhmdb2,data/jhmdb3 \\
     --vary=model.attention=-1,0,1,2 --seeds=3 --views=10 --output=sweeps/attention
 
-Runs that are done are not done again, and one that was interrupted goes on where it was: at SIGTERM
-the program ends with status 75, and the same command goes on. Writes
-OUTPUT/table.md and results.json; the runs are in OUTPUT/VARIANT/DATA/seed-N.
+Writes OUTPUT/table.md and results.json; the runs are in OUTPUT/VARIANT/DATA/seed-N. Completed runs
+are not repeated, and an interrupted one resumes: SIGTERM ends the program with status 75, and the
+same command continues.
 """
 
 import json
@@ -18,21 +18,25 @@ from jdance.launcher import report_failed_runs, resumable, run
 from jdance.training import sweep
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The experiment, from configs/; --config.KEY=VALUE changes all variants."
+    "config", None, "Experiment, a file from configs/; --config.KEY=VALUE changes all variants."
 )
-_DATA = flags.DEFINE_list("data", None, "Data sets, by launch/prepare.py.", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for runs and results.", required=True)
+_DATA = flags.DEFINE_list("data", None, "Data sets by launch/prepare.py.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for the runs and the results.", required=True)
 _VARY = flags.DEFINE_multi_string(
     "vary",
     [],
-    "KEY=VALUE,VALUE,...: a variant for each value; given several times, for each combination.",
+    "KEY=VALUE,VALUE,...: one variant for each value; several make all combinations.",
 )
 _VARIANT = flags.DEFINE_multi_string(
-    "variant", [], "NAME KEY=VALUE KEY=VALUE ...: a further variant."
+    "variant", [], "NAME KEY=VALUE KEY=VALUE ...: one more variant."
 )
-_SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each.", lower_bound=1)
-_SPLIT = flags.DEFINE_string("split", "test", "Which part of the data sets judges.")
-_VIEWS = flags.DEFINE_integer("views", 1, "Of test-time augmentation.", lower_bound=1)
+_SEEDS = flags.DEFINE_integer(
+    "seeds", 3, "Runs per variant and data set, with different random seeds.", lower_bound=1
+)
+_SPLIT = flags.DEFINE_string("split", "test", "Split of the data sets to evaluate on.")
+_VIEWS = flags.DEFINE_integer(
+    "views", 1, "Views per example of test-time augmentation.", lower_bound=1
+)
 flags.mark_flag_as_required("config")
 
 
@@ -60,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, keep_memory=True)

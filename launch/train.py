@@ -1,14 +1,14 @@
-"""Trains a network; running it again on the same --workdir continues.
+"""Trains a network; running it again on the same --workdir resumes.
 
 python launch/train.py --config=configs/paper.py --workdir=runs/paper --config.data.dir=data/stage
 python launch/train.py --config=configs/paper.py --summary
 
-DIR/report.html shows how it went.
+DIR/report.html shows the learning curves and the evaluation on val.
 
-On a cluster, one such process for each GPU or each machine, started by Slurm (launch/slurm.sh),
+On a cluster, start one such process for each GPU or each machine: by Slurm (launch/slurm.sh),
 Open MPI (from version 5 on with mpi4py), Kubernetes (launch/kubernetes.yaml), or by hand with
---coordinator, --process_id and --num_processes. SIGTERM or SIGUSR1 to any of them: all save and end
-with status 75.
+--coordinator, --process_id and --num_processes. SIGTERM or SIGUSR1 to any of them makes all save a
+checkpoint and exit with status 75.
 """
 
 import os
@@ -25,27 +25,29 @@ from jdance.report import run as report
 from jdance.training import cluster, experiment, judge, loop, tasks
 from jdance.training.checkpoints import NEWEST
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, from configs/.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, a file from configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
 _SUMMARY = flags.DEFINE_bool(
-    "summary", False, "Only print the network's modules with shapes, parameters and FLOPs."
+    "summary",
+    False,
+    "Print the network's modules with shapes, parameters and FLOPs, and train nothing.",
 )
 _RESUME = flags.DEFINE_enum(
-    "resume", "auto", ["never", "auto", "must"], "Whether to continue from the folder's checkpoint."
+    "resume", "auto", ["never", "auto", "must"], "Whether to resume from the folder's checkpoint."
 )
 _WATCHDOG = flags.DEFINE_float(
     "watchdog",
     600.0,
-    "Seconds that a step may take before the process ends with status 70; 0: for ever.",
+    "Maximum time per step in seconds, after which the process exits with status 70; 0: no limit.",
     lower_bound=0.0,
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", "", "HOST:PORT of process 0, where no Slurm or Open MPI tells."
+    "coordinator", "", "HOST:PORT of process 0, unless Slurm or Open MPI provides it."
 )
 _PROCESS = flags.DEFINE_integer(
-    "process_id", None, "Which process this is; $JOB_COMPLETION_INDEX where that is set."
+    "process_id", None, "Index of this process. Default: $JOB_COMPLETION_INDEX, if set."
 )
-_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "Total number of processes.")
 flags.mark_flag_as_required("config")
 flags.register_multi_flags_validator(
     ["workdir", "summary"],
@@ -82,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, keep_memory=True)

@@ -65,6 +65,21 @@ def test_four_devices_equal_one_with_the_whole_batch(config, batches):
     assert int(many.step) == 3
 
 
+def test_batch_norm_of_each_device_by_itself(config, batches):
+    """Other updates than with shared statistics, and all-reduces for the gradients alone."""
+    updated, collectives = [], []
+    for shared in (True, False):
+        config.model.sync_batch_norm = shared
+        fresh, step = setup(config)
+        mapped = jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0), out_axes=None)
+        batch = devices.shard(batches[0])
+        updated.append(jax.device_get(mapped(fresh, batch)[0].params))
+        collectives.append(mapped.lower(fresh, batch).as_text().count("stablehlo.all_reduce"))
+    differences = jax.tree.map(lambda a, b: np.abs(a - b).max(), *updated)
+    assert max(jax.tree.leaves(differences)) > 1e-6
+    assert collectives[1] < collectives[0]
+
+
 def test_every_device_ends_a_step_with_the_same_numbers(config, batches):
     fresh, step = setup(config)
     mapped = jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0))  # out: one state a device

@@ -38,7 +38,9 @@ def read(path: Path) -> np.ndarray:
         raise UserError(f"{path}: no such file; key points of a picture belong there") from None
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError,
             MemoryError) as error:  # fmt: skip
-        raise UserError(f"{path}: not OpenPose key points ({error}); see the README") from error
+        raise UserError(
+            f"{path}: not OpenPose key points ({error}); see docs/data-formats.md"
+        ) from error
     seen = [person for person in converted if person.any()]
     return np.stack(seen) if seen else np.zeros((0, skeleton.NUM_JOINTS, 3), np.float32)
 

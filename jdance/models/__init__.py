@@ -31,7 +31,8 @@ def build(
 
     Args:
         config: as `jdance.config.model()`.
-        axis_name: the mapped axis over which batch-norm statistics are synchronised in training.
+        axis_name: the mapped axis over which batch-norm statistics are synchronized in training,
+            unless `config.sync_batch_norm` is False.
         freeze_backbone: see `FusedNet`.
         platform: which jax platform a training step will run on; None: the default one.
 
@@ -41,6 +42,7 @@ def build(
     Raises:
         ValueError: the configuration describes no network.
     """
+    axis_name = axis_name if config.sync_batch_norm else None
     if config.branches not in BRANCHES:
         raise ValueError(
             f"model.branches={config.branches!r}: expected one of {', '.join(BRANCHES)}"

@@ -260,18 +260,24 @@ def view(stored: Array, size: int) -> Array:
     """
     factor = augment.reduction(size)
     side = crop.SIZE // factor
-    reduced = jnp.round(stored.reshape(side, factor, side, factor, 3).mean((1, 3)))
-    across = _view_matrix(size, side)
-    seen = jnp.einsum("yi,xj,ijc->yxc", across, across, reduced, precision="highest")
+    seen = jnp.round(stored.reshape(side, factor, side, factor, 3).mean((1, 3)))
+    pixels, weights = _view_taps(size, side)
+    for axis in (0, 1):
+        shape = [-1 if i == axis else 1 for i in range(3)]
+        seen = sum(
+            jnp.take(seen, pixel, axis=axis) * weight.reshape(shape)
+            for pixel, weight in zip(pixels, weights, strict=True)
+        )
     return _to_bytes(seen)
 
 
-def _view_matrix(size: int, side: int) -> np.ndarray:
-    """[size, side]: how `augment.warp_image` interpolates along one axis, without turning."""
+def _view_taps(size: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two source pixels int32 [2, size] and their weights: `augment.warp_image` along one axis."""
     (scale, _, offset), _ = augment.for_reduced(augment.plain(size), crop.SIZE // side)
     at = (np.arange(size) - offset) / scale
-    distance = abs(at[:, None] - np.arange(side))
-    return np.maximum(1 - distance, 0).astype(np.float32)
+    pixels = np.floor(at) + np.array([[0], [1]])
+    weights = np.where((pixels >= 0) & (pixels < side), 1 - abs(at - pixels), 0)
+    return np.clip(pixels, 0, side - 1).astype(np.int32), weights.astype(np.float32)
 
 
 def _to_bytes(values: Array) -> Array:

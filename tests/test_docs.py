@@ -1,0 +1,188 @@
+"""The documents: links, commands, flags and files that they name exist; their example runs."""
+
+import ast
+import re
+import shlex
+from functools import cache
+
+import numpy as np
+import pytest
+from conftest import ROOT, tiny_picture
+
+from jdance import config as defaults
+from jdance.data import images, records
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + PAGES
+PROGRAMS = sorted((ROOT / "launch").glob("*.py"))
+SOURCES = [*PROGRAMS, *sorted((ROOT / "configs").glob("*.py"))]  # with commands in docstrings
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
+_INLINE = re.compile(r"`([^`]+)`")
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_PATH = re.compile(r"(?<![\w/.$-])(?:launch|configs|docs|tests|jdance)/[\w/-]+\.\w+")
+_PROGRAM = re.compile(r"launch/(\w+)\.(?:py|sh)")
+_FLAG = re.compile(r"(?<![\w-])--([a-z][\w.]*)")
+_UNWANTED = re.compile(
+    r"\b(judge[sd]?|judging|pictures?|whom|nobody|somebody|everybody|recognise\w*)\b", re.I
+)
+
+
+def prose(text):
+    """A document without code, addresses of links, and BibTeX."""
+    return _LINK.sub("", _INLINE.sub("", _FENCE.sub("", text)))
+
+
+@cache
+def anchors(path):
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", path.read_text()), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@cache
+def flags_of(program):
+    """The flags of a program in launch/, without importing it: those of its --help."""
+    result = {"help"}
+    for node in ast.walk(ast.parse((ROOT / "launch" / f"{program}.py").read_text())):
+        name = getattr(node, "func", None)
+        name = getattr(name, "attr", getattr(name, "id", ""))
+        if name == "checkpoint_flag":
+            result.add("checkpoint")
+        elif name.startswith("DEFINE_"):
+            flag = node.args[0].value
+            result |= {flag, f"no{flag}"} if name == "DEFINE_bool" else {flag}
+    return result
+
+
+def commands(text):
+    """Lines of shell code, continuation lines joined."""
+    return re.sub(r"\\*\n\s+(?=--)|\\\n", " ", text).splitlines()
+
+
+def problems_of(command):
+    """What is wrong with the flags of a command line that calls a program of launch/."""
+    called = _PROGRAM.search(command)
+    if not called:
+        return []
+    program = "train" if called[1] == "slurm" else called[1]
+    if not (ROOT / "launch" / f"{program}.py").exists():
+        return []
+    words = _FLAG.findall(command[called.end() :])
+    unknown = [word for word in words if word.partition(".")[0] not in flags_of(program)]
+    file = re.search(r"--config=(configs/\w+\.py)", command)
+    overrides = [word.partition(".")[2] for word in words if word.startswith("config.")]
+    if overrides:
+        config = defaults.load(str(ROOT / file[1])) if file else defaults.base()
+        for key in overrides:
+            try:
+                defaults.check_key(config, key)
+            except KeyError:
+                unknown.append(f"config.{key}")
+    return [f"{word}: no flag of {program}.py in {command!r}" for word in unknown]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_resolve(path):
+    for target in _LINK.findall(_FENCE.sub("", path.read_text())):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        file = (path.parent / name).resolve() if name else path
+        assert file.exists() and file.is_relative_to(ROOT), target
+        assert not anchor or anchor in anchors(file), target
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *SOURCES], ids=lambda path: path.name)
+def test_files_and_flags_exist(path):
+    text = path.read_text()
+    if path.suffix == ".py":
+        text = ast.get_docstring(ast.parse(text))
+        lines = commands(text)
+    else:
+        lines = [line for kind, code in _FENCE.findall(text) if kind == "bash"
+                 for line in commands(code)]  # fmt: skip
+        inline = _INLINE.findall(_FENCE.sub("", text))
+        lines += [code for code in inline if _PROGRAM.search(code) and _FLAG.search(code)]
+        known = set().union(*(flags_of(program.stem) for program in PROGRAMS))
+        for code in inline:
+            if code.startswith("--"):
+                words = {word.partition(".")[0] for word in _FLAG.findall(code)}
+                assert words <= known, code
+    missing = [name for name in _PATH.findall(text) if not (ROOT / name).exists()]
+    assert not missing
+    assert not [problem for line in lines for problem in problems_of(line)]
+
+
+def test_unknown_flags_are_found():
+    good = (
+        "python launch/train.py --config=configs/paper.py --config.optimizer.warmup=1 --workdir=x"
+    )
+    assert not problems_of(good)
+    assert problems_of(good + " --split=val") and problems_of(good + " --config.rate=1")
+    assert problems_of("python launch/recognize.py --noshow --noinput")[0].startswith("noinput")
+    assert commands("a \\\n  --b=1\nc") == ["a  --b=1", "c"]
+
+
+def test_readme_is_short_and_leads_to_every_page():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 180
+    assert {f"docs/{path.name}" for path in PAGES} <= {t.split("#")[0] for t in _LINK.findall(text)}
+
+
+def test_every_program_and_experiment_is_documented():
+    text = "\n".join(path.read_text() for path in DOCUMENTS)
+    assert not [
+        f"{p.parent.name}/{p.name}" for p in SOURCES if f"{p.parent.name}/{p.name}" not in text
+    ]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_pages_begin_with_a_command(path):
+    assert re.match(r"# .+\n\n```bash\n\S", path.read_text())
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *PROGRAMS], ids=lambda path: path.name)
+def test_standard_terms(path):
+    text = path.read_text()
+    if path.suffix == ".py":
+        tree = ast.parse(text)
+        texts = [ast.get_docstring(tree)]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("flags.DEFINE_"):
+                texts += [a.value for a in node.args[1:] if isinstance(a, ast.Constant)]
+        text = "\n".join(map(str, texts))
+    assert not _UNWANTED.findall(prose(text))
+
+
+def test_the_model_zoo_is_complete():
+    from jdance.pose import download, weights
+
+    zoo = (
+        (ROOT / "docs" / "pose-networks.md").read_text().split("## Model zoo")[1].split("\n## ")[0]
+    )
+    assert all(f"`--pose={name}`" in zoo for name in (*weights.SHIPPED, *download.SOURCES))
+
+
+def test_the_documented_data_source(tmp_path, monkeypatch):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(24):
+        image, keypoints = tiny_picture(number)
+        stem = f"{('wave', 'walk')[number % 2]}-{number // 4}-{number}"
+        images.write(folder / f"{stem}.jpg", image)
+        np.save(folder / f"{stem}.npy", keypoints)
+    text = (ROOT / "docs" / "extending.md").read_text()
+    section = text.split("\n## Add a data source\n")[1].split("\n## ")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(section.split("```python\n")[1].split("```")[0], {"__name__": "example"})
+    data = records.Dataset(tmp_path / "data" / "mine")
+    assert data.classes == ["walk", "wave"]
+    assert sum(data.count(split) for split in ("train", "val", "test")) == 24
+
+
+def test_shell_blocks_are_valid():
+    for path in DOCUMENTS:
+        for kind, code in _FENCE.findall(path.read_text()):
+            if kind == "bash":
+                shlex.split(code, comments=True)
