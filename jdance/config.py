@@ -121,7 +121,7 @@ def pose() -> ConfigDict:
     config.batch_size = 10
     config.model = ConfigDict(
         dict(
-            network="light",  # a name in jdance.pose.weights.NETWORKS, and its attributes
+            network="light",  # a name in jdance.pose.networks.NETWORKS, and its attributes
             width=32,
             stages=2,
         )

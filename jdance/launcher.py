@@ -31,6 +31,24 @@ def checkpoint_flag(of: str) -> flags.FlagHolder[str]:
     )
 
 
+def pose_flags() -> tuple[flags.FlagHolder[int], flags.FlagHolder[list[str]]]:
+    """Defines --pose_size and --pose_views, how the network of --pose is used."""
+    size = flags.DEFINE_integer(
+        "pose_size",
+        0,
+        "Side of the pose network's square input in pixels, a multiple of 8 (hpe0001), 16 or 32 "
+        "(movenet_multipose): larger finds smaller people and takes longer. 0: its usual size.",
+        lower_bound=0,
+    )
+    views = flags.DEFINE_list(
+        "pose_views",
+        [],
+        "Also run the pose network on mirrored (flip) and upside-down (rot180) copies, and merge "
+        "the people found: flip, rot180, or both with a comma.",
+    )
+    return size, views
+
+
 def report_failed_runs(failures: Sequence[str], page: str) -> None:
     """Lists runs that failed; raises UserError if any did, after the others are in the `page`."""
     if failures:

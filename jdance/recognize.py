@@ -119,11 +119,14 @@ class Recognizer:
         min_confidence: float = 0.0,
         dtype: str | None = None,
         checkpoint: str = NEWEST,
+        pose_size: int = 0,
+        pose_views: Sequence[str] = (),
     ) -> "Recognizer":
         """Loads a checkpoint of a run, and the pose network `pose` if one is named.
 
         Where the run has been calibrated, its probabilities are. Both networks compute in `dtype`;
-        None: as they were trained.
+        None: as they were trained. `pose_size` and `pose_views` are what `PoseEstimator` calls
+        `size` and `view_names`.
 
         Raises:
             UserError: either of them cannot be used.
@@ -134,7 +137,7 @@ class Recognizer:
             raise UserError(f"{folder}: is a pose network; name it with --pose")
         estimator = None
         if pose:
-            estimator = PoseEstimator.load(pose, DECODE, dtype)
+            estimator = PoseEstimator.load(pose, DECODE, dtype, pose_size, pose_views)
         temperature = calibration.temperature_of(folder, checkpoint)
         # One copy: the checkpoint's are on all devices.
         variables = jax.device_get(variables)
@@ -161,8 +164,9 @@ class Recognizer:
                 (people,) = keypoints
             else:
                 assert estimator is not None
-                maps, config = estimator.pure_maps, estimator.decode_config
-                people = program.find(maps, pose, frames, sizes, config, options.min_joints)
+                people = program.find(
+                    estimator.pure_people, estimator.size, pose, frames, sizes, options.min_joints
+                )
             return program.name(network, motion, temperature, frames, sizes, people, options)
 
         return recognize

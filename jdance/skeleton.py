@@ -104,9 +104,12 @@ LAYOUTS = {layout.name: layout for layout in (COCO18, JHMDB15)}
 
 FARTHEST = 1e6  # pixels; a coordinate beyond is none
 
+# For each COCO-18 joint its index in COCO's 17; -1 marks the neck, which they lack.
+COCO17_TO_COCO18 = (0, -1, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
+
 # For each COCO-18 joint its place in another layout; -1 marks the neck where the layout has none.
 _FROM_LAYOUT = {
-    17: (0, -1, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3),  # COCO
+    17: COCO17_TO_COCO18,
     18: tuple(range(18)),  # OpenPose's COCO model
     25: (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18),  # OpenPose BODY_25
     33: (0, -1, 12, 14, 16, 11, 13, 15, 24, 26, 28, 23, 25, 27, 5, 2, 8, 7),  # MediaPipe

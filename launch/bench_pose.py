@@ -3,7 +3,8 @@
 python launch/bench_pose.py --pose=runs/pose/pose.npz --pose=mobilenet_v2_small
 
 Times all candidates in turn, round after round, so that other load on the machine affects them
-alike, and prints the median and the minimum of each for one image of 368 x 368 pixels.
+alike, and prints the median and the minimum of each, for one image of the
+side that each network takes.
 
 --alternative also times the published graph of mobilenet_v2_small in TensorFlow
 (pip install -e '.[bench]') and the decoding in C (needs the compiler cc).
@@ -20,7 +21,7 @@ from absl import flags
 from jdance.benchmarks import c_decode, tensorflow_graph
 from jdance.benchmarks.crowd import crowd
 from jdance.errors import UserError
-from jdance.launcher import run
+from jdance.launcher import pose_flags, run
 from jdance.pose import DecodeConfig, PoseEstimator, targets
 from jdance.pose.decode import decode
 from jdance.profiling import timing
@@ -28,6 +29,7 @@ from jdance.profiling import timing
 _POSE = flags.DEFINE_multi_string(
     "pose", ["mobilenet_v2_small"], "Pose network, as for launch/recognize.py."
 )
+_POSE_SIZE, _POSE_VIEWS = pose_flags()
 _ROUNDS = flags.DEFINE_integer("rounds", 30, "Number of timed rounds.", lower_bound=1)
 _ALTERNATIVE = flags.DEFINE_bool("alternative", False, "Also time the baselines, TensorFlow and C.")
 _CELLS = (46, 46)
@@ -36,14 +38,15 @@ _CELLS = (46, 46)
 def _candidates() -> dict[str, Callable[[], Any]]:
     """What is timed, by name; each waits until its result is there."""
     rng = np.random.default_rng(0)
-    image = jax.device_put(rng.integers(0, 256, (1, 368, 368, 3), np.uint8))
     result: dict[str, Callable[[], Any]] = {}
     for name in _POSE.value:
-        estimator = PoseEstimator.load(name)
-        result[f"{name}: network"] = lambda e=estimator: e.maps(image)  # type: ignore[misc]
-        result[f"{name}: network and decode"] = lambda e=estimator: e(image)  # type: ignore[misc]
+        estimator = PoseEstimator.load(name, size=_POSE_SIZE.value, view_names=_POSE_VIEWS.value)
+        side = estimator.size
+        image = jax.device_put(rng.integers(0, 256, (1, side, side, 3), np.uint8))
+        result[f"{name}: network"] = lambda e=estimator, i=image: e.maps(i)  # type: ignore[misc]
+        result[f"{name}: network and decode"] = lambda e=estimator, i=image: e(i)  # type: ignore[misc]
     if _ALTERNATIVE.value:
-        square = np.asarray(image)[0]
+        square = rng.integers(0, 256, (368, 368, 3), np.uint8)
         try:
             graph = tensorflow_graph.load()
         except ImportError as error:

@@ -32,7 +32,7 @@ from jdance.data import crop, images
 from jdance.errors import UserError
 from jdance.launcher import run
 from jdance.pose import PoseEstimator, targets
-from jdance.pose.decode import decode
+from jdance.pose.decode import People, decode
 from jdance.pose.letterbox import letterbox
 from jdance.profiling import timing
 from jdance.recognition import program, resample
@@ -64,14 +64,15 @@ class _Certain:
 
     def __init__(self, estimator: PoseEstimator):
         self.variables = estimator.variables, _maps_of(np.zeros((1, 18, 3), np.float32))
-        self.decode_config = DECODE
+        self.size = estimator.size
         self._maps = estimator.pure_maps
 
-    def pure_maps(self, variables: Any, squares: Any) -> Any:
+    def pure_people(self, variables: Any, squares: Any, min_joints: Any) -> People:
         own, known = variables
         found = self._maps(own, squares)
         # The compiler may not drop the network: 0 x is not 0 where x is not finite.
-        return tuple(k + 0 * f for k, f in zip(known, found, strict=True))
+        unused = sum(0 * leaf.sum() for leaf in jax.tree.leaves(found))
+        return decode(*(maps + unused for maps in known), DECODE, min_joints)
 
 
 def _maps_of(people: np.ndarray) -> Any:

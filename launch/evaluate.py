@@ -22,7 +22,7 @@ from absl import flags
 
 from jdance.data.records import Dataset
 from jdance.errors import UserError
-from jdance.launcher import checkpoint_flag, run
+from jdance.launcher import checkpoint_flag, pose_flags, run
 from jdance.pose import PoseEstimator
 from jdance.pose.evaluation import average_precision
 from jdance.report import run as report
@@ -39,6 +39,7 @@ _CHECKPOINT = checkpoint_flag("--workdir")
 _POSE = flags.DEFINE_string(
     "pose", "", "Evaluate this pose network instead of a run; needs --data."
 )
+_POSE_SIZE, _POSE_VIEWS = pose_flags()
 _SPLIT = flags.DEFINE_string("split", "test", "Split of the data set to evaluate on.")
 _DATA = flags.DEFINE_string(
     "data",
@@ -97,7 +98,11 @@ def main() -> None:
         if not _DATA.value:
             raise UserError("--pose needs --data, what launch/prepare.py --for=pose wrote")
         source = Dataset(_DATA.value, "people").source(_SPLIT.value)
-        result = average_precision(PoseEstimator.load(_POSE.value).on_all_devices(), source)
+        estimator = PoseEstimator.load(
+            _POSE.value, size=_POSE_SIZE.value, view_names=_POSE_VIEWS.value
+        )
+        detect = estimator.on_all_devices()
+        result = average_precision(detect, source, input_size=estimator.size)
         _print_precision(result)
         if _OUTPUT.value:
             result |= {"pose": _POSE.value, "data": _DATA.value, "split": _SPLIT.value}

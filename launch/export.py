@@ -11,7 +11,7 @@ from absl import flags
 
 from jdance.errors import UserError
 from jdance.export import PLATFORMS, export
-from jdance.launcher import checkpoint_flag, run
+from jdance.launcher import checkpoint_flag, pose_flags, run
 from jdance.recognize import Recognizer
 
 _MODEL = flags.DEFINE_string("model", None, "Folder of a trained run.", required=True)
@@ -19,6 +19,7 @@ _CHECKPOINT = checkpoint_flag("--model")
 _POSE = flags.DEFINE_string(
     "pose", None, "Pose network, as for launch/recognize.py.", required=True
 )
+_POSE_SIZE, _POSE_VIEWS = pose_flags()
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the exported program.", required=True)
 _BATCH = flags.DEFINE_integer("batch", 1, "Frames per batch.", lower_bound=1)
 _HEIGHT = flags.DEFINE_integer("height", 720, "Maximum frame height in pixels.", lower_bound=32)
@@ -37,7 +38,12 @@ def main() -> None:
     if unknown or not _PLATFORMS.value:
         raise UserError(f"--platforms={','.join(_PLATFORMS.value)}: expected cpu, cuda, rocm, tpu")
     recognizer = Recognizer.load(
-        _MODEL.value, _POSE.value, _MIN_JOINTS.value, checkpoint=_CHECKPOINT.value
+        _MODEL.value,
+        _POSE.value,
+        _MIN_JOINTS.value,
+        checkpoint=_CHECKPOINT.value,
+        pose_size=_POSE_SIZE.value,
+        pose_views=_POSE_VIEWS.value,
     )
     info = export(
         recognizer,

@@ -24,7 +24,7 @@ from jdance.data.prepare import prepare, summary
 from jdance.data.sources import open_source, split_name
 from jdance.data.verify import verify
 from jdance.errors import UserError
-from jdance.launcher import run
+from jdance.launcher import pose_flags, run
 from jdance.wording import counted
 
 _SOURCE = flags.DEFINE_string(
@@ -49,6 +49,7 @@ _POSE = flags.DEFINE_string(
     "Pose network: a name, a published weights file, or a checkpoint folder. Not needed if the "
     "source has key points.",
 )
+_POSE_SIZE, _POSE_VIEWS = pose_flags()
 _KEYPOINTS = flags.DEFINE_string(
     "keypoints",
     "",
@@ -152,7 +153,9 @@ def _prepare() -> dict[str, Any]:
         from jdance.pose import DecodeConfig, PoseEstimator
 
         decode_config = DecodeConfig(min_joints=_MIN_JOINTS.value)
-        estimator = PoseEstimator.load(_POSE.value, decode_config).people
+        estimator = PoseEstimator.load(
+            _POSE.value, decode_config, size=_POSE_SIZE.value, view_names=_POSE_VIEWS.value
+        ).people
     return prepare(
         source,
         output,

@@ -31,7 +31,7 @@ from ml_collections import config_flags
 from jdance import files
 from jdance.data.records import Dataset
 from jdance.errors import UserError
-from jdance.launcher import run
+from jdance.launcher import pose_flags, run
 from jdance.profiling import ahead, peaks, profile, targets
 from jdance.recognize import Recognizer
 from jdance.report import document
@@ -57,6 +57,7 @@ _MODEL = flags.DEFINE_string(
 _POSE = flags.DEFINE_string(
     "pose", "stage", "Pose network for --program=recognize; empty if key points are given."
 )
+_POSE_SIZE, _POSE_VIEWS = pose_flags()
 _EXPORTED = flags.DEFINE_string(
     "exported", None, "Compile the exported program in this folder, by launch/export.py, instead."
 )
@@ -139,10 +140,17 @@ def _compile(target: targets.Target) -> dict[str, Any]:
         if cluster.devices > 1:
             raise UserError("--program=recognize: for one GPU; each takes frames of its own")
         if _MODEL.value:
-            recognizer = Recognizer.load(_MODEL.value, _POSE.value or None)
+            recognizer = Recognizer.load(
+                _MODEL.value,
+                _POSE.value or None,
+                pose_size=_POSE_SIZE.value,
+                pose_views=_POSE_VIEWS.value,
+            )
         else:
             _check_config()
-            recognizer = ahead.untrained(_CONFIG.value, 6, _POSE.value or None)
+            recognizer = ahead.untrained(
+                _CONFIG.value, 6, _POSE.value or None, _POSE_SIZE.value, _POSE_VIEWS.value
+            )
         lower = ahead.recognition(
             recognizer, target, _HEIGHT.value, _WIDTH.value, known=not _POSE.value
         )

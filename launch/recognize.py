@@ -23,7 +23,7 @@ from jdance.data import images, openpose_json, stage, videos
 from jdance.data.sources import left_out
 from jdance.data.workers import load_all
 from jdance.errors import UserError, is_full
-from jdance.launcher import checkpoint_flag, run
+from jdance.launcher import checkpoint_flag, pose_flags, run
 from jdance.models.baselines.posture_feedback import PostureModel
 from jdance.progress import Progress
 from jdance.recognition import clips
@@ -38,6 +38,7 @@ _CHECKPOINT = checkpoint_flag("--model")
 _POSE = flags.DEFINE_string(
     "pose", "", "Pose network: a name, a published weights file, or a checkpoint folder."
 )
+_POSE_SIZE, _POSE_VIEWS = pose_flags()
 _INPUT = flags.DEFINE_string(
     "input",
     None,
@@ -312,6 +313,8 @@ def main() -> None:
         _MIN_CONFIDENCE.value,
         dtype=None if _PRECISION.value == "float32" else _PRECISION.value,
         checkpoint=_CHECKPOINT.value,
+        pose_size=_POSE_SIZE.value,
+        pose_views=_POSE_VIEWS.value,
     )
     namer = SequenceNamer.load(_SEQUENCE_MODEL.value) if _SEQUENCE_MODEL.value else None
     _warn_of_synthetic(inputs)

@@ -32,7 +32,7 @@ def damage(rng: np.random.Generator, data: bytes, name: str) -> bytes:
         return len(header).to_bytes(8, "little") + header + data[8 + size :]
     if name.endswith(".msgpack") and chance < 0.6:
         return _msgpack(rng, data)
-    if name.endswith((".json", ".csv")) and chance < 0.8:
+    if name.endswith((".json", ".csv", ".xml")) and chance < 0.8:
         return _text(rng, data)
     return _bytes(rng, data)
 

@@ -19,10 +19,12 @@ import jax
 import numpy as np
 import pillow_heif
 from conftest import tiny_config, tiny_picture, tiny_source
+from openvino_writer import small_network
 from PIL import Image
 from protobuf_writer import field
 from test_containers import STEADY
 from test_containers import write as write_container
+from test_movenet import arrays, write_model
 from test_pose_data import annotation
 from test_pose_weights import constant, float_constant, random_graph, shape_message
 from test_videos import write_video
@@ -48,7 +50,7 @@ from jdance.pose import graphdef
 from jdance.pose import weights as pose_weights
 from jdance.training import calibration, devices, experiment, loop, tasks
 from jdance.training.checkpoints import Checkpoints
-from jdance.weights import caffemodel, checkpoint
+from jdance.weights import caffemodel, checkpoint, openvino, tfjs
 
 Sample = dict[str, bytes]
 
@@ -260,6 +262,35 @@ def _read_caffe(folder: Path) -> None:
     caffemodel.read(folder / "net.caffemodel")
 
 
+def _openvino(folder: Path) -> list[Sample]:
+    result = []
+    for number, dtype in enumerate((np.float32, np.float16, np.uint8)):
+        place = folder / str(number)
+        place.mkdir()
+        small_network(dtype)[0].write(place / "net.xml")
+        result.append(files_of(place))
+    return result
+
+
+def _read_openvino(folder: Path) -> None:
+    for convolution in openvino.read(folder / "net.xml").values():
+        assert np.isfinite(convolution.kernel).all() and np.isfinite(convolution.bias).all()
+
+
+def _tfjs(folder: Path) -> list[Sample]:
+    result = []
+    for shards in (1, 3):
+        place = folder / str(shards)
+        place.mkdir()
+        write_model(place / "m.json", arrays(), shards)
+        result.append(files_of(place))
+    return result
+
+
+def _read_tfjs(folder: Path) -> None:
+    tfjs.read(folder / "m.json")
+
+
 def _packed(folder: Path) -> list[Sample]:
     config = {"network": "light", "width": 4, "stages": 1}
     shapes = pose_weights.abstract_variables(pose_weights.build(config))
@@ -403,6 +434,8 @@ TARGETS: dict[str, Target] = {
     "safetensors": Target(lambda _: [dict([FILES["safetensors"]])], _read_weights),
     "graph": Target(_graphs, _read_graphs),
     "caffemodel": Target(_caffe, _read_caffe),
+    "openvino": Target(_openvino, _read_openvino),
+    "tfjs": Target(_tfjs, _read_tfjs),
     "pose": Target(_packed, _read_packed, 0.7),
     "posture": Target(_posture, _read_posture, 0.5),
     "imported": Target(_imported, _read_imported, 0.3),

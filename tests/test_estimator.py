@@ -152,7 +152,10 @@ def test_loads_a_checkpoint_of_ours(tmp_path, variables):
 
 @pytest.mark.parametrize(
     ("pose", "reason"),
-    [("openpose", "known networks: stage, mobilenet_v2_small"), ("absent/graph.pb", "no such")],
+    [
+        ("openpose", "known networks: stage, mobilenet_v2_small, hpe0001, movenet"),
+        ("absent/graph.pb", "no such"),
+    ],
 )
 def test_an_unknown_pose_is_one_clear_line(pose, reason):
     with pytest.raises(UserError, match=reason) as error:

@@ -15,6 +15,8 @@ from jdance import models, skeleton
 from jdance.data import images, openpose_json, videos
 from jdance.errors import UserError
 from jdance.pose import DecodeConfig, targets
+from jdance.pose.decode import decode
+from jdance.pose.letterbox import INPUT_SIZE
 from jdance.recognition import canvas, clips
 from jdance.recognize import DECODE, Recognizer
 
@@ -50,11 +52,12 @@ class _Sees:
 
     def __init__(self, people):
         self._people = jnp.asarray(people, jnp.float32)[None]
-        self.decode_config = DECODE
+        self.size = INPUT_SIZE
 
-    def pure_maps(self, variables, squares):
+    def pure_people(self, variables, squares, min_joints):
         maps = targets.encode(self._people, (46, 46))
-        return tuple(jnp.tile(m, (len(squares), 1, 1, 1)) for m in maps)
+        maps = (jnp.tile(m, (len(squares), 1, 1, 1)) for m in maps)
+        return decode(*maps, DECODE, min_joints)
 
 
 def _crowd(rows, columns):

@@ -9,7 +9,7 @@ from jdance.models.openpose import (
     MobileNetV2Small,
     upsample2,
 )
-from jdance.pose import weights
+from jdance.pose.networks import NETWORKS
 
 
 def count(tree):
@@ -154,4 +154,4 @@ def test_unknown_statistics_are_an_error(images):
 
 
 def test_networks_are_known_by_name():
-    assert weights.NETWORKS["mobilenet_v2_small"] is MobileNetV2Small
+    assert NETWORKS["mobilenet_v2_small"].module is MobileNetV2Small

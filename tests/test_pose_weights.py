@@ -6,6 +6,7 @@ import http.server
 import json
 import struct
 import threading
+from pathlib import Path
 
 import cv2
 import jax
@@ -396,8 +397,9 @@ def published(tmp_path, monkeypatch):
             url=f"http://127.0.0.1:{server.server_port}/{file}",
             sha256=hashlib.sha256(sha256_of or content).hexdigest(),
             size=len(sha256_of or content),
+            file="net.pb",
         )
-        monkeypatch.setitem(download.SOURCES, "net", source)
+        monkeypatch.setitem(download.SOURCES, "net", (source,))
 
     yield publish
     server.shutdown()
@@ -416,6 +418,15 @@ def test_downloads_once(published, tmp_path, monkeypatch):
 
     monkeypatch.setattr(download.urllib.request, "urlopen", no_network)
     assert download.find("net") == path
+
+
+def test_downloads_all_files_of_a_network(published, tmp_path, monkeypatch):
+    published(b"weights")
+    (source,) = download.SOURCES["net"]
+    beside = source._replace(file="net.bin")
+    monkeypatch.setitem(download.SOURCES, "net", (source, beside))
+    assert download.find("net") == tmp_path / "cache" / "net.pb"
+    assert (tmp_path / "cache" / "net.bin").read_bytes() == b"weights"
 
 
 def test_keeps_nothing_of_another_content(published, tmp_path):
@@ -442,8 +453,8 @@ def test_a_file_that_is_gone(published, tmp_path):
 
 def test_a_refused_connection(published, monkeypatch):
     published(b"weights")
-    source = download.SOURCES["net"]._replace(url="http://127.0.0.1:9/net.pb")
-    monkeypatch.setitem(download.SOURCES, "net", source)
+    source = download.SOURCES["net"][0]._replace(url="http://127.0.0.1:9/net.pb")
+    monkeypatch.setitem(download.SOURCES, "net", (source,))
     with pytest.raises(UserError, match=r"cannot download http://127\.0\.0\.1:9/net\.pb") as error:
         download.find("net")
     assert "\n" not in str(error.value)
@@ -455,11 +466,23 @@ def test_an_unwritable_cache_and_an_unknown_name(published, tmp_path, monkeypatc
     monkeypatch.setenv("JDANCE_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match="JDANCE_CACHE"):
         download.find("net")
-    with pytest.raises(UserError, match="known: mobilenet_v2_small, net"):
+    with pytest.raises(UserError, match=r"known: mobilenet_v2_small, .*net"):
         download.find("nonsense")
 
 
-def test_the_published_file_is_the_one_we_know(real_data):
-    data = real_data("pose/mobilenet_v2_small.pb").read_bytes()
-    source = download.SOURCES["mobilenet_v2_small"]
-    assert hashlib.sha256(data).hexdigest() == source.sha256 and len(data) == source.size
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("mobilenet_v2_small", ["mobilenet_v2_small.pb"]),
+        (
+            "movenet_multipose",
+            [f"movenet_multipose/movenet-multipose.{kind}" for kind in ("json", "bin")],
+        ),
+        ("hpe0001", [f"hpe0001/human-pose-estimation-0001.{kind}" for kind in ("xml", "bin")]),
+    ],
+)
+def test_the_published_files_are_those_we_know(real_data, name, files):
+    for source, file in zip(download.SOURCES[name], files, strict=True):
+        data = real_data(f"pose/{file}").read_bytes()
+        assert hashlib.sha256(data).hexdigest() == source.sha256 and len(data) == source.size
+        assert Path(source.url).suffix == Path(source.file).suffix == Path(file).suffix

@@ -91,21 +91,30 @@ def _outer(x: Array, y: Array) -> Array:
     )  # fmt: skip
 
 
-def convolution(x: Array, kernel: Array, stride: int = 1, padding: int | None = None) -> Array:
+def convolution(
+    x: Array, kernel: Array, stride: int = 1, padding: int | None = None, dilation: int = 1
+) -> Array:
     """`nn.Conv` without a bias.
 
     Args:
         x: [B, *space, C].
         kernel: [*sizes, C, K].
         stride: of all axes.
-        padding: number of zeros on either side of each axis; None: half the kernel's size.
+        padding: number of zeros on either side of each axis; None: half the dilated kernel's size.
+        dilation: of the kernel along all axes.
     """
     if padding is None and set(kernel.shape[:-2]) == {1}:
         return matmul(strided(x, stride), kernel.reshape(kernel.shape[-2:]))
-    if kernel.shape[:2] == (7, 7) and x.ndim == 4 and stride == 2 and padding is None:
+    if (
+        kernel.shape[:2] == (7, 7)
+        and x.ndim == 4
+        and stride == 2
+        and padding is None
+        and dilation == 1
+    ):
         plain = partial(_convolve, stride=2)
         return jax.lax.platform_dependent(x, kernel, cpu=space_to_depth_conv, default=plain)
-    return cotangent_barrier(_convolve(x, kernel, stride, padding))
+    return cotangent_barrier(_convolve(x, kernel, stride, padding, dilation))
 
 
 def strided(x: Array, stride: int) -> Array:
@@ -117,12 +126,18 @@ def strided(x: Array, stride: int) -> Array:
     return jax.lax.platform_dependent(x, cpu=lambda x: x, default=jax.lax.optimization_barrier)
 
 
-def _convolve(x: Array, kernel: Array, stride: int = 1, padding: int | None = None) -> Array:
+def _convolve(
+    x: Array, kernel: Array, stride: int = 1, padding: int | None = None, dilation: int = 1
+) -> Array:
     space = "DHW"[-(x.ndim - 2) :]
-    sides = [(size // 2 if padding is None else padding,) * 2 for size in kernel.shape[:-2]]
+    sides = [
+        (size // 2 * dilation if padding is None else padding,) * 2 for size in kernel.shape[:-2]
+    ]
     layout = (f"N{space}C", f"{space}IO", f"N{space}C")
-    strides = (stride,) * len(space)
-    return jax.lax.conv_general_dilated(x, kernel, strides, sides, dimension_numbers=layout)
+    strides, dilations = (stride,) * len(space), (dilation,) * len(space)
+    return jax.lax.conv_general_dilated(
+        x, kernel, strides, sides, rhs_dilation=dilations, dimension_numbers=layout
+    )
 
 
 class Conv(NamedTuple):

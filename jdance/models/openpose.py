@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from jdance.models import fast
+
 NUM_HEAT_CHANNELS = 19
 NUM_PAF_CHANNELS = 38
 
@@ -25,7 +27,10 @@ _EPSILON = 1e-3
 
 
 class DepthwiseConv(nn.Module):
-    """Depthwise convolution with SAME padding: [B, H, W, C] -> [B, H/stride, W/stride, C].
+    """Depthwise convolution with zero padding: [B, H, W, C] -> [B, H/stride, W/stride, C].
+
+    Padding is TensorFlow's SAME or, if `symmetric`, equal on opposite sides, as in Caffe and
+    PyTorch; with stride 1 both are the same.
 
     On the CPU it is K*K shifted multiply-adds, which XLA fuses into one loop: its grouped
     convolution is about ten times slower there. The kernel is [K, K, 1, C], as in `nn.Conv`.
@@ -34,6 +39,7 @@ class DepthwiseConv(nn.Module):
     kernel_size: int = 3
     stride: int = 1
     dilation: int = 1
+    symmetric: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -43,9 +49,19 @@ class DepthwiseConv(nn.Module):
         kernel = self.param("kernel", init, (size, size, 1, x.shape[-1]), jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
 
-        reach = (size - 1) * dilation + 1
+        x = jnp.pad(x, _pads(x, size, stride, dilation, self.symmetric))
+        return _depthwise(x, kernel[:, :, 0], stride, dilation)
+
+
+def _pads(
+    x: jax.Array, size: int, stride: int, dilation: int, symmetric: bool
+) -> list[tuple[int, int]]:
+    """How many zeros a convolution of [B, H, W, C] pads on each side, see `DepthwiseConv`."""
+    reach = (size - 1) * dilation + 1
+    pads = [(reach // 2, reach // 2)] * 2
+    if not symmetric:
         pads = jax.lax.padtype_to_pads(x.shape[1:3], (reach, reach), (stride, stride), "SAME")
-        return _depthwise(jnp.pad(x, ((0, 0), *pads, (0, 0))), kernel[:, :, 0], stride, dilation)
+    return [(0, 0), *pads, (0, 0)]
 
 
 def _shifted_sum(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
@@ -114,6 +130,53 @@ def _depthwise_backward(
 
 
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+class ConvUnit(nn.Module):
+    """Convolution, batch norm or bias, activation: [B, H, W, C] -> [B, H/s, W/s, features].
+
+    Attributes:
+        features: output channels; None: a depthwise convolution.
+        size, stride, dilation: of the kernel.
+        symmetric: see `DepthwiseConv`.
+        act: the activation, None for none.
+        norm: makes a batch norm; None: a bias in its place, if `use_bias`.
+        use_bias: whether there is a bias.
+        dtype: of the computation.
+    """
+
+    features: int | None
+    size: int = 3
+    stride: int = 1
+    dilation: int = 1
+    symmetric: bool = True
+    act: Any = fast.relu
+    norm: Any = None
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.astype(self.dtype)
+        if self.features is None:
+            x = DepthwiseConv(
+                self.size, self.stride, self.dilation, self.symmetric, self.dtype, name="depthwise"
+            )(x)
+        else:
+            init = nn.initializers.lecun_normal()
+            shape = (self.size, self.size, x.shape[-1], self.features)
+            kernel = self.param("kernel", init, shape, jnp.float32).astype(self.dtype)
+            if self.symmetric or self.size == 1:
+                x = fast.convolution(x, kernel, self.stride, dilation=self.dilation)
+            else:
+                pads = _pads(x, self.size, self.stride, self.dilation, self.symmetric)
+                x = fast.convolution(jnp.pad(x, pads), kernel, self.stride, 0, self.dilation)
+        if self.norm is not None:
+            x = self.norm(name="bn")(x)
+        elif self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:], jnp.float32)
+            x = x + bias.astype(self.dtype)
+        return x if self.act is None else self.act(x)
 
 
 class InvertedResidual(nn.Module):

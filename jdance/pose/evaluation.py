@@ -22,7 +22,7 @@ from jdance.data import images, people
 from jdance.data.records import Shards
 from jdance.errors import UserError
 from jdance.pose.decode import People
-from jdance.pose.letterbox import letterbox, to_picture
+from jdance.pose.letterbox import INPUT_SIZE, letterbox, to_picture
 
 _BATCH = 8  # images per device of an accelerator; on a CPU, of all its devices together
 # Where COCOeval.summarize puts them.
@@ -35,6 +35,7 @@ def average_precision(
     process: int = 0,
     processes: int = 1,
     interleave: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
+    input_size: int = INPUT_SIZE,
 ) -> dict[str, Any]:
     """AP, AP50, AP75 and AR of a pose network on packed records of `people`; n is their number.
 
@@ -46,20 +47,21 @@ def average_precision(
         process, processes: which shard of the images this process evaluates.
         interleave: from the rows [N, ...] of a shard those of all shards in the images' order;
             the shards are padded to one length.
+        input_size: side of the squares that the estimator is given.
     """
     size, truth = _batch_size(), list[people.People]()
     own = _own_images(source, process, processes, truth)
     columns: list[tuple[np.ndarray, ...]] = []
     for _ in range(0, -(-len(source) // processes), size):
-        squares = np.zeros((size, 368, 368, 3), np.uint8)
+        squares = np.zeros((size, input_size, input_size, 3), np.uint8)
         sizes = np.zeros((size, 2), np.int32)
         for row, image in enumerate(islice(own, size)):
-            squares[row], sizes[row] = letterbox(image)[0], image.shape[:2]
+            squares[row], sizes[row] = letterbox(image, input_size)[0], image.shape[:2]
         result = jax.device_get(estimator(squares))
         columns.append((sizes, result.keypoints, result.valid, result.score))
     rows = (interleave(np.concatenate(column)) for column in zip(*columns, strict=True))
     found = [
-        (to_picture(keypoints[valid], int(shape[0]), int(shape[1])), score[valid])
+        (to_picture(keypoints[valid], int(shape[0]), int(shape[1]), input_size), score[valid])
         for shape, keypoints, valid, score in islice(zip(*rows, strict=True), len(source))
     ]
     deque(own, maxlen=0)  # the annotations of the last images, which are of other shards

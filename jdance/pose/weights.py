@@ -20,24 +20,16 @@ from jdance import npz
 from jdance.data import images
 from jdance.errors import UserError
 from jdance.models import openpose
-from jdance.models.light_pose import LightPose
-from jdance.models.openpose_vgg19 import OpenPoseVGG19
 from jdance.pose import graphdef
 from jdance.pose.letterbox import letterbox
+from jdance.pose.networks import NETWORKS
 from jdance.weights import checkpoint
 from jdance.weights.checkpoint import Variables
-
-# The networks by the name that configurations and pose checkpoints give them.
-NETWORKS: dict[str, type[nn.Module]] = {
-    "mobilenet_v2_small": openpose.MobileNetV2Small,
-    "light": LightPose,
-    "openpose_vgg19": OpenPoseVGG19,
-}
 
 # A file may ask for any size; to find out that its variables do not fit must not take for ever.
 _LARGEST = {"stages": 32, "width": 4096}
 
-_CONFIG_FILE = "pose.json"
+CONFIG_FILE = "pose.json"
 _STATISTICS_FILE = Path(__file__).with_name("mobilenet_v2_small_statistics.npz")
 
 # Packed checkpoints that come with the package, by the name that --pose knows them by.
@@ -63,7 +55,7 @@ def build(config: Mapping[str, Any]) -> nn.Module:
                 f"pose network {name!r}: {key}={attributes[key]!r}, at most {largest} is possible"
             )
     try:
-        net = NETWORKS[name](**attributes)
+        net = NETWORKS[name].module(**attributes)
         abstract_variables(net)
     except (TypeError, ValueError, AttributeError, OverflowError, AssertionError) as error:
         raise UserError(f"pose network {name!r}: {error}") from error
@@ -73,7 +65,7 @@ def build(config: Mapping[str, Any]) -> nn.Module:
 @functools.cache
 def abstract_variables(net: nn.Module) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
     """The shape and dtype of every variable of a pose network by its path, none computed."""
-    image = jax.ShapeDtypeStruct((1, 368, 368, 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, 384, 384, 3), jnp.float32)
     variables = jax.eval_shape(lambda x: net.init(jax.random.key(0), x), image)
     return flatten_dict({name: variables.get(name, {}) for name in ("params", "batch_stats")})
 
@@ -250,7 +242,7 @@ def save(folder: str | Path, config: Mapping[str, Any], variables: Mapping[str, 
     """
     folder = Path(folder).absolute()
     check(build(config), variables, source=folder)
-    checkpoint.save(folder, _CONFIG_FILE, config, variables)
+    checkpoint.save(folder, CONFIG_FILE, config, variables)
 
 
 def pack(file: Path, config: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
@@ -294,11 +286,11 @@ def load(folder: str | Path) -> tuple[dict[str, Any], Variables]:
             names the first difference.
     """
     folder = Path(folder).absolute()
-    config = checkpoint.read_config(folder, _CONFIG_FILE, "pose")
+    config = checkpoint.read_config(folder, CONFIG_FILE, "pose")
     try:
         net = build(config)
     except UserError as error:
-        raise UserError(f"{folder / _CONFIG_FILE}: {error}") from error
+        raise UserError(f"{folder / CONFIG_FILE}: {error}") from error
     variables = checkpoint.read_variables(folder, "pose")
     check(net, variables, source=folder)
     return config, variables

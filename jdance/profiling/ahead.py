@@ -5,7 +5,7 @@ needs a GPU, has not chosen the fastest library calls and tiles.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -129,7 +129,9 @@ def exported(program: bytes, target: Target) -> Lower:
     return lower
 
 
-def untrained(config: Any, classes: int, pose: str | None) -> Recognizer:
+def untrained(
+    config: Any, classes: int, pose: str | None, size: int = 0, views: Sequence[str] = ()
+) -> Recognizer:
     """A recognizer whose motion network has the shapes of a configuration, and zeros as weights."""
     from jdance import models
 
@@ -145,7 +147,9 @@ def untrained(config: Any, classes: int, pose: str | None) -> Recognizer:
         )
     )
     variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    estimator = PoseEstimator.load(pose, DECODE, config.model.dtype) if pose else None
+    estimator = None
+    if pose:
+        estimator = PoseEstimator.load(pose, DECODE, config.model.dtype, size, views)
     return Recognizer(config, [str(i) for i in range(classes)], variables, estimator)
 
 

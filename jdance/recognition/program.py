@@ -20,8 +20,7 @@ from jax.typing import ArrayLike
 
 from jdance import features, models, skeleton
 from jdance.data import augment, crop
-from jdance.pose.decode import DecodeConfig, decode
-from jdance.pose.letterbox import INPUT_SIZE
+from jdance.pose.decode import People
 from jdance.recognition import resample
 
 _BATCH = 32  # people that a GPU crops and classifies at once
@@ -81,35 +80,36 @@ class Options(NamedTuple):
 
 
 def find(
-    maps: Callable[[Any, Array], tuple[Array, Array]],
+    people: Callable[[Any, Array, ArrayLike], People],
+    size: int,
     variables: Any,
     frames: Array,
     sizes: Array,
-    config: DecodeConfig,
     min_joints: ArrayLike,
 ) -> Array:
     """Finds the people in frames.
 
     Args:
-        maps: (variables, uint8 [B, 368, 368, 3]) -> heat maps and PAFs, as `PoseEstimator.maps`.
+        people: (variables, uint8 [B, size, size, 3], min_joints) -> the people in these, as
+            `PoseEstimator.pure_people`.
+        size: side of the pose network's input.
         variables: of the pose network.
         frames: uint8 RGB [B, H, W, 3], 0 beyond their true sizes.
         sizes: int32 [B, 2], true height and width.
-        config: how maps become people.
-        min_joints: int32 [], in place of the one in `config`.
+        min_joints: int32 [], how many joints a person needs.
 
     Returns:
         float32 [B, P, 18, 3] in pixels of the frames, from left to right, then rows of 0.
     """
-    squares = resample.letterbox(frames, sizes)
-    people = decode(*maps(variables, squares), config, min_joints)
-    fitted = resample.fitted_size(sizes, INPUT_SIZE)
+    squares = resample.letterbox(frames, sizes, size)
+    found = people(variables, squares, min_joints)
+    fitted = resample.fitted_size(sizes, size)
     # Pixel centres lie at whole numbers; each axis has its own factor, as fitted sizes are rounded.
     factor = (sizes / fitted)[:, None, None, ::-1]  # x, y
-    xy = (people.keypoints[..., :2] + 0.5) * factor - 0.5
+    xy = (found.keypoints[..., :2] + 0.5) * factor - 0.5
     inside = (xy <= sizes[:, None, None, ::-1] - 0.5).all(-1)
-    present = inside & (people.keypoints[..., 2] > 0) & people.valid[..., None]
-    keypoints = jnp.concatenate([xy, people.keypoints[..., 2:]], -1)
+    present = inside & (found.keypoints[..., 2] > 0) & found.valid[..., None]
+    keypoints = jnp.concatenate([xy, found.keypoints[..., 2:]], -1)
     keypoints = jnp.where(present[..., None], keypoints, 0)
     low, high = _corners(keypoints)
     middle = jnp.where(present.any(-1), low[..., 0] + high[..., 0], jnp.inf)

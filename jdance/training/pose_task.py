@@ -20,6 +20,7 @@ from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.pose import PoseEstimator, targets, weights
 from jdance.pose.evaluation import average_precision
+from jdance.pose.networks import NETWORKS
 from jdance.training import cluster, initialize
 from jdance.training.state import Factors
 from jdance.training.steps import Loss
@@ -38,9 +39,15 @@ class PoseTask:
         )
 
     def check(self) -> None:
-        size = self.config.data.image_size
-        if size % 16:
-            raise UserError(f"--config.data.image_size={size}: must be a multiple of 16")
+        name, size = self.config.model.network, self.config.data.image_size
+        weights.build(self.config.model)  # an unknown network, or attributes it does not have
+        network = NETWORKS[name]
+        if not network.trainable:
+            raise UserError(f"--config.model.network={name}: can be used, but not trained here")
+        if size % network.multiple:
+            raise UserError(
+                f"--config.data.image_size={size}: must be a multiple of {network.multiple}"
+            )
         if self.config.data.resident:
             raise UserError("--config.data.resident=True: only for motion networks")
         if self.config.data.sampling != "shuffled":

@@ -1,0 +1,96 @@
+"""Average precision and people found on real images, by the published pose networks.
+
+pytest -m slow tests/test_real_people.py -s prints the figures; minutes on two cores.
+"""
+
+import json
+from functools import cache
+
+import numpy as np
+import pytest
+
+from jdance import skeleton
+from jdance.data import images
+from jdance.data.people import People
+from jdance.pose import PoseEstimator, evaluation
+from jdance.pose.letterbox import letterbox, to_picture
+from jdance.recognize import DECODE
+
+FILES = {
+    "mobilenet_v2_small": "pose/mobilenet_v2_small.pb",
+    "hpe0001": "pose/hpe0001/human-pose-estimation-0001.xml",
+    "movenet_multipose": "pose/movenet_multipose/movenet-multipose.json",
+}
+
+
+def load(real_data, name, size=0, view_names=()):
+    return PoseEstimator.load(real_data(FILES[name]), DECODE, size=size, view_names=view_names)
+
+
+def coco(folder):
+    """Images [N] and their true people, of a COCO annotation file."""
+    content = json.loads((folder / "person_keypoints.json").read_text())
+    pictures, truth = [], []
+    for image in content["images"]:
+        own = [a for a in content["annotations"] if a["image_id"] == image["id"]]
+        joints = np.array([a["keypoints"] for a in own], np.float32).reshape(-1, 17, 3)
+        truth.append(
+            People(
+                b"",
+                skeleton.to_coco18(joints),
+                np.array([a["bbox"] for a in own], np.float32).reshape(-1, 4),
+                np.array([a["area"] for a in own], np.float32),
+                np.array([a["iscrowd"] for a in own], bool),
+                None,
+                image["file_name"],
+            )
+        )
+        pictures.append(images.read(folder / "images" / image["file_name"]))
+    return pictures, truth
+
+
+def detect(estimator, image):
+    """The people [N, 18, 3] in pixels of an image, and their scores [N]."""
+    found = estimator(letterbox(image, estimator.size)[0][None])
+    valid = np.asarray(found.valid[0])
+    people = np.asarray(found.keypoints[0])[valid]
+    return to_picture(people, *image.shape[:2], size=estimator.size), found.score[0][valid]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "size", "view_names", "minimum"),
+    [
+        ("hpe0001", 368, (), 0.31),
+        ("hpe0001", 512, (), 0.36),
+        ("movenet_multipose", 384, (), 0.30),
+        ("movenet_multipose", 384, ("flip",), 0.30),
+        ("hpe0001", 512, ("flip",), 0.36),
+    ],
+)
+def test_average_precision_on_coco(real_data, name, size, view_names, minimum):
+    pictures, truth = coco(real_data("photos/coco"))
+    estimator = load(real_data, name, size, view_names)
+    result = evaluation.judge(truth, [detect(estimator, image) for image in pictures])
+    print(f"{name}, {size}, {view_names}: {result}")
+    assert result["AP"] >= minimum
+
+
+@cache
+def downdogs(folder):
+    """24 images, the first ones that do not resemble others."""
+    rows = [line.split(",") for line in (folder / "manifest.csv").read_text().split()[1:]]
+    chosen = [row[0] for row in rows if row[1] == "downdog" and row[3] == "0"]
+    return [images.read(folder / name) for name in chosen[:24]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "size", "view_names", "minimum"),
+    [("movenet_multipose", 384, (), 22), ("hpe0001", 368, ("rot180",), 16)],
+)
+def test_finds_inverted_people(real_data, name, size, view_names, minimum):
+    estimator = load(real_data, name, size, view_names)
+    counts = [len(detect(estimator, image)[0]) for image in downdogs(real_data("photos/yoga5"))]
+    print(f"{name}, {size}, {view_names}: people {counts}")
+    assert np.count_nonzero(counts) >= minimum
