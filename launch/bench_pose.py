@@ -3,8 +3,7 @@
 python launch/bench_pose.py --pose=runs/pose/pose.npz --pose=mobilenet_v2_small
 
 Times all candidates in turn, round after round, so that other load on the machine affects them
-alike, and prints the median and the minimum of each, for one image of the
-side that each network takes.
+alike, and prints the median and the minimum of each, for one image of the side that it takes.
 
 --alternative also times the published graph of mobilenet_v2_small in TensorFlow
 (pip install -e '.[bench]') and the decoding in C (needs the compiler cc).

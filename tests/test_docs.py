@@ -49,6 +49,8 @@ def flags_of(program):
         name = getattr(name, "attr", getattr(name, "id", ""))
         if name == "checkpoint_flag":
             result.add("checkpoint")
+        elif name == "pose_flags":
+            result |= {"pose_size", "pose_views"}
         elif name.startswith("DEFINE_"):
             flag = node.args[0].value
             result |= {flag, f"no{flag}"} if name == "DEFINE_bool" else {flag}

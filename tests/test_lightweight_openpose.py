@@ -4,14 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 from flax import linen as nn
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from openvino_writer import Writer, small_network
 
+from jdance import config as defaults
 from jdance.errors import UserError
 from jdance.models.lightweight_openpose import LightweightOpenPose
 from jdance.models.openpose import DepthwiseConv
 from jdance.pose import PoseEstimator, download, importers, weights
+from jdance.training.pose_task import PoseTask
 from jdance.weights import openvino
 
 PUBLISHED = "pose/hpe0001/human-pose-estimation-0001.xml"
@@ -128,6 +131,29 @@ def test_batch_norm_takes_the_place_of_biases():
     assert ("conv1", "bn", "scale") in names and ("conv1", "bias") not in names
     assert ("stage2_block3_conv2", "bn", "mean") in names
     assert ("context_align", "bias") in names and ("stage2_heat", "bias") in names
+
+
+def test_every_parameter_is_trained():
+    task = PoseTask(defaults.load(str(ROOT / "configs" / "pose_lightweight.py")))
+    task.config.init_from = ""
+    task.check()
+    net = task.model()
+    batch = {
+        "image": np.zeros((2, 64, 64, 3), np.uint8),
+        "keypoints": np.ones((2, 3, 18, 3), np.float32),
+        "mask": np.ones((2, 8, 8), np.float32),
+    }
+    rng = np.random.default_rng(0)
+    variables = unflatten_dict(
+        {path: rng.normal(0, 0.2, leaf.shape).astype(np.float32)
+         for path, leaf in weights.abstract_variables(net).items()}
+    )  # fmt: skip
+
+    def loss(params):
+        return task.loss(net, {**variables, "params": params}, batch, jax.random.key(0))[0]
+
+    gradients = flatten_dict(jax.device_get(jax.jit(jax.grad(loss))(variables["params"])))
+    assert all(np.abs(gradient).max() > 0 for gradient in gradients.values())
 
 
 # The published weights ----------------------------------------------------------------------------

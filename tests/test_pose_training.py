@@ -203,6 +203,21 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one_and_both_can_be_used(
         tasks.make(config, ["person"]).initial(fresh.variables)
 
 
+def test_more_stages_than_the_source_has_stay_fresh(tmp_path):
+    """The third step of Lightweight OpenPose's recipe adds stages to a trained network."""
+    config = defaults.pose()
+    config.model.update(width=8, stages=1)
+    shapes = weights.abstract_variables(weights.build(config.model))
+    flat = {path: np.ones(leaf.shape, leaf.dtype) for path, leaf in shapes.items()}
+    weights.pack(tmp_path / "pose.npz", config.model.to_dict(), weights.unflatten_dict(flat))
+    config.init_from = str(tmp_path / "pose.npz")
+    config.model.stages = 3
+    loaded = tasks.make(config, ["person"]).initial(None)
+    assert loaded.keys() == flat.keys()
+    beyond = weights.abstract_variables(weights.build(config.model)).keys() - flat.keys()
+    assert beyond and all(path[1].startswith(("stage2", "stage3")) for path in beyond)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

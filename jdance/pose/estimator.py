@@ -15,7 +15,6 @@ from jdance.errors import UserError
 from jdance.pose import download, importers, views, weights
 from jdance.pose.decode import DecodeConfig, People
 from jdance.pose.letterbox import letterbox, to_picture
-from jdance.pose.networks import NETWORKS
 
 _DEFAULT_DECODE = DecodeConfig()
 _LARGEST_SIZE = 4096  # pixels
@@ -58,7 +57,7 @@ class PoseEstimator:
             net = net.clone(dtype=dtype)
         weights.check(net, variables, source=f"variables for {config['network']}")
         views.check(view_names)
-        network = NETWORKS[config["network"]]
+        network = weights.find_network(config["network"])
         if size % network.multiple or not 0 <= size <= _LARGEST_SIZE:
             raise UserError(
                 f"--pose_size={size}: must be a multiple of {network.multiple} for "

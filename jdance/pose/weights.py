@@ -22,7 +22,7 @@ from jdance.errors import UserError
 from jdance.models import openpose
 from jdance.pose import graphdef
 from jdance.pose.letterbox import letterbox
-from jdance.pose.networks import NETWORKS
+from jdance.pose.networks import NETWORKS, PoseNetwork
 from jdance.weights import checkpoint
 from jdance.weights.checkpoint import Variables
 
@@ -39,6 +39,13 @@ SHIPPED = {"stage": Path(__file__).with_name("stage.npz")}
 # The networks and their variables ----------------------------------------------------------------
 
 
+def find_network(name: object) -> PoseNetwork:
+    """The kind of pose network of a name; raises UserError for an unknown one."""
+    if not isinstance(name, str) or name not in NETWORKS:
+        raise UserError(f"unknown pose network {name!r}; known: {', '.join(NETWORKS)}")
+    return NETWORKS[name]
+
+
 def build(config: Mapping[str, Any]) -> nn.Module:
     """The network of a configuration: {"network": a name, and its attributes by name}.
 
@@ -47,15 +54,14 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     """
     attributes = dict(config)
     name = attributes.pop("network", None)
-    if not isinstance(name, str) or name not in NETWORKS:
-        raise UserError(f"unknown pose network {name!r}; known: {', '.join(NETWORKS)}")
+    kind = find_network(name)
     for key, largest in _LARGEST.items():
         if not isinstance(attributes.get(key, 1), int) or attributes.get(key, 1) > largest:
             raise UserError(
                 f"pose network {name!r}: {key}={attributes[key]!r}, at most {largest} is possible"
             )
     try:
-        net = NETWORKS[name].module(**attributes)
+        net: nn.Module = kind.module(**attributes)
         abstract_variables(net)
     except (TypeError, ValueError, AttributeError, OverflowError, AssertionError) as error:
         raise UserError(f"pose network {name!r}: {error}") from error

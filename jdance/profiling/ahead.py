@@ -130,7 +130,7 @@ def exported(program: bytes, target: Target) -> Lower:
 
 
 def untrained(
-    config: Any, classes: int, pose: str | None, size: int = 0, views: Sequence[str] = ()
+    config: Any, classes: int, pose: str | None, pose_size: int = 0, pose_views: Sequence[str] = ()
 ) -> Recognizer:
     """A recognizer whose motion network has the shapes of a configuration, and zeros as weights."""
     from jdance import models
@@ -149,7 +149,7 @@ def untrained(
     variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     estimator = None
     if pose:
-        estimator = PoseEstimator.load(pose, DECODE, config.model.dtype, size, views)
+        estimator = PoseEstimator.load(pose, DECODE, config.model.dtype, pose_size, pose_views)
     return Recognizer(config, [str(i) for i in range(classes)], variables, estimator)
 
 

@@ -20,7 +20,6 @@ from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.pose import PoseEstimator, targets, weights
 from jdance.pose.evaluation import average_precision
-from jdance.pose.networks import NETWORKS
 from jdance.training import cluster, initialize
 from jdance.training.state import Factors
 from jdance.training.steps import Loss
@@ -40,8 +39,7 @@ class PoseTask:
 
     def check(self) -> None:
         name, size = self.config.model.network, self.config.data.image_size
-        weights.build(self.config.model)  # an unknown network, or attributes it does not have
-        network = NETWORKS[name]
+        network = weights.find_network(name)
         if not network.trainable:
             raise UserError(f"--config.model.network={name}: can be used, but not trained here")
         if size % network.multiple:
@@ -76,8 +74,12 @@ class PoseTask:
     def initial(self, variables: Any) -> initialize.Flat:
         if not self.config.init_from:
             return {}
-        loaded = jax.device_get(PoseEstimator.load(self.config.init_from).variables)
-        weights.check(self.model(), loaded, self.config.init_from)
+        source = PoseEstimator.load(self.config.init_from)
+        loaded = jax.device_get(source.variables)
+        config = self.config.model.to_dict()
+        if "stages" in config:  # those beyond the source's stay as they were initialized
+            config["stages"] = min(config["stages"], source.config.get("stages", config["stages"]))
+        weights.check(weights.build(config), loaded, self.config.init_from)
         return flatten_dict(loaded)
 
     def train_batches(
