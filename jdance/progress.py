@@ -5,6 +5,9 @@ import time
 from collections import deque
 from typing import TextIO
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 _WINDOW = 60.0  # seconds that tell how fast the work goes
 
 
@@ -71,3 +74,13 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def counted(number: int, noun: str) -> str:
+    """The number and the noun, whose plural ends in s: "1 result", "2 results"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def rounded(values: ArrayLike, digits: int) -> np.ndarray:
+    """float64, so that JSON has no more digits than these: float32 would print 0.7919999957."""
+    return np.round(np.asarray(values, np.float64), digits)

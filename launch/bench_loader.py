@@ -20,15 +20,14 @@ from absl import flags
 
 from jdance import config as defaults
 from jdance import models
-from jdance.benchmarks import ratios
-from jdance.compilation import cores
-from jdance.data import augment, pipeline, records
-from jdance.data.chances import Chances
+from jdance.bench import ratios, timing
+from jdance.cli import run
+from jdance.data import augment, loader, records
+from jdance.data.randomness import Chances
 from jdance.errors import UserError
-from jdance.launcher import run
-from jdance.profiling import timing
-from jdance.report import document
-from jdance.reproduction.speed import machine
+from jdance.paper.speed import machine
+from jdance.report import html
+from jdance.xla import cores
 
 _DATA = flags.DEFINE_string(
     "data", None, "Data set with images, from launch/prepare.py.", required=True
@@ -67,7 +66,7 @@ def main() -> None:
     try:
         import torch
 
-        from jdance.benchmarks import torch_loader
+        from jdance.bench import torch_loader
     except ImportError as error:
         raise UserError("needs PyTorch: pip install -e '.[reference]'") from error
     dataset = records.Dataset(_DATA.value)
@@ -80,10 +79,10 @@ def main() -> None:
     assert models.uses_image(config.model)
     images = _BATCH.value * _BATCHES.value
     torch.set_num_threads(1)  # as torch itself does in its workers
-    loader = torch_loader.loader(_DATA.value, config, _WORKERS.value, images)
+    torch_batches = torch_loader.loader(_DATA.value, config, _WORKERS.value, images)
     candidates = {
-        "jdance": partial(_consume, lambda: pipeline.train_batches(source, config), _BATCHES.value),
-        "DataLoader": partial(_consume, lambda: iter(loader), _BATCHES.value),
+        "jdance": partial(_consume, lambda: loader.train_batches(source, config), _BATCHES.value),
+        "DataLoader": partial(_consume, lambda: iter(torch_batches), _BATCHES.value),
         "bare": partial(_bare, source, config, images),
     }
     times = timing.in_turn(candidates, _ROUNDS.value, warmup=1)
@@ -97,7 +96,7 @@ def main() -> None:
         f"jax {jax.__version__}, PyTorch {torch.__version__}; the CPU time of PyTorch's processes "
         "is not counted; the ratio to bare is that of CPU time"
     )
-    print(document.table_markdown(ratios.table(comparisons, caption)))
+    print(html.table_markdown(ratios.table(comparisons, caption)))
     print(f"\n{caption}")
     if _OUTPUT.value:
         ratios.write(Path(_OUTPUT.value), comparisons, {"about": caption})

@@ -17,13 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from jdance.benchmarks import c_decode, tensorflow_graph
-from jdance.benchmarks.crowd import crowd
+from jdance.bench import pose_baselines, timing
+from jdance.bench.inputs import crowd
+from jdance.cli import pose_flags, run
 from jdance.errors import UserError
-from jdance.launcher import pose_flags, run
 from jdance.pose import DecodeConfig, PoseEstimator, targets
 from jdance.pose.decode import decode
-from jdance.profiling import timing
 
 _POSE = flags.DEFINE_multi_string(
     "pose", ["mobilenet_v2_small"], "Pose network, as for launch/recognize.py."
@@ -47,11 +46,11 @@ def _candidates() -> dict[str, Callable[[], Any]]:
     if _ALTERNATIVE.value:
         square = rng.integers(0, 256, (368, 368, 3), np.uint8)
         try:
-            graph = tensorflow_graph.load()
+            graph = pose_baselines.load()
         except ImportError as error:
             raise UserError(f"--alternative: {error}; pip install -e '.[bench]'") from error
         result["mobilenet_v2_small in TensorFlow: network"] = lambda: graph(square)
-        in_c = c_decode.build(DecodeConfig())
+        in_c = pose_baselines.build(DecodeConfig())
     maps = {f"{n} people": targets.encode(jnp.asarray(crowd(n)[1][None]), _CELLS) for n in (1, 20)}
     noise = (rng.normal(0, 1, (1, *_CELLS, n)).astype(np.float32) for n in (19, 38))
     maps["noise"] = jax.device_put(tuple(noise))

@@ -25,19 +25,18 @@ from absl import flags
 
 from jdance import config as defaults
 from jdance import features, models
-from jdance.benchmarks import tensorflow_graph
-from jdance.benchmarks.crowd import crowd
-from jdance.compilation import cores
+from jdance.bench import pose_baselines, timing
+from jdance.bench.inputs import crowd
+from jdance.cli import run
 from jdance.data import crop, images
 from jdance.errors import UserError
-from jdance.launcher import run
 from jdance.pose import PoseEstimator, targets
 from jdance.pose.decode import People, decode
 from jdance.pose.letterbox import letterbox
-from jdance.profiling import timing
-from jdance.recognition import program, resample
-from jdance.recognition.program import Network, Options
-from jdance.recognize import DECODE, Recognizer
+from jdance.recognize import program, resample
+from jdance.recognize.program import Network, Options
+from jdance.recognize.recognizer import DECODE, Recognizer
+from jdance.xla import cores
 
 _CONFIG = flags.DEFINE_string("config", "configs/paper.py", "Configuration of the motion network.")
 _POSE = flags.DEFINE_string(
@@ -163,7 +162,7 @@ def _ours(
 def _published_graph() -> tuple[str, Callable[[np.ndarray], Any]]:
     """The pose network of the alternative: its name, and uint8 RGB [368, 368, 3] -> maps."""
     try:
-        return "mobilenet_v2_small in TensorFlow", tensorflow_graph.load()
+        return "mobilenet_v2_small in TensorFlow", pose_baselines.load()
     except ImportError:
         estimator = PoseEstimator.load("mobilenet_v2_small")
         return "mobilenet_v2_small in JAX", lambda square: estimator.maps(square[None])
@@ -175,7 +174,7 @@ def _alternative() -> tuple[str, Callable[[int], Callable[[], Any]]]:
     try:
         torch = importlib.import_module("torch")
         decoded = importlib.import_module("decode_reference").decode_reference
-        resnet = importlib.import_module("jdance.benchmarks.torch_resnet").build("resnet50").eval()
+        resnet = importlib.import_module("jdance.bench.torch_networks").build("resnet50").eval()
     except ImportError as error:
         raise UserError(f"--alternative: {error}; pip install -e '.[bench]'") from error
     name, maps = _published_graph()

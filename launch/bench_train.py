@@ -18,13 +18,12 @@ import jax.numpy as jnp
 from absl import flags
 
 from jdance import config as defaults
-from jdance.benchmarks import ratios
+from jdance.bench import inputs, ratios, timing
+from jdance.cli import run
 from jdance.errors import UserError
-from jdance.launcher import run
-from jdance.profiling import inputs, timing
-from jdance.report import document
-from jdance.reproduction.speed import machine
-from jdance.training import devices, evaluation, tasks
+from jdance.paper.speed import machine
+from jdance.report import html
+from jdance.train import distributed, evaluation, tasks
 
 _BATCH = flags.DEFINE_integer("batch_size", 16, "Images per batch.", lower_bound=1)
 _DTYPE = flags.DEFINE_enum(
@@ -44,13 +43,13 @@ def main() -> None:
     try:
         import torch
 
-        from jdance.benchmarks import torch_steps
+        from jdance.bench import torch_steps
     except ImportError as error:
         raise UserError("needs PyTorch: pip install -e '.[reference]'") from error
     config = defaults.base()
     config.batch_size, config.model.dtype = _BATCH.value, _DTYPE.value
     task = tasks.make(config, [str(number) for number in range(_CLASSES)])
-    devices.check_batch_size(config.batch_size)
+    distributed.check_batch_size(config.batch_size)
     gpu = jax.devices()[0].platform == "gpu"
     if gpu and not torch.cuda.is_available():
         raise UserError("PyTorch sees no GPU, and jax does; install a PyTorch for the GPU")
@@ -72,7 +71,7 @@ def main() -> None:
             )
         )
     caption = f"{machine()}, {versions}, batch {config.batch_size}, {_DTYPE.value}"
-    print(document.table_markdown(ratios.table(comparisons, caption)))
+    print(html.table_markdown(ratios.table(comparisons, caption)))
     print(f"\n{caption}")
     if _OUTPUT.value:
         ratios.write(Path(_OUTPUT.value), comparisons, {"about": caption})

@@ -20,14 +20,14 @@ from typing import Any
 
 from absl import flags
 
+from jdance.cli import checkpoint_flag, pose_flags, run
 from jdance.data.records import Dataset
 from jdance.errors import UserError
-from jdance.launcher import checkpoint_flag, pose_flags, run
 from jdance.pose import PoseEstimator
 from jdance.pose.evaluation import average_precision
+from jdance.progress import counted
 from jdance.report import run as report
-from jdance.training import judge, nearest_mean
-from jdance.wording import counted
+from jdance.train import evaluation, results
 
 _WORKDIR = flags.DEFINE_list(
     "workdir",
@@ -106,7 +106,7 @@ def main() -> None:
         _print_precision(result)
         if _OUTPUT.value:
             result |= {"pose": _POSE.value, "data": _DATA.value, "split": _SPLIT.value}
-            print(f"wrote {judge.write(result, Path(_OUTPUT.value), _SPLIT.value)}")
+            print(f"wrote {results.write(result, Path(_OUTPUT.value), _SPLIT.value)}")
         return
     if _CALIBRATE.value:
         if len(_WORKDIR.value) > 1:
@@ -114,7 +114,7 @@ def main() -> None:
         if _OUTPUT.value:
             raise UserError("--calibrate keeps the temperature with the run: leave --output out")
         workdir = Path(_WORKDIR.value[0])
-        fitted, path = judge.calibrate(
+        fitted, path = results.calibrate(
             workdir, _SPLIT.value, data=_DATA.value, checkpoint=_CHECKPOINT.value
         )
         error = fitted["expected_calibration_error"]
@@ -125,7 +125,7 @@ def main() -> None:
         )
         print(f"wrote {path}")
         return
-    result, path = judge.judge(
+    result, path = results.judge(
         [Path(name) for name in _WORKDIR.value],
         _SPLIT.value,
         data=_DATA.value,
@@ -138,7 +138,7 @@ def main() -> None:
         _print_precision(result)
     else:
         if _NEAREST_MEAN.value:
-            accuracy = nearest_mean.accuracy(Dataset(result["data"]), _SPLIT.value)
+            accuracy = evaluation.accuracy(Dataset(result["data"]), _SPLIT.value)
             result["nearest_mean_accuracy"] = accuracy
             path.write_text(json.dumps(result, indent=2) + "\n")
             print(f"nearest class mean of fused18: {accuracy:.4f}")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from absl import flags
 
+from jdance.cli import checkpoint_flag, pose_flags, run
 from jdance.errors import UserError
-from jdance.export import PLATFORMS, export
-from jdance.launcher import checkpoint_flag, pose_flags, run
-from jdance.recognize import Recognizer
+from jdance.recognize.export import PLATFORMS, export
+from jdance.recognize.recognizer import Recognizer
 
 _MODEL = flags.DEFINE_string("model", None, "Folder of a trained run.", required=True)
 _CHECKPOINT = checkpoint_flag("--model")

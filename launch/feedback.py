@@ -14,12 +14,13 @@ from pathlib import Path
 
 from absl import flags
 
-from jdance import feedback, files
+from jdance import files
+from jdance.cli import run
 from jdance.errors import UserError
-from jdance.launcher import run
-from jdance.models.baselines.posture_feedback import PostureModel
-from jdance.training.posture_task import POSTURE_FILE
-from jdance.wording import counted
+from jdance.progress import counted
+from jdance.recognize import feedback
+from jdance.recognize.posture import PostureModel
+from jdance.train.qes import POSTURE_FILE
 
 _MODEL = flags.DEFINE_string("model", None, "Folder of a run of configs/qes.py.", required=True)
 _INPUT = flags.DEFINE_string(

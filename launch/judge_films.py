@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from jdance.cli import run
 from jdance.errors import UserError
-from jdance.launcher import run
-from jdance.recognition.judge import judge
-from jdance.wording import counted
+from jdance.progress import counted
+from jdance.recognize.score import judge
 
 _FILMS = flags.DEFINE_string("films", None, "Folder by launch/stage.py --video.", required=True)
 _RESULTS = flags.DEFINE_string(

@@ -19,13 +19,13 @@ from typing import Any
 
 from absl import flags
 
-from jdance.data import parts, prepare_people
+from jdance.cli import pose_flags, run
+from jdance.data import prepare_scenes, shards
 from jdance.data.prepare import prepare, summary
 from jdance.data.sources import open_source, split_name
 from jdance.data.verify import verify
 from jdance.errors import UserError
-from jdance.launcher import pose_flags, run
-from jdance.wording import counted
+from jdance.progress import counted
 
 _SOURCE = flags.DEFINE_string(
     "source",
@@ -124,12 +124,12 @@ def _fractions() -> dict[str, float]:
 
 def _prepare() -> dict[str, Any]:
     name, output = _SOURCE.value or "", Path(_OUTPUT.value or "")
-    share = parts.share(_PROCESS.value, _PROCESSES.value)
+    share = shards.share(_PROCESS.value, _PROCESSES.value)
     inside = Path(name).resolve()
     if inside.is_dir() and output.resolve().is_relative_to(inside):
         raise UserError(f"{output}: lies inside the source; choose another --output")
     if _FOR.value == "pose":
-        return prepare_people.prepare(
+        return prepare_scenes.prepare(
             name, output, seed=_SEED.value, workers=_WORKERS.value, share=share
         )
     if _POSE.value and _KEYPOINTS.value:

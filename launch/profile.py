@@ -29,13 +29,13 @@ from absl import flags
 from ml_collections import config_flags
 
 from jdance import files
+from jdance.bench import ahead, counting, profile, targets
+from jdance.cli import pose_flags, run
 from jdance.data.records import Dataset
 from jdance.errors import UserError
-from jdance.launcher import pose_flags, run
-from jdance.profiling import ahead, peaks, profile, targets
-from jdance.recognize import Recognizer
-from jdance.report import document
-from jdance.training import devices, experiment, tasks
+from jdance.recognize.recognizer import Recognizer
+from jdance.report import html
+from jdance.train import distributed, experiment, tasks
 
 PROGRAMS = ("train", "evaluate", "recognize")
 
@@ -177,7 +177,7 @@ def _check_config() -> None:
 
 
 def _report(result: dict[str, Any]) -> None:
-    print(document.to_markdown("Compiled ahead of time", ahead.sections(result)))
+    print(html.to_markdown("Compiled ahead of time", ahead.sections(result)))
     if _OUTPUT.value:
         files.write_at_once(Path(_OUTPUT.value), json.dumps(result, indent=2) + "\n")
 
@@ -196,12 +196,14 @@ def _profile() -> None:
     if dataset is not None:
         task.suit(dataset)
     experiment.check(task)
-    devices.check_batch_size(task.config.batch_size, task.config.accumulate)
-    known = peaks.of_device(jax.devices()[0].device_kind, task.config.model.get("dtype", "float32"))
-    peak = peaks.Peak(_FLOPS.value or known.flops, _BANDWIDTH.value or known.bandwidth)
+    distributed.check_batch_size(task.config.batch_size, task.config.accumulate)
+    known = counting.of_device(
+        jax.devices()[0].device_kind, task.config.model.get("dtype", "float32")
+    )
+    peak = counting.Peak(_FLOPS.value or known.flops, _BANDWIDTH.value or known.bandwidth)
     trace = Path(_TRACE.value) if _TRACE.value else None
     result = profile.measure(task, _STEPS.value, peak, trace, dataset)
-    print(document.to_markdown("Profile", profile.sections(result)))
+    print(html.to_markdown("Profile", profile.sections(result)))
     if _OUTPUT.value:
         files.write_at_once(Path(_OUTPUT.value), json.dumps(result, indent=2) + "\n")
 

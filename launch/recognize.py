@@ -18,20 +18,21 @@ import cv2
 import numpy as np
 from absl import flags
 
-from jdance import draw, feedback, files
-from jdance.data import images, openpose_json, stage, videos
+from jdance import files
+from jdance.cli import checkpoint_flag, pose_flags, run
+from jdance.data import images, openpose_json, videos
 from jdance.data.sources import left_out
 from jdance.data.workers import load_all
 from jdance.errors import UserError, is_full
-from jdance.launcher import checkpoint_flag, pose_flags, run
-from jdance.models.baselines.posture_feedback import PostureModel
-from jdance.progress import Progress
-from jdance.recognition import clips
-from jdance.recognition.sequences import SequenceNamer
-from jdance.recognize import Recognizer, annotate
-from jdance.training import experiment
-from jdance.training.posture_task import POSTURE_FILE
-from jdance.wording import counted
+from jdance.progress import Progress, counted
+from jdance.recognize import feedback, video
+from jdance.recognize.posture import PostureModel
+from jdance.recognize.recognizer import Recognizer, annotate
+from jdance.recognize.sequences import SequenceNamer
+from jdance.report import draw
+from jdance.stagedance import stage
+from jdance.train import experiment
+from jdance.train.qes import POSTURE_FILE
 
 _MODEL = flags.DEFINE_string("model", None, "Folder of a trained run.", required=True)
 _CHECKPOINT = checkpoint_flag("--model")
@@ -244,8 +245,8 @@ def _posture(classes: list[str]) -> PostureModel | None:
     return posture
 
 
-def _settings(posture: PostureModel | None) -> clips.Settings:
-    return clips.Settings(
+def _settings(posture: PostureModel | None) -> video.Settings:
+    return video.Settings(
         every=_EVERY.value,
         start=_START.value,
         end=float("inf") if _END.value is None else _END.value,
@@ -259,14 +260,14 @@ def _settings(posture: PostureModel | None) -> clips.Settings:
 def _recognize_clip(
     recognizer: Recognizer,
     namer: SequenceNamer | None,
-    settings: clips.Settings,
+    settings: video.Settings,
     window: "Window | None",
     path: Path,
     stem: Path,
 ) -> None:
     """Recognises a video or a clip of skeletons; raises UserError if a part is missing, too."""
     if _kind(path) == "skeletons":
-        problem = clips.recognize_skeletons(recognizer, path, stem, settings, namer=namer)
+        problem = video.recognize_skeletons(recognizer, path, stem, settings, namer=namer)
     else:
         known = Path(_KEYPOINTS.value) if _KEYPOINTS.value else None
         progress: list[Progress] = []
@@ -277,7 +278,7 @@ def _recognize_clip(
             if total:
                 progress[0].update(min(done, total))
 
-        problem = clips.recognize_video(
+        problem = video.recognize_video(
             recognizer,
             str(path),
             stem,

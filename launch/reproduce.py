@@ -18,10 +18,10 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from jdance import config as defaults
+from jdance.cli import report_failed_runs, resumable, run
 from jdance.errors import UserError
-from jdance.launcher import report_failed_runs, resumable, run
-from jdance.reproduction import plan
-from jdance.reproduction.runner import reproduce
+from jdance.paper import plan
+from jdance.paper.run import reproduce
 
 _DATA = flags.DEFINE_string("data", None, "Data set by launch/prepare.py.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the runs and the report.", required=True)

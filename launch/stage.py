@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from jdance import timeline
-from jdance.data import crop, images, openpose_json, stage, stage_film, videos
-from jdance.launcher import run
-from jdance.wording import counted
+from jdance.cli import run
+from jdance.data import crop, images, openpose_json, videos
+from jdance.progress import counted
+from jdance.recognize import timeline
+from jdance.stagedance import stage, video
 
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the scenes.", required=True)
 _SCENES = flags.DEFINE_integer(
@@ -42,7 +43,7 @@ _FPS = flags.DEFINE_float("fps", 15.0, "Frame rate of the videos.", 1.0, 60.0)
 
 def _film(number: int, output: Path) -> None:
     """Writes a video, its key points and its truth, whose tracks count the dancers from left."""
-    film = stage_film.Film(
+    film = video.Film(
         _SEED.value, number, dancers=_DANCERS.value or 3, seconds=_SECONDS.value,
         width=_WIDTH.value, height=_HEIGHT.value,
     )  # fmt: skip

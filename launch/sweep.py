@@ -14,8 +14,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from jdance.launcher import report_failed_runs, resumable, run
-from jdance.training import sweep
+from jdance.cli import report_failed_runs, resumable, run
+from jdance.train import sweep
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Experiment, a file from configs/; --config.KEY=VALUE changes all variants."

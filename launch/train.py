@@ -19,11 +19,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from jdance import models
+from jdance.cli import run
 from jdance.data.records import Dataset
-from jdance.launcher import run
 from jdance.report import run as report
-from jdance.training import cluster, experiment, judge, loop, tasks
-from jdance.training.checkpoints import NEWEST
+from jdance.train import distributed, experiment, loop, results, tasks
+from jdance.train.checkpoints import NEWEST
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, a file from configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
@@ -63,16 +63,16 @@ def main() -> None:
         experiment.check(tasks.make(config, classes))
         print(models.summary(config.model, config.data.image_size))
         return
-    where = cluster.place(_COORDINATOR.value, _PROCESS.value, _PROCESSES.value, os.environ)
+    where = distributed.place(_COORDINATOR.value, _PROCESS.value, _PROCESSES.value, os.environ)
     workdir = Path(_WORKDIR.value)
-    with cluster.member(where, _WATCHDOG.value):
+    with distributed.member(where, _WATCHDOG.value):
         result = loop.train(config, workdir, resume=_RESUME.value, watchdog=_WATCHDOG.value)
-        first = cluster.is_first()
+        first = distributed.is_first()
     if not first:
         return
     if "confusion" in result:
         described = {"views": 1, "drop_joints": "", "checkpoint": NEWEST}
-        judge.write(result | described, workdir, "val")
+        results.write(result | described, workdir, "val")
     report.write(workdir)
     if result:
         numbers = {name: value for name, value in result.items() if isinstance(value, float)}

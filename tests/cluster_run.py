@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from conftest import tiny_config
 
 from jdance.errors import Preempted, UserError
-from jdance.training import cluster, loop
-from jdance.training.motion_task import MotionTask
+from jdance.train import distributed, loop
+from jdance.train.motion import MotionTask
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--data", required=True)
@@ -58,9 +58,9 @@ def main() -> int:
                 yield batch
 
     MotionTask.train_batches = recorded
-    where = cluster.place(FLAGS.coordinator, FLAGS.process_id, FLAGS.num_processes, {})
+    where = distributed.place(FLAGS.coordinator, FLAGS.process_id, FLAGS.num_processes, {})
     try:
-        with cluster.member(where, FLAGS.watchdog):
+        with distributed.member(where, FLAGS.watchdog):
             result = loop.train(config, workdir, resume=FLAGS.resume, watchdog=FLAGS.watchdog)
             print("result", result["n"], result["confusion"], flush=True)
     except Preempted as notice:

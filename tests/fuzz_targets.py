@@ -34,23 +34,22 @@ from jdance import skeleton, weights
 from jdance.data import (
     crop,
     images,
+    loader,
     openpose_json,
-    people,
-    pipeline,
-    pose_pipeline,
+    pose_loader,
     prepare,
-    prepare_people,
+    prepare_scenes,
     records,
+    scenes,
     skeleton_npz,
     sources,
     videos,
 )
-from jdance.models.baselines import posture_feedback
-from jdance.pose import graphdef
 from jdance.pose import weights as pose_weights
-from jdance.training import calibration, devices, experiment, loop, tasks
-from jdance.training.checkpoints import Checkpoints
-from jdance.weights import caffemodel, checkpoint, openvino, tfjs
+from jdance.recognize import posture
+from jdance.train import calibration, distributed, experiment, loop, tasks
+from jdance.train.checkpoints import Checkpoints
+from jdance.weights import caffemodel, checkpoint, graphdef, openvino, tfjs
 
 Sample = dict[str, bytes]
 
@@ -187,7 +186,7 @@ def _coco(folder: Path) -> list[Sample]:
 
 
 def _prepare_coco(folder: Path) -> None:
-    prepare_people.prepare(str(folder), folder / "out")
+    prepare_scenes.prepare(str(folder), folder / "out")
 
 
 def _skeletons(folder: Path) -> list[Sample]:
@@ -306,12 +305,12 @@ def _read_packed(folder: Path) -> None:
 
 def _posture(folder: Path) -> list[Sample]:
     segments = np.random.default_rng(0).random((20, 22), np.float32)
-    posture_feedback.fit(segments, np.arange(20) % 2, ("a", "b")).save(folder / "posture.npz")
+    posture.fit(segments, np.arange(20) % 2, ("a", "b")).save(folder / "posture.npz")
     return [files_of(folder)]
 
 
 def _read_posture(folder: Path) -> None:
-    model = posture_feedback.PostureModel.load(folder / "posture.npz")
+    model = posture.PostureModel.load(folder / "posture.npz")
     for motion in model.classes:
         model.judge(tiny_picture(0)[1][0], motion)
 
@@ -343,7 +342,7 @@ def _read_data(folder: Path) -> None:
     for split in ("train", "val"):
         source = dataset.source(split)
         for i in range(len(source)):
-            pipeline.batch([i], [np.random.default_rng(i)], source=source, config=config)
+            loader.batch([i], [np.random.default_rng(i)], source=source, config=config)
 
 
 def _resum(folder: Path) -> None:
@@ -373,18 +372,18 @@ def _read_persons(folder: Path) -> None:
     records.labels([data])
     example = records.unpack(data)
     config.model.branches = "fused" if example.image is not None else "sequence"
-    batch = pipeline.batch([0], [np.random.default_rng(0)], source=[data], config=config)
+    batch = loader.batch([0], [np.random.default_rng(0)], source=[data], config=config)
     for value in batch.values():
         assert np.isfinite(value).all()
 
 
 def _people(folder: Path) -> list[Sample]:
     image, keypoints = tiny_picture(0)
-    record = people.People(
+    record = scenes.People(
         images.encode_jpeg(image), keypoints, np.ones((1, 4), np.float32),
         np.ones(1, np.float32), np.zeros(1, bool), np.full(image.shape[:2], 255, np.uint8), "n",
     )  # fmt: skip
-    return [{"r.msgpack": people.pack(record)}]
+    return [{"r.msgpack": scenes.pack(record)}]
 
 
 def _read_people(folder: Path) -> None:
@@ -393,7 +392,7 @@ def _read_people(folder: Path) -> None:
     config = defaults.pose()
     config.data.image_size = 64
     data = (folder / "r.msgpack").read_bytes()
-    pose_pipeline.example((0, data), np.random.default_rng(0), config=config)
+    pose_loader.example((0, data), np.random.default_rng(0), config=config)
 
 
 def _runs(folder: Path) -> list[Sample]:
@@ -406,7 +405,7 @@ def _runs(folder: Path) -> list[Sample]:
     experiment.claim(folder / "run", task.config, dataset)
     fresh = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), loop._abstract_state(task))
     with closing(Checkpoints(folder / "run", owner=True)) as checkpoints:
-        checkpoints.save(1, devices.replicate(fresh), 0.5)
+        checkpoints.save(1, distributed.replicate(fresh), 0.5)
     (folder / "run" / "calibration.json").write_text('{"temperature": 1.5}')
     shutil.rmtree(folder / "data")
     return [files_of(folder)]

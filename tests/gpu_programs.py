@@ -47,8 +47,8 @@ def export(folder: Path) -> None:
     """Exports the quickstart's program, with zeros as weights."""
     import runpy
 
-    from jdance.export import export
-    from jdance.profiling import ahead
+    from jdance.bench import ahead
+    from jdance.recognize.export import export
 
     config = runpy.run_path(str(ROOT / "configs" / "quickstart.py"))["get_config"]()
     export(ahead.untrained(config, 6, "stage"), folder, batch=1, height=720, width=1280)

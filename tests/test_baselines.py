@@ -11,15 +11,15 @@ from conftest import tiny_config
 from test_features import people
 
 from jdance import config as defaults
-from jdance import features, models
+from jdance import features, models, skeleton_maps
 from jdance import skeleton as sk
 from jdance.data.prepare import prepare
 from jdance.data.sources import open_source
 from jdance.errors import UserError
-from jdance.models.baselines import fuzzy_c_means, posture_feedback, skeleton_maps
-from jdance.models.baselines.posture_nets import TwoStagePostureNet
-from jdance.recognize import Recognizer
-from jdance.training import categories, judge, loop
+from jdance.models.baselines.qes import TwoStagePostureNet
+from jdance.recognize import posture
+from jdance.recognize.recognizer import Recognizer
+from jdance.train import categories, fuzzy_c_means, loop, results
 
 # --- STR ------------------------------------------------------------------------------------------
 
@@ -231,7 +231,7 @@ def person_with(angles):
     place = {"neck": np.array([100.0, 50.0])}
 
     def step(start, part, length):
-        angle = angles[posture_feedback.PARTS.index(part)] + np.pi / 2  # the trunk points down
+        angle = angles[posture.PARTS.index(part)] + np.pi / 2  # the trunk points down
         return start + length * np.array([np.cos(angle), np.sin(angle)])
 
     place["nose"] = step(place["neck"], "head", 15)
@@ -260,13 +260,13 @@ def test_feedback_of_a_known_posture():
     usual = rng.uniform(-0.8, 0.8, 11)
     group = np.stack([person_with(usual + rng.normal(0, 0.1, 11)) for _ in range(300)])
     segments = features.compute("segments22", group)
-    model = posture_feedback.fit(segments, np.zeros(300, int), ("bow", "never seen"))
+    model = posture.fit(segments, np.zeros(300, int), ("bow", "never seen"))
     parts = {part.name: part for part in model.judge(person_with(usual), "bow")}
-    assert list(parts) == list(posture_feedback.PARTS)
+    assert list(parts) == list(posture.PARTS)
     assert all(part.score > 0.9 and abs(part.angle) < 4 for part in parts.values())
     wrong = usual.copy()
-    wrong[posture_feedback.PARTS.index("left thigh")] += np.radians(40)
-    wrong[posture_feedback.PARTS.index("left shin")] += np.radians(40)  # hangs on the thigh
+    wrong[posture.PARTS.index("left thigh")] += np.radians(40)
+    wrong[posture.PARTS.index("left shin")] += np.radians(40)  # hangs on the thigh
     parts = {part.name: part for part in model.judge(person_with(wrong), "bow")}
     assert parts["left thigh"].score < 0.01 and parts["right thigh"].score > 0.9
     assert abs(parts["left thigh"].angle + 40) < 4
@@ -283,11 +283,11 @@ def test_feedback_follows_the_part_before():
     """A forearm that turns with the upper arm is not blamed for the upper arm's turn."""
     rng = np.random.default_rng(1)
     angles = np.zeros((400, 11))
-    upper, fore = (posture_feedback.PARTS.index(f"right {p}") for p in ("upper arm", "forearm"))
+    upper, fore = (posture.PARTS.index(f"right {p}") for p in ("upper arm", "forearm"))
     angles[:, upper] = rng.normal(0, 0.3, 400)
     angles[:, fore] = angles[:, upper] + rng.normal(0, 0.03, 400)
     segments = features.compute("segments22", np.stack([person_with(a) for a in angles]))
-    model = posture_feedback.fit(segments, np.zeros(400, int), ("wave",))
+    model = posture.fit(segments, np.zeros(400, int), ("wave",))
     turned = np.zeros(11)
     turned[[upper, fore]] = 0.5
     parts = {part.name: part for part in model.judge(person_with(turned), "wave")}
@@ -300,9 +300,9 @@ def test_feedback_program(tmp_path):
     rng = np.random.default_rng(0)
     group = np.stack([person_with(rng.normal(0, 0.05, 11)) for _ in range(50)])
     segments = features.compute("segments22", group)
-    posture_feedback.fit(segments, np.zeros(50, int), ("stand",)).save(tmp_path / "posture.npz")
+    posture.fit(segments, np.zeros(50, int), ("stand",)).save(tmp_path / "posture.npz")
     wrong = np.zeros(11)
-    wrong[posture_feedback.PARTS.index("left forearm")] = np.radians(-50)
+    wrong[posture.PARTS.index("left forearm")] = np.radians(-50)
     person = {"track": 0, "motion": "stand", "keypoints": person_with(wrong).tolist()}
     nobody = {"track": 1, "motion": "stand", "keypoints": None}
     frames = [{"index": 0, "people": [person, nobody]}]
@@ -340,7 +340,7 @@ def skeletons(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("skeletons"), np.random.default_rng(0)
     labels = np.arange(90) % 3
     angles = rng.normal(0, 0.2, (90, 11))
-    arms = [posture_feedback.PARTS.index(f"{side} upper arm") for side in ("right", "left")]
+    arms = [posture.PARTS.index(f"{side} upper arm") for side in ("right", "left")]
     angles[:, arms] += labels[:, None]
     group = np.stack([person_with(a) for a in angles])
     np.savez(
@@ -369,10 +369,10 @@ def test_qes_trains_resumes_and_is_judged(skeletons, tmp_path):
     result = loop.train(config, tmp_path)
     assert result["accuracy"] > 0.9
     assert loop.train(config, tmp_path) == result
-    assert judge.judge([tmp_path], "val")[0]["accuracy"] == result["accuracy"]
+    assert results.judge([tmp_path], "val")[0]["accuracy"] == result["accuracy"]
     saved = json.loads((tmp_path / "config.json").read_text())["config"]["model"]["qes"]
     assert saved["categories"] == [0, 1, 2]
-    model = posture_feedback.PostureModel.load(tmp_path / "posture.npz")
+    model = posture.PostureModel.load(tmp_path / "posture.npz")
     assert model.classes == ("a", "b", "c") and (model.counts == 20).all()
     config.model.qes.prototypes = 21
     with pytest.raises(UserError, match="only 20 training examples of class 'a'"):
@@ -389,7 +389,7 @@ def test_the_others_train_and_are_judged(branches, skeletons, tmp_path):
         config.optimizer.learning_rate = 0.005
     result = loop.train(config, tmp_path)
     assert result["accuracy"] > 0.8
-    assert judge.judge([tmp_path], "val")[0]["accuracy"] == result["accuracy"]
+    assert results.judge([tmp_path], "val")[0]["accuracy"] == result["accuracy"]
     if branches == "str":
         with pytest.raises(UserError, match="not part of the compiled program"):
             Recognizer.load(tmp_path)
@@ -398,7 +398,7 @@ def test_the_others_train_and_are_judged(branches, skeletons, tmp_path):
     for number in range(3):
         angles = np.zeros(11)
         for side in ("right", "left"):
-            angles[posture_feedback.PARTS.index(f"{side} upper arm")] = number
+            angles[posture.PARTS.index(f"{side} upper arm")] = number
         (person,) = recognizer(image, person_with(angles)[None])
         assert person.motion == "abc"[number]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jdance.errors import UserError
-from jdance.training import calibration
+from jdance.train import calibration
 
 
 def _examples(temperature, count=4000):

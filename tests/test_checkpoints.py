@@ -20,14 +20,14 @@ from test_cluster import PATIENCE, assert_same, finish, output, start
 
 from jdance import lock
 from jdance.errors import UserError
-from jdance.training import devices, loop
-from jdance.training.checkpoints import Checkpoints
-from jdance.training.judge import judge
+from jdance.train import distributed, loop
+from jdance.train.checkpoints import Checkpoints
+from jdance.train.results import judge
 
 
 def state(number):
     """A small state in which `number` is everywhere."""
-    return devices.replicate({"a": np.full(1000, number, np.float32), "step": np.int32(number)})
+    return distributed.replicate({"a": np.full(1000, number, np.float32), "step": np.int32(number)})
 
 
 def save(folder, scores, kept=5, best=0):
@@ -39,7 +39,7 @@ def save(folder, scores, kept=5, best=0):
 def newest(folder, owner=True):
     warnings = []
     with closing(Checkpoints(folder, 5, owner=owner)) as checkpoints:
-        found = checkpoints.restore_newest(devices.replicated_like(state(0)), warnings.append)
+        found = checkpoints.restore_newest(distributed.replicated_like(state(0)), warnings.append)
     assert found is None or float(found[1]["a"][0]) == found[0]
     return found and found[0], warnings
 
@@ -186,7 +186,7 @@ def test_another_dtype_or_shape_is_refused_not_skipped(tmp_path):
         (np.zeros(1000, np.float16), "a has dtype float32, expected float16"),
         (np.zeros(3, np.float32), r"a has shape \(1000,\), expected \(3,\)"),
     ]:
-        like = devices.replicated_like({"a": leaf, "step": np.int32(0)})
+        like = distributed.replicated_like({"a": leaf, "step": np.int32(0)})
         with (
             closing(Checkpoints(tmp_path)) as checkpoints,
             pytest.raises(UserError, match=message),
@@ -209,18 +209,18 @@ def test_a_full_disk_loses_nothing_that_was_saved(tmp_path):
     rng = np.random.default_rng(0)
     before, after = ({"a": rng.random(100_000, np.float32)} for _ in range(2))
     with closing(Checkpoints(tmp_path, 5, owner=True)) as checkpoints:
-        checkpoints.save(1, devices.replicate(before))
+        checkpoints.save(1, distributed.replicate(before))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     checkpoints = Checkpoints(tmp_path, 5, owner=True)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
         with pytest.raises(UserError, match=r"cannot be written .*before it are kept"):
-            checkpoints.save(2, devices.replicate(after))
+            checkpoints.save(2, distributed.replicate(after))
             checkpoints.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     with closing(Checkpoints(tmp_path, 5, owner=True)) as checkpoints:
-        step, found = checkpoints.restore_newest(devices.replicated_like(before), pytest.fail)
+        step, found = checkpoints.restore_newest(distributed.replicated_like(before), pytest.fail)
     assert step == 1
     np.testing.assert_array_equal(found["a"], before["a"])
 
@@ -231,8 +231,8 @@ from contextlib import closing
 from pathlib import Path
 import numpy as np
 from jdance import launcher
-from jdance.training import devices
-from jdance.training.checkpoints import Checkpoints
+from jdance.train import devices
+from jdance.train.checkpoints import Checkpoints
 
 folder = Path(sys.argv.pop())
 

@@ -13,8 +13,8 @@ from conftest import ROOT
 from programs import Script
 
 from jdance.errors import UserError
-from jdance.training import cluster
-from jdance.training.checkpoints import Checkpoints
+from jdance.train import distributed
+from jdance.train.checkpoints import Checkpoints
 
 PATIENCE = 600  # seconds for a run that takes a few; machines are busy
 
@@ -93,9 +93,9 @@ def assert_same(a, b, **tolerance):
 
 
 def test_flags_say_who_is_who():
-    assert cluster.place("", None, None, {"JOB_COMPLETION_INDEX": "3"}) is None
-    assert cluster.place("a:1", 2, 4, {}) == ("a:1", 2, 4)
-    assert cluster.place("a:1", None, 4, {"JOB_COMPLETION_INDEX": "3"}) == ("a:1", 3, 4)
+    assert distributed.place("", None, None, {"JOB_COMPLETION_INDEX": "3"}) is None
+    assert distributed.place("a:1", 2, 4, {}) == ("a:1", 2, 4)
+    assert distributed.place("a:1", None, 4, {"JOB_COMPLETION_INDEX": "3"}) == ("a:1", 3, 4)
     for arguments, message in {
         ("", 0, 2): "need --coordinator",
         ("a", 0, 2): "expected HOST:PORT",
@@ -104,19 +104,19 @@ def test_flags_say_who_is_who():
         ("a:1", 2, 2): "must be from 0 to 1",
     }.items():
         with pytest.raises(UserError, match=message):
-            cluster.place(*arguments, {})
+            distributed.place(*arguments, {})
 
 
 def test_a_job_step_of_several_tasks_is_a_cluster():
-    slurm = dict.fromkeys(cluster._SLURM, "1")
-    assert cluster.launcher({}) is None
-    assert cluster.launcher(slurm) is None  # srun with one task
-    assert cluster.launcher(slurm | {"SLURM_NTASKS": "2"}) == "slurm"
-    assert cluster.launcher({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2"}) is None  # no srun
+    slurm = dict.fromkeys(distributed._SLURM, "1")
+    assert distributed.launcher({}) is None
+    assert distributed.launcher(slurm) is None  # srun with one task
+    assert distributed.launcher(slurm | {"SLURM_NTASKS": "2"}) == "slurm"
+    assert distributed.launcher({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2"}) is None  # no srun
     mpi = {"OMPI_COMM_WORLD_SIZE": "2"}
-    assert cluster.launcher(mpi) == cluster.launcher(slurm | mpi) == "mpi4py"
-    assert cluster.launcher(mpi | {"OMPI_MCA_orte_hnp_uri": "x"}) == "ompi"
-    assert cluster.launcher({"OMPI_COMM_WORLD_SIZE": "1"}) is None
+    assert distributed.launcher(mpi) == distributed.launcher(slurm | mpi) == "mpi4py"
+    assert distributed.launcher(mpi | {"OMPI_MCA_orte_hnp_uri": "x"}) == "ompi"
+    assert distributed.launcher({"OMPI_COMM_WORLD_SIZE": "1"}) is None
 
 
 # --- One run in three layouts -------------------------------------------------------------------
@@ -224,7 +224,7 @@ def test_no_process_outlives_another_one_that_died_or_stopped(tiny_data, tmp_pat
         told = output(workdir, 1 - victim)
         assert status != 0 and time.monotonic() - start_time < 90, told
         if blow == signal.SIGSTOP:
-            assert status == cluster.BROKEN and "--watchdog=15" in told and "lags" in told
+            assert status == distributed.BROKEN and "--watchdog=15" in told and "lags" in told
             assert "Current thread" in told or "Thread 0x" in told  # the stacks
         else:
             assert "another one has died" in told or "distributed service detected" in told, told

@@ -7,7 +7,7 @@ import pytest
 from jdance import config as defaults
 from jdance import skeleton
 from jdance.data import augment, crop
-from jdance.data.chances import Chances
+from jdance.data.randomness import Chances
 
 
 def person(*xy):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from conftest import tiny_config
 
-from jdance.training import loop
+from jdance.train import loop
 
 
 def run(folder, tiny_data, number):

@@ -158,12 +158,13 @@ def test_standard_terms(path):
 
 
 def test_the_model_zoo_is_complete():
-    from jdance.pose import download, weights
+    from jdance.pose import weights
+    from jdance.pose import zoo as pose_zoo
 
     zoo = (
         (ROOT / "docs" / "pose-networks.md").read_text().split("## Model zoo")[1].split("\n## ")[0]
     )
-    assert all(f"`--pose={name}`" in zoo for name in (*weights.SHIPPED, *download.SOURCES))
+    assert all(f"`--pose={name}`" in zoo for name in (*weights.SHIPPED, *pose_zoo.SOURCES))
 
 
 def test_the_documented_data_source(tmp_path, monkeypatch):

@@ -7,11 +7,12 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from jdance import draw, lock
+from jdance import lock
 from jdance.data import records
 from jdance.errors import IO_ERROR, UserError, exit_status, is_full, os_error
-from jdance.training import devices
-from jdance.training.checkpoints import Checkpoints
+from jdance.report import draw
+from jdance.train import distributed
+from jdance.train.checkpoints import Checkpoints
 
 
 def chained(cause, hidden=False):
@@ -52,7 +53,7 @@ def test_bad_input_is_bad_input(cause):
 
 
 def test_a_disk_that_fails_costs_no_checkpoint(tmp_path, monkeypatch):
-    like = devices.replicate({"a": np.zeros(3, np.float32)})
+    like = distributed.replicate({"a": np.zeros(3, np.float32)})
     with closing(Checkpoints(tmp_path, owner=True)) as checkpoints:
         checkpoints.save(1, like)
         checkpoints.save(2, like)
@@ -63,7 +64,7 @@ def test_a_disk_that_fails_costs_no_checkpoint(tmp_path, monkeypatch):
 
         monkeypatch.setattr(checkpoints._handler, "restore", fail)
         with pytest.raises(UserError, match="Input/output error") as caught:
-            checkpoints.restore_newest(devices.replicated_like(like), pytest.fail)
+            checkpoints.restore_newest(distributed.replicated_like(like), pytest.fail)
         assert exit_status(caught.value) == 74 and checkpoints.steps() == [1, 2]
     assert not (tmp_path / "damaged").exists()
 

@@ -6,7 +6,7 @@ from flax.traverse_util import unflatten_dict
 from programs import program
 
 from jdance.errors import UserError
-from jdance.pose import PoseEstimator, download, weights
+from jdance.pose import PoseEstimator, weights, zoo
 from jdance.pose.decode import People
 from jdance.pose.letterbox import letterbox
 
@@ -27,7 +27,7 @@ def variables():
 def estimator(real_data):
     """`load("mobilenet_v2_small")`, once for all pictures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(download, "find", lambda name: real_data(f"pose/{name}.pb"))
+        patch.setattr(zoo, "find", lambda name: real_data(f"pose/{name}.pb"))
         return PoseEstimator.load("mobilenet_v2_small")
 
 

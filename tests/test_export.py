@@ -11,9 +11,9 @@ from conftest import tiny_config, tiny_picture
 
 from jdance import models
 from jdance.errors import UserError
-from jdance.export import export
 from jdance.pose import PoseEstimator
-from jdance.recognize import Recognizer
+from jdance.recognize.export import export
+from jdance.recognize.recognizer import Recognizer
 
 _CALL = """
 import json, sys

@@ -22,20 +22,19 @@ from jdance import config as defaults
 from jdance import files, npz, weights
 from jdance.data import (
     images,
-    people,
     prepare,
-    prepare_people,
+    prepare_scenes,
     records,
+    scenes,
     skeleton_npz,
     sources,
     workers,
 )
 from jdance.errors import UserError
-from jdance.models.baselines import posture_feedback
-from jdance.pose import graphdef
 from jdance.pose import weights as pose_weights
-from jdance.training import experiment, tasks
-from jdance.weights import caffemodel
+from jdance.recognize import posture
+from jdance.train import experiment, tasks
+from jdance.weights import caffemodel, graphdef
 
 
 def refused(read, *arguments, match=""):
@@ -71,7 +70,7 @@ def npz_of(path, header, data=b"", compression=zipfile.ZIP_STORED):
 
 
 @pytest.mark.parametrize("read", [skeleton_npz.read, pose_weights.unpack,
-                                  posture_feedback.PostureModel.load])  # fmt: skip
+                                  posture.PostureModel.load])  # fmt: skip
 @pytest.mark.parametrize(
     "header",
     [
@@ -154,7 +153,7 @@ def test_damaged_records(change):
     refused(records.unpack, msgpack.packb(record | change), match="damaged record")
     for data in (b"", b"\xc1", b"\x93\x01\x02\x03", msgpack.packb(5)):
         refused(records.unpack, data, match="record")
-        refused(people.unpack, data, match="record")
+        refused(scenes.unpack, data, match="record")
 
 
 def test_coordinates_in_records_are_those_of_a_picture():
@@ -201,10 +200,10 @@ def test_annotations_that_are_none(tmp_path, change):
     path = tmp_path / "coco" / "annotations" / "person_keypoints_train.json"
     path.write_text(json.dumps(content))
     if keep:
-        info = prepare_people.prepare(str(tmp_path / "coco"), tmp_path / "out")
+        info = prepare_scenes.prepare(str(tmp_path / "coco"), tmp_path / "out")
         assert info["splits"]["train"]["count"] == 2
     else:
-        refused(prepare_people.prepare, str(tmp_path / "coco"), tmp_path / "out", match="not COCO")
+        refused(prepare_scenes.prepare, str(tmp_path / "coco"), tmp_path / "out", match="not COCO")
 
 
 def test_a_description_of_endless_depth(tmp_path):
@@ -216,7 +215,7 @@ def test_annotations_of_nobody(tmp_path):
     (tmp_path / "coco" / "annotations").mkdir(parents=True)
     path = tmp_path / "coco" / "annotations" / "person_keypoints_train.json"
     path.write_text('{"images": [], "annotations": []}')
-    refused(prepare_people.prepare, str(tmp_path / "coco"), tmp_path / "out", match="not one")
+    refused(prepare_scenes.prepare, str(tmp_path / "coco"), tmp_path / "out", match="not one")
 
 
 def test_names_that_no_file_can_have(tmp_path):

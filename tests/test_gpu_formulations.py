@@ -9,11 +9,11 @@ import pytest
 from conftest import tiny_config
 
 from jdance import models
-from jdance.models.openpose import DepthwiseConv
+from jdance.models.pose_mobilenet import DepthwiseConv
 from jdance.pose import PoseEstimator
 from jdance.pose.decode import DecodeConfig, decode
-from jdance.recognition import resample
-from jdance.recognize import Recognizer
+from jdance.recognize import resample
+from jdance.recognize.recognizer import Recognizer
 
 
 def on_gpu(monkeypatch):

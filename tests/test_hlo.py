@@ -3,7 +3,7 @@
 
 import pytest
 
-from jdance.profiling import hlo
+from jdance.bench import hlo
 
 TEXT = """\
 HloModule step, is_scheduled=true

@@ -16,10 +16,11 @@ import pytest
 from conftest import ROOT, tiny_source
 from programs import program
 
-from jdance.data import images, parts, prepare, records, sources, verify
+from jdance.data import images, prepare, records, sources, verify
+from jdance.data import shards as data_shards
 from jdance.errors import UserError
-from jdance.training import devices
-from jdance.training.checkpoints import Checkpoints
+from jdance.train import distributed
+from jdance.train.checkpoints import Checkpoints
 
 PATIENCE = 300
 
@@ -72,7 +73,7 @@ def test_a_bit_flip_in_a_checkpoint_is_named_and_the_one_before_is_taken(tmp_pat
     ]
     with closing(Checkpoints(tmp_path, 5, owner=True)) as checkpoints:
         for step, state in enumerate(states, start=1):
-            checkpoints.save(step, devices.replicate(state))
+            checkpoints.save(step, distributed.replicate(state))
     whole = tmp_path / "checkpoints"
     found = 0
     for number, path in enumerate(sorted(p for p in (whole / "2").rglob("*") if p.is_file())):
@@ -84,7 +85,7 @@ def test_a_bit_flip_in_a_checkpoint_is_named_and_the_one_before_is_taken(tmp_pat
         warnings: list[str] = []
         with closing(Checkpoints(folder, 5, owner=True)) as checkpoints:
             step, state = checkpoints.restore_newest(
-                devices.replicated_like(states[0]), warnings.append
+                distributed.replicated_like(states[0]), warnings.append
             )
         for name, leaf in states[step - 1].items():  # right, whichever it is
             np.testing.assert_array_equal(state[name], leaf)
@@ -133,7 +134,7 @@ def start(source, output, pause):
 
 
 def content(folder):
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name != parts.LOCK}
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name != data_shards.LOCK}
 
 
 def kill_again_and_again(tmp_path, kills, seed, count, pause):
@@ -191,4 +192,4 @@ def test_two_prepares_into_one_folder_are_refused(tmp_path):
         go.set()
         first.join()
     assert sum(s["count"] for s in records.Dataset(tmp_path / "data").info["splits"].values()) == 8
-    assert not (Path(tmp_path) / "data" / parts.LOCK).exists()
+    assert not (Path(tmp_path) / "data" / data_shards.LOCK).exists()

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from conftest import tiny_picture
 
-from jdance import timeline
 from jdance.data import openpose_json
 from jdance.errors import UserError
-from jdance.recognition.judge import judge
-from jdance.timeline import Segment
+from jdance.recognize import timeline
+from jdance.recognize.score import judge
+from jdance.recognize.timeline import Segment
 
 
 def _film(folder, tracks, segments):

@@ -9,10 +9,11 @@ import pytest
 from conftest import tiny_config
 
 from jdance import models
-from jdance.data import stage_film, videos
+from jdance.data import videos
 from jdance.pose import PoseEstimator
-from jdance.recognition import clips
-from jdance.recognize import DECODE, Recognizer
+from jdance.recognize import video
+from jdance.recognize.recognizer import DECODE, Recognizer
+from jdance.stagedance.video import Film
 
 _FPS, _MINUTES, _SIZE = 2.0, 10, (240, 320)
 
@@ -26,7 +27,7 @@ def _resident() -> float:
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux's /proc")
 def test_memory_is_flat_over_ten_minutes(tiny_data, tmp_path):
-    film = stage_film.Film(5, 0, dancers=3, seconds=10, height=_SIZE[0], width=_SIZE[1])
+    film = Film(5, 0, dancers=3, seconds=10, height=_SIZE[0], width=_SIZE[1])
     moments = [scene.image for _, scene in film.frames(_FPS)]
     count = int(60 * _MINUTES * _FPS)
     path = videos.output_path(tmp_path / "x")
@@ -45,8 +46,8 @@ def test_memory_is_flat_over_ten_minutes(tiny_data, tmp_path):
         minute = min(int((done - 1) / _FPS / 60), _MINUTES - 1)
         peaks[minute] = max(peaks[minute], _resident())
 
-    assert clips.recognize_video(recognizer, path, tmp_path / "out", told=told,
-                                 settings=clips.Settings()) == ""  # fmt: skip
+    assert video.recognize_video(recognizer, path, tmp_path / "out", told=told,
+                                 settings=video.Settings()) == ""  # fmt: skip
     print("MiB at most in each minute:", *np.round(peaks))
     assert peaks.max() <= 1.1 * peaks[0]
     assert (tmp_path / "out.json").stat().st_size > 100 * count

@@ -9,7 +9,7 @@ import pytest
 
 from jdance import config as defaults
 from jdance import models
-from jdance.models.dropout import BranchDropout, Dropout
+from jdance.models.layers import BranchDropout, Dropout
 from jdance.models.resnet import BLOCKS, Bottleneck, ResNet
 from jdance.weights import resnet
 

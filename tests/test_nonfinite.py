@@ -8,8 +8,8 @@ import pytest
 from conftest import tiny_config
 
 from jdance.errors import UserError
-from jdance.training import cluster, loop, nonfinite, steps
-from jdance.training.state import TrainState
+from jdance.train import distributed, loop, nonfinite, steps
+from jdance.train.state import TrainState
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def bad_examples(monkeypatch):
         hit = (batch["index"][:, None] == np.array(bad or [-1])).any()
         return value * jax.numpy.where(hit, np.nan, 1.0), rest
 
-    monkeypatch.setattr("jdance.training.steps.motion_loss", loss)
+    monkeypatch.setattr("jdance.train.steps.motion_loss", loss)
     return bad
 
 
@@ -93,7 +93,7 @@ def test_an_unknown_policy(config, tmp_path):
     config.on_nonfinite = "ignore"
     with pytest.raises(UserError, match="on_nonfinite=ignore: expected one of stop, skip"):
         loop.train(config, tmp_path)
-    assert cluster.is_first()
+    assert distributed.is_first()
 
 
 def test_the_same_seed_gives_the_same_numbers(config, tmp_path):

@@ -17,8 +17,9 @@ from jdance.errors import UserError
 from jdance.pose import DecodeConfig, targets
 from jdance.pose.decode import decode
 from jdance.pose.letterbox import INPUT_SIZE
-from jdance.recognition import canvas, clips
-from jdance.recognize import DECODE, Recognizer
+from jdance.recognize import canvas
+from jdance.recognize.recognizer import DECODE, Recognizer
+from jdance.recognize.video import Settings, recognize_video
 
 # One colour, (200, 40, 60), in 16 x 16 pixels, as a JPEG of cyan, magenta, yellow and black.
 _CMYK = """
@@ -169,12 +170,12 @@ def nobody(network):
     return Recognizer(*_arguments(network), _Sees(np.zeros((1, 18, 3))))  # type: ignore[arg-type]
 
 
-_SETTINGS = clips.Settings(annotate=False, report=False)
+_SETTINGS = Settings(annotate=False, report=False)
 
 
 def test_videos_without_people(nobody, tmp_path):
     _video(tmp_path / "x.webm")
-    assert clips.recognize_video(nobody, tmp_path / "x.webm", tmp_path / "out", _SETTINGS) == ""
+    assert recognize_video(nobody, tmp_path / "x.webm", tmp_path / "out", _SETTINGS) == ""
     result = json.loads((tmp_path / "out.json").read_text())
     assert [frame["people"] for frame in result["frames"]] == [[]] * 12
     assert result["tracks"] == []
@@ -189,7 +190,7 @@ def test_videos_without_frames(nobody, tmp_path, suffix):
     for content in (b"", b"nothing", head):
         path.write_bytes(content)
         with pytest.raises(UserError, match=rf"x\.{suffix}: (not a readable|holds no frame)"):
-            clips.recognize_video(nobody, path, tmp_path / "out", _SETTINGS)
+            recognize_video(nobody, path, tmp_path / "out", _SETTINGS)
         assert not list(tmp_path.glob("out*"))
 
 
@@ -202,7 +203,7 @@ def test_truncated_videos_keep_what_can_be_read(nobody, tmp_path):
     whole.release()
     data = (tmp_path / "x.avi").read_bytes()
     (tmp_path / "x.avi").write_bytes(data[: len(data) // 2])
-    problem = clips.recognize_video(nobody, tmp_path / "x.avi", tmp_path / "out", _SETTINGS)
+    problem = recognize_video(nobody, tmp_path / "x.avi", tmp_path / "out", _SETTINGS)
     read = len(json.loads((tmp_path / "out.json").read_text())["frames"])
     assert 10 <= read <= 16 and problem.startswith(f"only {read} of 30 frames can be read")
 
@@ -214,7 +215,7 @@ def test_a_missing_key_point_file_costs_its_frame(network, tmp_path):
         openpose_json.write(tmp_path / f"x_{index:012}_keypoints.json", people)
     recognizer = Recognizer(*_arguments(network))
     video, stem = tmp_path / "x.webm", tmp_path / "out"
-    problem = clips.recognize_video(recognizer, video, stem, _SETTINGS, keypoints=tmp_path)
+    problem = recognize_video(recognizer, video, stem, _SETTINGS, keypoints=tmp_path)
     assert "2 frames without key points; the first, " in problem
     assert "x_000000000005_keypoints.json: no such file" in problem
     found = json.loads((tmp_path / "out.json").read_text())["frames"]

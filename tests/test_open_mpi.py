@@ -11,7 +11,7 @@ from conftest import ROOT
 from test_cluster import PATIENCE, assert_same, finish, output, start, steps_seen
 
 from jdance.errors import UserError
-from jdance.training import cluster
+from jdance.train import distributed
 
 
 def version():
@@ -25,8 +25,8 @@ def version():
 def test_version_5_needs_mpi4py(monkeypatch):
     monkeypatch.delenv("OMPI_MCA_orte_hnp_uri", raising=False)
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
-    monkeypatch.setattr(cluster, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install mpi4py"), cluster.member(None):
+    monkeypatch.setattr(distributed, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install mpi4py"), distributed.member(None):
         pass
 
 

@@ -9,10 +9,10 @@ import pytest
 from conftest import tiny_config
 
 from jdance import models
-from jdance.data import pipeline, records
-from jdance.training import devices, state, steps
-from jdance.training.motion_task import MotionTask
-from jdance.training.packing import Packing
+from jdance.data import loader, records
+from jdance.train import distributed, state, steps
+from jdance.train.motion import MotionTask
+from jdance.train.packing import Packing
 
 
 @pytest.mark.parametrize("freeze_steps", [0, 2])
@@ -32,8 +32,8 @@ def test_a_packed_step_is_the_same(tiny_data, name, freeze_steps):
 
     plain = partial(steps.train_step, model=model, optimizer=optimizer, seed=7)
     source = records.Dataset(config.data.dir).source("train")
-    for batch in islice(pipeline.train_batches(source, config), 3):
-        args = devices.shard(batch)
+    for batch in islice(loader.train_batches(source, config), 3):
+        args = distributed.shard(batch)
         results = []
         for step, start in ((plain, fresh), (partial(plain, packing=packing), packed)):
             mapped = jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0), out_axes=None)

@@ -10,7 +10,7 @@ import pytest
 
 from jdance import config as defaults
 from jdance import skeleton
-from jdance.data import augment, images, people, pose_pipeline, prepare_people, records
+from jdance.data import augment, images, pose_loader, prepare_scenes, records, scenes
 from jdance.data.verify import verify
 from jdance.errors import UserError
 from jdance.pose import evaluation, targets
@@ -28,7 +28,7 @@ def disc_picture(rng, count=3, height=240, width=320):
 
 
 def record_of(image, keypoints, mask=None):
-    return people.People(
+    return scenes.People(
         image=cv2.imencode(".png", image)[1].tobytes(),
         people=keypoints,
         boxes=np.zeros((len(keypoints), 4), np.float32),
@@ -51,7 +51,7 @@ def test_a_record_comes_back_exactly():
     image, keypoints = disc_picture(rng)
     mask = rng.integers(0, 2, image.shape[:2]).astype(np.uint8) * 255
     before = record_of(image, keypoints, mask)
-    after = people.unpack(people.pack(before))
+    after = scenes.unpack(scenes.pack(before))
     for name in ("people", "boxes", "areas", "crowd", "mask"):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
     assert after.image == before.image
@@ -65,8 +65,8 @@ def test_one_warp_moves_picture_people_and_mask_together(config, seed):
     mask = np.full(image.shape[:2], 255, np.uint8)
     mask[:, :160] = 0
     image[:, :160, :2] = 0
-    data = people.pack(record_of(image[..., ::-1], keypoints, mask))
-    batch = pose_pipeline.example((5, data), np.random.default_rng(seed), config=config)
+    data = scenes.pack(record_of(image[..., ::-1], keypoints, mask))
+    batch = pose_loader.example((5, data), np.random.default_rng(seed), config=config)
     assert batch["image"].shape == (128, 128, 3) and batch["image"].dtype == np.uint8
     assert batch["keypoints"].shape == (4, 18, 3) and batch["mask"].shape == (16, 16)
     assert batch["index"] == 5 and not batch["keypoints"][3].any()
@@ -96,10 +96,10 @@ def test_people_beyond_the_most_are_unknown_and_nobodys_absence(config, seed):
     keypoints[..., 2] = 1
     for i in range(6):
         keypoints[i, :, :2] = rng.uniform(0, 24, (18, 2)) + [10 + 50 * i, 100]
-    data = people.pack(record_of(image, keypoints))
+    data = scenes.pack(record_of(image, keypoints))
     config.augment.update(person_height=(24.0, 24.0), jitter=20.0)
     batch, everybody = (
-        pose_pipeline.example((0, data), np.random.default_rng(seed), config=config)
+        pose_loader.example((0, data), np.random.default_rng(seed), config=config)
         for config.data.max_people in (1, 6)
     )
     assert everybody["mask"].min() == 1 and batch["keypoints"].shape == (1, 18, 3)
@@ -121,7 +121,7 @@ def test_left_and_right_change_places_in_a_mirror(config):
     person = np.zeros((1, 18, 3), np.float32)
     person[0, [skeleton.R_WRIST, skeleton.L_WRIST]] = [[50, 40, 1], [90, 140, 1]]
     view = (240, 320), 128, np.random.default_rng(0), config.augment
-    _, affine, mirrored = pose_pipeline.view(person, *view)
+    _, affine, mirrored = pose_loader.view(person, *view)
     moved = augment.warp_keypoints(person, affine[None], np.array([mirrored]))
     right, left = moved[0, [skeleton.R_WRIST, skeleton.L_WRIST]]
     assert mirrored and right[1] > left[1] and right[0] < left[0]
@@ -133,7 +133,7 @@ def test_shrinking_places_pixels_as_the_letterbox_does(config):
     rng = np.random.default_rng(3)
     image = cv2.GaussianBlur(rng.integers(0, 256, (240, 320, 3), np.uint8), (0, 0), 3)
     affine = np.array([[0.5, 0, 0.5 * 0.5 - 0.5], [0, 0.5, 0.5 * 0.5 - 0.5]])
-    small = pose_pipeline.warp(image, 0.5, affine, 128, outside=0)
+    small = pose_loader.warp(image, 0.5, affine, 128, outside=0)
     expected = cv2.resize(image, (160, 120), interpolation=cv2.INTER_AREA)[:120, :128]
     np.testing.assert_allclose(small[:120], expected, atol=1)
     assert not small[120:].any()
@@ -179,12 +179,12 @@ def coco(tmp_path):
 
 
 def test_coco_annotations_become_records_and_annotations_again(coco, tmp_path):
-    info = prepare_people.prepare(str(coco), tmp_path / "data")
+    info = prepare_scenes.prepare(str(coco), tmp_path / "data")
     assert {name: split["count"] for name, split in info["splits"].items()} == {
         "train": 1, "val": 1,
     }  # fmt: skip
     source = records.Dataset(tmp_path / "data", "people").source("train")
-    record = people.unpack(source[0])  # the other picture has nobody to learn from
+    record = scenes.unpack(source[0])  # the other picture has nobody to learn from
     assert len(record.people) == 3 and record.crowd.tolist() == [False, False, True]
     # Masked are the person without a labelled joint and the crowd, run length 50 in column 0.
     expected = np.full((120, 100), 255, np.uint8)
@@ -217,13 +217,13 @@ def test_coco_annotations_become_records_and_annotations_again(coco, tmp_path):
 def test_broken_coco_folders_are_named(coco, tmp_path, change, message):
     change(coco)
     with pytest.raises(UserError, match=message) as error:
-        prepare_people.prepare(str(coco), tmp_path / "data")
+        prepare_scenes.prepare(str(coco), tmp_path / "data")
     assert "\n" not in str(error.value)
 
 
 def test_pictures_that_cannot_be_read_are_listed(coco, tmp_path):
     (coco / "train2017" / "0.jpg").write_text("no picture")
-    info = prepare_people.prepare(str(coco), tmp_path / "data")
+    info = prepare_scenes.prepare(str(coco), tmp_path / "data")
     assert {name: split["count"] for name, split in info["splits"].items()} == {
         "train": 0, "val": 1,
     }  # fmt: skip
@@ -231,7 +231,7 @@ def test_pictures_that_cannot_be_read_are_listed(coco, tmp_path):
 
 
 def test_each_kind_of_data_set_is_told_from_the_other(coco, tiny_data, tmp_path):
-    prepare_people.prepare(str(coco), tmp_path / "data")
+    prepare_scenes.prepare(str(coco), tmp_path / "data")
     with pytest.raises(UserError, match="holds people, not persons"):
         records.Dataset(tmp_path / "data")
     with pytest.raises(UserError, match="holds persons, not people"):
@@ -239,14 +239,14 @@ def test_each_kind_of_data_set_is_told_from_the_other(coco, tiny_data, tmp_path)
 
 
 def test_a_pose_data_set_is_verified(coco, tmp_path):
-    prepare_people.prepare(str(coco), tmp_path / "data")
+    prepare_scenes.prepare(str(coco), tmp_path / "data")
     assert verify(tmp_path / "data") == (2, [])
     image, keypoints = disc_picture(np.random.default_rng(0))
     good = record_of(image, keypoints)
     bad = [replace(good, image=b"no image"), replace(good, mask=np.zeros((3, 4), np.uint8))]
     writer = records.Writer(tmp_path / "data", "train")
     for record in (good, *bad):
-        writer.add_packed(people.pack(record), 0, True)
+        writer.add_packed(scenes.pack(record), 0, True)
     writer.close()
     path = tmp_path / "data" / "dataset.json"
     info = json.loads(path.read_text())

@@ -13,13 +13,15 @@ from ml_collections import ConfigDict
 
 from jdance import config as defaults
 from jdance import skeleton
-from jdance.data import people, prepare_people, stage
+from jdance.data import prepare_scenes
+from jdance.data import scenes as people
 from jdance.errors import UserError
-from jdance.models.light_pose import LightPose, join_cells
-from jdance.models.openpose import DepthwiseConv
+from jdance.models.pose_light import LightPose, join_cells
+from jdance.models.pose_mobilenet import DepthwiseConv
 from jdance.pose import PoseEstimator, decode, evaluation, targets, weights
 from jdance.pose.letterbox import fitted_size, to_picture
-from jdance.training import checkpoints, experiment, initialize, loop, pose_task, state, tasks
+from jdance.stagedance import stage
+from jdance.train import checkpoints, experiment, init_from, loop, pose, state, tasks
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +30,8 @@ def scenes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes") / "data"
     with pytest.MonkeyPatch.context() as patch:
         small = partial(stage.scene, width=160, height=120)
-        patch.setattr(prepare_people.stage, "scene", small)
-        prepare_people.prepare("stage:tiny", folder)
+        patch.setattr(prepare_scenes.stage, "scene", small)
+        prepare_scenes.prepare("stage:tiny", folder)
     return folder
 
 
@@ -125,7 +127,7 @@ def test_loss_is_the_masked_squared_error_of_all_stages(batch):
         for weight, true, found in zip((4, 1), (heat, paf), maps, strict=True):
             error = (np.asarray(found) - true) ** 2
             expected += weight * (batch["mask"][..., None] * error).sum() / (2 * 3)
-    loss = partial(pose_task.pose_loss, net, batch=batch, key=None, heat_weight=4.0)
+    loss = partial(pose.pose_loss, net, batch=batch, key=None, heat_weight=4.0)
     value, (metrics, statistics) = loss(variables)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     assert metrics.keys() == {"heat_loss", "paf_loss"} and statistics == {}
@@ -141,7 +143,7 @@ def test_later_stages_learn_at_their_own_rate():
     }
     config = defaults.pose().optimizer
     optimizer = state.make_optimizer(
-        config, lambda _: 0.1, factors=partial(pose_task.stage_factors, later=config.later_stages)
+        config, lambda _: 0.1, factors=partial(pose.stage_factors, later=config.later_stages)
     )
     plain = state.make_optimizer(config, lambda _: 0.1)
     gradient = jax.tree.map(jnp.ones_like, params)
@@ -196,7 +198,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one_and_both_can_be_used(
     task = tasks.make(config, ["person"])
     optimizer = state.make_optimizer(config.optimizer, lambda _: 1e-2, factors=task.rate_factors)
     fresh = state.create(task.model(), optimizer, 0, task.inputs())
-    begun = initialize.apply(fresh, task.initial(fresh.variables))
+    begun = init_from.apply(fresh, task.initial(fresh.variables))
     jax.tree.map(np.testing.assert_array_equal, begun.params, estimator.variables["params"])
     config.model.width = 8
     with pytest.raises(UserError, match="it was made for another network"):
@@ -270,7 +272,7 @@ def test_what_the_maps_alone_cost():
     for group in range(60):
         motions = range(6) if group == crowded else None
         pair = [
-            prepare_people.of_scene(
+            prepare_scenes.of_scene(
                 stage.scene(5, group, i, motions=motions, width=width, height=height), ""
             )
             for i in range(2)
@@ -297,7 +299,7 @@ def test_judging_by_hand():
     person[..., 1] = np.linspace(20, 180, 18)
     person[1, :, 0] += 200
     truth = [
-        prepare_people.people.People(
+        prepare_scenes.people.People(
             b"", person, np.zeros((2, 4)), np.full(2, 1e4), np.zeros(2, bool)
         )
     ]
@@ -326,5 +328,5 @@ def test_the_shipped_network_finds_dancers_it_has_never_seen():
     packed = []
     for group in range(12):
         scene = stage.scene(2021, group, 0)
-        packed.append(people.pack(prepare_people.of_scene(scene, f"{group}")))
+        packed.append(people.pack(prepare_scenes.of_scene(scene, f"{group}")))
     assert evaluation.average_precision(estimator, packed)["AP"] >= 0.7

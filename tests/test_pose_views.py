@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdance import skeleton, tracking
+from jdance import skeleton
 from jdance.errors import UserError
 from jdance.pose import oks, views
 from jdance.pose.decode import People
+from jdance.recognize import tracking
 
 SIDE = 100
 

@@ -17,8 +17,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from protobuf_writer import field, varint
 
 from jdance.errors import UserError
-from jdance.models.openpose import MobileNetV2Small
-from jdance.pose import download, graphdef, weights
+from jdance.models.pose_mobilenet import MobileNetV2Small
+from jdance.pose import weights, zoo
+from jdance.weights import graphdef
 
 FIXED = {"network": "mobilenet_v2_small", "statistics": "fixed"}
 PICTURE = {"network": "mobilenet_v2_small", "statistics": "picture"}
@@ -393,13 +394,13 @@ def published(tmp_path, monkeypatch):
 
     def publish(content, sha256_of=None, file="net.pb"):
         (folder / "net.pb").write_bytes(content)
-        source = download.Source(
+        source = zoo.Source(
             url=f"http://127.0.0.1:{server.server_port}/{file}",
             sha256=hashlib.sha256(sha256_of or content).hexdigest(),
             size=len(sha256_of or content),
             file="net.pb",
         )
-        monkeypatch.setitem(download.SOURCES, "net", (source,))
+        monkeypatch.setitem(zoo.SOURCES, "net", (source,))
 
     yield publish
     server.shutdown()
@@ -409,54 +410,54 @@ def published(tmp_path, monkeypatch):
 
 def test_downloads_once(published, tmp_path, monkeypatch):
     published(b"weights")
-    path = download.find("net")
+    path = zoo.find("net")
     assert path == tmp_path / "cache" / "net.pb" and path.read_bytes() == b"weights"
     assert list(path.parent.iterdir()) == [path]
 
     def no_network(*args, **kwargs):
         raise AssertionError("a cached file needs no network")
 
-    monkeypatch.setattr(download.urllib.request, "urlopen", no_network)
-    assert download.find("net") == path
+    monkeypatch.setattr(zoo.urllib.request, "urlopen", no_network)
+    assert zoo.find("net") == path
 
 
 def test_downloads_all_files_of_a_network(published, tmp_path, monkeypatch):
     published(b"weights")
-    (source,) = download.SOURCES["net"]
+    (source,) = zoo.SOURCES["net"]
     beside = source._replace(file="net.bin")
-    monkeypatch.setitem(download.SOURCES, "net", (source, beside))
-    assert download.find("net") == tmp_path / "cache" / "net.pb"
+    monkeypatch.setitem(zoo.SOURCES, "net", (source, beside))
+    assert zoo.find("net") == tmp_path / "cache" / "net.pb"
     assert (tmp_path / "cache" / "net.bin").read_bytes() == b"weights"
 
 
 def test_keeps_nothing_of_another_content(published, tmp_path):
     published(b"weights, altered and longer", sha256_of=b"weights")
     with pytest.raises(UserError, match="not the published file") as error:
-        download.find("net")
+        zoo.find("net")
     assert str(tmp_path / "cache" / "net.pb") in str(error.value)
     assert not list((tmp_path / "cache").iterdir())
 
 
 def test_an_altered_cached_file_is_never_used(published, tmp_path):
     published(b"weights")
-    download.find("net").write_bytes(b"altered")
+    zoo.find("net").write_bytes(b"altered")
     with pytest.raises(UserError, match="delete it"):
-        download.find("net")
+        zoo.find("net")
 
 
 def test_a_file_that_is_gone(published, tmp_path):
     published(b"weights", file="moved.pb")
     with pytest.raises(UserError, match="404") as error:
-        download.find("net")
+        zoo.find("net")
     assert f"put it at {tmp_path / 'cache' / 'net.pb'}" in str(error.value)
 
 
 def test_a_refused_connection(published, monkeypatch):
     published(b"weights")
-    source = download.SOURCES["net"][0]._replace(url="http://127.0.0.1:9/net.pb")
-    monkeypatch.setitem(download.SOURCES, "net", (source,))
+    source = zoo.SOURCES["net"][0]._replace(url="http://127.0.0.1:9/net.pb")
+    monkeypatch.setitem(zoo.SOURCES, "net", (source,))
     with pytest.raises(UserError, match=r"cannot download http://127\.0\.0\.1:9/net\.pb") as error:
-        download.find("net")
+        zoo.find("net")
     assert "\n" not in str(error.value)
 
 
@@ -465,9 +466,9 @@ def test_an_unwritable_cache_and_an_unknown_name(published, tmp_path, monkeypatc
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("JDANCE_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match="JDANCE_CACHE"):
-        download.find("net")
+        zoo.find("net")
     with pytest.raises(UserError, match=r"known: mobilenet_v2_small, .*net"):
-        download.find("nonsense")
+        zoo.find("nonsense")
 
 
 @pytest.mark.parametrize(
@@ -482,7 +483,7 @@ def test_an_unwritable_cache_and_an_unknown_name(published, tmp_path, monkeypatc
     ],
 )
 def test_the_published_files_are_those_we_know(real_data, name, files):
-    for source, file in zip(download.SOURCES[name], files, strict=True):
+    for source, file in zip(zoo.SOURCES[name], files, strict=True):
         data = real_data(f"pose/{file}").read_bytes()
         assert hashlib.sha256(data).hexdigest() == source.sha256 and len(data) == source.size
         assert Path(source.url).suffix == Path(source.file).suffix == Path(file).suffix

@@ -6,9 +6,9 @@ import numpy as np
 from conftest import tiny_config, tiny_picture
 
 from jdance import models
-from jdance.benchmarks.crowd import crowd
+from jdance.bench.inputs import crowd
 from jdance.pose import PoseEstimator
-from jdance.recognize import Recognizer
+from jdance.recognize.recognizer import Recognizer
 
 
 def test_pose_maps():

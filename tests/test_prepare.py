@@ -164,7 +164,7 @@ def test_skeleton_file(tmp_path):
 
 
 def test_stage_with_and_without_a_pose_network(tmp_path, monkeypatch):
-    from jdance.data import stage
+    from jdance.stagedance import stage
 
     small = {name: dict.fromkeys(stage.MOTIONS, 2) for name in ("train", "test")}
     monkeypatch.setitem(stage.PRESETS, "small", small)

@@ -12,11 +12,11 @@ import pytest
 from conftest import ROOT, tiny_config
 from programs import program
 
-from jdance import compilation
 from jdance import config as defaults
+from jdance import xla
+from jdance.bench import counting, inputs, profile, timing, trace
 from jdance.data import records
-from jdance.profiling import counting, inputs, peaks, profile, timing, trace
-from jdance.training import tasks
+from jdance.train import tasks
 
 
 def convolution(stride):
@@ -63,9 +63,9 @@ def test_floor_is_that_of_the_scarcer_of_two():
 
 
 def test_peaks():
-    assert peaks.of_device("NVIDIA H100 80GB HBM3", "bfloat16") == (989e12, 3.35e12)
-    assert peaks.of_device("NVIDIA L40S", "float32").flops == 183e12
-    assert peaks.of_device("cpu", "float32") == (None, None)
+    assert counting.of_device("NVIDIA H100 80GB HBM3", "bfloat16") == (989e12, 3.35e12)
+    assert counting.of_device("NVIDIA L40S", "float32").flops == 183e12
+    assert counting.of_device("cpu", "float32") == (None, None)
 
 
 def test_own_time_of_operations_within_others():
@@ -128,7 +128,7 @@ def test_the_whole_profile(config, tmp_path):
     dataset = records.Dataset(config.data.dir)
     task = tasks.make(config, dataset.classes)
     task.suit(dataset)
-    peak = peaks.Peak(1e12, 1e11)
+    peak = counting.Peak(1e12, 1e11)
     result = json.loads(json.dumps(profile.measure(task, 2, peak, tmp_path / "trace", dataset)))
     assert result["products"]["flop"] > 0
     # The compiler counts the products, and everything else.
@@ -157,10 +157,10 @@ def test_the_program_and_its_mistakes(tmp_path):
 
 
 def test_flags_for_xla(monkeypatch, tmp_path):
-    first, *others = compilation.with_flags("", "0.10.2").split()
-    assert compilation.with_flags("", "9.9.9") == ""
+    first, *others = xla.with_flags("", "0.10.2").split()
+    assert xla.with_flags("", "9.9.9") == ""
     mine = f"--other {first.split('=')[0]}=x"
-    assert compilation.with_flags(mine, "0.10.2").split() == [*mine.split(), *others]
+    assert xla.with_flags(mine, "0.10.2").split() == [*mine.split(), *others]
 
 
 def test_where_compiled_programs_are_kept(monkeypatch, tmp_path):
@@ -168,20 +168,18 @@ def test_where_compiled_programs_are_kept(monkeypatch, tmp_path):
     try:
         monkeypatch.setenv("JDANCE_CACHE", str(tmp_path))
         environment = {"JAX_COMPILATION_CACHE_DIR": "elsewhere"}
-        compilation.prepare(environment)
+        xla.prepare(environment)
         assert jax.config.jax_compilation_cache_dir == before
-        compilation.prepare({})
-        assert jax.config.jax_compilation_cache_dir == str(
-            tmp_path / "compiled" / compilation.machine()
-        )
-        assert np.all([character.isalnum() for character in compilation.machine()])
+        xla.prepare({})
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "compiled" / xla.machine())
+        assert np.all([character.isalnum() for character in xla.machine()])
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_what_is_compiled_for_inference_gives_the_same_for_each_shape():
     mapped = jax.pmap(lambda weight, x: {"y": x @ weight}, in_axes=(None, 0))
-    called = compilation.for_inference(mapped)
+    called = xla.for_inference(mapped)
     weight, random = np.ones((3, 2), np.float32), np.random.default_rng(0)
     for rows in (4, 5, 4):
         x = random.random((1, rows, 3), np.float32)

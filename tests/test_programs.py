@@ -17,7 +17,7 @@ from programs import program
 from jdance import config as defaults
 from jdance.data import images, openpose_json, videos
 from jdance.errors import UserError
-from jdance.training import loop
+from jdance.train import loop
 from jdance.weights import resnet
 
 
@@ -285,7 +285,7 @@ def test_home_folder_in_flags_and_configurations(tiny_data, tmp_path, monkeypatc
         "from jdance import config\n\n\ndef get_config():\n    base = config.base()\n"
         "    base.data.dir = '~/none'\n    return base\n"
     )
-    launcher = importlib.import_module("jdance.launcher")
+    launcher = importlib.import_module("jdance.cli")
     words = ["--config=~/c.py", "--workdir", "~/a", "--x=~/b,~/c", "--y=a~b", "~", "--z"]
     assert [launcher._expand_flag(word) for word in words] == [
         f"--config={config}", "--workdir", f"{tmp_path}/a", f"--x={tmp_path}/b,{tmp_path}/c",
@@ -299,7 +299,7 @@ def test_home_folder_in_flags_and_configurations(tiny_data, tmp_path, monkeypatc
     (tmp_path / "data").symlink_to(tiny_data)
     script = (
         "import sys; from absl import flags; from ml_collections import config_flags\n"
-        "from jdance.launcher import run\n"
+        "from jdance.cli import run\n"
         "config = config_flags.DEFINE_config_file('config')\n"
         "run(lambda: print(config.value.data.dir))"
     )

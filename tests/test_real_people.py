@@ -11,10 +11,10 @@ import pytest
 
 from jdance import skeleton
 from jdance.data import images
-from jdance.data.people import People
+from jdance.data.scenes import People
 from jdance.pose import PoseEstimator, evaluation
 from jdance.pose.letterbox import letterbox, to_picture
-from jdance.recognize import DECODE
+from jdance.recognize.recognizer import DECODE
 
 FILES = {
     "mobilenet_v2_small": "pose/mobilenet_v2_small.pb",

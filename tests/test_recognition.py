@@ -9,8 +9,8 @@ from jdance import models
 from jdance.data import augment, crop, images
 from jdance.pose import PoseEstimator
 from jdance.pose.letterbox import letterbox
-from jdance.recognition import canvas, resample
-from jdance.recognize import Recognizer
+from jdance.recognize import canvas, resample
+from jdance.recognize.recognizer import Recognizer
 
 _letterbox, _cut = jax.jit(resample.letterbox), jax.jit(resample.cut)
 _view = jax.jit(resample.view, static_argnames="size")

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from conftest import tiny_config, tiny_picture
 
-from jdance import draw, models, skeleton
-from jdance.data import crop, openpose_json, pipeline, records
+from jdance import models, skeleton
+from jdance.data import crop, loader, openpose_json, records
 from jdance.errors import UserError
-from jdance.recognize import Recognizer, annotate
-from jdance.training import evaluation
+from jdance.recognize.recognizer import Recognizer, annotate
+from jdance.report import draw
+from jdance.train import evaluation
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def test_probabilities_are_those_of_evaluation(setup, tiny_data):
     config, variables = setup
     source = records.Dataset(tiny_data).source("val")
     predictions = evaluation.predict(
-        evaluation.make_eval_step(config), variables, pipeline.eval_batches(source, config)
+        evaluation.make_eval_step(config), variables, loader.eval_batches(source, config)
     )
     recognizer = Recognizer(config, ["a", "b", "c"], variables)
     for i in range(4):

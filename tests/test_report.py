@@ -9,9 +9,9 @@ from conftest import tiny_config
 
 from jdance.data import records
 from jdance.errors import UserError
-from jdance.report import charts, document, parts
+from jdance.report import blocks, charts, html
 from jdance.report import run as run_report
-from jdance.training import evaluation, judge, loop
+from jdance.train import evaluation, loop, results
 
 VOID = {"meta", "img", "br", "line", "rect", "circle", "polyline"}
 
@@ -63,29 +63,29 @@ def check_page(text):
 
 
 def test_wilsons_interval():
-    low, high = parts.interval(0.5, 10)  # Newcombe (1998): 0.2366 to 0.7634
+    low, high = blocks.interval(0.5, 10)  # Newcombe (1998): 0.2366 to 0.7634
     assert (low, high) == (pytest.approx(0.2366, abs=1e-4), pytest.approx(0.7634, abs=1e-4))
-    assert parts.interval(1.0, 27)[1] == 1 and parts.interval(0.0, 27)[0] == 0
-    assert parts.percent_interval(None, 0) == ""
-    assert parts.percent_interval(0.5, 10) == "50.0 (23.7 to 76.3)"
+    assert blocks.interval(1.0, 27)[1] == 1 and blocks.interval(0.0, 27)[0] == 0
+    assert blocks.percent_interval(None, 0) == ""
+    assert blocks.percent_interval(0.5, 10) == "50.0 (23.7 to 76.3)"
 
 
 def test_document_in_both_forms():
     sections = [
-        document.Section(
+        html.Section(
             "A < B",
             [
-                document.Text("1 < 2 & 3"),
-                document.Table("c|d", ["x", "y"], [["a|b", "<1>"]]),
-                document.Picture("curve", 'a "long" description of it', "<svg></svg>"),
+                html.Text("1 < 2 & 3"),
+                html.Table("c|d", ["x", "y"], [["a|b", "<1>"]]),
+                html.Picture("curve", 'a "long" description of it', "<svg></svg>"),
             ],
         )
     ]
     page = check_page(
-        document.to_html("T", sections).replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"')
+        html.to_html("T", sections).replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"')
     )
     assert "<1>" in page.text and page.pictures == ['a "long" description of it']
-    lines = document.to_markdown("T", sections).splitlines()
+    lines = html.to_markdown("T", sections).splitlines()
     assert lines[:3] == ["# T", "", "## A < B"]
     assert "| a\\|b | <1> |" in lines and 'curve: a "long" description of it' in lines
 
@@ -105,7 +105,7 @@ def test_confusion_picture_has_every_number():
     counts = np.array([[30, 2], [0, 7]])
     svg = charts.confusion(counts, ["wave", "walk <x>"])
     assert re.findall(r">(\d+)<", svg) == ["30", "2", "7"] and "walk &lt;x&gt;" in svg
-    picture, table = parts.confusion_blocks(counts, ["wave", "walk"], "val")
+    picture, table = blocks.confusion_blocks(counts, ["wave", "walk"], "val")
     assert "37 of 39 right; wave taken for walk 2 times" in picture.alt
     assert table.rows == [["wave", "30", "2", "93.8"], ["walk", "0", "7", "100.0"]]
 
@@ -130,7 +130,7 @@ def test_report_of_a_run(tiny_data, tmp_path):
     config.model.branches = "keypoints"
     loop.train(config, tmp_path)
     run_report.write(tmp_path)  # before any evaluation
-    result, _ = judge.judge([tmp_path], "val")
+    result, _ = results.judge([tmp_path], "val")
     text = run_report.write(tmp_path).read_text()
     page = check_page(text)
     said = " ".join(page.text)

@@ -9,12 +9,12 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from jdance import models
-from jdance.models.fusion import MEAN, STD
-from jdance.training.steps import cross_entropy
+from jdance.models.fused import MEAN, STD
+from jdance.train.steps import cross_entropy
 from jdance.weights import pth, resnet
 
 torch = pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
-from jdance.benchmarks import torch_resnet  # noqa: E402
+from jdance.bench import torch_networks  # noqa: E402
 
 PARAMETERS = {"resnet18": 11_689_512, "resnet50": 25_557_032, "cbam_resnet50": 28_089_624}
 LABELS = np.array([7, 999, 0, 512])
@@ -24,7 +24,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
 @functools.cache
 def reference(name):
     """The network in double precision, so that the differences are ours alone."""
-    return torch_resnet.build(name).double()
+    return torch_networks.build(name).double()
 
 
 @functools.cache
@@ -61,7 +61,7 @@ def our_step(name, train, dtype):
 
 def their_step(name, train):
     """The same, by the names of the reference."""
-    net = torch_resnet.build(name).double().train(train)
+    net = torch_networks.build(name).double().train(train)
     before = {key: value.clone() for key, value in net.state_dict().items()}
     counts = {}  # values that each batch norm averages over
     for path, layer in net.named_modules():

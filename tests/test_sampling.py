@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pytest
 from conftest import tiny_config
-from test_pipeline import assert_same, source, take  # noqa: F401
+from test_loader import assert_same, source, take  # noqa: F401
 from test_prepare import load
 
-from jdance.data import pipeline, records, resplit, sampling, sources
+from jdance.data import loader, records, resplit, sampling, sources
 from jdance.data.prepare import prepare
 from jdance.errors import UserError
-from jdance.training import loop
-from jdance.training.sampler import Sampler
+from jdance.train import loop
+from jdance.train.sampler import Sampler
 
 UNEVEN = np.repeat([0, 1, 3], [50, 8, 2])  # nothing of class 2
 
@@ -49,10 +49,10 @@ def test_steered_shares_follow_the_errors():
 def test_batches_by_shares_resume(tiny_data, source):  # noqa: F811
     config = tiny_config(tiny_data)
     shares = np.array([0.6, 0.2, 0.2])
-    whole = take(pipeline.train_batches(source, config, shares=shares), 12)
+    whole = take(loader.train_batches(source, config, shares=shares), 12)
     labels = np.concatenate([batch["label"] for batch in whole])[:45]
     assert np.bincount(labels).tolist() == [27, 9, 9]
-    assert_same(whole[7:], take(pipeline.train_batches(source, config, 7, shares=shares), 5))
+    assert_same(whole[7:], take(loader.train_batches(source, config, 7, shares=shares), 5))
     # Copies of one example in an epoch are augmented each in its own way.
     index = np.concatenate([batch["index"] for batch in whole])[:45]
     features = np.concatenate([batch["features"] for batch in whole])[:45]

@@ -10,12 +10,12 @@ from conftest import tiny_config
 
 from jdance import features, models, skeleton
 from jdance.config import augment as no_augment
-from jdance.data import augment, crop, pipeline, records, skeleton_npz, tempo
-from jdance.data.chances import Chances
+from jdance.data import augment, crop, loader, records, skeleton_npz, temporal
 from jdance.data.prepare import prepare
+from jdance.data.randomness import Chances
 from jdance.data.sources import open_source
 from jdance.errors import UserError
-from jdance.training import loop
+from jdance.train import loop
 
 JHMDB_FLIP = [0, 1, 2, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13]
 SHORT_NAMES = [
@@ -98,23 +98,23 @@ def test_motion_features_by_hand():
 def test_time_is_resampled_and_smoothed():
     clip = np.ones((9, 15, 3), np.float32)
     clip[..., 0] = np.arange(9)[:, None]
-    (even,) = tempo.times([9], 17, None, no_augment())
-    np.testing.assert_allclose(tempo.resample(clip, even)[:, 3, 0], np.arange(17) / 2)
-    one = tempo.resample(clip[:1], *tempo.times([1], 5, None, no_augment()))
+    (even,) = temporal.times([9], 17, None, no_augment())
+    np.testing.assert_allclose(temporal.resample(clip, even)[:, 3, 0], np.arange(17) / 2)
+    one = temporal.resample(clip[:1], *temporal.times([1], 5, None, no_augment()))
     np.testing.assert_array_equal(one, np.repeat(clip[:1], 5, 0))
     gap = clip.copy()
     gap[4, 2] = 0
     at = np.array([3.25, 3.75, 4.0, 4.6])
-    np.testing.assert_allclose(tempo.resample(gap, at)[:, 2], [[3, 1, 1], [0] * 3, [0] * 3,
+    np.testing.assert_allclose(temporal.resample(gap, at)[:, 2], [[3, 1, 1], [0] * 3, [0] * 3,
                                                                [5, 1, 1]])  # fmt: skip
     wild = clip.copy()
     wild[4, 7, 0] = 90
-    np.testing.assert_allclose(tempo.smooth(wild)[:, 7, 0], [0, 1, 2, 3, 5, 6, 6, 7, 8])
+    np.testing.assert_allclose(temporal.smooth(wild)[:, 7, 0], [0, 1, 2, 3, 5, 6, 6, 7, 8])
     config = no_augment()
     config.update(time_crop=0.6, time_warp=0.3)
     chances = Chances([np.random.default_rng(seed) for seed in range(50)])
     for count, drawn in zip(
-        [31, 5] * 25, tempo.times([31, 5] * 25, 16, chances, config), strict=True
+        [31, 5] * 25, temporal.times([31, 5] * 25, 16, chances, config), strict=True
     ):
         last = count - 1
         assert drawn.min() >= 0 and drawn.max() <= last and (np.diff(drawn) >= 0).all()
@@ -195,13 +195,13 @@ def test_batches_of_sequences(clip_data):
     config = sequence_config(clip_data)
     dataset = records.Dataset(clip_data)
     assert dataset.sequences and dataset.layout == "jhmdb15"
-    batch = next(pipeline.train_batches(dataset.source("train"), config))
+    batch = next(loader.train_batches(dataset.source("train"), config))
     assert batch["features"].shape == (8, *models.feature_shape(config.model))
     assert "image" not in batch and batch["valid"].all()
-    (plain, *_) = pipeline.eval_batches(dataset.source("val"), config)
-    (again, *_) = pipeline.eval_batches(dataset.source("val"), config, view=0)
+    (plain, *_) = loader.eval_batches(dataset.source("val"), config)
+    (again, *_) = loader.eval_batches(dataset.source("val"), config, view=0)
     np.testing.assert_array_equal(plain["features"], again["features"])
-    (other, *_) = pipeline.eval_batches(dataset.source("val"), config, view=1)
+    (other, *_) = loader.eval_batches(dataset.source("val"), config, view=1)
     assert not np.allclose(plain["features"], other["features"])
     np.testing.assert_array_equal(plain["label"], other["label"])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import tiny_picture
 
-from jdance.data import images, people
+from jdance.data import images, scenes
 from jdance.pose import PoseEstimator, evaluation
 from jdance.pose.decode import People
 from jdance.pose.letterbox import letterbox
@@ -20,10 +20,10 @@ def picture(number):
     person[..., 0] = np.linspace(10, 60, 18) + number
     person[..., 1] = np.linspace(20, 90, 18)
     grey = np.full((100 + number, 120, 3), 10 * number + 5, np.uint8)
-    record = people.People(
+    record = scenes.People(
         images.encode_jpeg(grey), person, np.zeros((1, 4)), np.full(1, 1e4), np.zeros(1, bool)
     )
-    return people.pack(record)
+    return scenes.pack(record)
 
 
 def estimator(squares):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from jdance.recognition.judge import judge
-from jdance.training import loop
+from jdance.recognize.score import judge
+from jdance.train import loop
 
 pytestmark = pytest.mark.slow
 

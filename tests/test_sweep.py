@@ -17,7 +17,7 @@ from jdance import models
 from jdance.data.prepare import prepare
 from jdance.data.sources import open_source
 from jdance.errors import UserError
-from jdance.training import sweep
+from jdance.train import sweep
 
 
 @pytest.fixture(scope="module")

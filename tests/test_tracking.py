@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from conftest import tiny_picture
 
-from jdance import timeline, tracking
-from jdance.recognition.stream import Stream
+from jdance.recognize import timeline, tracking
+from jdance.recognize.stream import Stream
+from jdance.recognize.timeline import Segment, Timeline
+from jdance.recognize.tracking import Tracker
 from jdance.report import video
-from jdance.timeline import Segment, Timeline
-from jdance.tracking import Tracker
 
 
 def _body(x, y=100.0, size=100.0):

@@ -12,12 +12,12 @@ import pytest
 from conftest import tiny_config, tiny_source
 
 from jdance import models
-from jdance.data import pipeline, records
+from jdance.data import loader, records
 from jdance.data.prepare import prepare
 from jdance.errors import UserError
-from jdance.training import checkpoints, devices, evaluation, loop, state, steps
-from jdance.training.metrics import MetricWriter
-from jdance.training.motion_task import MotionTask
+from jdance.train import checkpoints, distributed, evaluation, loop, state, steps
+from jdance.train.metrics import MetricWriter
+from jdance.train.motion import MotionTask
 
 
 def setup(config, axis_name=steps.AXIS):
@@ -38,7 +38,7 @@ def config(tiny_data):
 @pytest.fixture
 def batches(config):
     source = records.Dataset(config.data.dir).source("train")
-    return list(islice(pipeline.train_batches(source, config), 3))
+    return list(islice(loader.train_batches(source, config), 3))
 
 
 def assert_trees_close(a, b, **tolerance):
@@ -51,13 +51,13 @@ def test_four_devices_equal_one_with_the_whole_batch(config, batches):
     """Synchronised batch norm, averaged gradients, and dropout that follows the example."""
     fresh, step = setup(config)
     mapped = jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0), out_axes=None)
-    many = devices.replicate(fresh)
+    many = distributed.replicate(fresh)
     one = fresh
     single = jax.pmap(
         step, axis_name=steps.AXIS, in_axes=(None, 0), out_axes=None, devices=jax.devices()[:1]
     )
     for batch in batches:
-        many, metrics = mapped(many, devices.shard(batch))
+        many, metrics = mapped(many, distributed.shard(batch))
         whole = {name: value[None] for name, value in batch.items()}
         one, expected = single(one, whole)
         assert_trees_close(metrics, expected, rtol=1e-4, atol=1e-5)
@@ -72,7 +72,7 @@ def test_batch_norm_of_each_device_by_itself(config, batches):
         config.model.sync_batch_norm = shared
         fresh, step = setup(config)
         mapped = jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0), out_axes=None)
-        batch = devices.shard(batches[0])
+        batch = distributed.shard(batches[0])
         updated.append(jax.device_get(mapped(fresh, batch)[0].params))
         collectives.append(mapped.lower(fresh, batch).as_text().count("stablehlo.all_reduce"))
     differences = jax.tree.map(lambda a, b: np.abs(a - b).max(), *updated)
@@ -83,7 +83,7 @@ def test_batch_norm_of_each_device_by_itself(config, batches):
 def test_every_device_ends_a_step_with_the_same_numbers(config, batches):
     fresh, step = setup(config)
     mapped = jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0))  # out: one state a device
-    new, metrics = mapped(fresh, devices.shard(batches[0]))
+    new, metrics = mapped(fresh, distributed.shard(batches[0]))
     for leaf in jax.tree.leaves((new, metrics)):
         leaf = np.asarray(leaf)
         assert len(leaf) == 4
@@ -177,7 +177,7 @@ def test_training_learns_and_writes_what_it_should(tiny_data, tmp_path):
     source = records.Dataset(tiny_data).source("val")
     again = evaluation.judged(
         evaluation.predict(
-            evaluation.make_eval_step(read), variables, pipeline.eval_batches(source, read)
+            evaluation.make_eval_step(read), variables, loader.eval_batches(source, read)
         ),
         *(classes, tiny_data, "val"),
     )

@@ -5,8 +5,8 @@ import sys
 import threading
 import time
 
-from jdance.training import cluster
-from jdance.training.watchdog import Watchdog, lagging
+from jdance.train import distributed
+from jdance.train.watchdog import Watchdog, lagging
 
 
 def watch(seconds):
@@ -18,7 +18,7 @@ def watch(seconds):
 
 def test_it_ends_a_run_that_stands_still(capfd):
     dog, ended, statuses = watch(0.5)
-    assert ended.wait(60) and statuses == [cluster.BROKEN]
+    assert ended.wait(60) and statuses == [distributed.BROKEN]
     dog.close()
     told = capfd.readouterr().err
     assert "test_it_ends_a_run_that_stands_still" in told  # the stack of the main thread
@@ -46,11 +46,10 @@ def test_none_where_none_is_wanted():
 
 def test_it_really_ends_the_process():
     code = (
-        "from jdance.training.watchdog import Watchdog; import time; d = Watchdog(0.3);"
-        "time.sleep(120)"
+        "from jdance.train.watchdog import Watchdog; import time; d = Watchdog(0.3);time.sleep(120)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert run.returncode == cluster.BROKEN and "--watchdog=0.3" in run.stderr
+    assert run.returncode == distributed.BROKEN and "--watchdog=0.3" in run.stderr
 
 
 def test_the_one_that_lags():

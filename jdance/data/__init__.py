@@ -1,1 +1,1 @@
-"""From pictures, key points and labels to batches."""
+"""From images, videos and key points to batches."""

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jdance import skeleton
 from jdance.data import crop
-from jdance.data.chances import Chances, between
+from jdance.data.randomness import Chances, between
 
 LEGS = ("right_hip", "left_hip", "right_knee", "left_knee", "right_ankle", "left_ankle")
 

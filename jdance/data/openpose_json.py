@@ -13,7 +13,7 @@ import numpy as np
 from jdance import files, skeleton
 from jdance.data import crop
 from jdance.errors import UserError
-from jdance.wording import rounded
+from jdance.progress import rounded
 
 
 def path_for(picture: Path, folder: Path) -> Path:

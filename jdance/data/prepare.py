@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from jdance import files, lock, skeleton
-from jdance.data import crop, images, parts, records, splits
+from jdance.data import crop, images, records, shards, splits
 from jdance.data.sources import SPLITS, Loaded, Person, Picture, Source
 from jdance.data.videos import Damaged
 from jdance.data.workers import load_all
 from jdance.errors import UserError
-from jdance.progress import Progress
-from jdance.wording import counted
+from jdance.progress import Progress, counted
 
 _FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
@@ -38,7 +37,7 @@ def prepare(
     also_whole: bool = False,
     min_joints: int = 4,
     split_by: str = "video",
-    share: parts.Share = parts.Share(),  # noqa: B008 (immutable)
+    share: shards.Share = shards.Share(),  # noqa: B008 (immutable)
 ) -> dict[str, Any]:
     """Writes a data set (see `records`) and returns its description, as in dataset.json.
 
@@ -89,7 +88,7 @@ def _write(
     also_whole: bool,
     min_joints: int,
     split_by: str,
-    share: parts.Share,
+    share: shards.Share,
 ) -> dict[str, Any]:
     """Writes the shards of a share and returns their description; see `prepare`."""
     skipped = [(images.printable(name), reason) for name, reason in source.skipped]
@@ -175,7 +174,7 @@ def summary(info: Mapping[str, Any], complete: bool = True) -> list[str]:
 
 
 @contextmanager
-def claimed(output: Path, share: parts.Share) -> Iterator[Path | dict[str, Any]]:
+def claimed(output: Path, share: shards.Share) -> Iterator[Path | dict[str, Any]]:
     """Makes the folder ours while the block runs; another process cannot write to it then.
 
     Yields:
@@ -185,9 +184,9 @@ def claimed(output: Path, share: parts.Share) -> Iterator[Path | dict[str, Any]]
     Raises:
         UserError: the folder is in use.
     """
-    with lock.held(output, name=f"{share.prefix}{parts.LOCK}", flag="--output"):
+    with lock.held(output, name=f"{share.prefix}{shards.LOCK}", flag="--output"):
         if share.processes > 1:
-            yield parts.claim(output, share) or output
+            yield shards.claim(output, share) or output
         else:
             yield _claim(output)
 
@@ -204,7 +203,7 @@ def _claim(output: Path) -> Path:
         if marker.exists():
             for leftover in output.glob("*.array_record"):
                 leftover.unlink()
-        elif any(path.name != parts.LOCK for path in output.iterdir()):
+        elif any(path.name != shards.LOCK for path in output.iterdir()):
             raise UserError(f"{output}: is not empty; choose another --output")
         marker.touch()
     except OSError as error:
@@ -212,7 +211,7 @@ def _claim(output: Path) -> Path:
     return marker
 
 
-def finish(place: Path, info: dict[str, Any], share: parts.Share) -> dict[str, Any]:
+def finish(place: Path, info: dict[str, Any], share: shards.Share) -> dict[str, Any]:
     """Writes dataset.json, last and at once: a folder that has it is complete.
 
     Returns:
@@ -222,7 +221,7 @@ def finish(place: Path, info: dict[str, Any], share: parts.Share) -> dict[str, A
         UserError: not one picture could be used.
     """
     if share.processes > 1:
-        info = parts.finish(place, share, info)
+        info = shards.finish(place, share, info)
         complete = (place / "dataset.json").exists()
     else:
         complete = True

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from jdance.data import parts, records, splits
+from jdance.data import records, shards, splits
 from jdance.data.prepare import claimed, finish
 from jdance.data.records import Dataset
 
@@ -43,7 +43,7 @@ def resplit(dataset: Dataset, output: Path, by: str, seed: int) -> None:
     units = [item.example.group if by == "video" else item.example.source for item in items]
     drawn = splits.draw(labels, units, fractions, seed)
 
-    with claimed(output, parts.Share()) as marker:
+    with claimed(output, shards.Share()) as marker:
         assert isinstance(marker, Path)  # there is one share
         writers = {name: records.Writer(output, name) for name in names}
         for (data, example), name in zip(items, drawn, strict=True):
@@ -53,7 +53,7 @@ def resplit(dataset: Dataset, output: Path, by: str, seed: int) -> None:
         info = json.loads(json.dumps(dataset.info))
         info["splits"] = {name: writer.summary(dataset.classes) for name, writer in writers.items()}
         info["seed"] = seed
-        finish(marker, info, parts.Share())
+        finish(marker, info, shards.Share())
 
 
 def _items(dataset: Dataset, split: str) -> list[_Item]:

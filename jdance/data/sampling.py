@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jdance.data.chances import stream
+from jdance.data.randomness import stream
 
 SAMPLINGS = ("shuffled", "balanced", "confusion")
 

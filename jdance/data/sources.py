@@ -18,8 +18,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jdance import files
-from jdance.data import images, openpose_json, skeleton_npz, stage, videos
+from jdance.data import images, openpose_json, skeleton_npz, videos
 from jdance.errors import UserError
+from jdance.stagedance import stage
 
 SPLITS = ("train", "val", "test")
 _TABLES = (".csv", ".tsv")

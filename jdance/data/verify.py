@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jdance.data import images, people, records
+from jdance.data import images, records, scenes
 from jdance.errors import UserError
 
 
@@ -42,7 +42,7 @@ def _check_crop(data: bytes) -> None:
 
 
 def _check_scene(data: bytes) -> None:
-    scene = people.unpack(data)
+    scene = scenes.unpack(data)
     image = images.decode(scene.image)
     if image is None:
         raise UserError("a damaged image")

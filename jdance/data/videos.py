@@ -23,7 +23,7 @@ from jdance import files
 from jdance.data import containers
 from jdance.data.containers import SUFFIXES, is_video
 from jdance.errors import UserError
-from jdance.wording import counted
+from jdance.progress import counted
 
 __all__ = ["SUFFIXES", "is_video"]
 

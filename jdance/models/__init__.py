@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jdance import features
+from jdance import features, skeleton_maps
 from jdance.models import attention
-from jdance.models.baselines import skeleton_maps
-from jdance.models.baselines.densenet import DenseNet
-from jdance.models.baselines.posture_nets import FlatPostureNet, TwoStagePostureNet
-from jdance.models.fusion import FusedNet
+from jdance.models.baselines.qes import FlatPostureNet, TwoStagePostureNet
+from jdance.models.baselines.str import DenseNet
+from jdance.models.fused import FusedNet
 from jdance.models.resnet import BLOCKS, ResNet
 from jdance.models.sequence import SequenceNet
 from jdance.skeleton import LAYOUTS, Layout

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from jdance.models.norm import batch_norm
+from jdance.models.layers import batch_norm
 
 # Makes an attention module with a given `name`; the module is called as (x, train).
 Attention = Callable[..., nn.Module]

@@ -13,10 +13,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from jdance.models import fast
+from jdance.models import fast_ops
 from jdance.models.attention import Attention
-from jdance.models.dropout import Dropout
-from jdance.models.norm import Norm, batch_norm
+from jdance.models.layers import Dropout, Norm, batch_norm
 
 
 class Conv(nn.Module):
@@ -35,10 +34,10 @@ class Conv(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> fast.Conv:
+    def __call__(self, x: Array) -> fast_ops.Conv:
         shape = (*(self.size,) * (x.ndim - 2), x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32)
-        return fast.Conv(x.astype(self.dtype), kernel, self.stride)
+        return fast_ops.Conv(x.astype(self.dtype), kernel, self.stride)
 
 
 class Conv1x1(nn.Module):
@@ -49,10 +48,10 @@ class Conv1x1(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> fast.Conv:
+    def __call__(self, x: Array) -> fast_ops.Conv:
         kernel = DenseKernel((x.shape[-1], self.features), name="dense")()
         kernel = kernel.reshape(*(1,) * (x.ndim - 2), *kernel.shape)
-        return fast.Conv(x.astype(self.dtype), kernel, self.stride)
+        return fast_ops.Conv(x.astype(self.dtype), kernel, self.stride)
 
 
 class DenseKernel(nn.Module):
@@ -94,7 +93,7 @@ class Residual(nn.Module):
     expansion: ClassVar[int]  # a stage's channels over those inside its blocks
     last_conv: ClassVar[str]  # name of the branch's last convolution
 
-    def branch(self, x: Array, norm: Norm) -> fast.Conv:
+    def branch(self, x: Array, norm: Norm) -> fast_ops.Conv:
         """The block's convolutions, each but the last followed by its norm and ReLU."""
         raise NotImplementedError
 
@@ -112,9 +111,9 @@ class Residual(nn.Module):
         y = self.branch(x, norm)
         if self.attention is None:
             return last_norm(y, shortcut, act=True)
-        return fast.relu(shortcut + self.attention(name="attention")(last_norm(y), train))
+        return fast_ops.relu(shortcut + self.attention(name="attention")(last_norm(y), train))
 
-    def _conv(self, x: Array, features: int, stride: int, name: str) -> fast.Conv:
+    def _conv(self, x: Array, features: int, stride: int, name: str) -> fast_ops.Conv:
         return Conv(features, self.kernel, stride, self.dtype, name=name)(x)
 
 
@@ -127,7 +126,7 @@ class BasicBlock(Residual):
     expansion = 1
     last_conv = "conv2"
 
-    def branch(self, x: Array, norm: Norm) -> fast.Conv:
+    def branch(self, x: Array, norm: Norm) -> fast_ops.Conv:
         y = self._conv(x, self.features, self.stride, "conv1")
         y = norm(name="conv1_norm")(y, act=True)
         return self._conv(y, self.features, 1, "conv2")
@@ -143,7 +142,7 @@ class Bottleneck(Residual):
     expansion = 4
     last_conv = "expand"
 
-    def branch(self, x: Array, norm: Norm) -> fast.Conv:
+    def branch(self, x: Array, norm: Norm) -> fast_ops.Conv:
         first, middle = (self.stride, 1) if self.version == "v1" else (1, self.stride)
         y = Conv1x1(self.features // 4, first, self.dtype, name="reduce")(x)
         y = norm(name="reduce_norm")(y, act=True)
@@ -185,7 +184,9 @@ class ResNet(nn.Module):
     def __call__(self, x: Array, index: Array, train: bool) -> Array:
         stem = Conv(self.width, 7, 2, self.dtype, name="stem")(x)
         x = batch_norm(train, self.axis_name, self.dtype)(name="stem_norm")(stem)
-        x = fast.relu(fast.max_pool(x))  # in this order ReLU has a quarter of the pixels to do
+        x = fast_ops.relu(
+            fast_ops.max_pool(x)
+        )  # in this order ReLU has a quarter of the pixels to do
         block_type = BLOCKS[self.block]
         for stage, blocks in enumerate(self.stage_sizes):
             if stage == len(self.stage_sizes) - 1:

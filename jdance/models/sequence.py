@@ -8,8 +8,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jdance.models.attention import Attention
-from jdance.models.mlp import MLP
-from jdance.models.norm import batch_norm
+from jdance.models.layers import MLP, batch_norm
 from jdance.models.resnet import Bottleneck
 
 

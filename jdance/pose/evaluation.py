@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from jdance import skeleton
-from jdance.data import images, people
+from jdance.data import images, scenes
 from jdance.data.records import Shards
 from jdance.errors import UserError
 from jdance.pose.decode import People
@@ -49,7 +49,7 @@ def average_precision(
             the shards are padded to one length.
         input_size: side of the squares that the estimator is given.
     """
-    size, truth = _batch_size(), list[people.People]()
+    size, truth = _batch_size(), list[scenes.People]()
     own = _own_images(source, process, processes, truth)
     columns: list[tuple[np.ndarray, ...]] = []
     for _ in range(0, -(-len(source) // processes), size):
@@ -74,17 +74,17 @@ def _batch_size() -> int:
 
 
 def _own_images(
-    source: Shards, process: int, processes: int, truth: list[people.People]
+    source: Shards, process: int, processes: int, truth: list[scenes.People]
 ) -> Iterator[np.ndarray]:
     """The images of this process, uint8 RGB; appends the annotations of all records to `truth`."""
     for index in range(len(source)):
-        record = people.unpack(source[index])
+        record = scenes.unpack(source[index])
         truth.append(replace(record, image=b"", mask=None))
         if index % processes == process:
             yield _decode(record)
 
 
-def _decode(record: people.People) -> np.ndarray:
+def _decode(record: scenes.People) -> np.ndarray:
     image = images.decode(record.image)
     if image is None:
         raise UserError(f"{record.name}: a damaged picture; prepare the data again")
@@ -92,7 +92,7 @@ def _decode(record: people.People) -> np.ndarray:
 
 
 def judge(
-    truth: Sequence[people.People], found: Iterable[tuple[np.ndarray, np.ndarray]]
+    truth: Sequence[scenes.People], found: Iterable[tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, Any]:
     """AP, AP50, AP75 and AR, and n, the number of pictures.
 
@@ -124,7 +124,7 @@ def judge(
     return {**{name: float(evaluation.stats[i]) for name, i in _NAMES.items()}, "n": len(truth)}
 
 
-def to_coco(records: Sequence[people.People]) -> dict[str, Any]:
+def to_coco(records: Sequence[scenes.People]) -> dict[str, Any]:
     """The content of a COCO key-point annotation file; pictures are numbered from 0."""
     annotations: list[dict[str, Any]] = []
     for number, record in enumerate(records):

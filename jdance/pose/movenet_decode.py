@@ -17,7 +17,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jdance import skeleton
-from jdance.models.movenet import JOINTS, Heads
+from jdance.models.pose_movenet import JOINTS, Heads
 from jdance.pose import oks
 from jdance.pose.decode import DecodeConfig, People
 

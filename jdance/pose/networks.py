@@ -8,11 +8,11 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import ArrayLike
 
-from jdance.models import openpose
-from jdance.models.light_pose import LightPose
-from jdance.models.lightweight_openpose import LightweightOpenPose
-from jdance.models.movenet import MoveNetMultiPose
-from jdance.models.openpose_vgg19 import OpenPoseVGG19
+from jdance.models import pose_mobilenet
+from jdance.models.pose_light import LightPose
+from jdance.models.pose_lightweight import LightweightOpenPose
+from jdance.models.pose_movenet import MoveNetMultiPose
+from jdance.models.pose_openpose import OpenPoseVGG19
 from jdance.pose import movenet_decode
 from jdance.pose.decode import DecodeConfig, People, decode
 from jdance.pose.letterbox import INPUT_SIZE
@@ -26,7 +26,7 @@ def _to_unit_rgb(images: Array) -> Array:
     return images.astype(jnp.float32) / 127.5 - 1
 
 
-def _decode_maps(maps: openpose.Maps, config: DecodeConfig, min_joints: ArrayLike) -> People:
+def _decode_maps(maps: pose_mobilenet.Maps, config: DecodeConfig, min_joints: ArrayLike) -> People:
     return decode(*maps, config, min_joints)
 
 
@@ -52,7 +52,7 @@ class PoseNetwork(NamedTuple):
 
 # By the name that configurations and pose checkpoints give them.
 NETWORKS = {
-    "mobilenet_v2_small": PoseNetwork(openpose.MobileNetV2Small),
+    "mobilenet_v2_small": PoseNetwork(pose_mobilenet.MobileNetV2Small),
     "light": PoseNetwork(LightPose),
     "openpose_vgg19": PoseNetwork(OpenPoseVGG19, multiple=8),
     "lightweight_openpose": PoseNetwork(LightweightOpenPose, multiple=8),

@@ -19,11 +19,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jdance import npz
 from jdance.data import images
 from jdance.errors import UserError
-from jdance.models import openpose
-from jdance.pose import graphdef
+from jdance.models import pose_mobilenet
 from jdance.pose.letterbox import letterbox
 from jdance.pose.networks import NETWORKS, PoseNetwork
-from jdance.weights import checkpoint
+from jdance.weights import checkpoint, graphdef
 from jdance.weights.checkpoint import Variables
 
 # A file may ask for any size; to find out that its variables do not fit must not take for ever.
@@ -105,7 +104,7 @@ def import_mobilenet_v2_small(path: str | Path) -> Variables:
     constants = graphdef.read_constants(path)
     # Freezing appends a counter: SCOPE/weights/read/_2__cf__2.
     tensors = {re.sub(r"/read(/_\d+__cf__\d+)?$", "", name): c for name, c in constants.items()}
-    net = openpose.MobileNetV2Small(statistics="picture")
+    net = pose_mobilenet.MobileNetV2Small(statistics="picture")
     imported = {}
     for path_in_net, expected in abstract_variables(net).items():
         tensor_name = _tensorflow_name(path_in_net)
@@ -197,7 +196,7 @@ def calibrate(variables: Mapping[str, Any], images: np.ndarray) -> Variables:
     Returns:
         The backbone's `batch_stats`, for `with_statistics`.
     """
-    net = openpose.MobileNetV2Small(statistics="fixed", momentum=0.0)
+    net = pose_mobilenet.MobileNetV2Small(statistics="fixed", momentum=0.0)
 
     @jax.jit
     def measure(variables: Variables, images: jax.Array) -> Variables:

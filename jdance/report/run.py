@@ -9,9 +9,9 @@ import numpy as np
 
 from jdance.data import records
 from jdance.errors import UserError
-from jdance.report import charts, document, parts
-from jdance.report.document import Picture, Section, Table, Text
-from jdance.training import experiment
+from jdance.report import blocks, charts, html
+from jdance.report.html import Picture, Section, Table, Text
+from jdance.train import experiment
 
 
 def write(workdir: Path, output: Path | None = None) -> Path:
@@ -44,7 +44,7 @@ def write(workdir: Path, output: Path | None = None) -> Path:
         )
     )  # fmt: skip
     path = output / "report.html"
-    path.write_text(document.to_html(f"Run {workdir.resolve().name}", sections))
+    path.write_text(html.to_html(f"Run {workdir.resolve().name}", sections))
     return path
 
 
@@ -56,14 +56,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _training(workdir: Path) -> Section:
-    rows = parts.metrics(workdir)
+    rows = blocks.metrics(workdir)
     if not rows:
         return Section("Training", [Text("No step has been logged yet.")])
     last = max(row["step"] for row in rows)
     section = Section("Training", [Text(f"{last:,.0f} steps.")])
     names = {"accuracy": "training batches", "category_accuracy": "training batches, categories",
              "val_accuracy": "val", "val_AP": "AP on val"}  # fmt: skip
-    lines = {title: line for key, title in names.items() if (line := parts.curve(rows, key))}
+    lines = {title: line for key, title in names.items() if (line := blocks.curve(rows, key))}
     if lines:
         said = ", ".join(f"{title} ends at {line[-1][1]:.3f}" for title, line in lines.items())
         picture = charts.curves(lines, "epoch", "accuracy")
@@ -79,27 +79,27 @@ def _evaluation(name: str, result: Mapping[str, Any], classes: list[str], folder
         rows = [[key, f"{value:.4f}"] for key, value in result.items() if isinstance(value, float)]
         section.blocks.append(Table("By COCO's program", ["measure", "value"], rows))
         return section
-    accuracy = parts.percent_interval(result["accuracy"], result["n"])
+    accuracy = blocks.percent_interval(result["accuracy"], result["n"])
     section.blocks.append(
         Text(
             f"Accuracy in %, with 95 % interval: {accuracy} of {result['n']} examples; mean over "
-            f"the classes {parts.percent(result['mean_class_accuracy'])}."
+            f"the classes {blocks.percent(result['mean_class_accuracy'])}."
         )
     )
     rows = [
-        [c, str(own["n"]), parts.percent_interval(own["accuracy"], own["n"])]
+        [c, str(own["n"]), blocks.percent_interval(own["accuracy"], own["n"])]
         for c, own in result["per_class"].items()
     ]
     head = ["class", "examples", "accuracy in % (95 % interval)"]
     section.blocks.append(Table("Accuracy of each class", head, rows))
-    section.blocks += parts.confusion_blocks(np.array(result["confusion"]), classes, name)
+    section.blocks += blocks.confusion_blocks(np.array(result["confusion"]), classes, name)
     if result.get("mistakes"):
         try:
             source = records.Dataset(result.get("data") or folder).source(result["split"])
         except UserError:  # moved or deleted since: the numbers stand without pictures
             return section
         caption = "Mistakes of which it was most certain: true class, guess, its probability"
-        gallery = parts.mistakes(result["mistakes"], source, caption)
+        gallery = blocks.mistakes(result["mistakes"], source, caption)
         if gallery.pictures:
             section.blocks.append(gallery)
     return section
@@ -108,14 +108,14 @@ def _evaluation(name: str, result: Mapping[str, Any], classes: list[str], folder
 def _evaluated(result: Mapping[str, Any]) -> str:
     """What was evaluated, in words."""
     steps = [run["step"] for run in result.get("runs", [result]) if "step" in run]
-    parts = [
+    sentences = [
         f"Split {result['split']} of {result['data']}",
         f"{result['views']} view{'s' * (result['views'] > 1)}" if "views" in result else "",
         f"without joints: {result['drop_joints']}" if result.get("drop_joints") else "",
         f"checkpoint {result['checkpoint']}" if "checkpoint" in result else "",
         f"step {', '.join(f'{step:,}' for step in steps)}" if steps else "",
     ]
-    return "; ".join(part for part in parts if part) + "."
+    return "; ".join(part for part in sentences if part) + "."
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

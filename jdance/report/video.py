@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from jdance import draw
-from jdance.report.document import Block, Gallery, Picture, Section, Table, Text, to_html
-from jdance.timeline import Segment
-from jdance.wording import counted
+from jdance.progress import counted
+from jdance.recognize.timeline import Segment
+from jdance.report import draw
+from jdance.report.html import Block, Gallery, Picture, Section, Table, Text, to_html
 
 _PICTURES = 24  # key frames at most
 _HOW = (

@@ -3,7 +3,7 @@
 Both name their tensors alike: conv1, bn1, layer1.0.conv1, ..., layer1.0.downsample.0, fc; CBAM's
 attention is in every block, channel gate first (order 0), with batch norm in the spatial gate:
 layer1.0.cbam.ChannelGate.mlp.1, layer1.0.cbam.SpatialGate.spatial.conv, ... Both stride in the 3x3
-convolution (v1.5). torchvision's networks expect what `jdance.models.fusion` feeds: RGB less
+convolution (v1.5). torchvision's networks expect what `jdance.models.fused` feeds: RGB less
 ImageNet's mean, by its standard deviation.
 """
 

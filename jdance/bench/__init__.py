@@ -1,0 +1,1 @@
+"""Benchmarks and profiles of programs, and baselines in PyTorch, TensorFlow and C."""

@@ -1,0 +1,92 @@
+"""The decode in C, compiled on the spot: what a program in C or C++ takes for the same."""
+
+import ctypes
+import importlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jdance import skeleton
+from jdance.errors import UserError
+from jdance.pose import DecodeConfig, zoo
+from jdance.xla import cores
+
+
+class _Config(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_int)
+        for name in ("most", "people", "samples", "min_samples", "min_joints", "stride")
+    ] + [
+        (name, ctypes.c_float)
+        for name in ("smoothing", "heat_threshold", "sample_threshold", "min_score")
+    ]
+
+
+def build(config: DecodeConfig) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Compiles decode.c; (heat [h, w, 19], paf [h, w, 38]), float32 -> people [N, 18, 3].
+
+    The configuration must refine, smooth, and keep at most 40 peaks of a joint.
+
+    Raises:
+        UserError: there is no C compiler.
+    """
+    compiler = shutil.which("cc")
+    if compiler is None:
+        raise UserError("needs a C compiler, cc; install gcc or clang")
+    assert config.refine and config.smoothing > 0 and config.peaks_per_joint <= 40
+    with tempfile.TemporaryDirectory() as folder:
+        compiled, library = Path(folder, "decode.o"), Path(folder, "decode.so")
+        options = ["-O3", "-march=native", "-ffast-math", "-std=c11", "-fPIC"]
+        source = Path(__file__).with_name("decode.c")
+        subprocess.run([compiler, *options, "-c", source, "-o", compiled], check=True)
+        # Linked without -ffast-math, with which GCC before 13 adds code that makes the thread that
+        # loads the library round subnormal numbers to zero from then on, in everything it does.
+        subprocess.run([compiler, "-shared", "-o", library, compiled, "-lm"], check=True)
+        function = ctypes.CDLL(str(library)).decode  # which stays when the file is gone
+    settings = _Config(
+        config.peaks_per_joint, config.max_people, config.samples, config.min_samples,
+        config.min_joints, config.stride, config.smoothing, config.heat_threshold,
+        config.sample_threshold, config.min_score,
+    )  # fmt: skip
+    limbs = np.ascontiguousarray(skeleton.LIMBS, np.int32)
+    channels = np.ascontiguousarray(skeleton.PAF_CHANNELS, np.int32)
+
+    def decode(heat: np.ndarray, paf: np.ndarray) -> np.ndarray:
+        heat, paf = (np.ascontiguousarray(maps, np.float32) for maps in (heat, paf))
+        height, width, _ = heat.shape
+        assert max(height, width) <= 64
+        keypoints = np.empty((config.max_people, skeleton.NUM_JOINTS, 3), np.float32)
+        arrays = (array.ctypes.data_as(ctypes.c_void_p) for array in (limbs, channels))
+        count = function(
+            heat.ctypes.data_as(ctypes.c_void_p), paf.ctypes.data_as(ctypes.c_void_p),
+            height, width, *arrays, ctypes.byref(settings),
+            keypoints.ctypes.data_as(ctypes.c_void_p),
+        )  # fmt: skip
+        return keypoints[:count]
+
+    return decode
+
+
+def load() -> Callable[[np.ndarray], Any]:
+    """uint8 RGB [368, 368, 3] -> maps float32 [1, 46, 46, 57], with all cores of this process.
+
+    Raises:
+        ImportError: there is no TensorFlow.
+        UserError: the graph is not at hand, see `zoo.find`.
+    """
+    tf = importlib.import_module("tensorflow").compat.v1
+    definition = tf.GraphDef()
+    definition.ParseFromString(zoo.find("mobilenet_v2_small").read_bytes())
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.import_graph_def(definition, name="")
+    operations = graph.get_operations()
+    image = next(o for o in operations if o.type == "Placeholder").outputs[0]
+    settings = tf.ConfigProto(intra_op_parallelism_threads=cores())
+    session, last = tf.Session(graph=graph, config=settings), operations[-1].outputs[0]
+    return lambda square: session.run(last, {image: square[None, ..., ::-1].astype(np.float32)})

@@ -1,0 +1,230 @@
+"""Everything about the speed of a configuration's training step on this machine."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jdance.bench import counting, inputs, timing, trace
+from jdance.bench.counting import Peak
+from jdance.data.loader import Batch
+from jdance.data.records import Dataset
+from jdance.paper.speed import machine
+from jdance.report.html import Block, Section, Table, Text
+from jdance.train import distributed
+from jdance.train.tasks import Task
+
+_TRACED_STEPS = 3
+_TOP = 15  # operations in the table
+
+
+def measure(
+    task: Task, rounds: int, peak: Peak, folder: Path | None = None, dataset: Dataset | None = None
+) -> dict[str, Any]:
+    """Compiles and times the training step of a task on random data that is on the devices.
+
+    Args:
+        task: the experiment.
+        rounds: how often the step is timed.
+        peak: of one device, as far as it is known.
+        folder: for a trace of a few steps; None: no trace is made.
+        dataset: to measure its loader, too, alone and with the step.
+
+    Returns:
+        What `sections` shows, ready for JSON; numbers that cannot be known here are absent. All
+        counts are those of one device.
+    """
+    step, carry = inputs.step(task)
+    batch, pictures = inputs.on_device(task), inputs.pictures(task)
+    start = time.perf_counter()
+    lowered = step.lower(carry, batch, pictures)
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    found = list(counting.products(jax.make_jaxpr(step)(carry, batch, pictures)))
+    config = task.config
+    result: dict[str, Any] = {
+        "machine": machine(),
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "batch_size": config.batch_size,
+        "dtype": config.model.get("dtype", "float32"),
+        "trace_s": traced - start,
+        "compile_s": time.perf_counter() - traced,
+        "products": {
+            "number": len(found),
+            "flop": sum(p.flop for p in found),
+            "bytes": sum(p.bytes for p in found),
+        },
+        "program": counting.of_program(compiled),
+    }
+
+    def train() -> None:
+        nonlocal carry
+        carry, metrics = compiled(carry, batch, pictures)
+        jax.block_until_ready((carry, metrics))
+
+    result["step"] = timing.in_turn({"step": train}, rounds)["step"].summary()
+    seconds = result["step"]["median_s"]
+    result["images_per_second"] = config.batch_size / seconds
+    result["peak"] = _beside(peak, found, seconds)
+    memory = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in memory:
+        result["device_peak_bytes"] = memory["peak_bytes_in_use"]
+    host = inputs.batch(config, config.batch_size // jax.process_count())
+    send = {"send": lambda: jax.block_until_ready(distributed.shard(host))}
+    result["transfer"] = timing.in_turn(send, rounds)["send"].summary()
+    if folder is not None:
+
+        def several() -> None:
+            for _ in range(_TRACED_STEPS):
+                train()
+
+        trace.record(folder, several)
+        operations = trace.operations(folder, compiled.as_text())
+        total = sum(operation.seconds for operation in operations)
+        result["operations"] = {
+            "traced_steps": _TRACED_STEPS,
+            "total_s": total,
+            "top": [
+                {**operation._asdict(), "share": operation.seconds / total}
+                for operation in operations[:_TOP]
+            ],
+        }
+    if dataset is not None:
+        batches = task.train_batches(dataset.source("train"), 0)
+        result["loader"] = _loader(batches, config.batch_size, rounds)
+        args = (batches, compiled, carry, pictures)
+        result["with_loader"] = _together(*args, config.batch_size, rounds)
+    return result
+
+
+def _beside(peak: Peak, found: list[counting.Product], seconds: float) -> dict[str, float]:
+    """The peak, the share of it that a step reaches, and the step's floor, as far as known."""
+    result = {}
+    if peak.flops:
+        result["flops"] = peak.flops
+        result["share"] = sum(p.flop for p in found) / seconds / peak.flops
+    if peak.bandwidth:
+        result["bandwidth"] = peak.bandwidth
+    if peak.flops and peak.bandwidth:
+        result["floor_s"] = counting.floor_seconds(found, peak.flops, peak.bandwidth)
+    return result
+
+
+def _loader(batches: Iterator[Batch], size: int, rounds: int) -> dict[str, float]:
+    """Images a second of the loader alone. The first batches are those that it read ahead."""
+    for _ in range(4):
+        next(batches)
+    start, cpu = time.perf_counter(), time.process_time()
+    for _ in range(rounds):
+        next(batches)
+    seconds = time.perf_counter() - start
+    return {
+        "images_per_second": size * rounds / seconds,
+        "cpu_s_per_image": (time.process_time() - cpu) / size / rounds,
+    }
+
+
+def _together(
+    batches: Iterator[Batch], compiled: Any, carry: Any, pictures: Any, size: int, rounds: int
+) -> dict[str, float]:
+    """Images a second of loader and step together, as the training loop runs them."""
+    waited, metrics = 0.0, None
+    start = time.perf_counter()
+    for _ in range(rounds):
+        before = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - before
+        previous = metrics
+        carry, metrics = compiled(carry, distributed.shard(batch), pictures)
+        jax.block_until_ready(previous)
+    jax.block_until_ready(metrics)
+    seconds = time.perf_counter() - start
+    return {"images_per_second": size * rounds / seconds, "waiting_share": waited / seconds}
+
+
+def sections(result: dict[str, Any]) -> list[Section]:
+    """The result of `measure` in tables."""
+    blocks: list[Block] = [
+        Text(
+            f"{result['machine']} ({result['device']}), jax {result['jax']}; batches of "
+            f"{result['batch_size']}, {result['dtype']}."
+        ),
+        Table("The step, on data that is on the device", ("what", "value"), _step_rows(result)),
+    ]
+    if "loader" in result:
+        loader, together = result["loader"], result["with_loader"]
+        rows = [
+            ("loader alone", f"{loader['images_per_second']:.1f} images/s"),
+            ("CPU time of the loader", f"{1e3 * loader['cpu_s_per_image']:.2f} ms an image"),
+            ("step alone", f"{result['images_per_second']:.1f} images/s"),
+            ("loader and step", f"{together['images_per_second']:.1f} images/s"),
+            ("of that, waiting for data", f"{together['waiting_share']:.1%}"),
+        ]
+        blocks.append(Table("With the loader", ("what", "value"), rows))
+    if "operations" in result:
+        found = result["operations"]
+        steps = found["traced_steps"]
+        rows_ = [
+            (o["name"], f"{1e3 * o['seconds'] / steps:.2f}", f"{o['share']:.1%}",
+             f"{o['calls'] / steps:.0f}", o["source"])
+            for o in found["top"]
+        ]  # fmt: skip
+        blocks.append(
+            Table(
+                f"The operations that take longest, of {1e3 * found['total_s'] / steps:.1f} ms",
+                ("operation", "ms a step", "share", "calls", "where"),
+                rows_,
+            )
+        )
+    return [Section("Training step", blocks)]
+
+
+def _step_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    step, program, products = result["step"], result["program"], result["products"]
+    rows = [
+        ("tracing, then compilation", f"{result['trace_s']:.1f} s, {result['compile_s']:.1f} s"),
+        ("step, median", f"{1e3 * step['median_s']:.1f} ms ± {1e3 * step['spread_s']:.1f}"),
+        ("step, least", f"{1e3 * step['least_s']:.1f} ms"),
+        ("step, least CPU time", f"{1e3 * step['cpu_least_s']:.1f} ms"),
+        ("images a second", f"{result['images_per_second']:.1f}"),
+        ("transfer of a batch, median", f"{1e3 * result['transfer']['median_s']:.2f} ms"),
+        (f"{products['number']} convolutions and matrix products", _flop(products["flop"])),
+        ("their operands and results", _size(products["bytes"])),
+        ("rate", _flop(products["flop"] / step["median_s"]) + "/s"),
+    ]
+    names = {"flop": "the program's FLOP, by the compiler", "bytes": "bytes it reads and writes",
+             "argument_bytes": "its arguments", "output_bytes": "its results",
+             "temp_bytes": "its memory besides"}  # fmt: skip
+    for key, name in names.items():
+        if key in program:
+            show = _flop if key == "flop" else _size
+            rows.append((name, show(program[key])))
+    if "device_peak_bytes" in result:
+        rows.append(("most memory in use on the device", _size(result["device_peak_bytes"])))
+    peak = result["peak"]
+    share = f"{peak['share']:.1%} of {_flop(peak['flops'])}/s" if "share" in peak else "unknown"
+    rows.append(("share of the device's peak", share))
+    if "floor_s" in peak:
+        times = step["median_s"] / peak["floor_s"]
+        rows.append(
+            ("floor of the products", f"{1e3 * peak['floor_s']:.2f} ms (step: {times:.1f} x)")
+        )
+    return rows
+
+
+def _flop(value: float) -> str:
+    return f"{_scaled(value, 1000, ('', 'k', 'M', 'G', 'T', 'P'))}FLOP"
+
+
+def _size(value: float) -> str:
+    return f"{_scaled(value, 1024, ('', 'Ki', 'Mi', 'Gi', 'Ti'))}B"
+
+
+def _scaled(value: float, base: int, prefixes: Sequence[str]) -> str:
+    power = 0
+    while value >= base and power < len(prefixes) - 1:
+        value, power = value / base, power + 1
+    return f"{value:.4g} {prefixes[power]}"

@@ -1,0 +1,184 @@
+"""What all programs in launch/ share: how they start and how they end."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict
+
+from jdance import config as defaults
+from jdance import xla
+from jdance.data import images
+from jdance.errors import Preempted, UserError, exit_status
+from jdance.progress import counted
+
+flags.disclaim_key_flags()  # what is defined here belongs to the program, for its --help
+
+
+def checkpoint_flag(of: str) -> flags.FlagHolder[str]:
+    """Defines --checkpoint, which chooses among those of the runs that the flag `of` names."""
+    from jdance.train.checkpoints import BEST, NEWEST
+
+    return flags.DEFINE_string(
+        "checkpoint",
+        NEWEST,
+        f"Which checkpoint of {of}: {NEWEST}, {BEST} (by the score on val), or a step's number.",
+    )
+
+
+def pose_flags() -> tuple[flags.FlagHolder[int], flags.FlagHolder[list[str]]]:
+    """Defines --pose_size and --pose_views, how the network of --pose is used."""
+    size = flags.DEFINE_integer(
+        "pose_size",
+        0,
+        "Side of the pose network's square input in pixels, a multiple of 8 (hpe0001), 16 or 32 "
+        "(movenet_multipose): larger finds smaller people and takes longer. 0: its usual size.",
+        lower_bound=0,
+    )
+    views = flags.DEFINE_list(
+        "pose_views",
+        [],
+        "Also run the pose network on mirrored (flip) and upside-down (rot180) copies, and merge "
+        "the people found: flip, rot180, or both with a comma.",
+    )
+    return size, views
+
+
+def report_failed_runs(failures: Sequence[str], page: str) -> None:
+    """Lists runs that failed; raises UserError if any did, after the others are in the `page`."""
+    if failures:
+        print("\n".join(f"failed: {line}" for line in failures))
+        raise UserError(
+            f"{counted(len(failures), 'run')} failed (listed above); the others are in the {page}"
+        )
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Ends the program at SIGTERM with status 75 and a line that says how to go on.
+
+    For programs whose work is kept piece by piece, so that the same command continues it.
+    """
+
+    def end(*_: object) -> None:
+        print("stopped by SIGTERM: run the same command again to go on", file=sys.stderr)
+        sys.exit(75)  # no Exception, which much would take for damage
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def run(main: Callable[[], None], *, keep_memory: bool = False) -> None:
+    """Runs `main` after absl has read the flags.
+
+    Exit status: 0 done; 1 bad input, with one line on stderr and no traceback; 74 a disk or a
+    network failed, with such a line, too: try again, maybe after making room; 75 preempted, and
+    saved: start it again; 130 interrupted by Ctrl-C. Words on the command line that are no flags
+    are bad input, too: a forgotten "--" must not go unnoticed.
+
+    With `keep_memory`, freed memory is kept for the next step where jax runs on the CPU: for
+    training and benchmarks.
+    """
+
+    def wrapped(argv: list[str]) -> None:
+        # Orbax reports every move it makes; --verbosity=0 brings that back.
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.ERROR)
+        try:
+            if len(argv) > 1:
+                raise UserError(f"unexpected argument {argv[1]!r}: options start with --")
+            if "config" in flags.FLAGS:
+                _expand_config(flags.FLAGS.config)
+            main()
+        except UserError as error:
+            _fail(error, exit_status(error))
+        except Preempted as notice:
+            print(notice, file=sys.stderr)
+            sys.exit(75)
+        except OSError as error:  # a disk that is full, a folder that cannot be written to
+            told = f"{error.filename or _place()}: {error.strerror or error}"
+            _fail(told, exit_status(error))
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
+
+    # Programs import nothing from beside them, and profile.py has the name of a standard module.
+    here = Path(sys.argv[0]).resolve().parent
+    sys.path[:] = [place for place in sys.path if Path(place).resolve() != here]
+    xla.prepare(os.environ)
+    if keep_memory:
+        xla.keep_on_cpu(os.environ)
+    app.run(wrapped, flags_parser=_parse)
+
+
+def _place() -> str:
+    """Where a program writes, for errors of the system that name no file."""
+    values = flags.FLAGS.flag_values_dict()
+    return values.get("output") or values.get("workdir") or "input or output"
+
+
+def _fail(error: object, status: int = 1) -> None:
+    print(f"error: {images.printable(str(error))}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """absl's own parser, after a look at --config, whose mistakes it answers with tracebacks.
+
+    A shell expands ~ only at the start of a word, not in --output=~/results: that is done here.
+    """
+    try:
+        argv = [*argv[:1], *map(_expand_flag, argv[1:])]
+        if "config" in flags.FLAGS:
+            _check_config(argv)
+    except UserError as error:
+        _fail(error)
+    return app.parse_flags_with_usage(argv)
+
+
+def _expand_flag(word: str) -> str:
+    """A word of the command line with ~ expanded where its value, or a part of a list, starts."""
+    flag, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    return flag + equals + ",".join(map(_expand_home, value.split(",")))
+
+
+def _expand_home(path: str) -> str:
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise UserError(f"{path}: no such home folder; write ./{path} for a file of this name")
+    return expanded
+
+
+def _expand_config(config: Any) -> None:
+    """Expands ~ in the values of a configuration file, such as data.dir and init_from."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            _expand_config(value)
+        elif isinstance(value, str) and value.startswith("~"):
+            config[key] = _expand_home(value)
+
+
+def _check_config(argv: list[str]) -> None:
+    """Raises UserError if --config names no configuration, or an override an unknown key."""
+    words = [word.removeprefix("-") for word in argv]
+    path = next((word.partition("=")[2] for word in words if word.startswith("-config=")), None)
+    if path is None and "-config" in words[:-1]:
+        path = words[words.index("-config") + 1]
+    if path is None:
+        return  # absl tells that the flag is required
+    config = defaults.load(path)
+    for word in words:
+        if word.startswith("-config."):
+            key = word.removeprefix("-config.").partition("=")[0]
+            try:
+                defaults.check_key(config, key)
+            except KeyError as error:
+                raise UserError(f"--config.{key}: {error.args[0]}") from None

@@ -1,0 +1,223 @@
+"""Data sets for pose networks: from StageDance or from COCO's key-point annotations."""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from jdance import skeleton
+from jdance.data import crop, images, records, scenes, shards
+from jdance.data.prepare import claimed, finish
+from jdance.data.sources import SPLITS
+from jdance.data.workers import load_all
+from jdance.errors import UserError
+from jdance.progress import Progress
+from jdance.stagedance import stage
+
+
+class Picture(NamedTuple):
+    """A picture of a split; `load` reads or draws its record, in whatever process."""
+
+    name: str
+    split: str
+    load: Callable[[], scenes.People]
+
+
+def prepare(
+    source: str,
+    output: Path,
+    *,
+    seed: int = 0,
+    workers: int = 0,
+    share: shards.Share = shards.Share(),  # noqa: B008 (immutable)
+) -> dict[str, Any]:
+    """Writes a data set of whole pictures (see `people`) and returns its description.
+
+    Args:
+        source: "stage:PRESET", or a folder laid out as COCO's: annotations/person_keypoints_X.json
+            beside the folders X of pictures, where X starts with the split's name.
+        output: a new or empty folder, or one in which a run of this was interrupted.
+        seed: of StageDance.
+        workers: processes that read or draw pictures; 0: this one.
+        share: the part of the pictures that this process takes, see `prepare.prepare`.
+
+    Raises:
+        UserError: nothing usable in the source, or the folder is in use.
+    """
+    pictures = _stage(source, seed) if source.startswith("stage:") else _coco(Path(source))
+    with claimed(output, share) as place:
+        if isinstance(place, dict):
+            return place
+        info = _write(pictures, output, seed, workers, share)
+        named = source if source.startswith("stage:") else Path(source).resolve().name
+        return finish(place, info | {"source": images.printable(named)}, share)
+
+
+def _write(
+    pictures: list[Picture], output: Path, seed: int, workers: int, share: shards.Share
+) -> dict[str, Any]:
+    """Writes the shards of a share and returns their description; see `prepare`."""
+    splits = [name for name in SPLITS if any(p.split == name for p in pictures)]
+    writers = {name: records.Writer(output, name, share.prefix) for name in splits}
+    pictures = pictures[share.process :: share.processes]
+    skipped = []
+    progress = Progress("preparing", len(pictures))
+    everything = load_all([picture.load for picture in pictures], workers)
+    for done, (picture, record) in enumerate(zip(pictures, everything, strict=True), start=1):
+        if isinstance(record, UserError):
+            skipped.append({"file": picture.name, "reason": images.printable(str(record))})
+        else:
+            found = bool(record.people.any())
+            writers[picture.split].add_packed(scenes.pack(record), 0, found)
+        progress.update(done)
+    for writer in writers.values():
+        writer.close()
+    return {
+        "version": records.VERSION,
+        "kind": "people",
+        "classes": ["person"],
+        "seed": seed,
+        "splits": {name: writer.summary(["person"]) for name, writer in writers.items()},
+        "skipped": skipped,
+    }
+
+
+def _stage(source: str, seed: int) -> list[Picture]:
+    return [
+        Picture(f"scene {item.group}/{item.index}", item.split, partial(_draw, seed, item))
+        for item in stage.plan(source.removeprefix("stage:"), seed)
+    ]
+
+
+def _draw(seed: int, item: stage.PlannedScene) -> scenes.People:
+    scene = stage.scene(seed, item.group, item.index, motions=item.motions)
+    return of_scene(scene, f"scene {item.group}/{item.index}")
+
+
+def of_scene(scene: stage.Scene, name: str) -> scenes.People:
+    """The record of a scene of StageDance."""
+    keypoints = np.stack([dancer.keypoints for dancer in scene.dancers])
+    boxes = [crop.tight_box(k) if k.any() else (0, 0, 0, 0) for k in keypoints]
+    return scenes.People(
+        image=images.encode_jpeg(scene.image),
+        people=keypoints,
+        boxes=np.array(boxes, np.float32),
+        areas=np.array([dancer.area for dancer in scene.dancers], np.float32),
+        crowd=np.zeros(len(keypoints), bool),
+        name=name,
+    )
+
+
+def _coco(folder: Path) -> list[Picture]:
+    files = sorted(folder.glob("annotations/person_keypoints_*.json"))
+    if not files:
+        raise UserError(
+            f"{folder}: no annotations/person_keypoints_*.json in it; expected COCO's layout, or "
+            "stage:PRESET"
+        )
+    pictures = []
+    for file in files:
+        part = file.stem.removeprefix("person_keypoints_")
+        split = next((name for name in SPLITS if part.startswith(name)), None)
+        if split is None:
+            raise UserError(f"{file}: its name must go on with one of {', '.join(SPLITS)}")
+        for image, annotations in read_annotations(file):
+            if split == "train" and not annotations:  # as OpenPose was trained
+                continue
+            path = folder / part / image["file_name"]
+            load = partial(_read, path, annotations)
+            pictures.append(Picture(images.printable(str(path)), split, load))
+    return pictures
+
+
+def read_annotations(file: Path) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """The images of a COCO key-point annotation file, each with the annotations of its people.
+
+    Raises:
+        UserError: not such a file.
+    """
+    try:
+        content = json.loads(file.read_text())
+        by_image = defaultdict(list)
+        for annotation in content["annotations"]:
+            _check_segmentation(annotation["segmentation"])
+            found = {
+                "keypoints": np.reshape(np.asarray(annotation["keypoints"], float), (17, 3)),
+                "bbox": np.reshape(np.asarray(annotation["bbox"], float), 4),
+                "area": float(annotation["area"]),
+                "iscrowd": bool(int(annotation["iscrowd"])),
+                "segmentation": annotation["segmentation"],
+            }
+            by_image[annotation["image_id"]].append(found)
+        for image in content["images"]:
+            if not isinstance(image["file_name"], str):
+                raise ValueError(f"the file name {image['file_name']!r}")
+        return [(image, by_image[image["id"]]) for image in content["images"]]
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+    except _NOT_ANNOTATIONS as error:
+        raise UserError(f"{file}: not COCO key-point annotations ({error!r})") from error
+
+
+_NOT_ANNOTATIONS = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError,
+                    RecursionError, MemoryError)  # fmt: skip
+_FARTHEST = 1e5  # pixels, for OpenCV's drawing
+
+
+def _check_segmentation(segmentation: Any) -> None:
+    """Raises ValueError, TypeError or KeyError for what `_mask` could not draw."""
+    if not isinstance(segmentation, dict):
+        for polygon in segmentation:
+            if not np.isfinite(np.reshape(np.asarray(polygon, float), (-1, 2))).all():
+                raise ValueError("a polygon with a corner that is nowhere")
+    else:
+        runs, (height, width) = segmentation["counts"], segmentation["size"]
+        if any(type(n) is not int or n < 0 for n in (*runs, height, width)):
+            raise ValueError("run lengths that are no whole numbers")
+        if height * width != sum(runs):
+            raise ValueError("run lengths that do not fill the picture")
+
+
+def _read(path: Path, annotations: list[dict[str, Any]]) -> scenes.People:
+    image, encoded = images.read(path), path.read_bytes()
+    height, width = image.shape[:2]
+    joints = [a["keypoints"] for a in annotations]
+    keypoints = skeleton.to_coco18(np.array(joints, np.float32).reshape(-1, 17, 3))
+    keypoints[..., 2] = keypoints[..., 2] > 0  # labelled, whether in sight or not
+    unknown = [
+        a["segmentation"]
+        for a, person in zip(annotations, keypoints, strict=True)
+        if a["iscrowd"] or not person.any()
+    ]
+    return scenes.People(
+        image=images.encode_jpeg(image) if images.is_heif(encoded) else encoded,
+        people=keypoints,
+        boxes=np.array([a["bbox"] for a in annotations], np.float32).reshape(-1, 4),
+        areas=np.array([a["area"] for a in annotations], np.float32),
+        crowd=np.array([a["iscrowd"] for a in annotations], bool),
+        mask=_mask(unknown, height, width, path) if unknown else None,
+        name=images.printable(str(path.name)),
+    )
+
+
+def _mask(segmentations: list[Any], height: int, width: int, path: Path) -> np.ndarray:
+    """uint8 [H, W], 0 inside the segmentations (polygons or run lengths) and 255 elsewhere."""
+    result = np.full((height, width), 255, np.uint8)
+    for segmentation in segmentations:
+        if isinstance(segmentation, dict):
+            # Lengths of runs down the columns, by turns outside and inside.
+            counts = segmentation["counts"]
+            if segmentation["size"] != [height, width]:
+                raise UserError(f"{path}: is not of the size that its annotations are for")
+            inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+            result[inside.reshape(width, height).T] = 0
+        else:
+            corners = [np.reshape(np.asarray(p, float), (-1, 2)) for p in segmentation]
+            polygons = [c.clip(-_FARTHEST, _FARTHEST).round().astype(np.int32) for c in corners]
+            cv2.fillPoly(result, [polygon for polygon in polygons if len(polygon)], 0)
+    return result

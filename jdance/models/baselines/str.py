@@ -1,0 +1,76 @@
+"""STR's network: a DenseNet for pictures of 32 x 32 pixels.
+
+Pham et al., Sensors 19(8):1932, 2019, section 3.3; DenseNet by Huang et al., 2017. Their released
+code and weights disagree with the text in places; this is the network that the text describes.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from jdance.models.layers import Dropout, batch_norm
+from jdance.models.resnet import Conv1x1
+
+_BLOCKS = 3
+
+
+class DenseNet(nn.Module):
+    """Three dense blocks without bottlenecks, with ELU in place of ReLU.
+
+    Fields:
+        classes: number of motions M.
+        depth: 3 N + 4, with N layers in each block: 16, 28 or 40.
+        growth: channels that each layer adds.
+        stem: channels of the first convolution.
+        dropout: rate after each convolution but the first.
+        axis_name: the mapped axis over which batch statistics are synchronised.
+    """
+
+    classes: int
+    depth: int = 16
+    growth: int = 12
+    stem: int = 16
+    dropout: float = 0.2
+    axis_name: str | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        image: Array | None,
+        features: Array,
+        valid: Array | None = None,
+        *,
+        index: Array | None = None,
+        train: bool = False,
+    ) -> Array:
+        """Logits float32 [B, M].
+
+        Args:
+            image: not used; the network sees no photo.
+            features: maps [B, 32, 32, 3] in 0 to 255, by `skeleton_maps.compute`.
+            valid: not used; the map of nobody is black.
+            index, train: as for `FusedNet`.
+        """
+        if index is None:
+            index = jnp.arange(len(features))
+
+        norm = batch_norm(train, self.axis_name, self.dtype)
+
+        def activation(x: Array) -> Array:
+            return nn.elu(norm()(x))
+
+        def conv(x: Array, channels: int) -> Array:
+            return nn.Conv(channels, (3, 3), use_bias=False, dtype=self.dtype)(x)
+
+        x = conv(features.astype(self.dtype) / 127.5 - 1, self.stem)
+        for block in range(_BLOCKS):
+            for _ in range((self.depth - 4) // _BLOCKS):
+                new = conv(activation(x), self.growth)
+                x = jnp.concatenate([x, Dropout(self.dropout)(new, index, train)], -1)
+            if block < _BLOCKS - 1:
+                x = Conv1x1(x.shape[-1], dtype=self.dtype)(activation(x))()
+                x = nn.avg_pool(Dropout(self.dropout)(x, index, train), (2, 2), (2, 2))
+        x = activation(x).mean((1, 2))
+        return nn.Dense(self.classes, name="logits")(x.astype(jnp.float32))

@@ -1,0 +1,93 @@
+"""The fused network of the paper: key-point branch, image branch, fusion (section 3, Figure 4)."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import DTypeLike
+
+from jdance.models.layers import MLP, BranchDropout
+
+# Mean and standard deviation of ImageNet's RGB, which pretrained ResNets expect.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+
+
+class FusedNet(nn.Module):
+    """Names the motion of one person from a crop, key-point features, or both.
+
+    Fields:
+        classes: number of motions M.
+        backbone: the image branch's network, [B, H, W, 3] -> [B, h, w, C]; None leaves it out.
+        image_widths: dense layers after its global average pool.
+        keypoint_widths: dense layers of the key-point branch; empty leaves the branch out.
+        fusion_widths: hidden dense layers after the branches are joined.
+        dropout: rate after each hidden dense layer.
+        keypoint_dropout, image_dropout: share of training examples whose key-point branch is
+            silenced, as if nobody had been found, and of those that are judged by their key points
+            alone. Only where there are two branches and somebody was found.
+        freeze_backbone: the backbone works as in evaluation, with its running statistics and
+            without dropout, even in training, and no gradient reaches it.
+    """
+
+    classes: int
+    backbone: nn.Module | None
+    image_widths: Sequence[int] = (512,)
+    keypoint_widths: Sequence[int] = (256, 512, 512, 512, 512)
+    fusion_widths: Sequence[int] = (512, 512, 256, 256)
+    dropout: float = 0.5
+    keypoint_dropout: float = 0.0
+    image_dropout: float = 0.0
+    freeze_backbone: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        image: Array,
+        features: Array,
+        valid: Array | None = None,
+        *,
+        index: Array | None = None,
+        train: bool = False,
+    ) -> Array:
+        """Logits float32 [B, M].
+
+        Args:
+            image: crops [B, H, W, 3], RGB in 0 to 255 (uint8 or float). Unused without a backbone.
+            features: key-point features [B, D]. Unused without a key-point branch.
+            valid: bool [B], False where nobody was found; None: where all features are 0.
+            index: int32 [B], the examples' global indices, from which dropout draws; None counts.
+            train: batch statistics of this batch, and dropout with the "dropout" key.
+        """
+        if index is None:
+            index = jnp.arange(features.shape[0])
+        if valid is None:
+            valid = (features != 0).any(-1)
+        keep_keypoints = keep_image = jnp.ones((len(index), 1), bool)
+        if self.keypoint_widths and self.backbone is not None:
+            keep_keypoints, keep_image = BranchDropout(self.keypoint_dropout, self.image_dropout)(
+                index, train
+            )
+        branches = []
+        if self.keypoint_widths:
+            x = features.astype(self.dtype)
+            x = MLP(self.keypoint_widths, self.dropout, self.dtype, name="keypoints")(
+                x, index, train
+            )
+            branches.append(jnp.where(valid[:, None] & keep_keypoints, x, 0))
+        if self.backbone is not None:
+            x = (
+                (image.astype(jnp.float32) - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+            ).astype(self.dtype)
+            x = self.backbone(x, index, train and not self.freeze_backbone).mean((1, 2))
+            if self.freeze_backbone:
+                x = jax.lax.stop_gradient(x)
+            x = MLP(self.image_widths, self.dropout, self.dtype, name="image")(x, index, train)
+            branches.append(jnp.where(keep_image | ~valid[:, None], x, 0))
+        x = jnp.concatenate(branches, axis=-1)
+        x = MLP(self.fusion_widths, self.dropout, self.dtype, name="fusion")(x, index, train)
+        return nn.Dense(self.classes, name="logits")(x.astype(jnp.float32))

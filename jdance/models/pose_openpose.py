@@ -1,0 +1,80 @@
+"""OpenPose's own network (Cao et al., 2017); see `openpose` for how pose networks are called."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jdance.models.pose_mobilenet import NUM_HEAT_CHANNELS, NUM_PAF_CHANNELS, Maps
+
+# VGG-19 (Simonyan and Zisserman, 2015) up to conv4_2, with a pool after each of the first three
+# groups, then two layers that bring 512 channels down to 128.
+_GROUPS = (
+    (("conv1_1", 64), ("conv1_2", 64)),
+    (("conv2_1", 128), ("conv2_2", 128)),
+    (("conv3_1", 256), ("conv3_2", 256), ("conv3_3", 256), ("conv3_4", 256)),
+    (("conv4_1", 512), ("conv4_2", 512), ("conv4_3", 256), ("conv4_4", 128)),
+)
+
+
+class OpenPoseVGG19(nn.Module):
+    """VGG-19 features, then stages that each refine the maps of the one before.
+
+    With six stages it has 52.3 M parameters. The call is described at the top of `openpose`.
+
+    Attributes:
+        stages: 1, or more to refine.
+        axis_name: for the same call as the other networks; there is no batch norm in this one.
+        dtype: of the computation. Parameters and outputs stay float32.
+    """
+
+    stages: int = 6
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, all_stages: bool = False
+    ) -> Maps | list[Maps]:
+        x = (images.astype(self.dtype) - 128) / 256
+        for group in _GROUPS:
+            if group is not _GROUPS[0]:
+                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            for name, channels in group:
+                x = nn.relu(nn.Conv(channels, (3, 3), dtype=self.dtype, name=name)(x))
+        features, stages = x, []
+        for stage in range(1, self.stages + 1):
+            kernels = ((3, 128),) * 3 + ((1, 512),) if stage == 1 else ((7, 128),) * 5 + ((1, 128),)
+            paf, heat = (
+                Branch(kernels, channels, self.dtype, name=f"stage{stage}_{name}")(x)
+                for name, channels in (("paf", NUM_PAF_CHANNELS), ("heat", NUM_HEAT_CHANNELS))
+            )
+            stages.append((heat.astype(jnp.float32), paf.astype(jnp.float32)))
+            x = jnp.concatenate([paf, heat, features], axis=-1)
+        return stages if all_stages else stages[-1]
+
+
+class Branch(nn.Module):
+    """Convolutions conv1, conv2, ... with ReLU, then one to the maps [B, h, w, channels].
+
+    Attributes:
+        kernels: size and channels of each but the last.
+        channels: of the maps.
+    """
+
+    kernels: tuple[tuple[int, int], ...]
+    channels: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        layers = (*self.kernels, (1, self.channels))
+        for i, (size, channels) in enumerate(layers, start=1):
+            if size == 1:  # a matrix product, which XLA does faster when told so
+                x = nn.Dense(channels, dtype=self.dtype, name=f"conv{i}")(x)
+            else:
+                x = nn.Conv(channels, (size, size), dtype=self.dtype, name=f"conv{i}")(x)
+            if i < len(layers):
+                x = nn.relu(x)
+        return x

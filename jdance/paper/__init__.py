@@ -1,0 +1,1 @@
+"""The paper's evaluation on one's own data, in one report."""

@@ -1,0 +1,100 @@
+"""Trains and judges everything that a reproduction needs, and writes its report."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jdance import files
+from jdance.data import resplit
+from jdance.data.records import Dataset
+from jdance.errors import UserError
+from jdance.paper import plan, speed, tables
+from jdance.recognize.recognizer import Recognizer
+from jdance.report import html
+from jdance.train import sweep
+from jdance.train.sweep import Variant
+
+_TITLE = "Reproduction of Shen, Jiang and Teng (2021)"
+
+
+def reproduce(
+    config: ConfigDict,
+    chosen: Sequence[Variant],
+    data: Path,
+    output: Path,
+    splits: Sequence[str],
+    seeds: int,
+    pose: str = "",
+    note: str = "",
+) -> list[str]:
+    """Does what is not done yet, and writes OUTPUT/report.html and tables.md.
+
+    Args:
+        config: the method's configuration.
+        chosen: what to train, see `plan.variants`.
+        data: a prepared data set of stills.
+        output: gets runs/, data/ and the report.
+        splits: "video", "frame" or both.
+        seeds: runs of each.
+        pose: a pose network whose time is part of the speed; "": it is left out.
+        note: a sentence for the report's first section.
+
+    Returns:
+        A line for each run that failed.
+
+    Raises:
+        UserError: the data set cannot be used, or the output belongs to other data.
+    """
+    dataset = Dataset(data)
+    if dataset.sequences:
+        raise UserError(f"{data}: holds sequences; the paper's comparison needs stills")
+    for split in ("train", "val", "test"):
+        dataset.source(split)
+    sweep.check(config, chosen)
+    output.mkdir(parents=True, exist_ok=True)
+    folders = {name: _divided(dataset, output, name) for name in splits}
+    rows, failures = sweep.sweep(
+        config, chosen, list(folders.values()), seeds, output / "runs", ensembles=False
+    )
+    files.write_at_once(output / "results.json", json.dumps(rows, indent=2) + "\n")
+    datasets = {name: Dataset(folder) for name, folder in folders.items()}
+    measured = _speed(rows, output, pose)
+    sections = tables.sections(rows, datasets, failures, measured, chosen, note)
+    files.write_at_once(output / "report.html", html.to_html(_TITLE, sections))
+    files.write_at_once(output / "tables.md", html.to_markdown(_TITLE, sections))
+    return failures
+
+
+def _divided(dataset: Dataset, output: Path, by: str) -> str:
+    """The folder of the data set divided by video or by frame."""
+    if by == "video" and not resplit.divided_groups(dataset):
+        return str(dataset.folder)
+    folder, origin = output / "data" / by, output / "data" / f"{by}.json"
+    if (folder / "dataset.json").exists():
+        if json.loads(origin.read_text()) != dataset.fingerprint():
+            raise UserError(f"{folder}: was made from other data; use another --output")
+        return str(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_at_once(origin, json.dumps(dataset.fingerprint()))
+    resplit.resplit(dataset, folder, by, seed=0)
+    return str(folder)
+
+
+def _speed(rows: Sequence[dict[str, Any]], output: Path, pose: str) -> dict[str, Any] | None:
+    """The method's speed on this machine, measured once; None where it could not be trained."""
+    path = output / "speed.json"
+    wanted = {"machine": speed.machine(), "pose": pose}
+    if path.exists():
+        done = json.loads(path.read_text())
+        if {key: done.get(key) for key in wanted} == wanted:
+            return done
+    runs = next(row["runs"] for row in rows if row["variant"] == plan.PROPOSED)
+    if not runs:
+        return None
+    recognizer = Recognizer.load(runs[0]["workdir"], pose or None)
+    done = wanted | {"frames_per_second": speed.frames_per_second(recognizer)}
+    files.write_at_once(path, json.dumps(done, indent=2) + "\n")
+    return done

@@ -1,1 +1,0 @@
-"""Recognition as one compiled program: frames in, people with their motions out."""

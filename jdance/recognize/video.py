@@ -1,0 +1,365 @@
+"""Whole videos and clips of skeletons in; JSON, timeline, annotated video and report out."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jdance.data import images, openpose_json, videos
+from jdance.errors import UserError
+from jdance.progress import counted, rounded
+from jdance.recognize import feedback, timeline
+from jdance.recognize.posture import PostureModel
+from jdance.recognize.program import Recognized
+from jdance.recognize.recognizer import Recognizer, motion_of, number_of
+from jdance.recognize.sequences import SequenceNamer
+from jdance.recognize.stream import FollowedFrame, Stream
+from jdance.report import draw
+from jdance.report.video import Report
+
+_SIDE = 480  # of the key frames in a report, in pixels
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How videos are recognised.
+
+    Attributes:
+        every, start, end: as for `videos.Video`.
+        batch: frames that are recognised at once; 0: one for each device.
+        window: half of the time over which motions are averaged, in seconds.
+        sequence: half of the time that the sequence network looks at, in seconds.
+        fps: frames a second of skeleton clips, which do not tell it.
+        annotate: write the annotated video.
+        report: write the report page.
+        posture: what is usual, for advice on how motions are done; None: no advice.
+    """
+
+    every: int = 1
+    start: float = 0.0
+    end: float = float("inf")
+    batch: int = 0
+    window: float = 0.5
+    sequence: float = 1.0
+    fps: float = 30.0
+    annotate: bool = True
+    report: bool = True
+    posture: PostureModel | None = None
+
+
+class JsonStream:
+    """Writes a result file frame by frame; it is complete, and has its name, once it is closed."""
+
+    def __init__(self, path: Path, head: dict[str, Any]):
+        self._path, self._partial = path, path.with_name(path.name + ".partial")
+        self._file = self._partial.open("w")
+        self._file.write(json.dumps(head)[:-1] + ', "frames": [')
+        self._first = True
+
+    def add(self, frame: dict[str, Any]) -> None:
+        self._file.write(("\n" if self._first else ",\n") + json.dumps(frame))
+        self._first = False
+
+    def finish(self, tail: dict[str, Any]) -> None:
+        self._file.write("\n], " + json.dumps(tail)[1:] + "\n")
+        self._file.close()
+        os.replace(self._partial, self._path)
+
+    def close(self) -> None:
+        """Without `finish`: drops the file."""
+        if not self._file.closed:
+            self._file.close()
+            self._partial.unlink(missing_ok=True)
+
+
+def recognize_video(
+    recognizer: Recognizer,
+    source: str | Path,
+    stem: Path,
+    settings: Settings,
+    *,
+    keypoints: Path | None = None,
+    namer: SequenceNamer | None = None,
+    show: Callable[[np.ndarray], bool] | None = None,
+    told: Callable[[int, int], None] | None = None,
+) -> str:
+    """Recognises everybody in a video or before a camera.
+
+    Writes STEM.json, STEM.csv, STEM.html and STEM.webm or .mp4.
+
+    Args:
+        recognizer: with a pose network, unless key points are given.
+        source: a file, or "camera:N", which ends by `settings.end` or by `show`.
+        stem: of the results' names.
+        settings: which frames, and how.
+        keypoints: folder with OpenPose's JSON of each frame.
+        namer: a sequence network that names the motions instead.
+        show: is given every annotated frame; False ends it.
+        told: is given the frames read so far, and those in all (0: unknown).
+
+    Returns:
+        What was wrong with the file or its key points, if a part could not be read; else "".
+
+    Raises:
+        UserError: nothing of it could be read, or results cannot be written.
+    """
+    with closing(
+        videos.Video(source, every=settings.every, start=settings.start, end=settings.end)
+    ) as video:
+        known = None if keypoints is None else openpose_json.VideoFrames(video.name, keypoints)
+        frames = _recognized(recognizer, video, settings, known, told)
+        fps = video.fps / settings.every
+        lag = 0.2 if video.is_camera else None
+        _write(recognizer, frames, str(source), video.size, fps, stem, settings, namer, show, lag)
+        problems = [video.problem] * bool(video.problem)
+        if known and known.problems:
+            first = known.problems[min(known.problems)]
+            count = counted(len(known.problems), "frame")
+            problems.append(f"{count} without key points; the first, {first}")
+        return "; ".join(problems)
+
+
+def recognize_skeletons(
+    recognizer: Recognizer,
+    folder: Path,
+    stem: Path,
+    settings: Settings,
+    *,
+    namer: SequenceNamer | None = None,
+) -> str:
+    """Recognises the motions in a clip of skeletons: a folder of OpenPose's JSON, a file a frame.
+
+    Writes STEM.json, STEM.csv and STEM.html. Returns what was wrong with some of the files.
+
+    Raises:
+        UserError: the motion network looks at pictures, or not one file can be used.
+    """
+    if recognizer.network.image_size and namer is None:
+        raise UserError(
+            f"{folder}: holds no pictures, which --model looks at; train one with "
+            "--config.model.branches=keypoints, or name a --sequence_model"
+        )
+    bad: list[str] = []
+
+    def frames() -> Iterator[tuple[int, float, None, list[np.ndarray], list[np.ndarray]]]:
+        paths, good = openpose_json.frames(folder), 0
+        for index, path in zip(openpose_json.places(paths), paths, strict=True):
+            when = index / settings.fps
+            if index % settings.every or not settings.start <= when < settings.end:
+                continue
+            try:
+                people = openpose_json.read(path)
+            except UserError as error:
+                bad.append(images.printable(str(error)))
+                continue
+            good += 1
+            enough = (people[..., 2] > 0).sum(-1) >= recognizer.min_joints
+            found = list(people[enough])
+            yield index, when, None, found, _named(recognizer, found)
+        if bad and not good:
+            raise UserError(f"{folder}: not one frame can be used; the first, {bad[0]}")
+
+    fps = settings.fps / settings.every
+    _write(recognizer, frames(), str(folder), None, fps, stem, settings, namer, None, None)
+    return f"{counted(len(bad), 'frame')} left out; the first, {bad[0]}" if bad else ""
+
+
+def _named(recognizer: Recognizer, people: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Probabilities of skeletons without a picture; any, if the network needs one."""
+    if recognizer.network.image_size:
+        return [np.zeros(len(recognizer.classes), np.float32) for _ in people]
+    nothing = np.zeros((1, 1, 3), np.uint8)
+    if not people:
+        return []
+    found = recognizer.start([nothing], [np.stack(people)], size=(1, 1))
+    return [person.probabilities for person in recognizer.people(found)[0]]
+
+
+_Recognized = tuple[int, float, np.ndarray | None, list[np.ndarray], list[np.ndarray]]
+
+
+def _recognized(
+    recognizer: Recognizer,
+    video: videos.Video,
+    settings: Settings,
+    known: openpose_json.VideoFrames | None,
+    told: Callable[[int, int], None] | None,
+) -> Iterator[_Recognized]:
+    """Index, time, image, key points and probabilities of each frame.
+
+    A thread reads ahead, and the next batch is computed while the last one is drawn and written.
+    """
+    size = settings.batch or jax.device_count()
+    running: list[tuple[list[videos.Frame], Recognized]] = []
+
+    def finish() -> Iterator[_Recognized]:
+        batch, found = running.pop(0)
+        for frame, people in zip(batch, recognizer.people(found), strict=False):
+            yield (
+                frame.index,
+                frame.time,
+                frame.image,
+                [person.keypoints for person in people if person.keypoints is not None],
+                [person.probabilities for person in people],
+            )
+        if told:
+            last = batch[-1].index + 1
+            whole = int(min(video.count, settings.end * video.fps + 1))
+            told(last, max(whole, last) if video.count else 0)
+
+    # A camera's frames are dropped where computing cannot keep up.
+    for batch in _batches(videos.ahead(video, 2 * size, newest=video.is_camera), size):
+        pictures = [frame.image for frame in batch]
+        # The last batch is filled up, so that nothing is compiled for it.
+        pictures += [pictures[-1]] * (size - len(pictures))
+        people = None
+        if known is not None:
+            people = [known(frame.index) for frame in batch]
+            people += [people[-1]] * (size - len(people))
+        shape = pictures[0].shape[:2]
+        running.append((batch, recognizer.start(pictures, people, size=shape)))
+        if len(running) > 1:
+            yield from finish()
+    while running:
+        yield from finish()
+
+
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    batch: list[Any] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _write(
+    recognizer: Recognizer,
+    frames: Iterable[_Recognized],
+    source: str,
+    size: tuple[int, int] | None,
+    fps: float,
+    stem: Path,
+    settings: Settings,
+    namer: SequenceNamer | None,
+    show: Callable[[np.ndarray], bool] | None,
+    lag: float | None,
+) -> None:
+    """Follows people through the frames and writes all results."""
+    classes = namer.classes if namer else recognizer.classes
+    window = settings.sequence if namer else settings.window
+    stream = Stream(window=window, lag=window if lag is None else lag, namer=namer)
+    times = timeline.Timeline(1 / fps)
+    advice = feedback.Advice(settings.posture) if settings.posture else None
+    head = {
+        "source": images.printable(source),
+        "width": size[1] if size else None,
+        "height": size[0] if size else None,
+        "fps": round(fps, 4),
+        "classes": classes,
+    }
+    page = Report(images.printable(Path(source).name), classes)
+    count = 0
+    last = 0.0
+    with ExitStack() as stack:
+        result = stack.enter_context(closing(JsonStream(_beside(stem, ".json"), head)))
+        writer = None
+        if settings.annotate and size is not None:
+            writer = stack.enter_context(closing(videos.Writer(videos.output_path(stem), fps)))
+        for frame in _followed(stream, frames):
+            motions = [
+                motion_of(p.probabilities, classes, recognizer.min_confidence) for p in frame.people
+            ]
+            result.add(_entry(frame, motions))
+            for person, motion in zip(frame.people, motions, strict=True):
+                if advice and not person.bridged:
+                    advice.add(person.track, motion, person.keypoints)
+            new = [
+                times.add(frame.time, p.track, motion, float(p.probabilities.max()))
+                for p, motion in zip(frame.people, motions, strict=True)
+            ]
+            if frame.image is not None and (writer or show or any(new)):
+                drawn = _drawn(frame, motions, classes)
+                if any(new) and page.wants_pictures:
+                    page.add_picture(frame.time, _small(drawn))
+                if writer:
+                    writer.write(frame.time, drawn)
+                if show and not show(drawn):
+                    break
+            count, last = count + 1, frame.time
+        if not count:
+            raise UserError(f"{source}: holds no frame that can be read (see --start and --end)")
+        segments = times.finish()
+        tracks = timeline.summary(segments)
+        if advice:
+            for track in tracks:
+                # Not of motions too short for the timeline.
+                track["posture"] = [
+                    judged
+                    for judged in advice.of(track["track"])
+                    if judged["motion"] in track["seconds"]
+                ]
+        result.finish({"tracks": tracks})
+    timeline.write_csv(_beside(stem, ".csv"), segments)
+    if settings.report:
+        said = [
+            f"Dancer {track['track']}, {judged['motion']}: {feedback.advice(judged, most=3)}"
+            for track in tracks
+            for judged in track.get("posture", [])
+        ]
+        page.write(_beside(stem, ".html"), segments, last + 1 / fps, said)
+
+
+def _beside(stem: Path, suffix: str) -> Path:
+    return stem.with_name(stem.name + suffix)
+
+
+def _followed(stream: Stream, frames: Iterable[_Recognized]) -> Iterator[FollowedFrame]:
+    for frame in frames:
+        yield from stream.add(*frame)
+    yield from stream.flush()
+
+
+def _entry(frame: FollowedFrame, motions: list[str]) -> dict[str, Any]:
+    return {
+        "index": frame.index,
+        "time": round(frame.time, 4),
+        "people": [
+            {
+                "track": person.track,
+                "box": rounded(person.box, 2).tolist(),
+                "keypoints": rounded(person.keypoints, 3).tolist(),
+                "motion": motion,
+                "probabilities": rounded(person.probabilities, 5).tolist(),
+                "bridged": person.bridged,
+            }
+            for person, motion in zip(frame.people, motions, strict=True)
+        ],
+    }
+
+
+def _drawn(frame: FollowedFrame, motions: list[str], classes: Sequence[str]) -> np.ndarray:
+    assert frame.image is not None
+    return draw.people(
+        frame.image,
+        [person.keypoints for person in frame.people],
+        [person.box for person in frame.people],
+        [
+            f"{person.track}: {motion} {person.probabilities.max():.2f}"
+            for person, motion in zip(frame.people, motions, strict=True)
+        ],
+        [number_of(motion, classes) for motion in motions],
+    )
+
+
+def _small(image: np.ndarray) -> bytes:
+    """A key frame as JPEG."""
+    return images.encode_jpeg(images.shrink(image, _SIDE), 80)

@@ -1,1 +1,0 @@
-"""The paper's whole evaluation on one's own data, in one report."""

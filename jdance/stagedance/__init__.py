@@ -1,0 +1,1 @@
+"""StageDance, the synthetic stage: dancers, bodies, backdrops, rendering and videos."""

@@ -1,0 +1,136 @@
+"""Accuracy of a classifier on a split: exact counts, every example once."""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jdance import features, models, xla
+from jdance.data import records
+from jdance.data.loader import Batch
+from jdance.train import distributed, steps
+
+# (variables, device batch) -> probabilities [devices, B / devices, M]
+EvalStep = Callable[[Any, dict[str, jax.Array]], jax.Array]
+Predictions = dict[str, np.ndarray]
+
+
+def make_eval_step(config: ConfigDict) -> EvalStep:
+    """`steps.eval_step`, compiled for all devices."""
+    step = partial(steps.eval_step, model=models.build(config.model))
+    return xla.for_inference(jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0)))
+
+
+def predict(eval_step: EvalStep, variables: Any, batches: Iterable[Batch]) -> Predictions:
+    """Runs the network over batches.
+
+    Args:
+        eval_step: see `make_eval_step`.
+        variables: on every device.
+        batches: this process's, see `pipeline.eval_batches`.
+
+    Returns:
+        probabilities float32 [N, M], label int32 [N], valid bool [N] (somebody was found),
+        index int32 [N], of all processes' examples in their order; padding is left out.
+    """
+    rows: dict[str, list[np.ndarray]] = {}
+    for batch in batches:
+        output = jax.device_get(eval_step(variables, distributed.shard(batch)))
+        found = {name: batch[name] for name in ("label", "valid", "index", "weight")}
+        found["probabilities"] = output.reshape(-1, output.shape[-1])
+        for name, value in found.items():
+            rows.setdefault(name, []).append(value)
+    all_rows = {name: distributed.interleave(np.concatenate(parts)) for name, parts in rows.items()}
+    real = all_rows.pop("weight") > 0
+    return {name: value[real] for name, value in all_rows.items()}
+
+
+def average(parts: Sequence[Predictions]) -> Predictions:
+    """Predictions for the same examples by several views or networks: the mean probability."""
+    probabilities = np.mean([part["probabilities"] for part in parts], axis=0)
+    return parts[0] | {"probabilities": probabilities}
+
+
+def mistakes(predictions: Predictions, classes: list[str], limit: int = 24) -> list[dict[str, Any]]:
+    """Misclassified examples, those first of which the network was most certain.
+
+    Returns:
+        {"index" (place in the split), "true", "guess", "probability" (of the guess)} of each.
+    """
+    probabilities = predictions["probabilities"]
+    guesses, certain = probabilities.argmax(-1), probabilities.max(-1)
+    wrong = np.flatnonzero(guesses != predictions["label"])
+    wrong = wrong[np.argsort(-certain[wrong], kind="stable")][:limit]
+    return [
+        {
+            "index": int(predictions["index"][i]),
+            "true": classes[predictions["label"][i]],
+            "guess": classes[guesses[i]],
+            "probability": round(float(certain[i]), 4),
+        }
+        for i in wrong
+    ]
+
+
+def judged(
+    predictions: Predictions, classes: list[str], folder: Path, split: str
+) -> dict[str, Any]:
+    """`summarize`, with the data set's folder as `data`, `split`, and `mistakes`."""
+    return summarize(predictions, classes) | {
+        "data": str(folder),
+        "split": split,
+        "mistakes": mistakes(predictions, classes),
+    }
+
+
+def summarize(predictions: Predictions, classes: list[str]) -> dict[str, Any]:
+    """The evaluation's result, as written to eval_SPLIT.json.
+
+    Keys: accuracy, mean_class_accuracy (over the classes that occur), loss (mean cross-entropy),
+    n, classes, per_class {class: {accuracy, n}}, confusion [M][M] (true class, predicted class),
+    and found: n and accuracy of the examples in which somebody was found.
+    """
+    labels, guesses = predictions["label"], predictions["probabilities"].argmax(-1)
+    confusion = np.zeros((len(classes), len(classes)), int)
+    np.add.at(confusion, (labels, guesses), 1)
+    counts = confusion.sum(1)
+    own = predictions["probabilities"][np.arange(len(labels)), labels]
+    right = labels == guesses
+    valid = predictions["valid"]
+    shares = confusion.diagonal() / np.maximum(counts, 1)
+    return {
+        "accuracy": float(right.mean()),
+        "mean_class_accuracy": float(shares[counts > 0].mean()),
+        "loss": float(-np.log(np.maximum(own, 1e-30)).mean()),
+        "n": len(labels),
+        "classes": classes,
+        "per_class": {
+            name: {"accuracy": float(share) if count else None, "n": int(count)}
+            for name, share, count in zip(classes, shares, counts, strict=True)
+        },
+        "confusion": confusion.tolist(),
+        "found": {
+            "n": int(valid.sum()),
+            "accuracy": float(right[valid].mean()) if valid.any() else None,
+        },
+    }
+
+
+def accuracy(dataset: records.Dataset, split: str, feature_set: str = "fused18") -> float:
+    """Accuracy on a split of the nearest (Euclidean) class mean of the training features."""
+    train, train_labels = _features(dataset.source("train"), feature_set)
+    test, test_labels = _features(dataset.source(split), feature_set)
+    means = np.stack([train[train_labels == label].mean(0) for label in np.unique(train_labels)])
+    distances = np.linalg.norm(test[:, None] - means, axis=-1)
+    return float((np.unique(train_labels)[distances.argmin(1)] == test_labels).mean())
+
+
+def _features(source: Any, feature_set: str) -> tuple[np.ndarray, np.ndarray]:
+    examples = [records.unpack(source[i]) for i in range(len(source))]
+    keypoints = np.stack([example.keypoints for example in examples])
+    labels = np.array([example.label for example in examples])
+    return features.compute(feature_set, keypoints), labels

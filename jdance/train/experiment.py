@@ -1,0 +1,145 @@
+"""The configuration of a run: checked before anything is done, and kept in DIR/config.json."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jdance import config as defaults
+from jdance import files
+from jdance.data.records import Dataset
+from jdance.errors import UserError
+from jdance.train import nonfinite, state
+from jdance.train.checkpoints import has_checkpoint
+from jdance.train.tasks import Task
+
+# What may differ when a run is continued: a run may go on longer, and the data may have moved.
+_FREE = ("epochs", "on_nonfinite", "log_every", "eval_every", "checkpoint_every",
+         "checkpoints_kept", "best_checkpoints_kept", "steps_per_dispatch", "data.dir",
+         "data.threads", "data.workers")  # fmt: skip
+
+
+_SHARES = {
+    "augment.flip", "augment.erase", "augment.joint_dropout", "augment.legs_dropout",
+    "augment.time_crop",
+}  # fmt: skip
+_RATES = {
+    "model.dropout", "model.stage_dropout", "model.keypoint_dropout", "model.image_dropout",
+    "model.str.dropout", "optimizer.label_smoothing",
+}  # fmt: skip
+
+
+def check(task: Task) -> None:
+    """Raises UserError, naming the key, for values with which nothing can be trained."""
+    config = task.config
+    positive = {
+        "batch_size", "accumulate", "steps_per_dispatch", "epochs", "log_every", "eval_every",
+        "checkpoint_every", "checkpoints_kept", "data.image_size", "data.threads", "model.width",
+        "optimizer.learning_rate",
+        "model.str.growth", "model.qes.hidden", "model.qes.prototypes",
+    }  # fmt: skip
+    for key, value in _flat(config).items():
+        if key in positive | _SHARES | _RATES and not isinstance(value, int | float):
+            raise UserError(f"--config.{key}={value}: must be a number")
+        if key in positive and not value > 0:
+            raise UserError(f"--config.{key}={value}: must be greater than 0")
+        if isinstance(value, float) and not np.isfinite(value):
+            raise UserError(f"--config.{key}={value}: must be finite")
+        if isinstance(value, int | float) and value < 0 and key != "model.attention":
+            raise UserError(f"--config.{key}={value}: must not be negative")
+        if key in _SHARES and value > 1:
+            raise UserError(f"--config.{key}={value}: a share, must be at most 1")
+        if key in _RATES and value >= 1:
+            raise UserError(f"--config.{key}={value}: must be less than 1")
+    if config.on_nonfinite not in nonfinite.POLICIES:
+        raise UserError(
+            f"--config.on_nonfinite={config.on_nonfinite}: expected one of "
+            f"{', '.join(nonfinite.POLICIES)}"
+        )
+    task.check()
+    try:
+        state.make_optimizer(config.optimizer, state.make_schedule(config.optimizer, 1, 1))
+        jax.eval_shape(task.model().init, jax.random.key(0), *task.inputs())
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--config: {str(error).splitlines()[0]}") from error
+
+
+def claim(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
+    """Makes the folder this run's own: writes DIR/config.json, or compares it if it is there.
+
+    A run that has saved no checkpoint yet has nothing to lose and may become another one.
+
+    Raises:
+        UserError: the folder cannot be written to, or belongs to another experiment; the first
+            difference is named.
+    """
+    path, classes, data = workdir / "config.json", dataset.classes, dataset.fingerprint()
+    if path.exists() and has_checkpoint(workdir):
+        old, old_classes = read(workdir)
+        if old_classes != classes:
+            raise UserError(f"{path}: trained on the classes {old_classes}; use another --workdir")
+        if json.loads(path.read_text()).get("data", data) != data:
+            raise UserError(
+                f"{path}: trained on other data than {dataset.folder} holds; use another --workdir"
+            )
+        before, now = _flat(old), _flat(config)
+        # The whole course of this schedule depends on where it ends.
+        fixed = {"epochs"} if config.optimizer.schedule == "cosine" else set()
+        for key in now:
+            if key not in set(_FREE) - fixed and before.get(key) != now[key]:
+                raise UserError(
+                    f"{path}: this run has {key}={before.get(key)}, not {now[key]}; use another "
+                    "--workdir, or the same configuration"
+                )
+    content = {
+        "config": config.to_dict(),
+        "classes": classes,
+        "data": data,
+        "source": dataset.info.get("source", ""),
+    }
+    text = json.dumps(content, indent=2) + "\n"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        files.write_at_once(path, text)
+    except OSError as error:
+        raise UserError(f"{workdir}: cannot be written to ({error.strerror})") from error
+
+
+def read(workdir: Path) -> tuple[ConfigDict, list[str]]:
+    """The configuration and the classes of a run.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    path = workdir / "config.json"
+    try:
+        content = json.loads(path.read_text())
+        config = defaults.pose() if content["config"].get("task") == "pose" else defaults.base()
+        if config.task == "pose":  # every pose network has attributes of its own
+            config.model = ConfigDict()
+        config.update(content["config"])
+        return config, [str(name) for name in content["classes"]]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; train with launch/train.py first") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError,
+            RecursionError) as error:  # fmt: skip
+        raise UserError(f"{path}: not the configuration of a run ({error!r})") from error
+
+
+def source(workdir: Path) -> str:
+    """What a run's data set was prepared from, see `sources.Source`; "" where that is not known."""
+    return str(json.loads((workdir / "config.json").read_text()).get("source", ""))
+
+
+def _flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """{"data.image_size": 224, ...}; lists as tuples, as JSON does not tell them apart."""
+    result: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            result |= _flat(value, f"{prefix}{key}.")
+        else:
+            result[prefix + key] = tuple(value) if isinstance(value, list) else value
+    return result

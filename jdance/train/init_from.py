@@ -1,0 +1,111 @@
+"""Fine-tuning: what a network starts from instead of random numbers."""
+
+import dataclasses
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jdance.errors import UserError
+from jdance.train.checkpoints import Checkpoints, beside_training
+from jdance.train.state import TrainState
+from jdance.weights import checkpoint, resnet
+
+Flat = dict[tuple[str, ...], np.ndarray]
+
+
+def read(path: str | Path, shapes: Mapping[str, Any]) -> tuple[Flat, str]:
+    """The variables that a network can take over from elsewhere.
+
+    The backbone comes whole, but for an attention that the source lacks. Of the other parts every
+    layer comes whose variables have the same paths and shapes.
+
+    Args:
+        path: the folder of a run (its newest checkpoint), a folder of launch/import_weights.py, or
+            a .pth or .safetensors file of a ResNet.
+        shapes: the network's variables or their shapes.
+
+    Returns:
+        The variables by path, and one line for the user about what comes and what stays fresh.
+
+    Raises:
+        UserError: nothing fits, or the backbone is another one; the first difference is named.
+    """
+    expected = flatten_dict(dict(shapes))
+    found = _read(Path(path), expected)
+    if any(_in_backbone(name) for name in found):
+        _check_backbone(found, expected, path)
+    fits = {
+        name: name in found and found[name].shape == leaf.shape for name, leaf in expected.items()
+    }
+    # By layers: a bias of the right length is of no use beside a fresh kernel.
+    unfit = {name[1:-1] for name in expected if not fits[name]}
+    loaded = {
+        name: np.asarray(found[name], leaf.dtype)
+        for name, leaf in expected.items()
+        if name[1:-1] not in unfit
+    }
+    if not loaded:
+        raise UserError(f"--config.init_from={path}: nothing in it fits the network")
+    fresh = _parts(expected.keys() - loaded.keys())
+    return loaded, (
+        f"starting from {path}: {len(loaded)} of {len(expected)} variables "
+        f"({_parts(loaded)}); fresh: {fresh or 'none'}"
+    )
+
+
+def apply(state: TrainState, loaded: Flat) -> TrainState:
+    """The state with `loaded` in place of its own variables."""
+    variables = unflatten_dict(flatten_dict(state.variables) | loaded)
+    return dataclasses.replace(
+        state, params=variables["params"], batch_stats=variables.get("batch_stats", {})
+    )
+
+
+def _read(path: Path, expected: Mapping[tuple[str, ...], Any]) -> Flat:
+    if not path.exists():
+        raise UserError(f"--config.init_from={path}: no such file or folder")
+    if path.is_file():
+        return resnet.convert(resnet.read(path), expected, path)
+    if (path / resnet.CONFIG_FILE).exists():
+        return flatten_dict(checkpoint.read_variables(path, "ResNet"))
+    if not (path / "checkpoints").is_dir():
+        raise UserError(f"--config.init_from={path}: neither a run nor imported weights")
+    return beside_training(path, lambda: _newest(path))
+
+
+def _newest(workdir: Path) -> Flat:
+    with closing(Checkpoints(workdir)) as checkpoints:
+        return flatten_dict(checkpoints.newest_variables())
+
+
+def _check_backbone(found: Flat, expected: Mapping[tuple[str, ...], Any], path: str | Path) -> None:
+    for name in sorted(filter(_in_backbone, found.keys() | expected.keys())):
+        label = "/".join(name)
+        if name not in expected:
+            raise UserError(f"{path}: {label} is not in this network; its backbone is another one")
+        if name not in found:
+            if "attention" in name:
+                continue
+            raise UserError(f"{path}: {label} is missing; its backbone is another one")
+        if found[name].shape != expected[name].shape:
+            raise UserError(
+                f"{path}: {label} has shape {found[name].shape}, but the network "
+                f"{expected[name].shape}; its backbone is another one"
+            )
+
+
+def _in_backbone(name: tuple[str, ...]) -> bool:
+    return name[1] == "backbone"
+
+
+def _parts(names: Any) -> str:
+    """The parts of the network that paths belong to: "backbone, fusion"; attention by itself."""
+    parts = {
+        "/".join(name[1 : name.index("attention") + 1]) if "attention" in name else name[1]
+        for name in names
+    }
+    return ", ".join(sorted(parts))

@@ -1,0 +1,118 @@
+"""Training of motion networks: persons in, one of the classes out."""
+
+from collections.abc import Iterator
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from jdance import features, models
+from jdance.data import device_cache, loader, sampling
+from jdance.data.records import Dataset
+from jdance.errors import UserError
+from jdance.train import init_from, steps
+from jdance.train.evaluation import EvalStep, judged, make_eval_step, predict
+from jdance.train.state import Factors
+
+
+class MotionTask:
+    """See `tasks.Task`."""
+
+    headline: tuple[str, ...] = ("accuracy", "loss")
+    rate_factors: Factors | None = None
+
+    def __init__(self, config: ConfigDict, classes: list[str]):
+        self.config, self._classes = config.copy_and_resolve_references(), classes
+        self.config.model.classes = len(classes)
+        self.loss: steps.Loss = partial(
+            steps.motion_loss, smoothing=config.optimizer.label_smoothing
+        )
+
+    def suit(self, dataset: Dataset) -> None:
+        model = self.config.model
+        model.layout = dataset.layout
+        fits = models.takes_sequences(model) if dataset.sequences else model.branches != "sequence"
+        if not fits:
+            kind, fitting = ("sequences", "sequence") if dataset.sequences else ("stills", "fused")
+            raise UserError(
+                f"{dataset.folder}: holds {kind}; train with --config.model.branches={fitting}"
+            )
+
+    def check(self) -> None:
+        config = self.config
+        if config.model.features not in features.NAMES:
+            raise UserError(
+                f"--config.model.features={config.model.features}: expected one of "
+                f"{', '.join(features.NAMES)}"
+            )
+        if config.data.sampling not in sampling.SAMPLINGS:
+            raise UserError(
+                f"--config.data.sampling={config.data.sampling}: expected one of "
+                f"{', '.join(sampling.SAMPLINGS)}"
+            )
+        for key in ("color", "erase"):
+            if config.data.resident and config.augment[key]:
+                raise UserError(
+                    f"--config.augment.{key}={config.augment[key]}: not with data.resident; set "
+                    "either to nothing"
+                )
+        if config.freeze_epochs and not models.uses_image(config.model):
+            raise UserError(
+                f"--config.freeze_epochs={config.freeze_epochs}: there is no backbone to freeze "
+                f"where model.branches={config.model.branches}"
+            )
+
+    def model(
+        self,
+        axis_name: str | None = None,
+        freeze_backbone: bool = False,
+        platform: str | None = None,
+    ) -> nn.Module:
+        return models.build(self.config.model, axis_name, freeze_backbone, platform)
+
+    def inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        size = self.config.data.image_size
+        return (
+            jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8),
+            jax.ShapeDtypeStruct((1, *models.feature_shape(self.config.model)), jnp.float32),
+        )
+
+    def initial(self, variables: Any) -> init_from.Flat:
+        if not self.config.init_from:
+            return {}
+        loaded, message = init_from.read(self.config.init_from, variables)
+        if jax.process_index() == 0:
+            print(message)
+        return loaded
+
+    def train_batches(
+        self, source: Any, start_step: int, shares: np.ndarray | None = None
+    ) -> Iterator[loader.Batch]:
+        return loader.train_batches(
+            source, self.config, start_step, jax.process_index(), jax.process_count(), shares=shares
+        )
+
+    def resident(self, source: Any) -> np.ndarray | None:
+        config = self.config
+        if not (config.data.resident and models.uses_image(config.model)):
+            return None
+        return device_cache.crops(source, config.data.image_size)
+
+    def evaluate(self, variables: Any, dataset: Dataset, split: str) -> dict[str, Any]:
+        batches = loader.eval_batches(
+            dataset.source(split), self.config, jax.process_index(), jax.process_count()
+        )
+        found = predict(self._eval_step, variables, batches)
+        return judged(found, self._classes, dataset.folder, split)
+
+    def finish(self, variables: Any, workdir: Path) -> None:
+        pass
+
+    @cached_property
+    def _eval_step(self) -> EvalStep:
+        return make_eval_step(self.config)

@@ -1,0 +1,153 @@
+"""Judging finished runs: motion networks, alone or as an ensemble, and pose networks."""
+
+import json
+import re
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jdance import files
+from jdance.data import loader
+from jdance.data.records import Dataset
+from jdance.errors import UserError
+from jdance.train import calibration, experiment, loop, tasks
+from jdance.train.checkpoints import NEWEST, suffix
+from jdance.train.evaluation import Predictions, average, judged, make_eval_step, predict
+
+
+def judge(
+    workdirs: Sequence[Path],
+    split: str,
+    *,
+    data: str = "",
+    drop_joints: str = "",
+    views: int = 1,
+    checkpoint: str = NEWEST,
+    output: Path | None = None,
+) -> tuple[dict[str, Any], Path]:
+    """Evaluates a run on a split and writes the result.
+
+    Args:
+        workdirs: folders of runs. Several motion networks are judged as an ensemble, by their mean
+            probabilities.
+        split: which part of the data set.
+        data: another data set than the run's own.
+        drop_joints: see `loader.eval_batches`.
+        views: mean probability over so many views of each example, see `loader.eval_batches`.
+        checkpoint: which one of each run, see `Checkpoints.step_of`.
+        output: the folder for the result; by default that of the first run.
+
+    Returns:
+        The result (see `evaluation.judged` and `pose.evaluation.average_precision`), with what was
+        evaluated: data, split, views, drop_joints, checkpoint and step, of an ensemble runs; and
+        its file, eval_SPLIT[_ensemble][_on_DATA][_without_...][_viewsN][_best|_stepN].json.
+
+    Raises:
+        UserError: a folder holds no finished run, or the data does not suit it.
+    """
+    config, classes = experiment.read(workdirs[0])
+    if config.task == "pose":
+        if len(workdirs) > 1:
+            raise UserError(f"{workdirs[0]}: a pose network; only motion networks make an ensemble")
+        if views > 1 or drop_joints:
+            raise UserError(f"{workdirs[0]}: a pose network; only motion networks have --views "
+                            "and --drop_joints")  # fmt: skip
+        run = loop.restore(workdirs[0], checkpoint)
+        dataset, steps = Dataset(data or config.data.dir, "people"), [run.step]
+        result = tasks.make(config, classes).evaluate(run.variables, dataset, split)
+        result |= {"data": str(dataset.folder), "split": split}
+    else:
+        steps, runs = [], []
+        for workdir in workdirs:
+            run = loop.restore(workdir, checkpoint)
+            steps.append(run.step)
+            runs.append(_predict(run, split, data, drop_joints, views))
+        folder, _, first = runs[0]
+        for workdir, (other, theirs, predictions) in zip(workdirs, runs, strict=True):
+            if theirs != classes or not np.array_equal(predictions["label"], first["label"]):
+                raise UserError(f"{workdir}: was trained on other classes, or judges {other}")
+        joint = average([predictions for _, _, predictions in runs])
+        result = judged(joint, classes, folder, split)
+    result |= {"views": views, "drop_joints": drop_joints, "checkpoint": checkpoint}
+    result["step"] = steps[0]
+    if len(workdirs) > 1:
+        del result["step"]
+        result["runs"] = [
+            {"workdir": str(workdir), "step": step}
+            for workdir, step in zip(workdirs, steps, strict=True)
+        ]
+    name = split + ("_ensemble" if len(workdirs) > 1 else "")
+    if data and Path(data).resolve() != Path(config.data.dir).resolve():
+        name += f"_on_{_short_name(Path(data).resolve())}"
+    name += f"_without_{drop_joints}" if drop_joints else ""
+    name += (f"_views{views}" if views > 1 else "") + suffix(checkpoint)
+    return result, write(result, output or workdirs[0], name)
+
+
+def _short_name(folder: Path) -> str:
+    """A name for a folder that fits into that of a file, and that no other folder has."""
+    name = re.sub(r"[^\w.=+-]+", "_", folder.name)[:60]
+    return f"{name}-{zlib.crc32(str(folder).encode()):08x}"
+
+
+def write(result: dict[str, Any], folder: Path, name: str) -> Path:
+    """Writes an evaluation's result to FOLDER/eval_NAME.json, which it returns.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    path = folder / f"eval_{name}.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_at_once(path, json.dumps(result, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written to ({error.strerror}); name another folder with --output"
+        ) from error
+    return path
+
+
+def calibrate(
+    workdir: Path, split: str, *, data: str = "", checkpoint: str = NEWEST
+) -> tuple[dict[str, Any], Path]:
+    """Fits a motion network's temperature on a split and keeps it with the run.
+
+    Every checkpoint has a temperature of its own.
+
+    Returns:
+        See `calibration.calibrate`.
+
+    Raises:
+        UserError: the folder holds no finished run of a motion network, or the data does not suit.
+    """
+    config, _ = experiment.read(workdir)
+    if config.task == "pose":
+        raise UserError(f"{workdir}: a pose network; only motion networks can be calibrated")
+    _, _, predictions = _predict(loop.restore(workdir, checkpoint), split, data, "", 1)
+    return calibration.calibrate(
+        predictions["probabilities"], predictions["label"], split, workdir, checkpoint
+    )
+
+
+def _predict(
+    run: loop.Restored, split: str, data: str, drop_joints: str, views: int
+) -> tuple[Path, list[str], Predictions]:
+    config, classes = run.config, run.classes
+    dataset = Dataset(data or config.data.dir)
+    foreign = sorted(set(dataset.classes) - set(classes))
+    if foreign:
+        raise UserError(f"{dataset.folder}: the run knows no class {foreign[0]!r}, only {classes}")
+    config.batch_size += -config.batch_size % jax.device_count()  # a multiple of the devices
+    source, eval_step = dataset.source(split), make_eval_step(config)
+    parts = []
+    for view in range(views):
+        batches = loader.eval_batches(source, config, drop=drop_joints, view=view)
+        parts.append(predict(eval_step, run.variables, batches))
+    result = average(parts)
+    # The data set may have fewer classes than the run, and so other numbers for them.
+    own = np.array([classes.index(name) for name in dataset.classes])
+    return dataset.folder, classes, result | {"label": own[result["label"]]}

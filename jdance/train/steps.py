@@ -1,0 +1,163 @@
+"""One step of training and of evaluation: pure functions, to be mapped over devices.
+
+The mapped axis is called "batch". Gradients, batch statistics and metrics are averaged over it, so
+that every device ends a step with the same numbers.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jdance.train import nonfinite
+from jdance.train.packing import Packing
+from jdance.train.state import TrainState
+
+AXIS = "batch"
+
+# (model, variables, batch, dropout key) -> loss [], (metrics {name: []}, updated batch_stats)
+Loss = Callable[
+    [nn.Module, dict[str, Any], dict[str, Array], Array], tuple[Array, tuple[dict[str, Array], Any]]
+]
+
+
+def cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> Array:
+    """Softmax cross-entropy [B] of logits [B, M] and labels int32 [B]."""
+    targets = jax.nn.one_hot(labels, logits.shape[-1])
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
+
+
+def motion_loss(
+    model: nn.Module,
+    variables: dict[str, Any],
+    batch: dict[str, Array],
+    key: Array,
+    *,
+    smoothing: float = 0.0,
+) -> tuple[Array, tuple[dict[str, Array], Any]]:
+    """Mean cross-entropy and accuracy of a motion network in training.
+
+    The batch: image [B, S, S, 3], features [B, D], valid [B], label [B], index [B].
+    """
+    logits, updates = model.apply(
+        variables,
+        batch.get("image"),
+        batch["features"],
+        batch["valid"],
+        index=batch["index"],
+        train=True,
+        rngs={"dropout": key},
+        mutable=["batch_stats"],
+    )
+    loss = cross_entropy(logits, batch["label"], smoothing).mean()
+    accuracy = (logits.argmax(-1) == batch["label"]).mean()
+    return loss, ({"accuracy": accuracy}, updates.get("batch_stats", {}))
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, Array],
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    loss: Loss = motion_loss,
+    accumulate: int = 1,
+    packing: Packing | None = None,
+) -> tuple[TrainState, dict[str, Array]]:
+    """Updates the state with this device's shard of the batch.
+
+    Randomness comes from (seed, step, the examples' indices), never from the device.
+
+    Args:
+        state: replicated.
+        batch: arrays [B, ...], as `loss` takes them.
+        model, optimizer, seed, loss: constants of the run.
+        accumulate: gradient-accumulation micro-batches: the same update as in one piece, but for
+            batch norm, which sees a micro-batch at a time. Divides B.
+        packing: of the state; None: it is not packed.
+
+    Returns:
+        The new state, and the mean loss, the loss's own metrics, and the gradient norm: float32 [].
+    """
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    variables = state if packing is None else packing.unpack_variables(state)
+
+    def gradient(batch: dict[str, Array], batch_stats: Any) -> tuple[Any, Any]:
+        def loss_function(params: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
+            return loss(model, {"params": params, "batch_stats": batch_stats}, batch, key)
+
+        (value, (metrics, updated)), gradients = jax.value_and_grad(loss_function, has_aux=True)(
+            variables.params
+        )
+        if packing is not None:
+            gradients = packing.pack_params(gradients)
+        return (value, metrics, gradients), updated
+
+    if accumulate == 1:
+        (value, metrics, gradients), batch_stats = gradient(batch, variables.batch_stats)
+    else:
+        parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+        (value, metrics, gradients), batch_stats = _mean_over(
+            parts, gradient, variables.batch_stats
+        )
+    if packing is not None:
+        batch_stats = packing.pack_batch_stats(batch_stats)
+    # Batch norm has averaged its statistics over the devices already; the mean makes that certain.
+    gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), AXIS)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    metrics = {"loss": value, **metrics, "gradient_norm": optax.tree.norm(gradients)}
+    new_state = TrainState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+    )
+    return new_state, jax.lax.pmean(metrics, AXIS)
+
+
+def guarded_step(
+    state: TrainState,
+    account: nonfinite.Account,
+    batch: dict[str, Array],
+    *,
+    skip: bool,
+    **constants: Any,
+) -> tuple[TrainState, nonfinite.Account, dict[str, Array]]:
+    """`train_step`, whose update is taken only if it is finite; see `nonfinite.guard`."""
+    new_state, metrics = train_step(state, batch, **constants)
+    return *nonfinite.guard(state, new_state, metrics, account, skip), metrics
+
+
+def _mean_over(
+    parts: dict[str, Array],
+    gradient: Callable[[dict[str, Array], Any], tuple[Any, Any]],
+    batch_stats: Any,
+) -> tuple[Any, Any]:
+    """The mean of `gradient`'s first result over parts [N, B / N, ...], and its last second one.
+
+    One sum in memory, whatever the number of parts.
+    """
+    first = jax.tree.map(lambda x: x[0], parts)
+    start = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, first, batch_stats)[0]
+    )
+
+    def add(carry: tuple[Any, Any], part: dict[str, Array]) -> tuple[tuple[Any, Any], None]:
+        total, batch_stats = carry
+        found, batch_stats = gradient(part, batch_stats)
+        return (jax.tree.map(jnp.add, total, found), batch_stats), None
+
+    (total, batch_stats), _ = jax.lax.scan(add, (start, batch_stats), parts)
+    count = len(jax.tree.leaves(parts)[0])
+    return jax.tree.map(lambda x: x / count, total), batch_stats
+
+
+def eval_step(variables: dict[str, Any], batch: dict[str, Array], *, model: nn.Module) -> Array:
+    """Class probabilities float32 [B, M] of this device's part of the batch, on all devices."""
+    logits = model.apply(variables, batch.get("image"), batch["features"], batch["valid"])
+    return jax.nn.softmax(jnp.asarray(logits))

@@ -1,0 +1,138 @@
+"""The reproduction of the paper's evaluation: what it plans, does once, and reports."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from conftest import ROOT, tiny_config, tiny_picture, tiny_source
+from programs import program
+from test_report import check_page
+
+from jdance import config as defaults
+from jdance.data import sources
+from jdance.data.prepare import prepare
+from jdance.errors import UserError
+from jdance.paper import plan, run, tables
+from jdance.train import sweep
+
+
+def test_the_full_plan():
+    loaded = []
+
+    def load(name):
+        loaded.append(name)
+        config = defaults.base()
+        config.model.branches = name if name in ("str", "qes") else "fused"
+        return config
+
+    config, chosen = plan.variants(plan.PRESETS["full"], load, search=True)
+    names = [variant.name for variant in chosen]
+    assert loaded == ["paper", "str", "qes"] and names[0] == plan.PROPOSED
+    # CBAM1, fused18, shuffled and batch 64 are the method itself.
+    assert names[1:] == [
+        "key points only", "image only", "no attention", "CBAM0", "CBAM2", "pos18", "full",
+        "balanced", "balanced by confusion", "batch 16", "batch 32", "batch 128",
+        "dense layers of half the width", "of twice the width", "STR", "QES", "QES, flat network",
+    ]  # fmt: skip
+    branches = {v.name: sweep.configured(config, v).model.branches for v in chosen}
+    assert branches["STR"] == "str" and branches["QES, flat network"] == "qes_flat"
+    assert branches["image only"] == "image"
+    half = sweep.configured(config, chosen[names.index("dense layers of half the width")])
+    assert half.model.keypoint_widths == (128, 256, 256, 256, 256)
+
+
+@pytest.mark.parametrize("preset", plan.PRESETS)
+def test_presets_suit_the_files_in_configs(preset):
+    import runpy
+
+    def load(name):
+        return runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]()
+
+    config, chosen = plan.variants(plan.PRESETS[preset], load)
+    cheap = [variant for variant in chosen if variant.name in plan.COMPARED]
+    assert [variant.name for variant in cheap] == list(plan.COMPARED)
+    sweep.check(config, cheap if preset == "full" else cheap[1:])
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """72 pictures in 24 films, none of which is divided."""
+    folder = tmp_path_factory.mktemp("films")
+    kinds = ("train", "train", "val", "test")
+    pictures = [
+        sources.Picture(
+            name=f"picture {i}",
+            people=(sources.Person("abc"[i % 3]),),
+            load=lambda i=i: sources.Loaded(*tiny_picture(i)),
+            split=kinds[i // 3 % 4],
+            group=str(i // 3),
+        )
+        for i in range(72)
+    ]
+    prepare(replace(tiny_source(2), pictures=pictures), folder / "data", None)
+    return folder / "data"
+
+
+def small_plan(data):
+    config = tiny_config(data)
+    config.model.branches = "keypoints"
+    config.epochs = 1.0
+    flat = config.copy_and_resolve_references()
+    flat.model.branches = "qes_flat"
+    return config, [
+        sweep.Variant(plan.PROPOSED, {}),
+        sweep.Variant("pos18", {"model.features": "pos18"}),
+        sweep.Variant(plan.FLAT, {}, flat),
+        sweep.Variant(plan.QES, {"model.branches": "qes"}, flat),  # too few examples
+    ]
+
+
+def test_everything_is_done_once_and_reported(films, tmp_path, monkeypatch):
+    monkeypatch.setattr(run.speed, "_SECONDS", 0.0)
+    monkeypatch.setattr(run.speed.frames_per_second, "__defaults__", ((1, 2),))
+    config, chosen = small_plan(films)
+    chosen[-1].changes["model.qes.prototypes"] = 30
+    trained = []
+    train = sweep.loop.train
+    monkeypatch.setattr(sweep.loop, "train", lambda c, w: trained.append(w) or train(c, w))
+    arguments = (config, chosen, films, tmp_path / "out", ("video", "frame"))
+    failures = run.reproduce(*arguments, 1)
+    assert len(trained) == 8 and len(failures) == 2
+    assert all("QES" in line and "only 12 training examples" in line for line in failures)
+    page = check_page((tmp_path / "out" / "report.html").read_text())
+    tables = (tmp_path / "out" / "tables.md").read_text()
+    for text in (" ".join(page.text), tables):
+        for title in ("Table 1", "Table 2", "Table 3", "Table 4", "Figure 7", "Speed", "leak",
+                      "Misclassified", "Variants of the method"):  # fmt: skip
+            assert title in text, title
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    by_split = [run["score"] for run in rows[0]["runs"]]
+    assert f"| proposed | {rows[0]['parameters']:,} | {100 * by_split[0]:.1f} |" in tables
+    assert f"{100 * (by_split[1] - by_split[0]):+.1f} |" in tables
+    assert "| QES |  | failed | failed | 89.3 |" in tables
+    assert (tmp_path / "out" / "data" / "frame" / "dataset.json").exists()
+    assert not (tmp_path / "out" / "data" / "video").exists()  # as it is
+    # Again, with another seed: only that is trained.
+    trained.clear()
+    chosen.pop()
+    assert run.reproduce(*arguments, 2) == []
+    assert len(trained) == 6 and all(workdir.name == "seed-1" for workdir in trained)
+    assert "±" in (tmp_path / "out" / "tables.md").read_text()
+
+
+def test_spread_over_seeds():
+    assert tables._spread([0.9]) == "90.0"
+    assert tables._spread([0.8, 0.9, 1.0]) == "90.0 ± 10.0"
+    assert tables._spread([]) == "failed"
+
+
+def test_data_that_do_not_suit(films, tiny_data, tmp_path):
+    config, chosen = small_plan(tiny_data)
+    with pytest.raises(UserError, match="no examples in split 'test'"):
+        run.reproduce(config, chosen, tiny_data, tmp_path / "out", ("video",), 1)
+    _, error = program("reproduce", "--data=nowhere", f"--output={tmp_path / 'out'}", status=1)
+    assert "nowhere/dataset.json: no such file" in error
+    _, error = program(
+        "reproduce", f"--data={films}", f"--output={tmp_path / 'out'}", "--config=no.py", status=1
+    )
+    assert "--config=no.py: No such file" in error

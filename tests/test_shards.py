@@ -1,0 +1,89 @@
+"""Data sets that several processes write."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import pytest
+from conftest import tiny_picture, tiny_source
+
+from jdance.data import records, shards
+from jdance.data.prepare import prepare, summary
+from jdance.data.shards import Share
+from jdance.data.sources import Loaded
+from jdance.errors import UserError
+
+
+def contents(folder):
+    """{split: the sorted packed examples}."""
+    dataset = records.Dataset(folder)
+    result = {}
+    for split in ("train", "val"):
+        source = dataset.source(split)
+        result[split] = sorted(source[i] for i in range(len(source)))
+    return result
+
+
+def test_shares_make_the_same_data_set_in_any_order(tmp_path):
+    whole = prepare(tiny_source(12), tmp_path / "whole", None)
+    folder = tmp_path / "shared"
+    assert prepare(tiny_source(12), folder, None, share=Share(2, 3))["splits"] != whole["splits"]
+    # Interrupted: shards without a description.
+    (folder / f"{Share(0, 3).prefix}train-00000.array_record").write_bytes(b"half")
+    prepare(tiny_source(12), folder, None, share=Share(0, 3))
+    assert not (folder / "dataset.json").exists()
+    info = prepare(tiny_source(12), folder, None, share=Share(1, 3))
+    assert json.loads((folder / "dataset.json").read_text()) == info
+    for split in ("train", "val"):
+        for key in ("count", "people_found", "per_class"):
+            assert info["splits"][split][key] == whole["splits"][split][key]
+    assert contents(folder) == contents(tmp_path / "whole")
+    # A part that is started again is done already, and joining is repeatable.
+    before = (folder / "dataset.json").read_bytes()
+    (folder / "dataset.json").unlink()
+    assert prepare(tiny_source(12), folder, None, share=Share(2, 3)) == info
+    assert (folder / "dataset.json").read_bytes() == before
+
+
+def test_copies_and_boxes_without_a_person_are_counted_over_all_shares(tmp_path):
+    for share in (Share(0, 2), Share(1, 2)):
+        source = tiny_source(12)
+        for i in (0, 1):  # a box of which nothing is seen
+            person = replace(source.pictures[i].people[0], box=(70.0, 0.0, 9.0, 9.0))
+            load = partial(_Loads(i), found=True)
+            source.pictures[i] = replace(source.pictures[i], people=(person,), load=load)
+        info = prepare(source, tmp_path / "data", None, also_whole=True, share=share)
+    assert sorted(info["unmatched"]) == ["picture 0", "picture 1"]
+    train = info["splits"]["train"]
+    assert (train["count"], train["whole_copies"], train["people_found"]) == (17, 8, 8)
+    assert info["splits"]["val"]["whole_copies"] == 0
+    assert summary(info)[0].startswith("train: 9 examples, people found in 8; 8 again")
+
+
+class _Loads(NamedTuple):
+    """Reads a picture; with `found`, the person is what another estimator found."""
+
+    number: int
+
+    def __call__(self, found):
+        image, people = tiny_picture(self.number)
+        people[..., :2] = people[..., :2] / 2 + [0, 40]
+        return Loaded(image, found=people)
+
+
+def test_mistakes(tmp_path):
+    assert shards.share(None, None) == Share() and shards.share(1, 2) == Share(1, 2)
+    for process, processes in [(0, None), (None, 2), (2, 2), (-1, 2)]:
+        with pytest.raises(UserError, match="give both"):
+            shards.share(process, processes)
+    folder = tmp_path / "data"
+    prepare(tiny_source(12), folder, None, share=Share(0, 2))
+    with pytest.raises(UserError, match="not of 3 processes' work"):
+        prepare(tiny_source(12), folder, None, share=Share(0, 3))
+    with pytest.raises(UserError, match="the parts differ: seed is 0 in one and 5 in another"):
+        prepare(tiny_source(12), folder, None, share=Share(1, 2), seed=5)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"holds notes\.txt"):
+        prepare(tiny_source(12), tmp_path / "other", None, share=Share(0, 2))
