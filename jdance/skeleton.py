@@ -47,6 +47,12 @@ PAF_CHANNELS = np.array([
     (8, 9), (10, 11), (28, 29), (30, 31), (34, 35), (32, 33), (36, 37), (18, 19), (26, 27),
 ], np.int32)  # fmt: skip
 
+# COCO's constants of the 18 joints: twice the standard deviation of where annotators put a joint,
+# as a share of the person's size. The neck is taken for a shoulder.
+FALLOFF = 2 * np.array(
+    [26, 79, 79, 72, 62, 79, 72, 62, 107, 87, 89, 107, 87, 89, 25, 25, 35, 35]
+) / 1000  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Layout:

@@ -19,7 +19,7 @@ from jdance.cli import run
 from jdance.errors import UserError
 from jdance.progress import counted
 from jdance.recognize import feedback
-from jdance.recognize.posture import PostureModel
+from jdance.train.posture import PostureModel
 from jdance.train.qes import POSTURE_FILE
 
 _MODEL = flags.DEFINE_string("model", None, "Folder of a run of configs/qes.py.", required=True)

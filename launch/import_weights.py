@@ -18,13 +18,13 @@ from absl import flags
 from jdance import models
 from jdance.cli import run
 from jdance.errors import UserError
-from jdance.pose import weights
-from jdance.weights import pose_networks, resnet
+from jdance.pose import importers, weights
+from jdance.weights import resnet
 
 _KIND = flags.DEFINE_enum(
     "kind",
     None,
-    [*pose_networks.IMPORTERS, *resnet.KINDS],
+    [*importers.IMPORTERS, *resnet.KINDS],
     "Network that the weights are for.",
     required=True,
 )
@@ -38,7 +38,7 @@ _CALIBRATE = flags.DEFINE_string(
 
 
 def _import_pose() -> str:
-    config, variables = pose_networks.IMPORTERS[_KIND.value](_INPUT.value)
+    config, variables = importers.IMPORTERS[_KIND.value](_INPUT.value)
     if _CALIBRATE.value is not None:
         if _KIND.value != "mobilenet_v2_small":
             raise UserError(f"--calibrate: {_KIND.value} has no statistics of its own to measure")

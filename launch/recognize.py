@@ -26,12 +26,12 @@ from jdance.data.workers import load_all
 from jdance.errors import UserError, is_full
 from jdance.progress import Progress, counted
 from jdance.recognize import feedback, video
-from jdance.recognize.posture import PostureModel
 from jdance.recognize.recognizer import Recognizer, annotate
 from jdance.recognize.sequences import SequenceNamer
 from jdance.report import draw
 from jdance.stagedance import stage
 from jdance.train import experiment
+from jdance.train.posture import PostureModel
 from jdance.train.qes import POSTURE_FILE
 
 _MODEL = flags.DEFINE_string("model", None, "Folder of a trained run.", required=True)

@@ -46,8 +46,7 @@ from jdance.data import (
     videos,
 )
 from jdance.pose import weights as pose_weights
-from jdance.recognize import posture
-from jdance.train import calibration, distributed, experiment, loop, tasks
+from jdance.train import calibration, distributed, experiment, loop, posture, tasks
 from jdance.train.checkpoints import Checkpoints
 from jdance.weights import caffemodel, checkpoint, graphdef, openvino, tfjs
 

@@ -16,10 +16,10 @@ from jdance import skeleton as sk
 from jdance.data.prepare import prepare
 from jdance.data.sources import open_source
 from jdance.errors import UserError
+from jdance.models.baselines import fuzzy_c_means
 from jdance.models.baselines.qes import TwoStagePostureNet
-from jdance.recognize import posture
 from jdance.recognize.recognizer import Recognizer
-from jdance.train import categories, fuzzy_c_means, loop, results
+from jdance.train import categories, loop, posture, results
 
 # --- STR ------------------------------------------------------------------------------------------
 

@@ -32,8 +32,7 @@ from jdance.data import (
 )
 from jdance.errors import UserError
 from jdance.pose import weights as pose_weights
-from jdance.recognize import posture
-from jdance.train import experiment, tasks
+from jdance.train import experiment, posture, tasks
 from jdance.weights import caffemodel, graphdef
 
 

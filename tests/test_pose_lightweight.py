@@ -13,9 +13,9 @@ from jdance import config as defaults
 from jdance.errors import UserError
 from jdance.models.pose_lightweight import LightweightOpenPose
 from jdance.models.pose_mobilenet import DepthwiseConv
-from jdance.pose import PoseEstimator, weights, zoo
+from jdance.pose import PoseEstimator, importers, weights, zoo
 from jdance.train.pose import PoseTask
-from jdance.weights import openvino, pose_networks
+from jdance.weights import openvino
 
 PUBLISHED = "pose/hpe0001/human-pose-estimation-0001.xml"
 NAMES = ("p1", "p2", "apink3", "handsup1")
@@ -161,7 +161,7 @@ def test_every_parameter_is_trained():
 
 @pytest.fixture(scope="module")
 def published(real_data):
-    return pose_networks.import_file(real_data(PUBLISHED))
+    return importers.import_file(real_data(PUBLISHED))
 
 
 def test_equals_openvino_on_real_images(real_data, published):

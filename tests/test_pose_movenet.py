@@ -14,9 +14,9 @@ from jdance import config as defaults
 from jdance import skeleton
 from jdance.errors import UserError
 from jdance.models import pose_movenet
-from jdance.pose import DecodeConfig, PoseEstimator, movenet_decode, zoo
+from jdance.pose import DecodeConfig, PoseEstimator, importers, movenet_decode, zoo
 from jdance.train.pose import PoseTask
-from jdance.weights import pose_networks, tfjs
+from jdance.weights import tfjs
 
 PUBLISHED = "pose/movenet_multipose/movenet-multipose.json"
 NAMES = ("p1", "p2", "apink3", "handsup1")
@@ -227,7 +227,7 @@ def test_an_empty_image_and_a_crowd():
 
 
 def test_equals_the_reference_on_real_images(real_data):
-    estimator = PoseEstimator(*pose_networks.import_file(real_data(PUBLISHED)))
+    estimator = PoseEstimator(*importers.import_file(real_data(PUBLISHED)))
     assert estimator.size == 384
     with np.load(real_data("pose/movenet_multipose/reference_heads.npz")) as reference:
         for name in NAMES:

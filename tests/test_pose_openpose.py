@@ -9,8 +9,8 @@ import pytest
 from protobuf_writer import field, varint
 
 from jdance.errors import UserError
-from jdance.pose import PoseEstimator, weights
-from jdance.weights import caffemodel, openpose, pose_networks, pth
+from jdance.pose import PoseEstimator, importers, weights
+from jdance.weights import caffemodel, openpose, pth
 
 
 @functools.cache
@@ -127,7 +127,7 @@ def test_reads_a_file_that_pytorch_wrote(tmp_path):
     torch = pytest.importorskip("torch")
     path = tmp_path / "body_pose_model.pth"
     torch.save({name: torch.tensor(tensor) for name, tensor in published(1).items()}, path)
-    config, variables = pose_networks.import_file(path)
+    config, variables = importers.import_file(path)
     assert config["stages"] == 1
     np.testing.assert_array_equal(
         variables["params"]["conv3_2"]["kernel"],
@@ -135,7 +135,7 @@ def test_reads_a_file_that_pytorch_wrote(tmp_path):
     )
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(UserError, match=r"body_pose_model\.pth"):
-        pose_networks.import_file(path)
+        importers.import_file(path)
 
 
 # Caffe --------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def caffe_model(tensors, old):
 def test_reads_both_formats_of_caffe(tmp_path, old):
     path = tmp_path / "pose.caffemodel"
     path.write_bytes(caffe_model(published(1), old))
-    config, variables = pose_networks.import_file(path)
+    config, variables = importers.import_file(path)
     _, expected = imported(published(1))
     assert config["stages"] == 1
     jax.tree.map(np.testing.assert_array_equal, variables, expected)

@@ -11,8 +11,8 @@ from conftest import tiny_config, tiny_picture
 from jdance import features, models
 from jdance.data import openpose_json, videos
 from jdance.recognize import feedback, video
-from jdance.recognize.posture import fit
 from jdance.recognize.recognizer import Recognizer
+from jdance.train.posture import fit
 
 
 def _turned(keypoints, degrees):

@@ -138,7 +138,8 @@ def _baseline(config: ConfigDict, axis_name: str | None) -> nn.Module:
 def summary(config: ConfigDict, image_size: int) -> str:
     """A table of the modules: their inputs, outputs, variables and FLOPs, for one example.
 
-    A multiplication and an addition are two FLOPs, as XLA counts them.
+    A multiplication and an addition are two FLOPs, as XLA counts them. Those of a convolution
+    stand at the batch norm after it, which computes both.
     """
     image = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
     numbers = jnp.zeros((1, *feature_shape(config)))

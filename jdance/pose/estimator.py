@@ -12,10 +12,9 @@ from jax.typing import ArrayLike, DTypeLike
 
 from jdance import skeleton
 from jdance.errors import UserError
-from jdance.pose import views, weights, zoo
+from jdance.pose import importers, views, weights, zoo
 from jdance.pose.decode import DecodeConfig, People
 from jdance.pose.letterbox import letterbox, to_picture
-from jdance.weights import pose_networks
 
 _DEFAULT_DECODE = DecodeConfig()
 _LARGEST_SIZE = 4096  # pixels
@@ -108,7 +107,7 @@ class PoseEstimator:
                 - the name of a published network of `zoo.SOURCES`: its weights come from the
                   cache or are downloaded. In "mobilenet_v2_small" batch norm uses fixed statistics
                   that jdance brings;
-                - a published file that `pose_networks.import_file` reads, or a folder with one.
+                - a published file that `importers.import_file` reads, or a folder with one.
                   Of mobilenet_v2_small's graph (.pb) batch norm uses the statistics of each
                   image, as the published graph does;
                 - a pose checkpoint: a folder of `weights.save`, or an .npz of `weights.pack`.
@@ -187,18 +186,18 @@ def _load(pose: str) -> tuple[dict[str, Any], weights.Variables]:
     if pose in weights.SHIPPED:
         return weights.unpack(weights.SHIPPED[pose])
     if pose in zoo.SOURCES:
-        config, variables = pose_networks.import_file(zoo.find(pose))
+        config, variables = importers.import_file(zoo.find(pose))
         if config.get("statistics") == "picture":
             config["statistics"] = "fixed"
             variables = weights.with_statistics(variables, weights.default_statistics())
         return config, variables
     if path.is_dir():
-        published = pose_networks.find(path)
-        return pose_networks.import_file(published) if published else weights.load(path)
+        published = importers.find(path)
+        return importers.import_file(published) if published else weights.load(path)
     if path.suffix == ".npz" and path.is_file():
         return weights.unpack(path)
     if path.is_file():
-        return pose_networks.import_file(path)
+        return importers.import_file(path)
     raise UserError(
         f"{pose}: no such pose network, weights file or pose checkpoint; "
         f"known networks: {', '.join([*weights.SHIPPED, *zoo.SOURCES])}"

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jdance.recognize.tracking import FALLOFF
+from jdance.skeleton import FALLOFF
 
 _NARROW = 0.3  # the shorter side of a person's box counts as at least this share of the longer one
 SAME_PERSON = 0.6  # people with a higher similarity are one

@@ -9,7 +9,7 @@ import numpy as np
 
 from jdance import skeleton
 from jdance.errors import UserError
-from jdance.recognize.posture import Part, PostureModel
+from jdance.train.posture import Part, PostureModel
 
 _POOR = 0.25  # mean scores under this are worth a word; who does as most do has 0.5 on average
 _FEWEST = 5  # frames of a motion that advice on it needs

@@ -13,12 +13,6 @@ from scipy.optimize import linear_sum_assignment
 from jdance import skeleton
 from jdance.data import crop
 
-# COCO's constants of the 18 joints: twice the standard deviation of where annotators put a joint,
-# as a share of the person's size. The neck is taken for a shoulder.
-FALLOFF = 2 * np.array(
-    [26, 79, 79, 72, 62, 79, 72, 62, 107, 87, 89, 107, 87, 89, 25, 25, 35, 35]
-) / 1000  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Config:
@@ -61,7 +55,7 @@ def similarity(
     """
     both = skeleton.is_present(people)[:, None] & skeleton.is_present(others)[None]
     offset = people[:, None, :, :2].astype(np.float64) - others[None, :, :, :2]
-    reach = FALLOFF * (np.maximum(sizes, 1e-6) * slack)[:, None]  # [K, 18]
+    reach = skeleton.FALLOFF * (np.maximum(sizes, 1e-6) * slack)[:, None]  # [K, 18]
     close = np.exp(-0.5 * (offset**2).sum(-1) / reach**2)
     counts = both.sum(-1)
     return np.where(counts > 0, (close * both).sum(-1) / np.maximum(counts, 1), 0)

@@ -15,13 +15,13 @@ from jdance.data import images, openpose_json, videos
 from jdance.errors import UserError
 from jdance.progress import counted, rounded
 from jdance.recognize import feedback, timeline
-from jdance.recognize.posture import PostureModel
 from jdance.recognize.program import Recognized
 from jdance.recognize.recognizer import Recognizer, motion_of, number_of
 from jdance.recognize.sequences import SequenceNamer
 from jdance.recognize.stream import FollowedFrame, Stream
 from jdance.report import draw
 from jdance.report.video import Report
+from jdance.train.posture import PostureModel
 
 _SIDE = 480  # of the key frames in a report, in pixels
 

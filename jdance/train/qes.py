@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from jdance import models, skeleton
 from jdance.data import records
 from jdance.errors import UserError
-from jdance.recognize import posture
-from jdance.train import categories, fuzzy_c_means, init_from, steps
+from jdance.models.baselines import fuzzy_c_means
+from jdance.train import categories, init_from, posture, steps
 from jdance.train.motion import MotionTask
 
 POSTURE_FILE = "posture.npz"

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jdance.train import fuzzy_c_means
+from jdance.models.baselines import fuzzy_c_means
 
 _LEAST = 1e-6  # probability of what the two stages rule out; keeps logarithms finite
 
