@@ -115,7 +115,7 @@ def run(main: Callable[[], None], *, keep_memory: bool = False) -> None:
     sys.path[:] = [place for place in sys.path if Path(place).resolve() != here]
     xla.prepare(os.environ)
     if keep_memory:
-        xla.keep_on_cpu(os.environ)
+        xla.keep_freed_memory_on_cpu(os.environ)
     app.run(wrapped, flags_parser=_parse)
 
 

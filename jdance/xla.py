@@ -104,17 +104,17 @@ def machine() -> str:
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
-def keep_on_cpu(environment: Mapping[str, str]) -> None:
-    """Calls `keep` where jax will run on the CPU; a GPU's host has other work for its threads."""
+def keep_freed_memory_on_cpu(environment: Mapping[str, str]) -> None:
+    """Calls `keep_freed_memory` where jax will run on the CPU; a GPU's host has other work for its threads."""
     platforms = environment.get("JAX_PLATFORMS", "")
     accelerated = any(
         importlib.util.find_spec(f"jax_{name}") for name in ("cuda12_plugin", "cuda13_plugin")
     )
     if platforms.startswith("cpu") or (not platforms and not accelerated):
-        keep()
+        keep_freed_memory()
 
 
-def keep() -> None:
+def keep_freed_memory() -> None:
     """Lets the process keep the memory that it has freed, for its next step.
 
     A training step of configs/paper.py at batch 16 on the CPU takes and frees 1.6 GB. As glibc

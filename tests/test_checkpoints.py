@@ -230,8 +230,8 @@ import sys
 from contextlib import closing
 from pathlib import Path
 import numpy as np
-from jdance import launcher
-from jdance.train import devices
+from jdance import cli
+from jdance.train import distributed
 from jdance.train.checkpoints import Checkpoints
 
 folder = Path(sys.argv.pop())
@@ -240,10 +240,10 @@ def main():
     with closing(Checkpoints(folder, 5, owner=True)) as checkpoints:
         for step, size in enumerate([1_000, 100_000]):
             rows = np.random.default_rng(0).random((40, size), np.float32)
-            checkpoints.save(step, devices.replicate({f"a{i}": x for i, x in enumerate(rows)}))
+            checkpoints.save(step, distributed.replicate({f"a{i}": x for i, x in enumerate(rows)}))
             checkpoints.wait()
 
-launcher.run(main)
+cli.run(main)
 """
 
 

@@ -188,11 +188,11 @@ def test_what_is_compiled_for_inference_gives_the_same_for_each_shape():
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
 def test_memory_that_was_freed_is_used_again():
-    """Four times 64 MB: without `memory.keep` each has 16,384 new pages."""
+    """Four times 64 MB: without `xla.keep_freed_memory` each has 16,384 new pages."""
     script = """
 import resource
-from jdance import memory
-memory.keep()
+from jdance import xla
+xla.keep_freed_memory()
 import numpy as np
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -16,7 +16,7 @@ from jdance.train.tasks import Task
 
 # The packed state, and the log of steps that were not finite, by `nonfinite`.
 Carry = tuple[TrainState, nonfinite.Account]
-# (carry, batch by `devices.shard`, pictures) -> (carry, metrics); has `lower`, like any jitted
+# (carry, batch by `distributed.shard`, pictures) -> (carry, metrics); has `lower`, like any jitted
 # function. The pictures are those of `Task.resident`, on every device, or None.
 Step = Any
 
@@ -39,7 +39,7 @@ def train_step(task: Task, model: nn.Module, optimizer: optax.GradientTransforma
 
 
 def train_steps(task: Task, model: nn.Module, optimizer: optax.GradientTransformation) -> Step:
-    """Several such steps, one after the other, of batches by `devices.shard_several`.
+    """Several such steps, one after the other, of batches by `distributed.shard_several`.
 
     The metrics are those of the last one.
     """
