@@ -105,7 +105,7 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory_on_cpu(environment: Mapping[str, str]) -> None:
-    """Calls `keep_freed_memory` where jax will run on the CPU; a GPU's host has other work for its threads."""
+    """Calls `keep_freed_memory` where jax will run on the CPU, and not on the host of a GPU."""
     platforms = environment.get("JAX_PLATFORMS", "")
     accelerated = any(
         importlib.util.find_spec(f"jax_{name}") for name in ("cuda12_plugin", "cuda13_plugin")
