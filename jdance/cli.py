@@ -95,8 +95,9 @@ def run(main: Callable[[], None], *, keep_memory: bool = False) -> None:
         try:
             if len(argv) > 1:
                 raise UserError(f"unexpected argument {argv[1]!r}: options start with --")
-            if "config" in flags.FLAGS:
-                _expand_config(flags.FLAGS.config)
+            config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
+            if isinstance(config, ConfigDict):  # elsewhere --config is a path
+                _expand_config(config)
             main()
         except UserError as error:
             _fail(error, exit_status(error))
