@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from jdance import config as defaults
 from jdance import skeleton
 from jdance.data import prepare_scenes
-from jdance.data import scenes as people
+from jdance.data import scenes as pose_scenes
 from jdance.errors import UserError
 from jdance.models.pose_light import LightPose, join_cells
 from jdance.models.pose_mobilenet import DepthwiseConv
@@ -299,7 +299,7 @@ def test_judging_by_hand():
     person[..., 1] = np.linspace(20, 180, 18)
     person[1, :, 0] += 200
     truth = [
-        prepare_scenes.people.People(
+        prepare_scenes.scenes.People(
             b"", person, np.zeros((2, 4)), np.full(2, 1e4), np.zeros(2, bool)
         )
     ]
@@ -328,5 +328,5 @@ def test_the_shipped_network_finds_dancers_it_has_never_seen():
     packed = []
     for group in range(12):
         scene = stage.scene(2021, group, 0)
-        packed.append(people.pack(prepare_scenes.of_scene(scene, f"{group}")))
+        packed.append(pose_scenes.pack(prepare_scenes.of_scene(scene, f"{group}")))
     assert evaluation.average_precision(estimator, packed)["AP"] >= 0.7
