@@ -14,6 +14,7 @@ mobilenet_v2_small in TensorFlow, decoding in NumPy, and a ResNet-50 in PyTorch 
 import importlib
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,8 @@ def _ours(
     _, motion, temperature = recognizer.variables
     network, options = recognizer.network, Options()
     recognize = recognizer.compiled(False, False)
-    fit, decoded = jax.jit(resample.letterbox), jax.jit(lambda maps: decode(*maps, DECODE))
+    fit = jax.jit(partial(resample.letterbox, size=estimator.size))
+    decoded = jax.jit(lambda maps: decode(*maps, DECODE))
 
     def cheap(variables: Any, image: Any, numbers: Any, valid: Any) -> Any:
         """In place of the network: as good as nothing, but it looks at all inputs."""

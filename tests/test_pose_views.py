@@ -105,6 +105,25 @@ def test_people_of_several_views_are_merged():
         assert abs(people - expected).max(axis=(1, 2)).min() < 1e-3
 
 
+def test_a_person_inside_a_better_one_of_another_view_is_dropped():
+    whole, part = person(50, 50), person(50, 50, seed=5, size=12.0)
+    part[8:] = 0
+    part[:, 2] *= 0.5
+    upside_down = part.copy()
+    upside_down[:8, :2] = SIDE - 1 - part[:8, :2]
+
+    def merged(*views_of):
+        together = jax.tree.map(lambda *x: np.concatenate(x), *views_of)
+        return int(views.merge(together, ["rot180"], SIDE, SIDE, 3).valid.sum())
+
+    assert merged(found(whole), found(upside_down)) == 1
+    nothing = found(np.zeros((18, 3), np.float32))
+    # In one view the decode has told them apart already.
+    pair = found(whole, part)
+    empty = jax.tree.map(lambda x: np.zeros_like(x), pair)
+    assert merged(pair, empty) == 2 and merged(nothing, found(upside_down)) == 1
+
+
 def test_unknown_views_are_an_error():
     for names in (["flip", "up"], ["flip", "flip"]):
         with pytest.raises(UserError, match=r"--pose_views=.*expected different ones of flip, rot"):

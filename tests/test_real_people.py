@@ -30,7 +30,7 @@ def load(real_data, name, size=0, view_names=()):
 def coco(folder):
     """Images [N] and their true people, of a COCO annotation file."""
     content = json.loads((folder / "person_keypoints.json").read_text())
-    pictures, truth = [], []
+    loaded, truth = [], []
     for image in content["images"]:
         own = [a for a in content["annotations"] if a["image_id"] == image["id"]]
         joints = np.array([a["keypoints"] for a in own], np.float32).reshape(-1, 17, 3)
@@ -45,8 +45,8 @@ def coco(folder):
                 image["file_name"],
             )
         )
-        pictures.append(images.read(folder / "images" / image["file_name"]))
-    return pictures, truth
+        loaded.append(images.read(folder / "images" / image["file_name"]))
+    return loaded, truth
 
 
 def detect(estimator, image):
@@ -69,9 +69,9 @@ def detect(estimator, image):
     ],
 )
 def test_average_precision_on_coco(real_data, name, size, view_names, minimum):
-    pictures, truth = coco(real_data("photos/coco"))
+    photos, truth = coco(real_data("photos/coco"))
     estimator = load(real_data, name, size, view_names)
-    result = evaluation.judge(truth, [detect(estimator, image) for image in pictures])
+    result = evaluation.judge(truth, [detect(estimator, image) for image in photos])
     print(f"{name}, {size}, {view_names}: {result}")
     assert result["AP"] >= minimum
 

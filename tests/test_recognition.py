@@ -119,8 +119,15 @@ def test_unsure_is_unknown(tiny_data):
     assert hot.probabilities.max() < top
 
 
-def test_people_are_those_of_the_estimator(tiny_data, real_data):
-    estimator = PoseEstimator.load(real_data("pose/mobilenet_v2_small.pb"))
+@pytest.mark.parametrize(
+    ("pose", "views"),
+    [
+        ("pose/mobilenet_v2_small.pb", ()),
+        ("pose/movenet_multipose/movenet-multipose.json", ("flip",)),
+    ],
+)
+def test_people_are_those_of_the_estimator(tiny_data, real_data, pose, views):
+    estimator = PoseEstimator.load(real_data(pose), view_names=views)
     recognizer = _recognizer(tiny_data, estimator)
     for name in ("p2.jpg", "apink3.jpg"):
         image = images.read(real_data(f"photos/{name}"))

@@ -35,7 +35,7 @@ class _Rough(NamedTuple):
     Attributes:
         joints: float32 [B, P, J, 2], where the joints are expected.
         reach: float32 [B, P], how far from there they are sought.
-        score: float32 [B, P], probability of the center, sorted; 0 where there is nobody.
+        score: float32 [B, P], probability of the center, sorted; 0 where there is no person.
     """
 
     joints: Array

@@ -1,4 +1,4 @@
-"""Object key-point similarity (OKS) inside compiled programs, and suppression by it.
+"""Similarity of people inside compiled programs (OKS, boxes), and suppression by it.
 
 Letters in the shapes: N people of an image, J = 18 joints.
 """
@@ -15,20 +15,37 @@ SAME_PERSON = 0.6  # people with a higher similarity are one
 
 
 def similarity(people: Array) -> Array:
-    """COCO's OKS of everybody with everybody: [N, 18, 3] -> float32 [N, N] in 0 to 1.
+    """COCO's OKS of all pairs of people: [N, 18, 3] -> float32 [N, N] in 0 to 1.
 
     Over the joints that both have; distances are relative to the size of the larger person.
     """
     present, xy = people[..., 2] > 0, people[..., :2]
-    low = jnp.where(present[..., None], xy, jnp.inf).min(-2)
-    high = jnp.where(present[..., None], xy, -jnp.inf).max(-2)
-    sides = jnp.where(present.any(-1, keepdims=True), high - low, 0)
+    low, high = _boxes(people)
+    sides = high - low
     area = jnp.maximum(sides, _NARROW * sides.max(-1, keepdims=True)).prod(-1)
     area = jnp.maximum(jnp.maximum(area[:, None], area), 1e-6)[..., None]
     distance = jnp.square(xy[:, None] - xy).sum(-1)
     close = jnp.exp(-0.5 * distance / (area * np.square(FALLOFF).astype(np.float32)))
     both = present[:, None] & present
     return jnp.where(both, close, 0).sum(-1) / jnp.maximum(both.sum(-1), 1)
+
+
+def overlap(people: Array) -> Array:
+    """Intersections of boxes over the smaller of both, of all pairs: [N, 18, 3] -> [N, N]."""
+    low, high = _boxes(people)
+    sides = jnp.minimum(high[:, None], high) - jnp.maximum(low[:, None], low)
+    area = (high - low).prod(-1)
+    smaller = jnp.maximum(jnp.minimum(area[:, None], area), 1e-6)
+    return jnp.maximum(sides, 0).prod(-1) / smaller
+
+
+def _boxes(people: Array) -> tuple[Array, Array]:
+    """The lowest and highest x and y [N, 2] of the joints that people have; 0 without any."""
+    present, xy = people[..., 2:] > 0, people[..., :2]
+    there = present.any(-2)
+    low = jnp.where(present, xy, jnp.inf).min(-2)
+    high = jnp.where(present, xy, -jnp.inf).max(-2)
+    return jnp.where(there, low, 0), jnp.where(there, high, 0)
 
 
 def suppress(alike: Array, score: Array, valid: Array) -> tuple[Array, Array]:

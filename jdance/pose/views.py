@@ -1,7 +1,8 @@
 """Test-time augmentation of pose networks: mirrored and turned copies of the images.
 
 Copies are part of the batch. What is found in all of them is merged: people who are alike by OKS
-are one, whose joints are averages.
+are one, whose joints are averages. Of people of different views whose boxes overlap without being
+alike, such as an upright person and legs taken for arms in the view upside down, the best is kept.
 
 Letters in the shapes: B images of height H and width W, V views, P people of a view.
 """
@@ -18,6 +19,8 @@ from jdance import skeleton
 from jdance.errors import UserError
 from jdance.pose import oks
 from jdance.pose.decode import People
+
+_OVERLAP = 0.5  # share of the smaller box above which people of different views are rivals
 
 
 class _View(NamedTuple):
@@ -61,7 +64,8 @@ def merge(found: People, names: Sequence[str], height: int, width: int, max_peop
         return x.reshape(-1, batch, rows).transpose(1, 0, 2).reshape(batch, -1)
 
     people = People(jnp.concatenate(restored, 1), beside(found.valid), beside(found.score))
-    return jax.vmap(lambda one: _merged(one, max_people))(people)
+    view = np.repeat(np.arange(len(restored)), rows)
+    return jax.vmap(lambda one: _merged(one, view, max_people))(people)
 
 
 def _restored(keypoints: Array, view: _View, height: int, width: int) -> Array:
@@ -75,13 +79,15 @@ def _restored(keypoints: Array, view: _View, height: int, width: int) -> Array:
     return jnp.where(result[..., 2:] > 0, result, 0)
 
 
-def _merged(people: People, max_people: int) -> People:
-    """Merges the people [N] of one image."""
+def _merged(people: People, view: np.ndarray, max_people: int) -> People:
+    """Merges the people [N] of one image, who were found in the views int [N]."""
     keypoints, valid, score = people
-    alike = oks.similarity(keypoints) > oks.SAME_PERSON
-    kept, owner = oks.suppress(alike, score, valid)
+    same = oks.similarity(keypoints) > oks.SAME_PERSON
+    rivals = (view[:, None] != view) & (oks.overlap(keypoints) > _OVERLAP)
+    kept, owner = oks.suppress(same | rivals, score, valid)
     rows = np.arange(len(score))
-    member = (owner == rows[:, None]) & valid & kept[:, None]  # [owner, member]
+    member = (owner == rows[:, None]) & (same | np.eye(len(rows), dtype=bool))  # [owner, member]
+    member &= valid & kept[:, None]
     weight = member[..., None] * keypoints[..., 2]  # [owner, member, 18]
     total = weight.sum(1)
     position = jnp.einsum("omj,mjc->ojc", weight, keypoints[..., :2], precision="highest")
