@@ -24,8 +24,8 @@ from PIL import Image
 from protobuf_writer import field
 from test_containers import STEADY
 from test_containers import write as write_container
-from test_movenet import arrays, write_model
 from test_pose_data import annotation
+from test_pose_movenet import arrays, write_model
 from test_pose_weights import constant, float_constant, random_graph, shape_message
 from test_videos import write_video
 from test_weights import FILES, archive, tensor
