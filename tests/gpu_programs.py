@@ -23,6 +23,11 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "train paper, bfloat16, batch 64": (*_PAPER, "--batch=64"),
     "train paper, bfloat16, batch 512, 8 GPUs": (*_PAPER, "--batch=512", "--gpus=8"),
     **{
+        f"train paper, bfloat16, batch 64, {target.upper()}": (*_PAPER[:2], f"--target={target}",
+                                                               "--batch=64")
+        for target in ("h200", "a100", "l4")
+    },
+    **{
         f"{program} {config}": (
             f"--config=configs/{config}.py", f"--program={program}", "--target=h100",
         )
@@ -76,7 +81,7 @@ def _record() -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"  # this process only exports
 
     def one(name: str) -> tuple[str, dict]:
-        result = compile_program(name, exported, scale="exported" not in name)
+        result = compile_program(name, exported, scale=name.startswith("train"))
         print(name, f"{result['compile_s']:.0f} s", flush=True)
         return name, {key: value for key, value in result.items() if not isinstance(value, list)}
 
@@ -92,12 +97,13 @@ def _table() -> None:
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, result in json.loads(RECORD.read_text()).items():
         gpu = result["target"].removeprefix("NVIDIA ").split()[0].split("-")[0]
-        batch = result.get("largest_batch_per_device", "")
+        batch = result.get("largest_batch_per_device")
         print(
-            f"| {name}, batch {result['batch_size']} | {gpu} | {result['kernels']:,} "
+            f"| {name.split(', batch')[0]}, batch {result['batch_size']}"
+            f"{' over 8 GPUs' * (result['gpus'] > 1)} | {gpu} | {result['kernels']:,} "
             f"| {result['while_loops']} | {result['flop_per_image'] / 1e9:.2f} "
             f"| {result['bytes_per_image'] / 1e6:.1f} | {1e6 * result['floor_s_per_image']:.1f} "
-            f"| {result['memory_bytes'] / 2**30:.2f} | {batch:,} |".replace(", |", " |")
+            f"| {result['memory_bytes'] / 2**30:.2f} | {f'{batch:,}' if batch else ''} |"
         )
 
 
