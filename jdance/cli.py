@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from jdance import xla
 from jdance.data import images
 from jdance.errors import Preempted, UserError, exit_status
 from jdance.progress import counted
+
+_GRACE_SECONDS = 20.0  # for an orderly end
 
 flags.disclaim_key_flags()  # what is defined here belongs to the program, for its --help
 
@@ -67,6 +70,10 @@ def resumable() -> Iterator[None]:
 
     def end(*_: object) -> None:
         print("stopped by SIGTERM: run the same command again to go on", file=sys.stderr)
+        # What is raised inside a callback of a library may be lost.
+        fallback = threading.Timer(_GRACE_SECONDS, os._exit, (75,))
+        fallback.daemon = True
+        fallback.start()
         sys.exit(75)  # no Exception, which much would take for damage
 
     before = signal.signal(signal.SIGTERM, end)

@@ -54,7 +54,7 @@ def test_copies_and_boxes_without_a_person_are_counted_over_all_shares(tmp_path)
             load = partial(_Loads(i), found=True)
             source.pictures[i] = replace(source.pictures[i], people=(person,), load=load)
         info = prepare(source, tmp_path / "data", None, also_whole=True, share=share)
-    assert sorted(info["unmatched"]) == ["picture 0", "picture 1"]
+    assert sorted(info["unmatched"]) == [f"picture {i}, box 70,0,9,9" for i in (0, 1)]
     train = info["splits"]["train"]
     assert (train["count"], train["whole_copies"], train["people_found"]) == (17, 8, 8)
     assert info["splits"]["val"]["whole_copies"] == 0
