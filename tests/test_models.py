@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from jdance import config as defaults
 from jdance import models
+from jdance.models.fused import MEAN, STD, FusedNet
 from jdance.models.layers import BranchDropout, Dropout
 from jdance.models.resnet import BLOCKS, Bottleneck, ResNet
 from jdance.weights import resnet
@@ -235,3 +237,23 @@ def test_silenced_branches_do_not_matter():
 def test_unknown_values(key):
     with pytest.raises(ValueError, match=f"{key}='both'"):
         models.build(tiny(**{key: "both"}))
+
+
+class Probe(nn.Module):
+    """A backbone that keeps what it is given."""
+
+    @nn.compact
+    def __call__(self, x, index, train):
+        self.sow("intermediates", "x", x)
+        return x
+
+
+def test_images_are_normalized_in_float32_before_they_are_bfloat16():
+    net = FusedNet(2, Probe(), (), (), (), dtype=jnp.bfloat16)
+    image = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8)
+    inputs = image, np.zeros((1, 18), np.float32)
+    variables = net.init(jax.random.key(0), *inputs)
+    _, kept = net.apply(variables, *inputs, mutable=["intermediates"])
+    (x,) = jax.tree.leaves(kept)
+    expected = (image - np.array(MEAN)) / np.array(STD)
+    np.testing.assert_allclose(np.asarray(x, np.float32), expected, rtol=2**-8, atol=1e-6)

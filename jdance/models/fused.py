@@ -80,9 +80,10 @@ class FusedNet(nn.Module):
             )
             branches.append(jnp.where(valid[:, None] & keep_keypoints, x, 0))
         if self.backbone is not None:
-            x = (
-                (image.astype(jnp.float32) - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
-            ).astype(self.dtype)
+            # In bfloat16 neighboring brightnesses would become the same.
+            wide = jnp.promote_types(jnp.float32, self.dtype)
+            x = (image.astype(wide) - np.array(MEAN, wide)) / np.array(STD, wide)
+            x = x.astype(self.dtype)
             x = self.backbone(x, index, train and not self.freeze_backbone).mean((1, 2))
             if self.freeze_backbone:
                 x = jax.lax.stop_gradient(x)
