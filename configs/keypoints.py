@@ -1,4 +1,4 @@
-"""The key-point branch alone, for skeletons of any source: no pictures, no pose network needed.
+"""The key-point branch alone, for skeletons of any source: no images, no pose network needed.
 
 SOURCE is a .npz of skeletons (docs/data-formats.md), or anything else that launch/prepare.py takes.
 
@@ -17,7 +17,7 @@ without hips, knees and ankles, and without a random share of all joints:
 With --views=10 the 4 actions are 0.996, with one view 0.995 (another run of seed 0); when views
 were changed as in training, 0.990.
 
-Without legs the yoga tree on the left leg and that on the right are the same picture: they are two
+Without legs the yoga tree on the left leg and that on the right are the same image: they are two
 thirds of the mistakes in the split by blocks.
 
 Trained on StageDance alone (stage:paper, --config.augment.flip=0.5) and judged, untouched, on those
@@ -64,7 +64,7 @@ def get_config() -> ConfigDict:
         warmup=1.0,
         label_smoothing=0.05,
     )
-    # x and y of a source may be divided by the width and the height of some picture: stretch.
+    # x and y of a source may be divided by the width and the height of some image: stretch.
     # Legs are often hidden by furniture or cut off: drop them together.
     config.augment.update(
         flip=0.0,  # classes may be sides; 0.5 where they are not

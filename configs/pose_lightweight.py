@@ -1,6 +1,6 @@
 """Lightweight OpenPose with the recipe of its authors (Osokin, 2018), and fine-tuning.
 
-    python launch/prepare.py --source=DIR --for=pose --output=data/coco --workers=8
+    python launch/prepare.py --source=DIR --task=pose --output=data/coco --workers=8
     python launch/train.py --config=configs/pose_lightweight.py --workdir=runs/fine_tuned
     python launch/evaluate.py --workdir=runs/fine_tuned --split=val
 

@@ -1,6 +1,6 @@
 """mobilenet_v2_small, fine-tuned on StageDance from its published weights.
 
-    python launch/prepare.py --source=stage:pose --for=pose --seed=7 --output=data/pose
+    python launch/prepare.py --source=stage:pose --task=pose --seed=7 --output=data/pose
     python launch/train.py --config=configs/pose_mobilenet.py --workdir=runs/pose_mobilenet
     python launch/evaluate.py --workdir=runs/pose_mobilenet --split=test
 

@@ -1,6 +1,6 @@
 """A light pose network, trained on StageDance alone.
 
-    python launch/prepare.py --source=stage:pose --for=pose --seed=7 --output=data/pose
+    python launch/prepare.py --source=stage:pose --task=pose --seed=7 --output=data/pose
     python launch/train.py --config=configs/pose_stage.py --workdir=runs/pose
     python launch/evaluate.py --workdir=runs/pose --split=test
 

@@ -1,7 +1,7 @@
 """STR, one of the two systems that the paper compares itself with: a DenseNet on skeleton maps.
 
 Pham et al., Sensors 19(8):1932, 2019: distances and directions between all pairs of joints as the
-colours of a 32 x 32 picture, of stills or of sequences; Adam at 3e-4, halved every 100 of 250
+colours of a 32 x 32 image, of stills or of sequences; Adam at 3e-4, halved every 100 of 250
 epochs, batch 64, L2 1e-4.
 
     python launch/train.py --config=configs/str.py --workdir=runs/str --config.data.dir=data/stage

@@ -34,6 +34,11 @@ def checkpoint_flag(of: str) -> flags.FlagHolder[str]:
     )
 
 
+def former_name(old: str, new: str) -> None:
+    """Keeps the flag --`old` as another name of --`new` for one more release."""
+    flags.DEFINE_alias(old, new)
+
+
 def pose_flags() -> tuple[flags.FlagHolder[int], flags.FlagHolder[list[str]]]:
     """Defines --pose_size and --pose_views, how the network of --pose is used."""
     size = flags.DEFINE_integer(

@@ -83,7 +83,7 @@ def base() -> ConfigDict:
                 image_size=224,
                 threads=4,  # that read, decode and augment
                 workers=0,  # processes instead, for many cores
-                resident=False,  # all training pictures lie on the device, and are warped there
+                resident=False,  # all training images lie on the device, and are warped there
                 # How often classes come: "shuffled" as they are, "balanced" equally, "confusion"
                 # more often the more of a class is taken for others (looked at every eval_every).
                 sampling="shuffled",
@@ -93,7 +93,7 @@ def base() -> ConfigDict:
             optimizer=dict(
                 name="sgd",  # or "adamw"; "adam", whose weight decay is part of the gradient
                 learning_rate=1e-3,
-                rate_for_batch=0,  # scale the rate by batch_size / this; 0: take it as it is
+                reference_batch_size=0,  # scale the rate by batch_size / this; 0: take it as it is
                 momentum=0.9,
                 weight_decay=1e-4,  # of kernels
                 schedule="piecewise",  # or "cosine"
@@ -151,17 +151,17 @@ def pose() -> ConfigDict:
 
 
 def augment() -> ConfigDict:
-    """Random changes of training examples; picture and key points change together."""
+    """Random changes of training examples; image and key points change together."""
     return ConfigDict(
         dict(
             rotation=15.0,  # degrees, uniform in +-
             flip=0.5,  # probability
             scale=0.0,  # exp(uniform +-)
-            shift=0.0,  # of the picture's side, uniform +-
+            shift=0.0,  # of the image's side, uniform +-
             stretch=0.0,  # exp(uniform +-) of x against y
             color=0.0,  # strength of changes of brightness, contrast, saturation
             erase=0.0,  # probability of a grey rectangle, 10 to 40 % of each side
-            joint_noise=0.0,  # of the picture's side, normal
+            joint_noise=0.0,  # of the image's side, normal
             joint_dropout=0.0,  # probability of each joint
             legs_dropout=0.0,  # probability that hips, knees and ankles are missing together
             shear=0.0,  # of x by y, uniform +-

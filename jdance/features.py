@@ -274,8 +274,8 @@ class _Body:
     def turns(self, pairs: _Tuples) -> Any:
         """Cosine and sine of the angle from the trunk (neck to hips) to the bones a to b, flat.
 
-        [..., 2 N]; angles grow from x to y, clockwise in the picture. Without hips the trunk is
-        taken to be upright in the picture.
+        [..., 2 N]; angles grow from x to y, clockwise in the image. Without hips the trunk is
+        taken to be upright in the image.
         """
         xp = self.xp
         hip, has_hip = self._hip()

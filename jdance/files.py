@@ -37,7 +37,7 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     return result
 
 
-def write_at_once(path: Path, text: str) -> None:
+def atomic_write(path: Path, text: str) -> None:
     """Writes a text file; whoever looks sees all of the old content or all of the new."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("w") as file:

@@ -288,7 +288,7 @@ def to_coco17(keypoints: np.ndarray) -> np.ndarray:
 def clean(keypoints: np.ndarray) -> np.ndarray:
     """Zeroes every joint of [..., 3] that is not there: float32.
 
-    It has no positive score, or a coordinate that is not finite or beyond any picture.
+    It has no positive score, or a coordinate that is not finite or beyond any image.
     """
     keypoints = np.asarray(keypoints)
     if keypoints.dtype != np.float32:
@@ -307,7 +307,7 @@ def is_present(keypoints: Any) -> Any:
 
 
 def flip(keypoints: np.ndarray, width: float, layout: Layout = COCO18) -> np.ndarray:
-    """Mirrors key points [..., J, 3] of a picture of the given width: x becomes width - 1 - x."""
+    """Mirrors key points [..., J, 3] of an image of the given width: x becomes width - 1 - x."""
     mirrored = keypoints[..., layout.flip, :].copy()
     mirrored[..., 0] = width - 1 - mirrored[..., 0]
     return clean(mirrored)

@@ -1,4 +1,4 @@
-"""STR's pictures of skeletons: what its network sees instead of a photo.
+"""STR's images of skeletons: what its network sees instead of a photo.
 
 Pham, Salmane, Khoudour, Crouzil, Zegers and Velastin, "Spatio-temporal image representation of 3D
 skeletal movements for view-invariant action recognition with deep convolutional neural networks",
@@ -28,8 +28,8 @@ def compute(keypoints: np.ndarray, layout: Layout = COCO18) -> np.ndarray:
         uint8 RGB [N, 32, 32, 3].
     """
     make = still if keypoints.ndim == 3 else clip
-    pictures = [finish(make(item, layout)) for item in keypoints]
-    return np.stack(pictures) if pictures else np.zeros((0, SIDE, SIDE, 3), np.uint8)
+    images = [finish(make(item, layout)) for item in keypoints]
+    return np.stack(images) if images else np.zeros((0, SIDE, SIDE, 3), np.uint8)
 
 
 def still(keypoints: np.ndarray, layout: Layout = COCO18) -> np.ndarray:
@@ -40,10 +40,10 @@ def still(keypoints: np.ndarray, layout: Layout = COCO18) -> np.ndarray:
     xy, present = features.centred(keypoints, layout)
     first, second = _pairs(len(layout))
     distances, directions = _colours(xy, present, xy, present)
-    picture = np.zeros((len(layout), len(layout), 3), np.float32)
-    picture[first, second] = distances
-    picture[second, first] = directions
-    return picture
+    image = np.zeros((len(layout), len(layout), 3), np.float32)
+    image[first, second] = distances
+    image[second, first] = directions
+    return image
 
 
 def clip(keypoints: np.ndarray, layout: Layout = COCO18) -> np.ndarray:
@@ -84,15 +84,15 @@ def jet(values: np.ndarray) -> np.ndarray:
     return np.clip(1.5 - abs(4 * values[..., None] - np.array([3, 2, 1])), 0, 1)
 
 
-def finish(picture: np.ndarray) -> np.ndarray:
+def finish(image: np.ndarray) -> np.ndarray:
     """Brings a map float [H, W, 3] in 0 to 1 to uint8 [32, 32, 3], with its contrast enhanced.
 
     Enlarges each side to at least 32 pixels by repetition, equalises the histogram of the
     lightness adaptively (clip limit 2, 8 x 8 tiles), and averages areas.
     """
     for axis in (0, 1):
-        picture = np.repeat(picture, -(-SIDE // picture.shape[axis]), axis)
-    lab = cv2.cvtColor(np.round(255 * picture).astype(np.uint8), cv2.COLOR_RGB2LAB)
+        image = np.repeat(image, -(-SIDE // image.shape[axis]), axis)
+    lab = cv2.cvtColor(np.round(255 * image).astype(np.uint8), cv2.COLOR_RGB2LAB)
     lab[..., 0] = cv2.createCLAHE(2.0, (8, 8)).apply(lab[..., 0])
     enhanced = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
     return np.asarray(cv2.resize(enhanced, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)

@@ -23,7 +23,7 @@ from jdance import models
 from jdance.bench import ratios, timing
 from jdance.cli import run
 from jdance.data import augment, loader, records
-from jdance.data.randomness import Chances
+from jdance.data.randomness import BatchRandom
 from jdance.errors import UserError
 from jdance.paper.speed import machine
 from jdance.report import html
@@ -45,10 +45,10 @@ _RECORD = flags.DEFINE_string(
 
 
 def _bare(source: records.Shards, config: Any, count: int) -> None:
-    """Reads, decodes and warps `count` pictures, and that is all."""
+    """Reads, decodes and warps `count` images, and that is all."""
     size = config.data.image_size
     rngs = [np.random.default_rng(row) for row in range(config.batch_size)]
-    maps, _ = augment.draw_maps(size, Chances(rngs), config.augment)
+    maps, _ = augment.draw_maps(size, BatchRandom(rngs), config.augment)
     maps = augment.for_reduced(maps, augment.reduction(size))
     for index in range(count):
         data = records.unpack(source[index % len(source)]).image
@@ -75,7 +75,7 @@ def main() -> None:
     config.batch_size, config.data.threads = _BATCH.value, _WORKERS.value
     config.model.layout = dataset.layout
     if dataset.sequences or records.unpack(source[0]).image is None:
-        raise UserError(f"{dataset.folder}: has no pictures; name another --data")
+        raise UserError(f"{dataset.folder}: has no images; name another --data")
     assert models.uses_image(config.model)
     images = _BATCH.value * _BATCHES.value
     torch.set_num_threads(1)  # as torch itself does in its workers

@@ -5,7 +5,7 @@ python launch/bench_pose.py --pose=runs/pose/pose.npz --pose=mobilenet_v2_small
 Times all candidates in turn, round after round, so that other load on the machine affects them
 alike, and prints the median and the minimum of each, for one image of the side that it takes.
 
---alternative also times the published graph of mobilenet_v2_small in TensorFlow
+--baseline also times the published graph of mobilenet_v2_small in TensorFlow
 (pip install -e '.[bench]') and the decoding in C (needs the compiler cc).
 """
 
@@ -19,7 +19,7 @@ from absl import flags
 
 from jdance.bench import pose_baselines, timing
 from jdance.bench.inputs import crowd
-from jdance.cli import pose_flags, run
+from jdance.cli import former_name, pose_flags, run
 from jdance.errors import UserError
 from jdance.pose import DecodeConfig, PoseEstimator, targets
 from jdance.pose.decode import decode
@@ -29,7 +29,8 @@ _POSE = flags.DEFINE_multi_string(
 )
 _POSE_SIZE, _POSE_VIEWS = pose_flags()
 _ROUNDS = flags.DEFINE_integer("rounds", 30, "Number of timed rounds.", lower_bound=1)
-_ALTERNATIVE = flags.DEFINE_bool("alternative", False, "Also time the baselines, TensorFlow and C.")
+_BASELINE = flags.DEFINE_bool("baseline", False, "Also time the baselines, TensorFlow and C.")
+former_name("alternative", "baseline")
 _CELLS = (46, 46)
 
 
@@ -43,12 +44,12 @@ def _candidates() -> dict[str, Callable[[], Any]]:
         image = jax.device_put(rng.integers(0, 256, (1, side, side, 3), np.uint8))
         result[f"{name}: network"] = lambda e=estimator, i=image: e.maps(i)  # type: ignore[misc]
         result[f"{name}: network and decode"] = lambda e=estimator, i=image: e(i)  # type: ignore[misc]
-    if _ALTERNATIVE.value:
+    if _BASELINE.value:
         square = rng.integers(0, 256, (368, 368, 3), np.uint8)
         try:
             graph = pose_baselines.load()
         except ImportError as error:
-            raise UserError(f"--alternative: {error}; pip install -e '.[bench]'") from error
+            raise UserError(f"--baseline: {error}; pip install -e '.[bench]'") from error
         result["mobilenet_v2_small in TensorFlow: network"] = lambda: graph(square)
         in_c = pose_baselines.build(DecodeConfig())
     maps = {f"{n} people": targets.encode(jnp.asarray(crowd(n)[1][None]), _CELLS) for n in (1, 20)}
@@ -58,7 +59,7 @@ def _candidates() -> dict[str, Callable[[], Any]]:
         found = int(decode(heat, paf).valid.sum())
         label = f"decode, {name} ({found} found, at most {DecodeConfig().max_people})"
         result[label] = lambda h=heat, p=paf: decode(h, p)  # type: ignore[misc]
-        if _ALTERNATIVE.value:
+        if _BASELINE.value:
             h, p = (np.asarray(m)[0] for m in (heat, paf))
             label = f"decode in C, {name} ({len(in_c(h, p))} found)"
             result[label] = lambda h=h, p=p: in_c(h, p)  # type: ignore[misc]

@@ -1,12 +1,12 @@
 """Benchmarks recognition, from an image to the motions of all people, part by part.
 
-python launch/bench_recognize.py --config=configs/paper.py --pose=mobilenet_v2_small --alternative
+python launch/bench_recognize.py --config=configs/paper.py --pose=mobilenet_v2_small --baseline
 
 For each number of people: the whole compiled program, as launch/recognize.py runs it, and its parts
 alone. The pose network processes the image; the decoder then gets maps of known people, so that
 their number is certain. The motion network has dummy weights.
 
---alternative also times, in the same rounds, a baseline of common parts: the published graph of
+--baseline also times, in the same rounds, a baseline of common parts: the published graph of
 mobilenet_v2_small in TensorFlow, decoding in NumPy, and a ResNet-50 in PyTorch for each person
 (pip install -e '.[bench]'; without TensorFlow, jdance's own pose network replaces the graph).
 """
@@ -28,7 +28,7 @@ from jdance import config as defaults
 from jdance import features, models
 from jdance.bench import pose_baselines, timing
 from jdance.bench.inputs import crowd
-from jdance.cli import run
+from jdance.cli import former_name, run
 from jdance.data import crop, images
 from jdance.errors import UserError
 from jdance.pose import PoseEstimator, targets
@@ -46,7 +46,8 @@ _POSE = flags.DEFINE_string(
 _PEOPLE = flags.DEFINE_list("people", ["1", "5", "10", "20"], "Numbers of people, at most 24 each.")
 _ROUNDS = flags.DEFINE_integer("rounds", 10, "Number of timed rounds.", lower_bound=1)
 _SIDE = flags.DEFINE_integer("side", 736, "Side of the square image in pixels.", lower_bound=368)
-_ALTERNATIVE = flags.DEFINE_bool("alternative", False, "Also time the baseline.")
+_BASELINE = flags.DEFINE_bool("baseline", False, "Also time the baseline.")
+former_name("alternative", "baseline")
 _CLOCK = flags.DEFINE_enum(
     "clock",
     "wall",
@@ -83,11 +84,11 @@ def _maps_of(people: np.ndarray) -> Any:
 
 
 def _scene(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A picture, its people [count, 18, 3], and these in a square of 368 pixels."""
+    """An image, its people [count, 18, 3], and these in a square of 368 pixels."""
     small, people = crowd(count)
-    picture = cv2.resize(small, (_SIDE.value, _SIDE.value), interpolation=cv2.INTER_CUBIC)
+    frame_image = cv2.resize(small, (_SIDE.value, _SIDE.value), interpolation=cv2.INTER_CUBIC)
     scale = _SIDE.value / small.shape[0]
-    return picture, people * np.array([scale, scale, 1], np.float32), people
+    return frame_image, people * np.array([scale, scale, 1], np.float32), people
 
 
 def _variables(config: Any) -> Any:
@@ -133,12 +134,12 @@ def _ours(
     all_ = naming(network.logits, network.image_size)
 
     def make(count: int) -> tuple[int, dict[str, Callable[[], Any]]]:
-        picture, people, in_square = _scene(count)
-        jpeg = np.frombuffer(images.encode_jpeg(picture), np.uint8)
+        frame_image, people, in_square = _scene(count)
+        jpeg = np.frombuffer(images.encode_jpeg(frame_image), np.uint8)
         padded = np.zeros((1, DECODE.max_people, 18, 3), np.float32)
         padded[0, :count] = people
-        sizes = np.array([picture.shape[:2]], np.int32)
-        frames, sizes = jax.device_put((picture[None], sizes))
+        sizes = np.array([frame_image.shape[:2]], np.int32)
+        frames, sizes = jax.device_put((frame_image[None], sizes))
         known = _maps_of(in_square)
         variables = (estimator.variables, known), motion, temperature
         square = fit(frames, sizes)
@@ -147,7 +148,7 @@ def _ours(
         points = jax.device_put(padded)
         return found, {
             "whole": lambda: recognizer.people(
-                recognize(variables, options, *jax.device_put((picture[None], sizes)))
+                recognize(variables, options, *jax.device_put((frame_image[None], sizes)))
             ),
             "read": lambda: images.decode(jpeg),
             "letterbox": lambda: fit(frames, sizes),
@@ -162,7 +163,7 @@ def _ours(
 
 
 def _published_graph() -> tuple[str, Callable[[np.ndarray], Any]]:
-    """The pose network of the alternative: its name, and uint8 RGB [368, 368, 3] -> maps."""
+    """The pose network of the baseline: its name, and uint8 RGB [368, 368, 3] -> maps."""
     try:
         return "mobilenet_v2_small in TensorFlow", pose_baselines.load()
     except ImportError:
@@ -170,7 +171,7 @@ def _published_graph() -> tuple[str, Callable[[np.ndarray], Any]]:
         return "mobilenet_v2_small in JAX", lambda square: estimator.maps(square[None])
 
 
-def _alternative() -> tuple[str, Callable[[int], Callable[[], Any]]]:
+def _baseline() -> tuple[str, Callable[[int], Callable[[], Any]]]:
     """Its name, and the function that makes it for a number of people."""
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
     try:
@@ -178,19 +179,19 @@ def _alternative() -> tuple[str, Callable[[int], Callable[[], Any]]]:
         decoded = importlib.import_module("decode_reference").decode_reference
         resnet = importlib.import_module("jdance.bench.torch_networks").build("resnet50").eval()
     except ImportError as error:
-        raise UserError(f"--alternative: {error}; pip install -e '.[bench]'") from error
+        raise UserError(f"--baseline: {error}; pip install -e '.[bench]'") from error
     name, maps = _published_graph()
 
     def make(count: int) -> Callable[[], Any]:
-        picture, _, in_square = _scene(count)
+        frame_image, _, in_square = _scene(count)
         heat, paf = (np.asarray(m)[0] for m in _maps_of(in_square))
 
         def whole() -> None:
-            maps(letterbox(picture)[0])
-            scale = np.array([picture.shape[1] / 368, picture.shape[0] / 368, 1], np.float32)
+            maps(letterbox(frame_image)[0])
+            scale = np.array([frame_image.shape[1] / 368, frame_image.shape[0] / 368, 1], np.float32)
             for person in decoded(heat, paf, DECODE)[0] * scale:
                 features.compute("fused18", person)
-                view = crop.cut(picture, crop.around(person), 224).transpose(2, 0, 1)[None]
+                view = crop.cut(frame_image, crop.around(person), 224).transpose(2, 0, 1)[None]
                 with torch.inference_mode():
                     resnet(torch.from_numpy(view.astype(np.float32)))
 
@@ -203,14 +204,14 @@ def main() -> None:
     counts = [int(word) for word in _PEOPLE.value]
     config, estimator = defaults.load(_CONFIG.value), PoseEstimator.load(_POSE.value)
     ours = _ours(config, estimator)
-    name, make = _alternative() if _ALTERNATIVE.value else ("", None)
+    name, make = _baseline() if _BASELINE.value else ("", None)
     candidates: dict[str, Callable[[], Any]] = {}
     people: dict[int, int] = {}
     for count in counts:
         people[count], parts = ours(count)
         candidates |= {f"{count} {part}": function for part, function in parts.items()}
         if make:
-            candidates[f"{count} alternative"] = make(count)
+            candidates[f"{count} baseline"] = make(count)
     times = timing.in_turn(candidates, _ROUNDS.value, warmup=1)
     median = {key: 1e3 * float(np.median(getattr(t, _CLOCK.value))) for key, t in times.items()}
     print(
@@ -218,7 +219,7 @@ def main() -> None:
         f"{cores()} CPU cores, jax {jax.__version__}; medians of {_ROUNDS.value} rounds in ms "
         f"of {_CLOCK.value} time"
     )
-    titles = ["people", "whole", "frames/s", *_PARTS] + ["alternative"] * bool(make)
+    titles = ["people", "whole", "frames/s", *_PARTS] + ["baseline"] * bool(make)
     print(" ".join(f"{title:>11}" for title in titles))
     wholes = []
     for count in counts:
@@ -230,17 +231,17 @@ def main() -> None:
         wholes.append(whole)
         cells = [f"{people[count]}", f"{whole:.1f}", f"{1e3 / whole:.1f}"]
         cells += [f"{one[part]:.1f}" for part in _PARTS]
-        cells += [f"{median[f'{count} alternative']:.1f}"] if make else []
+        cells += [f"{median[f'{count} baseline']:.1f}"] if make else []
         print(" ".join(f"{cell:>11}" for cell in cells))
     if len(counts) > 1:
         found = list(people.values())
         print(f"one more person: {np.polyfit(found, wholes, 1)[0]:.1f} ms", end="")
         if make:
-            others = [median[f"{count} alternative"] for count in counts]
-            print(f"; alternative {np.polyfit(found, others, 1)[0]:.1f} ms", end="")
+            others = [median[f"{count} baseline"] for count in counts]
+            print(f"; baseline {np.polyfit(found, others, 1)[0]:.1f} ms", end="")
         print()
     if make:
-        print(f"alternative: {name}, read not counted")
+        print(f"baseline: {name}, read not counted")
 
 
 if __name__ == "__main__":

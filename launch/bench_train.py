@@ -81,15 +81,15 @@ def main() -> None:
 
 def _ours(task: tasks.Task) -> tuple[Any, Any]:
     """Training step and inference; each waits for its result."""
-    step, carry = inputs.step(task)
+    step, state_and_log = inputs.step(task)
     batch = inputs.on_device(task)
-    variables = jax.tree.map(jnp.copy, carry[0].variables)  # the step uses its own up
+    variables = jax.tree.map(jnp.copy, state_and_log[0].variables)  # the step uses its own up
     evaluate = evaluation.make_eval_step(task.config)
 
     def train() -> None:
-        nonlocal carry
-        carry, metrics = step(carry, batch, None)
-        jax.block_until_ready((carry, metrics))
+        nonlocal state_and_log
+        state_and_log, metrics = step(state_and_log, batch, None)
+        jax.block_until_ready((state_and_log, metrics))
 
     return train, lambda: jax.block_until_ready(evaluate(variables, batch))
 

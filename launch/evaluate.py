@@ -11,7 +11,7 @@ plain evaluation is part of its name (eval_test_views10.json, eval_test_on_OTHER
 --output=DIR writes elsewhere, for runs that must not change.
 
 Motion networks: accuracy and confusion. Pose networks: AP, AP50, AP75 and AR by pycocotools, of a
-run or of any --pose; --data is a data set by launch/prepare.py --for=pose.
+run or of any --pose; --data is a data set by launch/prepare.py --task=pose.
 """
 
 import json
@@ -96,7 +96,7 @@ def main() -> None:
         raise UserError("give either --workdir, a run, or --pose, a pose network")
     if _POSE.value:
         if not _DATA.value:
-            raise UserError("--pose needs --data, what launch/prepare.py --for=pose wrote")
+            raise UserError("--pose needs --data, what launch/prepare.py --task=pose wrote")
         source = Dataset(_DATA.value, "people").source(_SPLIT.value)
         estimator = PoseEstimator.load(
             _POSE.value, size=_POSE_SIZE.value, view_names=_POSE_VIEWS.value
@@ -125,7 +125,7 @@ def main() -> None:
         )
         print(f"wrote {path}")
         return
-    result, path = results.judge(
+    result, path = results.evaluate(
         [Path(name) for name in _WORKDIR.value],
         _SPLIT.value,
         data=_DATA.value,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from jdance.cli import checkpoint_flag, pose_flags, run
+from jdance.cli import checkpoint_flag, former_name, pose_flags, run
 from jdance.errors import UserError
 from jdance.recognize.export import PLATFORMS, export
 from jdance.recognize.recognizer import Recognizer
@@ -28,9 +28,10 @@ _PLATFORMS = flags.DEFINE_list("platforms", list(PLATFORMS), "Platforms to compi
 _MIN_JOINTS = flags.DEFINE_integer(
     "min_joints", 4, "Minimum number of joints of a detected person.", 1, 18
 )
-_WHOLE_PICTURE = flags.DEFINE_bool(
-    "whole_picture", False, "Classify the whole image where no person is found."
+_WHOLE_IMAGE = flags.DEFINE_bool(
+    "whole_image", False, "Classify the whole image where no person is found."
 )
+former_name("whole_picture", "whole_image")
 
 
 def main() -> None:
@@ -52,7 +53,7 @@ def main() -> None:
         height=_HEIGHT.value,
         width=_WIDTH.value,
         platforms=_PLATFORMS.value,
-        whole_picture=_WHOLE_PICTURE.value,
+        whole_image=_WHOLE_IMAGE.value,
     )
     print(f"wrote {_OUTPUT.value}: frames {info['frames']} for {', '.join(_PLATFORMS.value)}")
 

@@ -45,18 +45,18 @@ def main() -> None:
     failures, without = [], Counter[str]()
     for path in paths:
         try:
-            result = feedback.judge_file(path, model, _MOTION.value)
+            result = feedback.assess_file(path, model, _MOTION.value)
         except UserError as error:
             failures.append(f"skipped {error}")
             continue
         for frame in result["frames"]:
             for person in frame["people"]:
-                judged = person["feedback"]
-                if judged is None:
+                assessment = person["feedback"]
+                if assessment is None:
                     without[person["motion"]] += 1
                     continue
                 named = f"{path.stem}, frame {frame['index']}, person {person['track']}"
-                print(f"{named}, {judged['motion']}: {feedback.advice(judged, _BELOW.value)}")
+                print(f"{named}, {assessment['motion']}: {feedback.advice(assessment, _BELOW.value)}")
         target = path.with_name(path.stem + _ENDING)
         target.write_text(json.dumps(result) + "\n")
     for motion, count in without.items():

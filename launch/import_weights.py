@@ -1,12 +1,12 @@
 """Imports published weights as a folder that the other programs read.
 
-    python launch/import_weights.py --kind=resnet50 --input=resnet50.pth --output=DIR
+    python launch/import_weights.py --network=resnet50 --input=resnet50.pth --output=DIR
 
 imports a ResNet in torchvision's format (.pth or .safetensors; with or without classifier, and with
 the parameter names of CBAM's authors); train with --config.init_from=DIR.
 
-    python launch/import_weights.py --kind=mobilenet_v2_small --input=graph_opt.pb --output=DIR
-    python launch/import_weights.py --kind=openpose_vgg19 --input=pose.caffemodel --output=DIR
+    python launch/import_weights.py --network=mobilenet_v2_small --input=graph_opt.pb --output=DIR
+    python launch/import_weights.py --network=openpose_vgg19 --input=pose.caffemodel --output=DIR
 
 imports a pose network, OpenPose's from a .caffemodel or a .pth; use it with --pose=DIR. Without
 --calibrate, mobilenet_v2_small normalizes with the statistics of each image, like the published
@@ -16,18 +16,19 @@ graph; with it, with fixed statistics measured on images of your own.
 from absl import flags
 
 from jdance import models
-from jdance.cli import run
+from jdance.cli import former_name, run
 from jdance.errors import UserError
 from jdance.pose import importers, weights
 from jdance.weights import resnet
 
-_KIND = flags.DEFINE_enum(
-    "kind",
+_NETWORK = flags.DEFINE_enum(
+    "network",
     None,
     [*importers.IMPORTERS, *resnet.KINDS],
     "Network that the weights are for.",
     required=True,
 )
+former_name("kind", "network")
 _INPUT = flags.DEFINE_string("input", None, "Published weights file.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write.", required=True)
 _CALIBRATE = flags.DEFINE_string(
@@ -38,10 +39,10 @@ _CALIBRATE = flags.DEFINE_string(
 
 
 def _import_pose() -> str:
-    config, variables = importers.IMPORTERS[_KIND.value](_INPUT.value)
+    config, variables = importers.IMPORTERS[_NETWORK.value](_INPUT.value)
     if _CALIBRATE.value is not None:
-        if _KIND.value != "mobilenet_v2_small":
-            raise UserError(f"--calibrate: {_KIND.value} has no statistics of its own to measure")
+        if _NETWORK.value != "mobilenet_v2_small":
+            raise UserError(f"--calibrate: {_NETWORK.value} has no statistics of its own to measure")
         config["statistics"] = "fixed"
         statistics = weights.calibrate_folder(variables, _CALIBRATE.value)
         variables = weights.with_statistics(variables, statistics)
@@ -52,8 +53,8 @@ def _import_pose() -> str:
 def _import_resnet() -> str:
     if _CALIBRATE.value is not None:
         raise UserError(f"--calibrate={_CALIBRATE.value}: is for pose networks only")
-    config, variables = resnet.import_file(_KIND.value, _INPUT.value)
-    resnet.save(_OUTPUT.value, _KIND.value, config, variables)
+    config, variables = resnet.import_file(_NETWORK.value, _INPUT.value)
+    resnet.save(_OUTPUT.value, _NETWORK.value, config, variables)
     attention = (
         f"CBAM{config.attention} in every block" if config.attention >= 0 else "no attention"
     )
@@ -62,8 +63,8 @@ def _import_resnet() -> str:
 
 
 def main() -> None:
-    summary = _import_resnet() if _KIND.value in resnet.KINDS else _import_pose()
-    print(f"{_OUTPUT.value}: {_KIND.value}, {summary}")
+    summary = _import_resnet() if _NETWORK.value in resnet.KINDS else _import_pose()
+    print(f"{_OUTPUT.value}: {_NETWORK.value}, {summary}")
 
 
 if __name__ == "__main__":

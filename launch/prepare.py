@@ -2,10 +2,10 @@
 
 python launch/prepare.py --source=photos/ --output=data/photos --pose=mobilenet_v2_small
 python launch/prepare.py --source=stage:paper --output=data/stage
-python launch/prepare.py --source=stage:pose --for=pose --output=data/pose
+python launch/prepare.py --source=stage:pose --task=pose --output=data/pose
 python launch/prepare.py --verify=data/photos
 
-With --for=pose the data set holds whole images, to train and evaluate pose networks on; its source
+With --task=pose the data set holds whole images, to train and evaluate pose networks on; its source
 is stage:PRESET or a folder laid out like COCO (annotations/person_keypoints_train2017.json,
 train2017/, ...).
 
@@ -19,7 +19,7 @@ from typing import Any
 
 from absl import flags
 
-from jdance.cli import pose_flags, run
+from jdance.cli import former_name, pose_flags, run
 from jdance.data import prepare_scenes, shards
 from jdance.data.prepare import prepare, summary
 from jdance.data.sources import open_source, split_name
@@ -42,7 +42,8 @@ _VERIFY = flags.DEFINE_string(
     None,
     "Data set to check against its checksums, record by record, instead of preparing one.",
 )
-_FOR = flags.DEFINE_enum("for", "motion", ["motion", "pose"], "Task that the data set is for.")
+_TASK = flags.DEFINE_enum("task", "motion", ["motion", "pose"], "Task that the data set is for.")
+former_name("for", "task")
 _POSE = flags.DEFINE_string(
     "pose",
     "",
@@ -112,7 +113,7 @@ flags.register_multi_flags_validator(
 def _fractions() -> dict[str, float]:
     try:
         parts = dict(part.split("=") for part in _FRACTIONS.value.split(","))
-        result = {split_name(name) or "": float(share) for name, share in parts.items()}
+        result = {split_name(name) or "": float(partition) for name, partition in parts.items()}
     except ValueError:
         raise UserError(
             f"--fractions={_FRACTIONS.value}: expected train=0.8,val=0.1,test=0.1"
@@ -124,13 +125,13 @@ def _fractions() -> dict[str, float]:
 
 def _prepare() -> dict[str, Any]:
     name, output = _SOURCE.value or "", Path(_OUTPUT.value or "")
-    share = shards.share(_PROCESS.value, _PROCESSES.value)
+    partition = shards.partition(_PROCESS.value, _PROCESSES.value)
     inside = Path(name).resolve()
     if inside.is_dir() and output.resolve().is_relative_to(inside):
         raise UserError(f"{output}: lies inside the source; choose another --output")
-    if _FOR.value == "pose":
+    if _TASK.value == "pose":
         return prepare_scenes.prepare(
-            name, output, seed=_SEED.value, workers=_WORKERS.value, share=share
+            name, output, seed=_SEED.value, workers=_WORKERS.value, partition=partition
         )
     if _POSE.value and _KEYPOINTS.value:
         raise UserError("give either --pose or --keypoints: one of them tells where people are")
@@ -149,7 +150,7 @@ def _prepare() -> dict[str, Any]:
         print(f"note: {note}")
     estimator = None
     if _POSE.value:
-        # Imported only here: processes that read pictures start without it.
+        # Imported only here: processes that read images start without it.
         from jdance.pose import DecodeConfig, PoseEstimator
 
         decode_config = DecodeConfig(min_joints=_MIN_JOINTS.value)
@@ -167,7 +168,7 @@ def _prepare() -> dict[str, Any]:
         also_whole=_ALSO_WHOLE.value,
         min_joints=_MIN_JOINTS.value,
         split_by=_SPLIT_BY.value,
-        share=share,
+        partition=partition,
     )
 
 

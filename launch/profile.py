@@ -179,7 +179,7 @@ def _check_config() -> None:
 def _report(result: dict[str, Any]) -> None:
     print(html.to_markdown("Compiled ahead of time", ahead.sections(result)))
     if _OUTPUT.value:
-        files.write_at_once(Path(_OUTPUT.value), json.dumps(result, indent=2) + "\n")
+        files.atomic_write(Path(_OUTPUT.value), json.dumps(result, indent=2) + "\n")
 
 
 def _profile() -> None:
@@ -194,7 +194,7 @@ def _profile() -> None:
         classes = dataset.classes
     task = tasks.make(config, classes)
     if dataset is not None:
-        task.suit(dataset)
+        task.setup(dataset)
     experiment.check(task)
     distributed.check_batch_size(task.config.batch_size, task.config.accumulate)
     known = counting.of_device(
@@ -205,7 +205,7 @@ def _profile() -> None:
     result = profile.measure(task, _STEPS.value, peak, trace, dataset)
     print(html.to_markdown("Profile", profile.sections(result)))
     if _OUTPUT.value:
-        files.write_at_once(Path(_OUTPUT.value), json.dumps(result, indent=2) + "\n")
+        files.atomic_write(Path(_OUTPUT.value), json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole job on a fresh machine that has Python 3.11 to 3.13: installs jdance into .venv, draws
-# a data set, trains, evaluates, and recognises a picture that no part of it has seen.
+# a data set, trains, evaluates, and recognises an image that no part of it has seen.
 #
 #   bash launch/quickstart.sh [DIR]      DIR for the results: runs/quickstart
 #
@@ -30,6 +30,6 @@ python launch/recognize.py --model="$dir" --input="$dir/scenes" --pose=stage \
 
 echo
 echo "Look at:"
-echo "  $dir/recognized/scene-0.jpg   the annotated picture; scene-0.json holds the numbers"
+echo "  $dir/recognized/scene-0.jpg   the annotated image; scene-0.json holds the numbers"
 echo "  $dir/report.html              how training went, accuracy, confusion, mistakes; one page"
 echo "  $dir/eval_test.json           the same numbers"

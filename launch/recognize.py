@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 
 from jdance import files
-from jdance.cli import checkpoint_flag, pose_flags, run
+from jdance.cli import checkpoint_flag, former_name, pose_flags, run
 from jdance.data import images, openpose_json, videos
 from jdance.data.sources import left_out
 from jdance.data.workers import load_all
@@ -27,7 +27,7 @@ from jdance.errors import UserError, is_full
 from jdance.progress import Progress, counted
 from jdance.recognize import feedback, video
 from jdance.recognize.recognizer import Recognizer, annotate
-from jdance.recognize.sequences import SequenceNamer
+from jdance.recognize.sequences import SequenceClassifier
 from jdance.report import draw
 from jdance.stagedance import stage
 from jdance.train import experiment
@@ -58,9 +58,10 @@ _KEYPOINTS = flags.DEFINE_string(
 _MIN_JOINTS = flags.DEFINE_integer(
     "min_joints", 4, "Minimum number of joints of a detected person.", 1, 18
 )
-_WHOLE_PICTURE = flags.DEFINE_bool(
-    "whole_picture", False, "Classify the whole image where no person is found."
+_WHOLE_IMAGE = flags.DEFINE_bool(
+    "whole_image", False, "Classify the whole image where no person is found."
 )
+former_name("whole_picture", "whole_image")
 _MIN_CONFIDENCE = flags.DEFINE_float(
     "min_confidence", 0.0, "Label motions below this probability as unknown.", 0.0, 1.0
 )
@@ -165,7 +166,7 @@ def _warn_of_synthetic(inputs: list[Path]) -> None:
 def _kind(path: Path) -> str:
     if path.is_dir():
         return "skeletons"
-    return "video" if videos.is_camera(str(path)) or videos.is_video(path) else "picture"
+    return "video" if videos.is_camera(str(path)) or videos.is_video(path) else "image"
 
 
 def _window() -> "Window | None":
@@ -209,7 +210,7 @@ def _recognize(
         keypoints = openpose_json.read(
             openpose_json.path_for(path, place) if place.is_dir() else place
         )
-    people = recognizer(image, keypoints, whole_picture=_WHOLE_PICTURE.value)
+    people = recognizer(image, keypoints, whole_image=_WHOLE_IMAGE.value)
     frame: dict[str, Any] = {
         "index": 0,
         "time": 0.0,
@@ -217,7 +218,7 @@ def _recognize(
     }
     for person, entry in zip(people, frame["people"], strict=True):
         if posture and person.motion in posture.classes:
-            entry["feedback"] = feedback.judge(person.keypoints, person.motion, posture)
+            entry["feedback"] = feedback.assess(person.keypoints, person.motion, posture)
     result = {
         "source": images.printable(str(path)),
         "width": image.shape[1],
@@ -259,7 +260,7 @@ def _settings(posture: PostureModel | None) -> video.Settings:
 
 def _recognize_clip(
     recognizer: Recognizer,
-    namer: SequenceNamer | None,
+    classifier: SequenceClassifier | None,
     settings: video.Settings,
     window: "Window | None",
     path: Path,
@@ -267,7 +268,7 @@ def _recognize_clip(
 ) -> None:
     """Recognises a video or a clip of skeletons; raises UserError if a part is missing, too."""
     if _kind(path) == "skeletons":
-        problem = video.recognize_skeletons(recognizer, path, stem, settings, namer=namer)
+        problem = video.recognize_skeletons(recognizer, path, stem, settings, classifier=classifier)
     else:
         known = Path(_KEYPOINTS.value) if _KEYPOINTS.value else None
         progress: list[Progress] = []
@@ -284,7 +285,7 @@ def _recognize_clip(
             stem,
             settings,
             keypoints=known,
-            namer=namer,
+            classifier=classifier,
             show=window,
             told=told,
         )
@@ -317,23 +318,23 @@ def main() -> None:
         pose_size=_POSE_SIZE.value,
         pose_views=_POSE_VIEWS.value,
     )
-    namer = SequenceNamer.load(_SEQUENCE_MODEL.value) if _SEQUENCE_MODEL.value else None
+    classifier = SequenceClassifier.load(_SEQUENCE_MODEL.value) if _SEQUENCE_MODEL.value else None
     _warn_of_synthetic(inputs)
-    posture = _posture(namer.classes if namer else recognizer.classes)
+    posture = _posture(classifier.classes if classifier else recognizer.classes)
     settings = _settings(posture)
     names = files.distinct_names(inputs)
-    pictures = [path for path in inputs if _kind(path) == "picture"]
-    loaded = load_all([partial(images.read, path) for path in pictures], int(_ISOLATE.value))
+    image_paths = [path for path in inputs if _kind(path) == "image"]
+    loaded = load_all([partial(images.read, path) for path in image_paths], int(_ISOLATE.value))
     failures = [images.printable(f"{path}: {left_out(path)}") for path in others]
     partly, total = 0, len(inputs) + len(others)
     full: Exception | None = None
     progress = Progress("recognizing", len(inputs))
     for done, (path, name) in enumerate(zip(inputs, names, strict=True), start=1):
         try:
-            if _kind(path) == "picture":
+            if _kind(path) == "image":
                 _recognize(recognizer, posture, path, next(loaded), name, output)
             else:
-                _recognize_clip(recognizer, namer, settings, window, path, output / name)
+                _recognize_clip(recognizer, classifier, settings, window, path, output / name)
         except UserError as error:
             partly += "what was read is in" in str(error)
             named = str(path) in str(error)

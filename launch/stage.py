@@ -43,14 +43,14 @@ _FPS = flags.DEFINE_float("fps", 15.0, "Frame rate of the videos.", 1.0, 60.0)
 
 def _film(number: int, output: Path) -> None:
     """Writes a video, its key points and its truth, whose tracks count the dancers from left."""
-    film = video.Film(
+    film = video.StageVideo(
         _SEED.value, number, dancers=_DANCERS.value or 3, seconds=_SECONDS.value,
         width=_WIDTH.value, height=_HEIGHT.value,
     )  # fmt: skip
     path = videos.output_path(output / f"scene-{number}")
     folder = output / f"scene-{number}_keypoints"
     folder.mkdir(exist_ok=True)
-    with closing(videos.Writer(path, _FPS.value)) as writer:
+    with closing(videos.VideoWriter(path, _FPS.value)) as writer:
         for index, (when, scene) in enumerate(film.frames(_FPS.value)):
             writer.write(when, scene.image)
             seen = [d.keypoints for d in scene.dancers if d.keypoints.any()]

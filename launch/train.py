@@ -63,7 +63,7 @@ def main() -> None:
         experiment.check(tasks.make(config, classes))
         print(models.summary(config.model, config.data.image_size))
         return
-    where = distributed.place(_COORDINATOR.value, _PROCESS.value, _PROCESSES.value, os.environ)
+    where = distributed.address_from_flags(_COORDINATOR.value, _PROCESS.value, _PROCESSES.value, os.environ)
     workdir = Path(_WORKDIR.value)
     with distributed.member(where, _WATCHDOG.value):
         result = loop.train(config, workdir, resume=_RESUME.value, watchdog=_WATCHDOG.value)

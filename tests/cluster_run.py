@@ -1,4 +1,4 @@
-"""A training process of the tests of clusters: tiny, without pictures, quick to compile.
+"""A training process of the tests of clusters: tiny, without images, quick to compile.
 
 python tests/cluster_run.py --data=DIR --workdir=DIR [--devices=N] [--epochs=E] [flags of a cluster]
 """
@@ -58,7 +58,7 @@ def main() -> int:
                 yield batch
 
     MotionTask.train_batches = recorded
-    where = distributed.place(FLAGS.coordinator, FLAGS.process_id, FLAGS.num_processes, {})
+    where = distributed.address_from_flags(FLAGS.coordinator, FLAGS.process_id, FLAGS.num_processes, {})
     try:
         with distributed.member(where, FLAGS.watchdog):
             result = loop.train(config, workdir, resume=FLAGS.resume, watchdog=FLAGS.watchdog)

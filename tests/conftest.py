@@ -45,8 +45,8 @@ def real_data():
     return find
 
 
-def tiny_picture(number: int) -> tuple[np.ndarray, np.ndarray]:
-    """A noisy picture [96, 80, 3] with a bright disc at each joint of its one person [1, 18, 3]."""
+def tiny_image(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """A noisy image [96, 80, 3] with a bright disc at each joint of its one person [1, 18, 3]."""
     rng = np.random.default_rng(number)
     image = rng.integers(0, 90, (96, 80, 3), np.uint8)
     keypoints = np.ones((1, skeleton.NUM_JOINTS, 3), np.float32)
@@ -60,22 +60,22 @@ def tiny_picture(number: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tiny_source(count: int = 60) -> sources.Source:
-    pictures = [
-        sources.Picture(
-            name=f"picture {i}",
-            people=(sources.Person("abc"[i % 3]),),
-            load=lambda i=i: sources.Loaded(*tiny_picture(i)),
+    images = [
+        sources.Item(
+            name=f"image {i}",
+            people=(sources.LabeledPerson("abc"[i % 3]),),
+            load=lambda i=i: sources.Loaded(*tiny_image(i)),
             split="train" if i % 4 else "val",
             group=str(i),
         )
         for i in range(count)
     ]
-    return sources.Source(pictures, list("abc"))
+    return sources.Source(images, list("abc"))
 
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
-    """A prepared data set of 45 training and 15 validation pictures in 3 classes."""
+    """A prepared data set of 45 training and 15 validation images in 3 classes."""
     folder = tmp_path_factory.mktemp("tiny_data")
     prepare(tiny_source(), folder, None)
     return folder

@@ -18,7 +18,7 @@ import cv2
 import jax
 import numpy as np
 import pillow_heif
-from conftest import tiny_config, tiny_picture, tiny_source
+from conftest import tiny_config, tiny_image, tiny_source
 from openvino_writer import small_network
 from PIL import Image
 from protobuf_writer import field
@@ -76,11 +76,11 @@ def files_of(folder: Path) -> Sample:
     }
 
 
-# Pictures and videos -----------------------------------------------------------------------------
+# Images and videos -----------------------------------------------------------------------------
 
 
-def _pictures(folder: Path) -> list[Sample]:
-    image = tiny_picture(1)[0]
+def _images(folder: Path) -> list[Sample]:
+    image = tiny_image(1)[0]
     for suffix in images.SUFFIXES:
         images.write(folder / f"x{suffix}", image)
     cv2.imwrite(str(folder / "deep.png"), image.astype(np.uint16) * 200)
@@ -93,7 +93,7 @@ def _pictures(folder: Path) -> list[Sample]:
     return [{name: data} for name, data in files_of(folder).items()]
 
 
-def _read_pictures(folder: Path) -> None:
+def _read_images(folder: Path) -> None:
     for path in images.find(folder):
         images.read(path)
 
@@ -105,12 +105,12 @@ def _videos(folder: Path) -> list[Sample]:
             str(folder / name), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*code), 10, (80, 96)
         )
         for i in range(8):
-            writer.write(tiny_picture(i)[0])
+            writer.write(tiny_image(i)[0])
         writer.release()
     write_container(folder / "e.mkv", STEADY[:12], bf="2")
     write_container(folder / "f.mp4", STEADY[:12], unit=Fraction(1, 90000), sar=Fraction(4, 3))
     write_container(folder / "g.mpg", STEADY[:12], codec="mpeg2video", unit=Fraction(1, 25))
-    frames = [Image.fromarray(tiny_picture(i)[0]) for i in range(4)]
+    frames = [Image.fromarray(tiny_image(i)[0]) for i in range(4)]
     for name in ("h.gif", "i.webp", "j.png"):
         frames[0].save(folder / name, save_all=True, append_images=frames[1:], duration=80)
     return [{name: data} for name, data in files_of(folder).items() if data]
@@ -129,7 +129,7 @@ def _read_videos(folder: Path) -> None:
 
 
 def _manifests(folder: Path) -> list[Sample]:
-    images.write(folder / "p.png", tiny_picture(0)[0])
+    images.write(folder / "p.png", tiny_image(0)[0])
     write_video(folder / "v.webm", 8)
     stream = io.StringIO()
     writer = csv.writer(stream)
@@ -142,7 +142,7 @@ def _manifests(folder: Path) -> list[Sample]:
 
 
 def _one_person(image: np.ndarray) -> np.ndarray:
-    return tiny_picture(0)[1]
+    return tiny_image(0)[1]
 
 
 def _prepare(folder: Path) -> None:
@@ -152,7 +152,7 @@ def _prepare(folder: Path) -> None:
 
 def _openpose(folder: Path) -> list[Sample]:
     for i in range(3):
-        found = np.concatenate([tiny_picture(i)[1], tiny_picture(i + 1)[1]])
+        found = np.concatenate([tiny_image(i)[1], tiny_image(i + 1)[1]])
         openpose_json.write(folder / f"f_{i}_keypoints.json", found)
     body25 = {"people": [{"pose_keypoints_2d": [float(i % 9 + 1) for i in range(75)]}]}
     return [files_of(folder), {"body_25_keypoints.json": json.dumps(body25).encode()}]
@@ -311,7 +311,7 @@ def _posture(folder: Path) -> list[Sample]:
 def _read_posture(folder: Path) -> None:
     model = posture.PostureModel.load(folder / "posture.npz")
     for motion in model.classes:
-        model.judge(tiny_picture(0)[1][0], motion)
+        model.score_parts(tiny_image(0)[1][0], motion)
 
 
 def _imported(folder: Path) -> list[Sample]:
@@ -358,7 +358,7 @@ def _resum(folder: Path) -> None:
 
 
 def _persons(folder: Path) -> list[Sample]:
-    image, keypoints = tiny_picture(0)
+    image, keypoints = tiny_image(0)
     jpeg = images.encode_jpeg(crop.cut(image, crop.whole(*image.shape[:2])))
     still = records.Example(keypoints[0], 1, jpeg, "g", "s")
     moving = records.Example(np.stack([keypoints[0]] * 5), 0, None, "g", "s")
@@ -377,8 +377,8 @@ def _read_persons(folder: Path) -> None:
 
 
 def _people(folder: Path) -> list[Sample]:
-    image, keypoints = tiny_picture(0)
-    record = scenes.People(
+    image, keypoints = tiny_image(0)
+    record = scenes.SceneRecord(
         images.encode_jpeg(image), keypoints, np.ones((1, 4), np.float32),
         np.ones(1, np.float32), np.zeros(1, bool), np.full(image.shape[:2], 255, np.uint8), "n",
     )  # fmt: skip
@@ -422,7 +422,7 @@ def _read_config(folder: Path) -> None:
 
 
 TARGETS: dict[str, Target] = {
-    "pictures": Target(_pictures, _read_pictures, 2.0),
+    "images": Target(_images, _read_images, 2.0),
     "videos": Target(_videos, _read_videos),
     "manifest": Target(_manifests, _prepare, 0.7, lambda name: name == "manifest.csv"),
     "openpose": Target(_openpose, _read_openpose),

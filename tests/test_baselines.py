@@ -72,14 +72,14 @@ def test_clip_map_is_the_definition():
 
 
 def test_finished_map():
-    picture = np.random.default_rng(0).random((18, 18, 3))
-    large = np.kron(picture, np.ones((2, 2, 1)))
+    image = np.random.default_rng(0).random((18, 18, 3))
+    large = np.kron(image, np.ones((2, 2, 1)))
     lab = cv2.cvtColor(np.round(255 * large).astype(np.uint8), cv2.COLOR_RGB2LAB)
     lab[..., 0] = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(lab[..., 0])
     expected = cv2.resize(
         cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), (32, 32), interpolation=cv2.INTER_AREA
     )
-    np.testing.assert_array_equal(skeleton_maps.finish(picture), expected)
+    np.testing.assert_array_equal(skeleton_maps.finish(image), expected)
     assert skeleton_maps.compute(people(3)).shape == (3, 32, 32, 3)
     assert skeleton_maps.compute(people(6).reshape(2, 3, 18, 3)).shape == (2, 32, 32, 3)
     assert not skeleton_maps.still(np.zeros((18, 3), np.float32)).any()
@@ -261,22 +261,22 @@ def test_feedback_of_a_known_posture():
     group = np.stack([person_with(usual + rng.normal(0, 0.1, 11)) for _ in range(300)])
     segments = features.compute("segments22", group)
     model = posture.fit(segments, np.zeros(300, int), ("bow", "never seen"))
-    parts = {part.name: part for part in model.judge(person_with(usual), "bow")}
+    parts = {part.name: part for part in model.score_parts(person_with(usual), "bow")}
     assert list(parts) == list(posture.PARTS)
     assert all(part.score > 0.9 and abs(part.angle) < 4 for part in parts.values())
     wrong = usual.copy()
     wrong[posture.PARTS.index("left thigh")] += np.radians(40)
     wrong[posture.PARTS.index("left shin")] += np.radians(40)  # hangs on the thigh
-    parts = {part.name: part for part in model.judge(person_with(wrong), "bow")}
+    parts = {part.name: part for part in model.score_parts(person_with(wrong), "bow")}
     assert parts["left thigh"].score < 0.01 and parts["right thigh"].score > 0.9
     assert abs(parts["left thigh"].angle + 40) < 4
     incomplete = person_with(usual)
     incomplete[sk.L_KNEE] = 0
-    names = [part.name for part in model.judge(incomplete, "bow")]
+    names = [part.name for part in model.score_parts(incomplete, "bow")]
     assert len(names) == 9 and "left thigh" not in names and "left shin" not in names
-    assert model.judge(person_with(usual), "never seen") == []
+    assert model.score_parts(person_with(usual), "never seen") == []
     with pytest.raises(UserError, match="no judgement of 'jump'"):
-        model.judge(incomplete, "jump")
+        model.score_parts(incomplete, "jump")
 
 
 def test_feedback_follows_the_part_before():
@@ -290,7 +290,7 @@ def test_feedback_follows_the_part_before():
     model = posture.fit(segments, np.zeros(400, int), ("wave",))
     turned = np.zeros(11)
     turned[[upper, fore]] = 0.5
-    parts = {part.name: part for part in model.judge(person_with(turned), "wave")}
+    parts = {part.name: part for part in model.score_parts(person_with(turned), "wave")}
     assert parts["right forearm"].score > 0.6 and abs(parts["right forearm"].angle) < 6
 
 
@@ -369,7 +369,7 @@ def test_qes_trains_resumes_and_is_judged(skeletons, tmp_path):
     result = loop.train(config, tmp_path)
     assert result["accuracy"] > 0.9
     assert loop.train(config, tmp_path) == result
-    assert results.judge([tmp_path], "val")[0]["accuracy"] == result["accuracy"]
+    assert results.score_parts([tmp_path], "val")[0]["accuracy"] == result["accuracy"]
     saved = json.loads((tmp_path / "config.json").read_text())["config"]["model"]["qes"]
     assert saved["categories"] == [0, 1, 2]
     model = posture.PostureModel.load(tmp_path / "posture.npz")
@@ -389,7 +389,7 @@ def test_the_others_train_and_are_judged(branches, skeletons, tmp_path):
         config.optimizer.learning_rate = 0.005
     result = loop.train(config, tmp_path)
     assert result["accuracy"] > 0.8
-    assert results.judge([tmp_path], "val")[0]["accuracy"] == result["accuracy"]
+    assert results.score_parts([tmp_path], "val")[0]["accuracy"] == result["accuracy"]
     if branches == "str":
         with pytest.raises(UserError, match="not part of the compiled program"):
             Recognizer.load(tmp_path)

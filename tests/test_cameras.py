@@ -86,7 +86,7 @@ def test_the_end_is_never_dropped():
 def test_h264_of_odd_size_keeps_time_and_plays_in_browsers(tmp_path):
     path = videos.output_path(tmp_path / "x")
     assert path.suffix == ".mp4"
-    with closing(videos.Writer(path, 10)) as writer:
+    with closing(videos.VideoWriter(path, 10)) as writer:
         for when, value in ((0.0, 40), (0.1, 80), (0.4, 120), (0.5, 160)):
             writer.write(when, np.full((33, 65, 3), value, np.uint8))
     with closing(videos.Video(path)) as video:
@@ -104,7 +104,7 @@ def test_h264_of_odd_size_keeps_time_and_plays_in_browsers(tmp_path):
 
 @needs_ffmpeg
 def test_h264_that_cannot_be_written(tmp_path):
-    writer = videos.Writer(tmp_path / "missing" / "x.mp4", 10)
+    writer = videos.VideoWriter(tmp_path / "missing" / "x.mp4", 10)
     with pytest.raises(UserError, match=r"x\.mp4: ffmpeg cannot write it"):  # noqa: SIM117
         with closing(writer):
             for i in range(50):

@@ -22,7 +22,7 @@ from jdance import lock
 from jdance.errors import UserError
 from jdance.train import distributed, loop
 from jdance.train.checkpoints import Checkpoints
-from jdance.train.results import judge
+from jdance.train.results import evaluate
 
 
 def state(number):
@@ -331,13 +331,13 @@ def test_evaluation_during_training_is_safe(tiny_data, tmp_path):
     while not any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*")):
         assert runs[0].poll() is None, output(workdir)
         time.sleep(0.01)
-    judged = 0
+    evaluated = 0
     while runs[0].poll() is None:
-        result, _ = judge([workdir], "val")
+        result, _ = evaluate([workdir], "val")
         assert result["n"] == 15
-        judged += 1
+        evaluated += 1
     finish(workdir, runs)
-    assert judged > 1
+    assert evaluated > 1
     undisturbed = tmp_path / "undisturbed"
     finish(undisturbed, start(tiny_data, undisturbed, 1, 2, epochs=5.0, checkpoint_every=0.01))
     assert_same(undisturbed, workdir, rtol=0, atol=0)

@@ -8,7 +8,7 @@ from contextlib import closing
 import jax
 import numpy as np
 import pytest
-from conftest import tiny_config, tiny_picture
+from conftest import tiny_config, tiny_image
 from programs import program
 
 from jdance.data import images
@@ -77,7 +77,7 @@ def test_results_are_kept_apart(run):
         "best": "eval_val_best",
         "4": "eval_val_step4",
     }.items():
-        result, path = results.judge([run], "val", checkpoint=which)
+        result, path = results.evaluate([run], "val", checkpoint=which)
         assert path == run / f"{name}.json" and json.loads(path.read_text()) == result
     fitted, path = results.calibrate(run, "val", checkpoint="best")
     assert path == run / "calibration_best.json" and not (run / "calibration.json").exists()
@@ -109,7 +109,7 @@ def test_results_tell_what_was_evaluated(run, tiny_data, tmp_path):
             {"data": str(other), "views": 2, "drop_joints": "legs", "checkpoint": "4", "step": 4},
         ),
     ]:
-        result, path = results.judge([run], "val", output=out, **changes)
+        result, path = results.evaluate([run], "val", output=out, **changes)
         assert path.parent == out and re.fullmatch(name + r"\.json", path.name), path
         assert json.loads(path.read_text()) == result and result["n"] == 15
         plain = {
@@ -117,18 +117,18 @@ def test_results_tell_what_was_evaluated(run, tiny_data, tmp_path):
             "checkpoint": "newest", "step": 5,
         }  # fmt: skip
         assert {key: result[key] for key in plain} == plain | expected
-    together, path = results.judge([run, run], "val", output=out)
+    together, path = results.evaluate([run, run], "val", output=out)
     assert path.name == "eval_val_ensemble.json" and "step" not in together
     assert [member["step"] for member in together["runs"]] == [5, 5]
     page = report.write(run, out).read_text()
     assert "Evaluation on val_views3" in page and "3 views; checkpoint newest; step 5." in page
     assert files_in(run) == before  # a run that only others may write to can be evaluated
     with pytest.raises(UserError, match=r"cannot be written to .*another folder with --output"):
-        results.judge([run], "val", output=out / "eval_val.json")
+        results.evaluate([run], "val", output=out / "eval_val.json")
 
 
 def test_every_program_has_the_flag(run, tmp_path):
-    images.write(tmp_path / "photo.png", tiny_picture(0)[0])
+    images.write(tmp_path / "photo.png", tiny_image(0)[0])
     out = f"--output={tmp_path / 'out'}"
     for name, *arguments in [
         ("evaluate", f"--workdir={run}", "--split=val"),

@@ -93,9 +93,9 @@ def assert_same(a, b, **tolerance):
 
 
 def test_flags_say_who_is_who():
-    assert distributed.place("", None, None, {"JOB_COMPLETION_INDEX": "3"}) is None
-    assert distributed.place("a:1", 2, 4, {}) == ("a:1", 2, 4)
-    assert distributed.place("a:1", None, 4, {"JOB_COMPLETION_INDEX": "3"}) == ("a:1", 3, 4)
+    assert distributed.address_from_flags("", None, None, {"JOB_COMPLETION_INDEX": "3"}) is None
+    assert distributed.address_from_flags("a:1", 2, 4, {}) == ("a:1", 2, 4)
+    assert distributed.address_from_flags("a:1", None, 4, {"JOB_COMPLETION_INDEX": "3"}) == ("a:1", 3, 4)
     for arguments, message in {
         ("", 0, 2): "need --coordinator",
         ("a", 0, 2): "expected HOST:PORT",
@@ -104,7 +104,7 @@ def test_flags_say_who_is_who():
         ("a:1", 2, 2): "must be from 0 to 1",
     }.items():
         with pytest.raises(UserError, match=message):
-            distributed.place(*arguments, {})
+            distributed.address_from_flags(*arguments, {})
 
 
 def test_a_job_step_of_several_tasks_is_a_cluster():
@@ -135,7 +135,7 @@ def compare_layouts(data, folder, layouts, epochs):
         # Batches are read ahead, by as many as there is time for.
         assert all(batches[step] == theirs[step] for step in range(1, steps + 1))
         assert_same(folder / first, folder / other, rtol=0, atol=1e-5)
-        # Every validation picture once, and the same verdicts.
+        # Every validation image once, and the same verdicts.
         assert output(folder / first).splitlines()[-1] == output(folder / other).splitlines()[-1]
     assert "result 15 " in output(folder / first)
 

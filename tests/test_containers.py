@@ -154,7 +154,7 @@ def test_damage_is_what_the_decoder_cannot_read(tmp_path):
         (tmp_path / "in" / label).mkdir(parents=True)
         (tmp_path / "in" / label / "x.mkv").write_bytes((tmp_path / "x.mkv").read_bytes())
     source = sources.open_source(str(tmp_path / "in"))
-    assert len(source.pictures) == 2 * len(videos.times(tmp_path / "x.mkv", 2.0))
+    assert len(source.items) == 2 * len(videos.times(tmp_path / "x.mkv", 2.0))
     assert [name for name, _ in source.skipped] == ["a/x.mkv", "b/x.mkv"]
 
 

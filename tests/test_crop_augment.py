@@ -1,4 +1,4 @@
-"""Crops and augmentation: picture and key points must never come apart."""
+"""Crops and augmentation: image and key points must never come apart."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 from jdance import config as defaults
 from jdance import skeleton
 from jdance.data import augment, crop
-from jdance.data.randomness import Chances
+from jdance.data.randomness import BatchRandom
 
 
 def person(*xy):
@@ -17,12 +17,12 @@ def person(*xy):
     return keypoints
 
 
-def chances(count):
-    return Chances([np.random.default_rng(row) for row in range(count)])
+def rng(count):
+    return BatchRandom([np.random.default_rng(row) for row in range(count)])
 
 
 def dotted(keypoints, size=crop.SIZE):
-    """A picture with a soft white spot exactly at every joint, each in a picture of its own."""
+    """An image with a soft white spot exactly at every joint, each in an image of its own."""
     y, x = np.mgrid[:size, :size]
     spots = [np.exp(-((x - kx) ** 2 + (y - ky) ** 2) / 18) for kx, ky, _ in keypoints]
     return [np.repeat((255 * spot)[..., None], 3, 2).astype(np.uint8) for spot in spots]
@@ -70,7 +70,7 @@ def test_image_and_keypoints_are_warped_together(size, seed):
     config.update(rotation=30.0, scale=0.2, shift=0.05, stretch=0.2)
     rng = np.random.default_rng(seed)
     joints = person(*rng.uniform(90, 165, (3, 2)))
-    affine, mirrored = augment.draw_maps(size, Chances([rng]), config)
+    affine, mirrored = augment.draw_maps(size, BatchRandom([rng]), config)
     (warped,) = augment.warp_keypoints(joints[None], affine, mirrored)
     map_ = augment.for_reduced(affine[0], augment.reduction(size))
     for before, image in enumerate(dotted(joints[:3])):
@@ -84,7 +84,7 @@ def test_image_and_keypoints_are_warped_together(size, seed):
 
 def test_both_mirrored_and_unmirrored_views_occur():
     config = defaults.augment()
-    _, mirrored = augment.draw_maps(224, chances(40), config)
+    _, mirrored = augment.draw_maps(224, rng(40), config)
     assert 8 < mirrored.sum() < 32
 
 
@@ -92,7 +92,7 @@ def test_maps_are_turns_stretches_mirrors_and_shears():
     """Each part against its matrix, written out."""
     config = defaults.augment()
     config.update(rotation=30.0, scale=0.2, shift=0.05, stretch=0.3, shear=0.1)
-    maps, mirrored = augment.draw_maps(224, chances(5), config)
+    maps, mirrored = augment.draw_maps(224, rng(5), config)
     for seed, (found, mirror) in enumerate(zip(maps, mirrored, strict=True)):
         drawn = np.random.default_rng(seed).random(7)
         turn, _, scale, stretch, shear, *shift = 2 * drawn - 1
@@ -118,7 +118,7 @@ def test_disturbances_change_what_they_should():
     config.update(color=0.5, erase=1.0, joint_noise=0.01, joint_dropout=0.5)
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (64, 64, 3), np.uint8)
-    drawn = augment.draw_disturbances(64, chances(2), config)
+    drawn = augment.draw_disturbances(64, rng(2), config)
     for row in range(2):
         changed = image.copy()
         augment.disturb_image(changed, drawn, row)
@@ -136,7 +136,7 @@ def test_disturbances_change_what_they_should():
     joints = person(*rng.uniform(10, 50, (10, 2)))
     for frames in ((), (3,)):
         group = np.broadcast_to(joints, (2, *frames, 18, 3))
-        noisy = augment.disturb_keypoints(group, 64, chances(2), config)
+        noisy = augment.disturb_keypoints(group, 64, rng(2), config)
         for one in noisy.reshape(-1, 18, 3):
             kept = one[:, 2] > 0
             assert 1 <= kept.sum() < 10 and not kept[10:].any() and not one[~kept].any()
@@ -151,7 +151,7 @@ def test_what_is_drawn_for_an_example_depends_on_that_example_alone():
     joints = np.broadcast_to(person((20, 30), (40, 50)), (6, 18, 3))
 
     def draw(rows):
-        drawn = Chances([np.random.default_rng(row) for row in rows])
+        drawn = BatchRandom([np.random.default_rng(row) for row in rows])
         maps, mirrored = augment.draw_maps(64, drawn, config)
         colours, hidden, covers = augment.draw_disturbances(64, drawn, config)
         people = augment.disturb_keypoints(joints[rows], 64, drawn, config)
@@ -164,10 +164,10 @@ def test_what_is_drawn_for_an_example_depends_on_that_example_alone():
 def test_saturation_contrast_and_gain_leave_the_middle_in_place():
     config = defaults.augment()
     image = np.full((4, 4, 3), 77, np.uint8)
-    augment.disturb_image(image, augment.draw_disturbances(4, chances(1), config), 0)
+    augment.disturb_image(image, augment.draw_disturbances(4, rng(1), config), 0)
     assert (image == 77).all()
     config.update(color=0.5)
-    for colour in augment.draw_disturbances(4, chances(9), config).colours:
+    for colour in augment.draw_disturbances(4, rng(9), config).colours:
         # Contrast turns about 128, which gain (half to one and a half) and tint alone move.
         factors = colour @ [128, 128, 128, 1] / 128
         assert factors.min() >= 0.5 * 0.77 and factors.max() <= 1.5 * 1.23

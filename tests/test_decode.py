@@ -19,7 +19,7 @@ PIXELS = 368
 MAX_DRAWN = 12
 LENIENT = DecodeConfig(min_joints=1, min_score=0, smoothing=0)
 
-# A standing figure of height 1 about its middle: its right hand is on the left of the picture.
+# A standing figure of height 1 about its middle: its right hand is on the left of the image.
 FIGURE = np.array([
     (0, -0.40), (0, -0.30),
     (-0.10, -0.30), (-0.14, -0.14), (-0.15, 0.00), (0.10, -0.30), (0.14, -0.14), (0.15, 0.00),
@@ -29,7 +29,7 @@ FIGURE = np.array([
 
 
 def draw_people(rng, count, height=(60, 160), apart=24, border=0):
-    """`count` random people [count, 18, 3] inside the picture, leaning, facing either way.
+    """`count` random people [count, 18, 3] inside the image, leaning, facing either way.
 
     The same joint of two people is at least `apart` pixels apart: the heat map cannot tell closer
     ones. No more than that, so limbs cross and people overlap.
@@ -224,7 +224,7 @@ def test_equals_the_reference_on_noise(seed):
 
 
 def test_few_peaks_are_decoded_as_among_many():
-    """Alone a picture with few peaks goes a quicker way than beside one with many."""
+    """Alone an image with few peaks goes a quicker way than beside one with many."""
     rng = np.random.default_rng(3)
     config = DecodeConfig(peaks_per_joint=40, max_people=40)
     few = maps_of(draw_people(rng, 5, apart=8))
@@ -343,7 +343,7 @@ def test_compiles_once():
 
 
 def real_maps(real_data, name):
-    """The maps of a real network for one picture."""
+    """The maps of a real network for one image."""
     with np.load(real_data("pose/mobilenet_v2_small_reference_calibrated.npz")) as arrays:
         return [arrays[name + kind].astype(np.float32)[None] for kind in ("heat", "paf")]
 

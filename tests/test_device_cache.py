@@ -1,4 +1,4 @@
-"""Pictures that stay on the device: the same views, and the same training."""
+"""Images that stay on the device: the same views, and the same training."""
 
 import cv2
 import jax
@@ -8,7 +8,7 @@ from conftest import tiny_config
 
 from jdance.bench import inputs
 from jdance.data import augment, device_cache, records
-from jdance.data.randomness import Chances
+from jdance.data.randomness import BatchRandom
 from jdance.errors import UserError
 from jdance.train import loop, tasks
 
@@ -19,18 +19,18 @@ def test_views_are_those_of_the_host(size):
     noise = np.random.default_rng(0).integers(
         0, 256, (2, 256 // factor, 256 // factor, 3), np.uint8
     )
-    pictures = np.stack([cv2.GaussianBlur(image, (0, 0), 3) for image in noise])
+    images = np.stack([cv2.GaussianBlur(image, (0, 0), 3) for image in noise])
     config = tiny_config("").augment
     config.update(rotation=40.0, scale=0.3, shift=0.2, stretch=0.2, shear=0.1)
     index = np.array([1, 0, 1], np.int32)
-    drawn = Chances([np.random.default_rng(row) for row in range(3)])
+    drawn = BatchRandom([np.random.default_rng(row) for row in range(3)])
     affines, _ = augment.draw_maps(size, drawn, config)
     maps = np.stack([device_cache.back(affine, size) for affine in affines])
-    found = jax.jit(device_cache.warp, static_argnums=3)(pictures, index, maps, size)
+    found = jax.jit(device_cache.warp, static_argnums=3)(images, index, maps, size)
     for view, number, affine in zip(found, index, affines, strict=True):
-        expected = augment.warp_image(pictures[number], augment.for_reduced(affine, factor), size)
+        expected = augment.warp_image(images[number], augment.for_reduced(affine, factor), size)
         off = np.abs(view - expected.astype(np.float32))
-        # OpenCV rounds positions, which shows most at the edge of the picture, where 0 begins.
+        # OpenCV rounds positions, which shows most at the edge of the image, where 0 begins.
         assert off.mean() < 0.6 and np.percentile(off, 95) < 2
 
 
@@ -49,18 +49,18 @@ def test_training_is_the_same(tmp_path, tiny_data):
     assert device == pytest.approx(host, rel=0.05)
 
 
-def test_profiles_know_of_resident_pictures(tiny_data):
+def test_profiles_know_of_resident_images(tiny_data):
     config = tiny_config(tiny_data)
     config.data.resident = True
     dataset = records.Dataset(tiny_data)
     task = tasks.make(config, dataset.classes)
-    task.suit(dataset)
+    task.setup(dataset)
     real = next(task.train_batches(dataset.source("train"), 0))
     drawn = inputs.batch(task.config, config.batch_size)
     assert {name: (v.shape, v.dtype) for name, v in drawn.items()} == {
         name: (v.shape, v.dtype) for name, v in real.items()
     }
-    assert inputs.pictures(task).shape[1:] == task.resident(dataset.source("train")).shape[1:]
+    assert inputs.images(task).shape[1:] == task.resident(dataset.source("train")).shape[1:]
 
 
 def test_changes_of_colour_are_made_on_the_host_only(tmp_path, tiny_data):

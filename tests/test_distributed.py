@@ -64,7 +64,7 @@ def test_the_rate_grows_with_the_batch():
     optimizer = defaults.base().optimizer
     optimizer.update(learning_rate=0.1, boundaries=(1.0,))
     assert float(state.make_schedule(optimizer, 10, 20, 512)(0)) == pytest.approx(0.1)
-    optimizer.rate_for_batch = 256
+    optimizer.reference_batch_size = 256
     schedule = state.make_schedule(optimizer, 10, 20, 512)
     assert float(schedule(0)) == pytest.approx(0.2) and float(schedule(11)) == pytest.approx(0.02)
     optimizer.schedule = "cosine"

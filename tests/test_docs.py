@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from conftest import ROOT, tiny_picture
+from conftest import ROOT, tiny_image
 
 from jdance import config as defaults
 from jdance.data import images, records
@@ -24,7 +24,7 @@ _PATH = re.compile(r"(?<![\w/.$-])(?:launch|configs|docs|tests|jdance)/[\w/-]+\.
 _PROGRAM = re.compile(r"launch/(\w+)\.(?:py|sh)")
 _FLAG = re.compile(r"(?<![\w-])--([a-z][\w.]*)")
 _UNWANTED = re.compile(
-    r"\b(judge[sd]?|judging|pictures?|whom|nobody|somebody|everybody|recognise\w*)\b", re.I
+    r"\b(judge[sd]?|judging|images?|whom|nobody|somebody|everybody|recognise\w*)\b", re.I
 )
 
 
@@ -171,7 +171,7 @@ def test_the_documented_data_source(tmp_path, monkeypatch):
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(24):
-        image, keypoints = tiny_picture(number)
+        image, keypoints = tiny_image(number)
         stem = f"{('wave', 'walk')[number % 2]}-{number // 4}-{number}"
         images.write(folder / f"{stem}.jpg", image)
         np.save(folder / f"{stem}.npy", keypoints)

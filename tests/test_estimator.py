@@ -11,7 +11,7 @@ from jdance.pose.decode import People
 from jdance.pose.letterbox import letterbox
 
 FIXED = {"network": "mobilenet_v2_small", "statistics": "fixed"}
-NAMES = ("p1", "apink3", "handsup1")  # of the pictures in the reference
+NAMES = ("p1", "apink3", "handsup1")  # of the images in the reference
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def variables():
 
 @pytest.fixture(scope="module")
 def estimator(real_data):
-    """`load("mobilenet_v2_small")`, once for all pictures."""
+    """`load("mobilenet_v2_small")`, once for all images."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zoo, "find", lambda name: real_data(f"pose/{name}.pb"))
         return PoseEstimator.load("mobilenet_v2_small")
@@ -35,7 +35,7 @@ def photo(path):
     return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
 
 
-# Equality with TensorFlow on real pictures --------------------------------------------------------
+# Equality with TensorFlow on real images --------------------------------------------------------
 
 
 def assert_equals_reference(maps, reference, prefix=""):
@@ -53,9 +53,9 @@ def reference_images(reference, key):
 
 
 def test_the_published_graph_equals_tensorflow(real_data):
-    """Each picture normalised by itself: the reference was made one picture at a time."""
+    """Each image normalised by itself: the reference was made one image at a time."""
     published = PoseEstimator.load(real_data("pose/mobilenet_v2_small.pb"))
-    assert published.config["statistics"] == "picture"
+    assert published.config["statistics"] == "image"
     with np.load(real_data("pose/mobilenet_v2_small_reference.npz")) as reference:
         images = reference_images(reference, "input_bgr")
         together = published.maps(images)
@@ -74,7 +74,7 @@ def test_fixed_statistics_equal_the_reference(real_data, estimator):
         letterboxed = reference_images(reference, "lb_input_bgr")
         assert_equals_reference(estimator.maps(letterboxed), reference, "lb_")
 
-        # the same weights with statistics of squashed pictures
+        # the same weights with statistics of squashed images
         squash = {}
         for name in calibration.files:
             kind, *scopes, layer, leaf = name.split("/")
@@ -106,12 +106,12 @@ def test_finds_the_people_in_real_photos(real_data, estimator, name, people, joi
     assert (keypoints[:, 10, 1] > necks[:, 1]).all()  # nobody stands on their head
 
 
-def test_nobody_in_an_empty_picture(estimator):
+def test_nobody_in_an_empty_image(estimator):
     assert estimator.people(np.full((300, 200, 3), 128, np.uint8)).shape == (0, 18, 3)
 
 
 def test_key_points_belong_to_the_pixels_of_the_input(real_data, estimator):
-    """What the batched call finds in a letterboxed picture is what `people` finds, mapped."""
+    """What the batched call finds in a letterboxed image is what `people` finds, mapped."""
     image = photo(real_data("photos/p1.jpg"))
     square, scale = letterbox(image)
     found = jax.device_get(estimator(square[None]))
@@ -126,7 +126,7 @@ def test_people_are_sorted_and_mapped_back(variables):
     keypoints[0, 0, [1, 2]] = [[200, 10, 0.5], [220, 10, 0.6]]
     keypoints[0, 1, [1, 2]] = [[100, 20, 0.7], [120, 20, 0.8]]
     keypoints[0, 2, [1, 2]] = [[50, 50, 1], [50, 50, 1]]  # not valid
-    keypoints[0, 3, 5] = [50, 300, 0.9]  # below the picture
+    keypoints[0, 3, 5] = [50, 300, 0.9]  # below the image
     valid = np.array([[True, True, False, True]])
 
     class Seeing(PoseEstimator):
@@ -194,14 +194,14 @@ def test_import_weights_with_calibration(real_data, tmp_path):
     for name in ("p1.jpg", "p2.jpg", "golf.jpg"):
         (photos / name).symlink_to(real_data(f"photos/{name}"))
     program(
-        *("import_weights", "--kind=mobilenet_v2_small"),
+        *("import_weights", "--network=mobilenet_v2_small"),
         f"--input={real_data('pose/mobilenet_v2_small.pb')}",
         f"--output={tmp_path / 'pose'}",
         f"--calibrate={photos}",
     )
     loaded = PoseEstimator.load(tmp_path / "pose")
     assert loaded.config == FIXED
-    # Other pictures, other statistics, but of the same kind.
+    # Other images, other statistics, but of the same kind.
     ours = np.asarray(loaded.variables["batch_stats"]["backbone"]["stem_bn"]["var"])
     shipped = weights.default_statistics()["stem_bn"]["var"]
     assert 0.3 < np.median(ours / shipped) < 3
@@ -210,7 +210,7 @@ def test_import_weights_with_calibration(real_data, tmp_path):
 def test_import_weights_of_something_else(tmp_path):
     (tmp_path / "graph.pb").write_bytes(b"no graph")
     _, error = program(
-        *("import_weights", "--kind=mobilenet_v2_small"),
+        *("import_weights", "--network=mobilenet_v2_small"),
         *(f"--input={tmp_path / 'graph.pb'}", f"--output={tmp_path / 'pose'}"),
         status=1,
     )

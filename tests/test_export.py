@@ -7,7 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import tiny_config, tiny_picture
+from conftest import tiny_config, tiny_image
 
 from jdance import models
 from jdance.errors import UserError
@@ -49,17 +49,17 @@ def test_the_same_without_the_library(tiny_data, tmp_path, real_data):
     estimator = PoseEstimator.load(real_data("pose/mobilenet_v2_small.pb"))
     recognizer = Recognizer(config, list("abc"), variables, estimator, temperature=1.5)
     folder = tmp_path / "exported"
-    info = export(recognizer, folder, height=112, width=96, platforms=("cpu",), whole_picture=True)
+    info = export(recognizer, folder, height=112, width=96, platforms=("cpu",), whole_image=True)
     assert json.loads((folder / "program.json").read_text())["classes"] == info["classes"]
-    picture = tiny_picture(0)[0]
+    source_image = tiny_image(0)[0]
     frames = np.zeros((1, 112, 96, 3), np.uint8)
-    frames[0, :96, :80] = picture
+    frames[0, :96, :80] = source_image
     np.save(tmp_path / "frames.npy", frames)
     subprocess.run(
         [sys.executable, "-c", _CALL, str(folder), tmp_path / "frames.npy", tmp_path / "found.npz"],
         check=True, cwd=tmp_path, timeout=300,
     )  # fmt: skip
-    expected = recognizer.start([picture], whole_picture=True, size=(112, 96))
+    expected = recognizer.start([source_image], whole_image=True, size=(112, 96))
     with np.load(tmp_path / "found.npz") as found:
         for name, value in jax.device_get(expected)._asdict().items():
             np.testing.assert_allclose(found[name], value, atol=1e-4)

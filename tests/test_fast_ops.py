@@ -294,6 +294,6 @@ def test_what_is_kept_for_the_backward_pass_is_in_half_precision():
     with jax.enable_x64(False):
         loss, params = in_half_precision()
         kept = jax.eval_shape(lambda p: jax.vjp(loss, p)[1], params)
-    pictures = [leaf for leaf in jax.tree.leaves(kept) if leaf.ndim == 4 and leaf.shape[0] == 6]
-    assert len(pictures) > 10
-    assert not [leaf for leaf in pictures if leaf.dtype == jnp.float32]
+    images = [leaf for leaf in jax.tree.leaves(kept) if leaf.ndim == 4 and leaf.shape[0] == 6]
+    assert len(images) > 10
+    assert not [leaf for leaf in images if leaf.dtype == jnp.float32]

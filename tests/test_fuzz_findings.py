@@ -12,7 +12,7 @@ from pathlib import Path
 import msgpack
 import numpy as np
 import pytest
-from conftest import ROOT, tiny_picture, tiny_source
+from conftest import ROOT, tiny_image, tiny_source
 from protobuf_writer import field
 from test_pose_data import annotation
 from test_pose_weights import constant, shape_message
@@ -56,9 +56,9 @@ def giant_png(path, side):
 
 
 @pytest.mark.parametrize("side", [12_000, 60_000, 2**31 - 1])
-def test_a_picture_that_claims_to_be_giant(tmp_path, side):
+def test_a_image_that_claims_to_be_giant(tmp_path, side):
     giant_png(tmp_path / "x.png", side)
-    refused(images.read, tmp_path / "x.png", match=r"x\.png: not a readable picture")
+    refused(images.read, tmp_path / "x.png", match=r"x\.png: not a readable image")
 
 
 def npz_of(path, header, data=b"", compression=zipfile.ZIP_STORED):
@@ -147,7 +147,7 @@ def test_networks_of_a_million_stages(tmp_path):
     {"label": -1}, {"label": 2**40}, {"image": 5}, {"person": None}, {"group": None, "shape": []},
 ])  # fmt: skip
 def test_damaged_records(change):
-    keypoints = tiny_picture(0)[1][0]
+    keypoints = tiny_image(0)[1][0]
     record = msgpack.unpackb(records.pack(records.Example(keypoints, 1, b"x")))
     refused(records.unpack, msgpack.packb(record | change), match="damaged record")
     for data in (b"", b"\xc1", b"\x93\x01\x02\x03", msgpack.packb(5)):
@@ -155,8 +155,8 @@ def test_damaged_records(change):
         refused(scenes.unpack, data, match="record")
 
 
-def test_coordinates_in_records_are_those_of_a_picture():
-    keypoints = tiny_picture(0)[1][0]
+def test_coordinates_in_records_are_those_of_a_image():
+    keypoints = tiny_image(0)[1][0]
     keypoints[3, 0], keypoints[4, 1] = np.nan, 1e30
     found = records.unpack(records.pack(records.Example(keypoints, 1)))
     assert np.isfinite(found.keypoints).all() and not found.keypoints[3:5].any()
@@ -188,9 +188,9 @@ def test_annotations_that_are_none(tmp_path, change):
     joints = np.random.default_rng(0).uniform(5, 95, (17, 3))
     change = dict(change)
     keep = change.pop("keep", False)
-    picture = {"id": 0, "file_name": "0.jpg"} | {k: v for k, v in change.items() if "file" in k}
+    image = {"id": 0, "file_name": "0.jpg"} | {k: v for k, v in change.items() if "file" in k}
     content = {
-        "images": [picture, {"id": 1, "file_name": "0.jpg"}],
+        "images": [image, {"id": 1, "file_name": "0.jpg"}],
         "annotations": [annotation(1, 0, joints) | change, annotation(2, 1, joints)],
     }
     (tmp_path / "coco" / "annotations").mkdir(parents=True)
@@ -218,13 +218,13 @@ def test_annotations_of_nobody(tmp_path):
 
 
 def test_names_that_no_file_can_have(tmp_path):
-    images.write(tmp_path / "p.png", tiny_picture(0)[0])
+    images.write(tmp_path / "p.png", tiny_image(0)[0])
     rows = f"p.png,a,{'9' * 400}\np.png,a,train\np.png,a,train\np\x01\n.png,b,train\n"
     (tmp_path / "m.csv").write_text(
         f"path,label,split\n{rows}../../\ud800.png,b,\n", errors="replace"
     )
     source = sources.open_source(str(tmp_path / "m.csv"))
-    assert len(source.pictures) == 2
+    assert len(source.items) == 2
     assert "50 at most" in source.skipped[0][1]
     assert images.printable("a\ud800") == "a?"
     assert str(UserError("a\nb\x1b[2J")) == "a b [2J"
@@ -278,7 +278,7 @@ def test_a_configuration_without_a_number(key):
 
 def test_a_short_run_of_the_fuzzer_finds_nothing():
     readers = ["pth", "safetensors", "graph", "caffemodel", "skeletons", "posture", "openpose",
-               "persons", "people", "pictures"]  # fmt: skip
+               "persons", "people", "images"]  # fmt: skip
     command = [sys.executable, "tests/fuzz.py", "--inputs=600", "--jobs=1", "--seed=1", "--only"]
     done = subprocess.run(
         [*command, *readers], capture_output=True, text=True, cwd=ROOT, timeout=600

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import tiny_picture
+from conftest import tiny_image
 
 from jdance import files
 from jdance.data import images, videos
@@ -36,12 +36,12 @@ def test_heic_and_avif_are_read_by_content_and_upright(tmp_path):
     from PIL import Image
 
     heif.register_heif_opener()
-    picture = np.zeros((40, 60, 3), np.uint8)
-    picture[:10] = 250
+    source_image = np.zeros((40, 60, 3), np.uint8)
+    source_image[:10] = 250
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
     for name in ("a.heic", "b.avif"):
-        Image.fromarray(picture).save(tmp_path / name, exif=exif.tobytes())
+        Image.fromarray(source_image).save(tmp_path / name, exif=exif.tobytes())
     (tmp_path / "c.jpg").write_bytes((tmp_path / "a.heic").read_bytes())
     assert [path.name for path in images.find(tmp_path)] == ["a.heic", "b.avif", "c.jpg"]
     for path in images.find(tmp_path):
@@ -74,7 +74,7 @@ def test_animated_images_are_videos_and_others_are_not(tmp_path, kind):
     frames[0].save(
         moving, save_all=True, append_images=frames[1:], duration=[100, 200, 300, 400, 500]
     )
-    images.write(still, tiny_picture(0)[0])
+    images.write(still, tiny_image(0)[0])
     assert videos.find(tmp_path) == [moving] and images.find(tmp_path) == [still]
     found = list(videos.Video(moving))
     np.testing.assert_allclose([f.time for f in found], [0, 0.1, 0.3, 0.6, 1.0], atol=1e-3)
@@ -88,7 +88,7 @@ def test_animated_images_are_videos_and_others_are_not(tmp_path, kind):
 
 def test_natural_order(tmp_path):
     for name in ("10.png", "2.png", "b1.png", "1.png", "a 3 b 20.png", "a 3 b 3.png", "001.png"):
-        images.write(tmp_path / name, tiny_picture(0)[0][:8, :8])
+        images.write(tmp_path / name, tiny_image(0)[0][:8, :8])
     assert [path.name for path in images.find(tmp_path)] == [
         "001.png", "1.png", "2.png", "10.png", "a 3 b 3.png", "a 3 b 20.png", "b1.png",
     ]  # fmt: skip

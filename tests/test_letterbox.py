@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from jdance.pose.letterbox import fitted_size, letterbox, to_picture
+from jdance.pose.letterbox import fitted_size, letterbox, to_image
 
 
 def test_keeps_the_aspect_ratio_at_the_top_left():
@@ -30,14 +30,14 @@ def test_any_shape_fits(height, width):
         np.zeros((5, 5, 3), np.float32),
     ],
 )
-def test_rejects_what_is_no_colour_picture(image):
+def test_rejects_what_is_no_colour_image(image):
     with pytest.raises(ValueError, match="uint8"):
         letterbox(image)
 
 
 @pytest.mark.parametrize(("height", "width"), [(90, 217), (733, 401)])
 def test_maps_a_point_back_to_where_it_was(height, width):
-    """A smooth blob keeps its centre of mass through the resize, and to_picture finds it again."""
+    """A smooth blob keeps its centre of mass through the resize, and to_image finds it again."""
     x, y = 0.6 * width, 0.4 * height
     rows, columns = np.mgrid[:height, :width]
     spread = 0.05 * max(height, width)
@@ -47,20 +47,20 @@ def test_maps_a_point_back_to_where_it_was(height, width):
     mass = square[..., 0].astype(np.float64)
     rows, columns = np.mgrid[:368, :368]
     seen = [(mass * columns).sum() / mass.sum(), (mass * rows).sum() / mass.sum(), 0.5]
-    found = to_picture(np.array([seen], np.float32), height, width)
+    found = to_image(np.array([seen], np.float32), height, width)
     np.testing.assert_allclose(found[0], [x, y, 0.5], atol=0.06)  # of rounding to uint8
 
 
 def test_maps_back_with_the_rounded_size_of_each_axis():
     assert fitted_size(3, 1000, 368) == (1, 368)  # 1.104 rows, rounded
-    found = to_picture(np.array([[0, 0, 1], [367, 0, 1]], np.float32), 3, 1000)
+    found = to_image(np.array([[0, 0, 1], [367, 0, 1]], np.float32), 3, 1000)
     np.testing.assert_allclose(found[:, 1], 1.0)  # the one row is the middle of three
     np.testing.assert_allclose(found[:, 0], [1000 / 736 - 0.5, 999.5 - 1000 / 736], rtol=1e-5)
 
 
-def test_missing_joints_and_joints_outside_the_picture_are_zero():
+def test_missing_joints_and_joints_outside_the_image_are_zero():
     keypoints = np.array([[0, 0, 0], [10, 10, 0.7], [10, 300, 0.7]], np.float32)
-    found = to_picture(keypoints, 100, 368)
+    found = to_image(keypoints, 100, 368)
     np.testing.assert_array_equal(found, [[0, 0, 0], [10, 10, np.float32(0.7)], [0, 0, 0]])
     assert found.dtype == np.float32
     assert keypoints[2, 2] > 0  # the input is left alone

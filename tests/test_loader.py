@@ -89,7 +89,7 @@ def test_views_of_evaluation_are_mild(tiny_data, source, flip):
     plain, view = (next(loader.eval_batches(source, config, view=n)) for n in (0, 3))
     np.testing.assert_array_equal(plain["valid"], view["valid"])
     assert not np.array_equal(plain["features"], view["features"])
-    # All of the picture is still there, at about its place.
+    # All of the image is still there, at about its place.
     difference = np.abs(plain["image"].astype(float) - view["image"]).mean((1, 2, 3))
     flipped = np.abs(plain["image"][:, :, ::-1].astype(float) - view["image"]).mean((1, 2, 3))
     mirrored = flipped < difference
@@ -183,7 +183,7 @@ def test_dropped_keypoints(tiny_data, source):
     np.testing.assert_array_equal(kept["features"], batch["features"])
 
 
-def test_skeletons_without_pictures_need_a_network_without_an_image_branch(tiny_data, source):
+def test_skeletons_without_images_need_a_network_without_an_image_branch(tiny_data, source):
     data = records.pack(records.Example(np.ones((18, 3), np.float32), 0, source="s.npz"))
     config = tiny_config(tiny_data)
     with pytest.raises(UserError, match="branches=keypoints"):

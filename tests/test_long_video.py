@@ -13,7 +13,7 @@ from jdance.data import videos
 from jdance.pose import PoseEstimator
 from jdance.recognize import video
 from jdance.recognize.recognizer import DECODE, Recognizer
-from jdance.stagedance.video import Film
+from jdance.stagedance.video import StageVideo
 
 _FPS, _MINUTES, _SIZE = 2.0, 10, (240, 320)
 
@@ -27,11 +27,11 @@ def _resident() -> float:
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux's /proc")
 def test_memory_is_flat_over_ten_minutes(tiny_data, tmp_path):
-    film = Film(5, 0, dancers=3, seconds=10, height=_SIZE[0], width=_SIZE[1])
+    film = StageVideo(5, 0, dancers=3, seconds=10, height=_SIZE[0], width=_SIZE[1])
     moments = [scene.image for _, scene in film.frames(_FPS)]
     count = int(60 * _MINUTES * _FPS)
     path = videos.output_path(tmp_path / "x")
-    with closing(videos.Writer(path, _FPS)) as writer:
+    with closing(videos.VideoWriter(path, _FPS)) as writer:
         for i in range(count):
             writer.write(i / _FPS, moments[i % len(moments)])
     config = tiny_config(tiny_data)

@@ -229,7 +229,7 @@ def test_silenced_branches_do_not_matter():
         deaf, blind = run(image, features + 1, True), run(image // 3, features, True)
         assert np.allclose(plain, deaf) == (silent == "keypoint_dropout")
         assert np.allclose(plain, blind) == (silent == "image_dropout")
-        # Where nobody was found, the picture is all there is: it is never silenced.
+        # Where nobody was found, the image is all there is: it is never silenced.
         assert not np.allclose(run(image, features, False)[0], run(image // 3, features, False)[0])
 
 

@@ -51,7 +51,7 @@ def test_a_step_that_is_not_finite_stops_the_run_and_can_be_done_again(
     told = json.loads(path.read_text())
     assert told["step"] == int(path.stem) <= 6 and 7 in told["examples"]
     assert told["learning_rate"] == pytest.approx(1e-3)
-    assert len(told["sources"]) == 8 and told["sources"][0].startswith("picture ")
+    assert len(told["sources"]) == 8 and told["sources"][0].startswith("image ")
 
 
 def test_steps_that_are_not_finite_are_skipped_if_asked_for(config, bad_examples, tmp_path):
@@ -79,13 +79,13 @@ def test_a_finite_step_changes_nothing_and_a_bad_one_nothing_but_its_number():
     for loss, norm, kept in ((1.0, 1.0, 5), (np.inf, 1.0, 1), (1.0, np.nan, 1)):
         metrics = {"loss": np.float32(loss), "gradient_norm": np.float32(norm)}
         for skip in (True, False):
-            account = jax.tree.map(jax.numpy.asarray, nonfinite.empty())
-            state, account = nonfinite.guard(old, new, metrics, account, skip)
+            nonfinite_log = jax.tree.map(jax.numpy.asarray, nonfinite.empty())
+            state, nonfinite_log = nonfinite.guard(old, new, metrics, nonfinite_log, skip)
             assert state.params["a"][0] == kept and state.step == 4
-            assert account["count"] == (kept == 1) and account["steps"][0] == 4 * (kept == 1)
+            assert nonfinite_log["count"] == (kept == 1) and nonfinite_log["steps"][0] == 4 * (kept == 1)
             # The next good step is taken only where bad ones are skipped.
             good = {"loss": np.float32(1), "gradient_norm": np.float32(1)}
-            after, _ = nonfinite.guard(old, new, good, account, skip)
+            after, _ = nonfinite.guard(old, new, good, nonfinite_log, skip)
             assert after.params["a"][0] == (5 if skip or kept == 5 else 1)
 
 

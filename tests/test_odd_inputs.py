@@ -1,4 +1,4 @@
-"""Pictures and videos as they come: recognised, or refused with the one clear line."""
+"""Images and videos as they come: recognised, or refused with the one clear line."""
 
 import base64
 import json
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny_config, tiny_picture
+from conftest import tiny_config, tiny_image
 
 from jdance import models, skeleton
 from jdance.data import images, openpose_json, videos
@@ -94,7 +94,7 @@ def test_thirty_people_are_all_found(network):
              "grey16.tif"]
 )  # fmt: skip
 def test_formats_are_read_as_what_they_show(tmp_path, kind):
-    true = cv2.GaussianBlur(tiny_picture(1)[0], (9, 9), 2)
+    true = cv2.GaussianBlur(tiny_image(1)[0], (9, 9), 2)
     stored, path = true[..., ::-1], tmp_path / kind
     if "grey" in kind:
         stored = cv2.cvtColor(stored, cv2.COLOR_BGR2GRAY)
@@ -116,19 +116,19 @@ def test_cmyk(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [b"", b"\x89PNG\r\n\x1a\n", b"text"])
-def test_no_picture(tmp_path, bad):
+def test_no_image(tmp_path, bad):
     (tmp_path / "x.png").write_bytes(bad)
-    with pytest.raises(UserError, match=r"x\.png: not a readable picture; replace or remove"):
+    with pytest.raises(UserError, match=r"x\.png: not a readable image; replace or remove"):
         images.read(tmp_path / "x.png")
 
 
-def test_canvases_hold_pictures_and_are_no_larger_than_need_be():
+def test_canvases_hold_images_and_are_no_larger_than_need_be():
     rng = np.random.default_rng(0)
     sizes = [(4320, 7680), (1, 1), (64, 64), (500, 10000), (10000, 500), (300, 6000), (1, 65000)]
     for height, width in [*sizes, *np.exp(rng.uniform(0, 9.5, (200, 2))).astype(int)]:
         high, wide = canvas.canvas_size(int(height), int(width))
         assert high >= height and wide >= width
-        # One byte a channel: no long picture becomes a square of its longer side.
+        # One byte a channel: no long image becomes a square of its longer side.
         assert high * wide <= max(4 * (height + 2048) * (width + 2048), 2048**2)
     for height, width in [(300, 6000), (1, 65000), (500, 10000)]:
         assert np.prod(canvas.canvas_size(height, width)) <= 26e6
@@ -140,26 +140,26 @@ def test_canvases_hold_pictures_and_are_no_larger_than_need_be():
 
 def test_an_image_larger_than_its_canvas():
     with pytest.raises(ValueError, match="96 x 80 pixels do not fit on a canvas of 90 x 90"):
-        canvas.place([tiny_picture(0)[0]], (90, 90))
+        canvas.place([tiny_image(0)[0]], (90, 90))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (4320, 7680), (40, 800), (800, 40)])
-def test_tiny_huge_and_long_pictures(network, size):
+def test_tiny_huge_and_long_images(network, size):
     recognizer = Recognizer(*_arguments(network))
-    image, known = tiny_picture(3)
+    image, known = tiny_image(3)
     scale = min(size[0] / 96, size[1] / 80)
-    picture = np.zeros((*size, 3), np.uint8)
+    source_image = np.zeros((*size, 3), np.uint8)
     seen = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
-    picture[: seen.shape[0], -seen.shape[1] :] = seen[: size[0], : size[1]]
+    source_image[: seen.shape[0], -seen.shape[1] :] = seen[: size[0], : size[1]]
     known[..., :2] = known[..., :2] * scale + [size[1] - seen.shape[1], 0]
-    (person,) = recognizer(picture, known)
+    (person,) = recognizer(source_image, known)
     low, high = known[0, :, :2].min(0), known[0, :, :2].max(0)
     np.testing.assert_allclose(person.box, [*low, *(high - low)], rtol=1e-3, atol=0.01)
     assert person.probabilities.sum() == pytest.approx(1, abs=1e-4)
 
 
 def _video(path, count=12, size=(96, 80)):
-    with closing(videos.Writer(path, 10.0)) as writer:
+    with closing(videos.VideoWriter(path, 10.0)) as writer:
         for i in range(count):
             writer.write(i / 10, np.full((*size, 3), 20 + 8 * i, np.uint8))
 
@@ -199,7 +199,7 @@ def test_truncated_videos_keep_what_can_be_read(nobody, tmp_path):
         str(tmp_path / "x.avi"), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (80, 96)
     )
     for i in range(30):
-        whole.write(tiny_picture(i)[0])
+        whole.write(tiny_image(i)[0])
     whole.release()
     data = (tmp_path / "x.avi").read_bytes()
     (tmp_path / "x.avi").write_bytes(data[: len(data) // 2])
@@ -210,7 +210,7 @@ def test_truncated_videos_keep_what_can_be_read(nobody, tmp_path):
 
 def test_a_missing_key_point_file_costs_its_frame(network, tmp_path):
     _video(tmp_path / "x.webm")
-    _, people = tiny_picture(0)
+    _, people = tiny_image(0)
     for index in (*range(5), *range(6, 11)):
         openpose_json.write(tmp_path / f"x_{index:012}_keypoints.json", people)
     recognizer = Recognizer(*_arguments(network))

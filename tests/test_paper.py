@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from conftest import ROOT, tiny_config, tiny_picture, tiny_source
+from conftest import ROOT, tiny_config, tiny_image, tiny_source
 from programs import program
 from test_report import check_page
 
@@ -56,20 +56,20 @@ def test_presets_suit_the_files_in_configs(preset):
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory):
-    """72 pictures in 24 films, none of which is divided."""
+    """72 images in 24 films, none of which is divided."""
     folder = tmp_path_factory.mktemp("films")
     kinds = ("train", "train", "val", "test")
-    pictures = [
-        sources.Picture(
-            name=f"picture {i}",
-            people=(sources.Person("abc"[i % 3]),),
-            load=lambda i=i: sources.Loaded(*tiny_picture(i)),
+    images = [
+        sources.Item(
+            name=f"image {i}",
+            people=(sources.LabeledPerson("abc"[i % 3]),),
+            load=lambda i=i: sources.Loaded(*tiny_image(i)),
             split=kinds[i // 3 % 4],
             group=str(i // 3),
         )
         for i in range(72)
     ]
-    prepare(replace(tiny_source(2), pictures=pictures), folder / "data", None)
+    prepare(replace(tiny_source(2), images=images), folder / "data", None)
     return folder / "data"
 
 

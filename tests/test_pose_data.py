@@ -1,4 +1,4 @@
-"""Data for pose networks: COCO's annotations, masks, and one warp for picture, people and mask."""
+"""Data for pose networks: COCO's annotations, masks, and one warp for image, people and mask."""
 
 import json
 from dataclasses import replace
@@ -16,8 +16,8 @@ from jdance.errors import UserError
 from jdance.pose import evaluation, targets
 
 
-def disc_picture(rng, count=3, height=240, width=320):
-    """A dark picture with a bright disc at each joint of its people: [H, W, 3], [M, 18, 3]."""
+def disc_image(rng, count=3, height=240, width=320):
+    """A dark image with a bright disc at each joint of its people: [H, W, 3], [M, 18, 3]."""
     image = rng.integers(0, 40, (height, width, 3), np.uint8)
     keypoints = np.ones((count, skeleton.NUM_JOINTS, 3), np.float32)
     keypoints[..., 0] = rng.uniform(10, width - 10, keypoints.shape[:2])
@@ -28,7 +28,7 @@ def disc_picture(rng, count=3, height=240, width=320):
 
 
 def record_of(image, keypoints, mask=None):
-    return scenes.People(
+    return scenes.SceneRecord(
         image=cv2.imencode(".png", image)[1].tobytes(),
         people=keypoints,
         boxes=np.zeros((len(keypoints), 4), np.float32),
@@ -48,7 +48,7 @@ def config():
 
 def test_a_record_comes_back_exactly():
     rng = np.random.default_rng(0)
-    image, keypoints = disc_picture(rng)
+    image, keypoints = disc_image(rng)
     mask = rng.integers(0, 2, image.shape[:2]).astype(np.uint8) * 255
     before = record_of(image, keypoints, mask)
     after = scenes.unpack(scenes.pack(before))
@@ -58,9 +58,9 @@ def test_a_record_comes_back_exactly():
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_one_warp_moves_picture_people_and_mask_together(config, seed):
+def test_one_warp_moves_image_people_and_mask_together(config, seed):
     rng = np.random.default_rng(seed)
-    image, keypoints = disc_picture(rng)
+    image, keypoints = disc_image(rng)
     # Unknown is the left half, which is made blue there.
     mask = np.full(image.shape[:2], 255, np.uint8)
     mask[:, :160] = 0
@@ -79,7 +79,7 @@ def test_one_warp_moves_picture_people_and_mask_together(config, seed):
     def cells(values):
         return values.reshape(16, 8, 16, 8).mean((1, 3))
 
-    # A cell without red and green lies in the unknown half, or outside the picture.
+    # A cell without red and green lies in the unknown half, or outside the image.
     seen = batch["image"].astype(float)
     known, outside = cells(seen[..., 1] > 0) > 0.5, cells(seen.sum(-1) == 0) > 0.5
     sure = (batch["mask"] < 0.05) | (batch["mask"] > 0.95)
@@ -129,7 +129,7 @@ def test_left_and_right_change_places_in_a_mirror(config):
 
 
 def test_shrinking_places_pixels_as_the_letterbox_does(config):
-    """A view without turn is the letterboxed picture, moved."""
+    """A view without turn is the letterboxed image, moved."""
     rng = np.random.default_rng(3)
     image = cv2.GaussianBlur(rng.integers(0, 256, (240, 320, 3), np.uint8), (0, 0), 3)
     affine = np.array([[0.5, 0, 0.5 * 0.5 - 0.5], [0, 0.5, 0.5 * 0.5 - 0.5]])
@@ -155,7 +155,7 @@ def annotation(number, image, keypoints=None, box=(5, 6, 30, 40), crowd=0, segme
 
 @pytest.fixture
 def coco(tmp_path):
-    """A folder laid out as COCO's, with two pictures to train on and one to validate."""
+    """A folder laid out as COCO's, with two images to train on and one to validate."""
     rng = np.random.default_rng(0)
     joints = rng.uniform(5, 95, (17, 3)).round()
     joints[:, 2] = rng.integers(0, 3, 17)
@@ -169,12 +169,12 @@ def coco(tmp_path):
     for split, annotations in content.items():
         folder = tmp_path / "coco" / f"{split}2017"
         folder.mkdir(parents=True)
-        pictures = [{"id": i, "file_name": f"{i}.jpg"} for i in range(2 if split == "train" else 1)]
-        for picture in pictures:
-            images.write(folder / picture["file_name"], np.full((120, 100, 3), 99, np.uint8))
+        coco_images = [{"id": i, "file_name": f"{i}.jpg"} for i in range(2 if split == "train" else 1)]
+        for image in coco_images:
+            images.write(folder / image["file_name"], np.full((120, 100, 3), 99, np.uint8))
         file = tmp_path / "coco" / "annotations" / f"person_keypoints_{split}2017.json"
         file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps({"images": pictures, "annotations": annotations}))
+        file.write_text(json.dumps({"images": coco_images, "annotations": annotations}))
     return tmp_path / "coco"
 
 
@@ -184,7 +184,7 @@ def test_coco_annotations_become_records_and_annotations_again(coco, tmp_path):
         "train": 1, "val": 1,
     }  # fmt: skip
     source = records.Dataset(tmp_path / "data", "people").source("train")
-    record = scenes.unpack(source[0])  # the other picture has nobody to learn from
+    record = scenes.unpack(source[0])  # the other image has nobody to learn from
     assert len(record.people) == 3 and record.crowd.tolist() == [False, False, True]
     # Masked are the person without a labelled joint and the crowd, run length 50 in column 0.
     expected = np.full((120, 100), 255, np.uint8)
@@ -221,13 +221,13 @@ def test_broken_coco_folders_are_named(coco, tmp_path, change, message):
     assert "\n" not in str(error.value)
 
 
-def test_pictures_that_cannot_be_read_are_listed(coco, tmp_path):
-    (coco / "train2017" / "0.jpg").write_text("no picture")
+def test_images_that_cannot_be_read_are_listed(coco, tmp_path):
+    (coco / "train2017" / "0.jpg").write_text("no image")
     info = prepare_scenes.prepare(str(coco), tmp_path / "data")
     assert {name: split["count"] for name, split in info["splits"].items()} == {
         "train": 0, "val": 1,
     }  # fmt: skip
-    assert "0.jpg: not a readable picture" in info["skipped"][0]["reason"]
+    assert "0.jpg: not a readable image" in info["skipped"][0]["reason"]
 
 
 def test_each_kind_of_data_set_is_told_from_the_other(coco, tiny_data, tmp_path):
@@ -241,10 +241,10 @@ def test_each_kind_of_data_set_is_told_from_the_other(coco, tiny_data, tmp_path)
 def test_a_pose_data_set_is_verified(coco, tmp_path):
     prepare_scenes.prepare(str(coco), tmp_path / "data")
     assert verify(tmp_path / "data") == (2, [])
-    image, keypoints = disc_picture(np.random.default_rng(0))
+    image, keypoints = disc_image(np.random.default_rng(0))
     good = record_of(image, keypoints)
     bad = [replace(good, image=b"no image"), replace(good, mask=np.zeros((3, 4), np.uint8))]
-    writer = records.Writer(tmp_path / "data", "train")
+    writer = records.RecordWriter(tmp_path / "data", "train")
     for record in (good, *bad):
         writer.add_packed(scenes.pack(record), 0, True)
     writer.close()

@@ -37,7 +37,7 @@ def apply():
     """The compiled network for each kind of statistics, shared by the tests."""
     return {
         statistics: jax.jit(MobileNetV2Small(statistics=statistics).apply)
-        for statistics in ("fixed", "picture")
+        for statistics in ("fixed", "instance")
     }
 
 
@@ -67,7 +67,7 @@ def test_upsample2_is_linear_from_the_corner():
     np.testing.assert_array_equal(upsample2(x)[0, :, :, 0], expected)
 
 
-@pytest.mark.parametrize("statistics", ["fixed", "picture"])
+@pytest.mark.parametrize("statistics", ["fixed", "instance"])
 def test_sizes_of_the_network(statistics):
     net = MobileNetV2Small(statistics=statistics)
     image = jax.ShapeDtypeStruct((2, 368, 368, 3), jnp.float32)
@@ -97,8 +97,8 @@ def test_all_stages_end_with_the_answer(variables, images):
         np.testing.assert_array_equal(last, expected)
 
 
-@pytest.mark.parametrize("statistics", ["fixed", "picture"])
-def test_a_picture_does_not_depend_on_its_batch(variables, images, apply, statistics):
+@pytest.mark.parametrize("statistics", ["fixed", "instance"])
+def test_a_image_does_not_depend_on_its_batch(variables, images, apply, statistics):
     heat, paf = apply[statistics](variables, images)
     others = np.stack([images[0], images[2][::-1], images[1] / 3])
     heat_0, paf_0 = apply[statistics](variables, others)
@@ -107,13 +107,13 @@ def test_a_picture_does_not_depend_on_its_batch(variables, images, apply, statis
     assert not np.allclose(heat[1], heat_0[1])
 
 
-def test_statistics_of_a_picture_undo_its_contrast(variables, images, apply):
+def test_statistics_of_a_image_undo_its_contrast(variables, images, apply):
     differences = {}
-    for statistics in ("fixed", "picture"):
+    for statistics in ("fixed", "instance"):
         bright = apply[statistics](variables, images)[0]
         dark = apply[statistics](variables, images / 4)[0]
         differences[statistics] = np.abs(bright - dark).max() / np.abs(bright).max()
-    assert differences["picture"] < 1e-2 < differences["fixed"]
+    assert differences["instance"] < 1e-2 < differences["fixed"]
 
 
 def test_training_uses_and_updates_the_batch_statistics(variables, images):
@@ -145,7 +145,7 @@ def test_half_precision_is_close_and_keeps_float32_outside(variables, images, ap
 
 
 def test_unknown_statistics_are_an_error(images):
-    with pytest.raises(ValueError, match="'fixed' or 'picture'"):
+    with pytest.raises(ValueError, match="'fixed' or 'instance'"):
         jax.eval_shape(MobileNetV2Small(statistics="batch").init, jax.random.key(0), images)
 
 

@@ -19,7 +19,7 @@ from jdance.errors import UserError
 from jdance.models.pose_light import LightPose, join_cells
 from jdance.models.pose_mobilenet import DepthwiseConv
 from jdance.pose import PoseEstimator, decode, evaluation, targets, weights
-from jdance.pose.letterbox import fitted_size, to_picture
+from jdance.pose.letterbox import fitted_size, to_image
 from jdance.stagedance import stage
 from jdance.train import checkpoints, experiment, init_from, loop, pose, state, tasks
 
@@ -196,7 +196,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one_and_both_can_be_used(
     )  # fmt: skip
     config.init_from = str(packed)
     task = tasks.make(config, ["person"])
-    optimizer = state.make_optimizer(config.optimizer, lambda _: 1e-2, factors=task.rate_factors)
+    optimizer = state.make_optimizer(config.optimizer, lambda _: 1e-2, factors=task.lr_multipliers)
     fresh = state.create(task.model(), optimizer, 0, task.inputs())
     begun = init_from.apply(fresh, task.initial(fresh.variables))
     jax.tree.map(np.testing.assert_array_equal, begun.params, estimator.variables["params"])
@@ -254,7 +254,7 @@ def test_packed_checkpoints_that_are_something_else(tmp_path):
 
 
 def stacked(a, b, height):
-    """Two pictures of one size as one, the second below the first."""
+    """Two images of one size as one, the second below the first."""
     below = b.people.copy()
     below[..., 1] += height * (below[..., 2] > 0)
     joined = {
@@ -288,9 +288,9 @@ def test_what_the_maps_alone_cost():
         people[..., :2] = (people[..., :2] + 0.5) * scale - 0.5
         result = jax.device_get(decode.decode(*draw(people)))
         valid = result.valid[0]
-        keypoints = to_picture(result.keypoints[0][valid], 2 * height, width)
+        keypoints = to_image(result.keypoints[0][valid], 2 * height, width)
         found.append((keypoints, result.score[0][valid]))
-    assert evaluation.judge(records_, found)["AP"] >= 0.97
+    assert evaluation.coco_metrics(records_, found)["AP"] >= 0.97
 
 
 def test_judging_by_hand():
@@ -299,16 +299,16 @@ def test_judging_by_hand():
     person[..., 1] = np.linspace(20, 180, 18)
     person[1, :, 0] += 200
     truth = [
-        prepare_scenes.scenes.People(
+        prepare_scenes.scenes.SceneRecord(
             b"", person, np.zeros((2, 4)), np.full(2, 1e4), np.zeros(2, bool)
         )
     ]
-    assert evaluation.judge(truth, [(person, np.ones(2))])["AP"] == pytest.approx(1)
-    half = evaluation.judge(truth, [(person[:1], np.ones(1))])
+    assert evaluation.coco_metrics(truth, [(person, np.ones(2))])["AP"] == pytest.approx(1)
+    half = evaluation.coco_metrics(truth, [(person[:1], np.ones(1))])
     assert half["AR"] == pytest.approx(0.5) and half["AP"] == pytest.approx(51 / 101)
-    assert evaluation.judge(truth, [(person[:0], np.ones(0))])["AP"] == 0
+    assert evaluation.coco_metrics(truth, [(person[:0], np.ones(0))])["AP"] == 0
     far = person + np.float32([50, 50, 0])
-    assert evaluation.judge(truth, [(far, np.ones(2))])["AP50"] == 0
+    assert evaluation.coco_metrics(truth, [(far, np.ones(2))])["AP50"] == 0
 
 
 def test_a_run_is_read_with_the_attributes_of_its_own_network(tmp_path):

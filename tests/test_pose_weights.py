@@ -22,7 +22,7 @@ from jdance.pose import weights, zoo
 from jdance.weights import graphdef
 
 FIXED = {"network": "mobilenet_v2_small", "statistics": "fixed"}
-PICTURE = {"network": "mobilenet_v2_small", "statistics": "picture"}
+INSTANCE = {"network": "mobilenet_v2_small", "statistics": "instance"}
 
 
 # A writer of graphs, to test the reader -----------------------------------------------------------
@@ -50,7 +50,7 @@ def random_graph():
     """Variables of the network with random numbers, and the same as a frozen graph's nodes."""
     rng = np.random.default_rng(0)
     variables, nodes = {}, {}
-    for path, leaf in weights.abstract_variables(MobileNetV2Small(statistics="picture")).items():
+    for path, leaf in weights.abstract_variables(MobileNetV2Small(statistics="instance")).items():
         low = 0.5 if path[-1] in ("scale", "var") else -0.3
         value = rng.uniform(low, low + 0.6, leaf.shape).astype(np.float32)
         variables[path] = value
@@ -61,7 +61,7 @@ def random_graph():
 
 
 def small(shape):
-    """Random pictures uint8 [*shape, 3]."""
+    """Random images uint8 [*shape, 3]."""
     return np.random.default_rng(3).integers(0, 256, (*shape, 3), np.uint8)
 
 
@@ -175,7 +175,7 @@ def test_imports_what_a_graph_holds(tmp_path):
     imported = weights.import_mobilenet_v2_small(write_graph(tmp_path / "graph.pb", nodes))
     assert jax.tree.structure(imported) == jax.tree.structure(expected)
     jax.tree.map(np.testing.assert_array_equal, imported, expected)
-    weights.check(weights.build(PICTURE), imported, "imported")
+    weights.check(weights.build(INSTANCE), imported, "imported")
 
 
 def test_import_names_what_is_missing_or_mis_shaped(tmp_path):
@@ -237,7 +237,7 @@ def test_shipped_statistics_are_the_letterboxed_ones(real_data):
     [
         ({}, "unknown pose network None; known: mobilenet_v2_small"),
         ({"network": "cmu"}, "unknown pose network 'cmu'"),
-        ({"network": "mobilenet_v2_small", "statistics": "batch"}, "'fixed' or 'picture'"),
+        ({"network": "mobilenet_v2_small", "statistics": "batch"}, "'fixed' or 'instance'"),
         ({"network": "mobilenet_v2_small", "width": 2}, "width"),
     ],
 )
@@ -249,7 +249,7 @@ def test_build_rejects_bad_configurations(config, reason):
 # Calibration --------------------------------------------------------------------------------------
 
 
-def test_calibration_pools_all_pixels_of_all_pictures():
+def test_calibration_pools_all_pixels_of_all_images():
     variables, _ = random_graph()
     images = small((3, 48, 64)) // np.array([1, 2, 4], np.uint8)[:, None, None, None]
     statistics = weights.calibrate(variables, images)
@@ -261,7 +261,7 @@ def test_calibration_pools_all_pixels_of_all_pictures():
         np.testing.assert_allclose(statistics["stem_bn"][name], expected, rtol=1e-4)
 
 
-def test_calibration_on_one_picture_equals_that_pictures_statistics():
+def test_calibration_on_one_image_equals_that_images_statistics():
     """All the way down: each layer's statistics are those after the layers before it."""
     variables, _ = random_graph()
     image = small((1, 48, 64))
@@ -276,7 +276,7 @@ def test_calibration_on_one_picture_equals_that_pictures_statistics():
         )
         return state["intermediates"]["backbone"]["__call__"][0]
 
-    ours, expected = jax.jit(lambda a, b: (features(FIXED, a), features(PICTURE, b)))(
+    ours, expected = jax.jit(lambda a, b: (features(FIXED, a), features(INSTANCE, b)))(
         fixed, variables
     )
     assert expected.std() > 0.1
@@ -286,9 +286,9 @@ def test_calibration_on_one_picture_equals_that_pictures_statistics():
 def test_calibrate_folder_takes_an_evenly_spaced_subset(tmp_path, monkeypatch):
     (tmp_path / "below").mkdir()
     for i in range(10):
-        picture = np.full((20, 10, 3), [0, 0, 20 * i], np.uint8)  # BGR: red tells them apart
-        cv2.imwrite(str(tmp_path / ("below" if i > 4 else "") / f"{i}.png"), picture)
-    (tmp_path / "notes.txt").write_text("no picture")
+        image = np.full((20, 10, 3), [0, 0, 20 * i], np.uint8)  # BGR: red tells them apart
+        cv2.imwrite(str(tmp_path / ("below" if i > 4 else "") / f"{i}.png"), image)
+    (tmp_path / "notes.txt").write_text("no image")
     monkeypatch.setattr(weights, "calibrate", lambda variables, images: images)
     images = weights.calibrate_folder({}, tmp_path, max_images=5)
     assert images.shape == (5, 368, 368, 3) and images.dtype == np.uint8
@@ -298,10 +298,10 @@ def test_calibrate_folder_takes_an_evenly_spaced_subset(tmp_path, monkeypatch):
 
 
 def test_calibrate_folder_names_what_is_wrong(tmp_path):
-    with pytest.raises(UserError, match="no pictures"):
+    with pytest.raises(UserError, match="no images"):
         weights.calibrate_folder({}, tmp_path)
     (tmp_path / "broken.jpg").write_bytes(b"no jpeg")
-    with pytest.raises(UserError, match=r"broken\.jpg: not a readable picture"):
+    with pytest.raises(UserError, match=r"broken\.jpg: not a readable image"):
         weights.calibrate_folder({}, tmp_path)
 
 
@@ -310,13 +310,13 @@ def test_calibrate_folder_names_what_is_wrong(tmp_path):
 
 def test_a_checkpoint_comes_back_exactly(tmp_path):
     variables, _ = random_graph()
-    weights.save(tmp_path / "pose", PICTURE, variables)
+    weights.save(tmp_path / "pose", INSTANCE, variables)
     config, loaded = weights.load(tmp_path / "pose")
-    assert config == PICTURE
+    assert config == INSTANCE
     jax.tree.map(np.testing.assert_array_equal, loaded, variables)
 
     doubled = jax.tree.map(lambda x: 2 * x, variables)
-    weights.save(tmp_path / "pose", PICTURE, doubled)  # replaces it
+    weights.save(tmp_path / "pose", INSTANCE, doubled)  # replaces it
     _, loaded = weights.load(tmp_path / "pose")
     jax.tree.map(np.testing.assert_array_equal, loaded, doubled)
 
@@ -325,9 +325,9 @@ def test_save_keeps_off_folders_of_others(tmp_path):
     variables, _ = random_graph()
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="holds something else"):
-        weights.save(tmp_path, PICTURE, variables)
+        weights.save(tmp_path, INSTANCE, variables)
     with pytest.raises(UserError, match=r"thesis\.tex"):
-        weights.save(tmp_path / "thesis.tex", PICTURE, variables)
+        weights.save(tmp_path / "thesis.tex", INSTANCE, variables)
     with pytest.raises(UserError, match="backbone/block00/depthwise_bn/mean is missing"):
         weights.save(tmp_path / "new", FIXED, variables)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
@@ -340,7 +340,7 @@ def test_load_names_what_is_wrong(tmp_path):
         ("{", "not valid JSON"),
         ("[]", "'network'"),
         ('{"network": "cmu"}', r"pose\.json: unknown pose network 'cmu'"),
-        (json.dumps(PICTURE), "damaged pose checkpoint"),
+        (json.dumps(INSTANCE), "damaged pose checkpoint"),
     ):
         (tmp_path / "pose.json").write_text(text)
         with pytest.raises(UserError, match=reason) as error:
@@ -366,7 +366,7 @@ def test_load_names_the_first_difference(tmp_path, monkeypatch, change, reason):
         del flat[path]
     with monkeypatch.context() as patch:  # a checkpoint written for another network
         patch.setattr(weights, "check", lambda *args, **kwargs: None)
-        weights.save(tmp_path / "pose", PICTURE, unflatten_dict(flat))
+        weights.save(tmp_path / "pose", INSTANCE, unflatten_dict(flat))
     with pytest.raises(UserError, match=f"params/backbone/stem_bn/scale {reason}"):
         weights.load(tmp_path / "pose")
 
@@ -400,7 +400,7 @@ def published(tmp_path, monkeypatch):
             size=len(sha256_of or content),
             file="net.pb",
         )
-        monkeypatch.setitem(zoo.SOURCES, "net", (source,))
+        monkeypatch.setitem(zoo.DOWNLOADS, "net", (source,))
 
     yield publish
     server.shutdown()
@@ -423,9 +423,9 @@ def test_downloads_once(published, tmp_path, monkeypatch):
 
 def test_downloads_all_files_of_a_network(published, tmp_path, monkeypatch):
     published(b"weights")
-    (source,) = zoo.SOURCES["net"]
+    (source,) = zoo.DOWNLOADS["net"]
     beside = source._replace(file="net.bin")
-    monkeypatch.setitem(zoo.SOURCES, "net", (source, beside))
+    monkeypatch.setitem(zoo.DOWNLOADS, "net", (source, beside))
     assert zoo.find("net") == tmp_path / "cache" / "net.pb"
     assert (tmp_path / "cache" / "net.bin").read_bytes() == b"weights"
 
@@ -454,8 +454,8 @@ def test_a_file_that_is_gone(published, tmp_path):
 
 def test_a_refused_connection(published, monkeypatch):
     published(b"weights")
-    source = zoo.SOURCES["net"][0]._replace(url="http://127.0.0.1:9/net.pb")
-    monkeypatch.setitem(zoo.SOURCES, "net", (source,))
+    source = zoo.DOWNLOADS["net"][0]._replace(url="http://127.0.0.1:9/net.pb")
+    monkeypatch.setitem(zoo.DOWNLOADS, "net", (source,))
     with pytest.raises(UserError, match=r"cannot download http://127\.0\.0\.1:9/net\.pb") as error:
         zoo.find("net")
     assert "\n" not in str(error.value)
@@ -483,7 +483,7 @@ def test_an_unwritable_cache_and_an_unknown_name(published, tmp_path, monkeypatc
     ],
 )
 def test_the_published_files_are_those_we_know(real_data, name, files):
-    for source, file in zip(zoo.SOURCES[name], files, strict=True):
+    for source, file in zip(zoo.DOWNLOADS[name], files, strict=True):
         data = real_data(f"pose/{file}").read_bytes()
         assert hashlib.sha256(data).hexdigest() == source.sha256 and len(data) == source.size
         assert Path(source.url).suffix == Path(source.file).suffix == Path(file).suffix

@@ -6,7 +6,7 @@ from contextlib import closing
 import jax
 import numpy as np
 import pytest
-from conftest import tiny_config, tiny_picture
+from conftest import tiny_config, tiny_image
 
 from jdance import features, models
 from jdance.data import openpose_json, videos
@@ -16,7 +16,7 @@ from jdance.train.posture import fit
 
 
 def _turned(keypoints, degrees):
-    """[18, 3] with the left forearm turned by so much, clockwise in the picture."""
+    """[18, 3] with the left forearm turned by so much, clockwise in the image."""
     result = keypoints.copy()
     turn = np.radians(degrees)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
@@ -28,14 +28,14 @@ def _turned(keypoints, degrees):
 def posture():
     """A model that takes one skeleton, with a little noise, for what all motions look like."""
     rng = np.random.default_rng(0)
-    many = np.tile(tiny_picture(0)[1], (60, 1, 1))
+    many = np.tile(tiny_image(0)[1], (60, 1, 1))
     many[..., :2] += rng.normal(0, 0.5, many[..., :2].shape)
     segments = features.compute("segments22", many)
     return fit(segments, np.arange(60) % 3, ("a", "b", "c"))
 
 
 def test_advice_is_the_mean_over_the_frames_of_a_motion(posture):
-    person = tiny_picture(0)[1][0]
+    person = tiny_image(0)[1][0]
     advice = feedback.Advice(posture)
     for angle in (-38, -40, -42, -40, -40, -40):
         advice.add(3, "a", _turned(person, angle))
@@ -58,9 +58,9 @@ def test_advice_is_in_the_results_and_on_the_page_of_a_video(posture, tiny_data,
     config = tiny_config(tiny_data)
     config.model.update(classes=3, branches="keypoints")
     variables = jax.jit(models.build(config.model).init)(jax.random.key(0), None, np.ones((1, 18)))
-    image, people = tiny_picture(0)
+    image, people = tiny_image(0)
     wrong = _turned(people[0], 60)[None]
-    with closing(videos.Writer(tmp_path / "x.webm", 10)) as writer:
+    with closing(videos.VideoWriter(tmp_path / "x.webm", 10)) as writer:
         for i in range(12):
             writer.write(i / 10, image)
             openpose_json.write(openpose_json.path_for_frame("x.webm", i, tmp_path), wrong)
@@ -70,11 +70,11 @@ def test_advice_is_in_the_results_and_on_the_page_of_a_video(posture, tiny_data,
         recognizer, tmp_path / "x.webm", tmp_path / "out", settings, keypoints=tmp_path
     )
     (track,) = json.loads((tmp_path / "out.json").read_text())["tracks"]
-    (judged,) = track["posture"]
-    assert judged["motion"] == track["segments"][0]["motion"] and judged["frames"] >= 10
-    assert judged["parts"][0]["part"] == "left forearm"
+    (assessment,) = track["posture"]
+    assert assessment["motion"] == track["segments"][0]["motion"] and assessment["frames"] >= 10
+    assert assessment["parts"][0]["part"] == "left forearm"
     page = (tmp_path / "out.html").read_text()
-    assert "What to correct" in page and f"Dancer 0, {judged['motion']}: left forearm" in page
+    assert "What to correct" in page and f"Dancer 0, {assessment['motion']}: left forearm" in page
     video.recognize_video(
         recognizer, tmp_path / "x.webm", tmp_path / "out", video.Settings(annotate=False),
         keypoints=tmp_path,

@@ -3,7 +3,7 @@
 import cv2
 import jax
 import numpy as np
-from conftest import tiny_config, tiny_picture
+from conftest import tiny_config, tiny_image
 
 from jdance import models
 from jdance.bench.inputs import crowd
@@ -12,9 +12,9 @@ from jdance.recognize.recognizer import Recognizer
 
 
 def test_pose_maps():
-    picture = crowd(4)[0][None]
+    image = crowd(4)[0][None]
     (heat, paf), (low_heat, low_paf) = (
-        PoseEstimator.load("stage", dtype=dtype).maps(picture) for dtype in (None, "bfloat16")
+        PoseEstimator.load("stage", dtype=dtype).maps(image) for dtype in (None, "bfloat16")
     )
     assert low_heat.dtype == low_paf.dtype == np.float32
     for exact, low in ((heat, low_heat), (paf, low_paf)):
@@ -32,7 +32,7 @@ def test_motions(tiny_data):
     )
     assert config.model.dtype == "float32"  # the caller's own stays as it is
     rng = np.random.default_rng(0)
-    images = np.stack([cv2.resize(tiny_picture(i)[0], (32, 32)) for i in range(4)])
+    images = np.stack([cv2.resize(tiny_image(i)[0], (32, 32)) for i in range(4)])
     numbers = rng.normal(0, 1, (4, 18)).astype(np.float32)
     a, b = (
         np.asarray(jax.jit(one.network.logits)(variables, images, numbers, np.ones(4, bool)))

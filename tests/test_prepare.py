@@ -5,7 +5,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from conftest import tiny_picture
+from conftest import tiny_image
 
 from jdance import skeleton
 from jdance.data import crop, images, records, splits
@@ -30,11 +30,11 @@ def two_people(image):
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder class/file of 12 pictures."""
+    """A folder class/file of 12 images."""
     for i in range(12):
         folder = tmp_path / "photos" / ("jump", "turn")[i % 2]
         folder.mkdir(parents=True, exist_ok=True)
-        images.write(folder / f"{i:02}.png", tiny_picture(i)[0])
+        images.write(folder / f"{i:02}.png", tiny_image(i)[0])
     return tmp_path / "photos"
 
 
@@ -59,8 +59,8 @@ def test_folder_of_classes(photos, tmp_path):
         large = two_people(None)[1]
         square = crop.around(large)
         np.testing.assert_allclose(example.keypoints, crop.into(large, square), atol=1e-4)
-        picture = images.read(photos / example.source)
-        difference = crop.cut(picture, square).astype(int) - records.decode_image(example.image)
+        image = images.read(photos / example.source)
+        difference = crop.cut(image, square).astype(int) - records.decode_image(example.image)
         assert np.abs(difference).mean() < 4  # JPEG
 
 
@@ -78,7 +78,7 @@ def test_folder_with_splits(photos, tmp_path):
     assert {n: s["count"] for n, s in info["splits"].items()} == {"train": 8, "test": 4}
 
 
-def test_nobody_found_keeps_the_whole_picture(photos, tmp_path):
+def test_nobody_found_keeps_the_whole_image(photos, tmp_path):
     info = prepare(open_source(str(photos)), tmp_path / "data", nobody)
     assert info["splits"]["train"]["people_found"] == 0
     example = load(tmp_path / "data", "train")[0]
@@ -87,7 +87,7 @@ def test_nobody_found_keeps_the_whole_picture(photos, tmp_path):
     assert view.shape == (256, 256, 3) and view[:, :16].max() < 10 < view[:, 40].max()
 
 
-def test_whole_pictures_beside_the_crops_in_training(photos, tmp_path):
+def test_whole_images_beside_the_crops_in_training(photos, tmp_path):
     source = open_source(str(photos))
     info = prepare(source, tmp_path / "data", two_people, also_whole=True)
     assert {n: s["count"] for n, s in info["splits"].items()} == {"train": 16, "val": 2, "test": 2}
@@ -97,7 +97,7 @@ def test_whole_pictures_beside_the_crops_in_training(photos, tmp_path):
     crops, whole = load(tmp_path / "data", "train")[:2]
     assert crops.source == whole.source and crops.label == whole.label
     assert crops.keypoints.any() and not whole.keypoints.any()
-    assert records.decode_image(whole.image)[:, :16].max() < 10  # beside the upright picture
+    assert records.decode_image(whole.image)[:, :16].max() < 10  # beside the upright image
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_manifest_chooses_whom_the_label_is_for(photos, tmp_path, column, value,
         ("person", "7", "person 7, counted from 0, but 2 were found"),
         ("person", "-1", "expected 0 or a whole number"),
         ("person", "0.5", "expected 0 or a whole number"),
-        ("box", '"500,500,20,20"', "lies outside the picture"),
-        ("box", '"0,0,0,0"', "lies outside the picture"),
+        ("box", '"500,500,20,20"', "lies outside the image"),
+        ("box", '"0,0,0,0"', "lies outside the image"),
     ],
 )
 def test_labels_for_somebody_who_is_not_there(photos, tmp_path, column, value, message):
@@ -136,7 +136,7 @@ def test_a_label_for_everybody_and_chosen_rows(photos, tmp_path):
     rows = "".join(f"jump/{i:02}.png,jump,train,{i // 2}\n" for i in range(0, 12, 2))
     (photos / "manifest.csv").write_text(f"path,label,split,day\n{rows}")
     source = open_source(str(photos / "manifest.csv"), label_all=True, where="day=3")
-    assert [p.name for p in source.pictures] == ["jump/06.png"]
+    assert [p.name for p in source.items] == ["jump/06.png"]
     source = open_source(str(photos / "manifest.csv"), label_all=True)
     prepare(source, tmp_path / "data", two_people)
     assert [e.person for e in load(tmp_path / "data", "train")] == [0, 1] * 6
@@ -174,7 +174,7 @@ def test_stage_with_and_without_a_pose_network(tmp_path, monkeypatch):
     known = load(tmp_path / "given", "test")
     assert all(example.keypoints.any() for example in known)
     # Pixel-exact people in mixed order: every label must find its own dancer again.
-    plan = open_source("stage:small").pictures
+    plan = open_source("stage:small").images
     truth = {p.name: p.load().keypoints for p in plan}
     images_to_people = {p.load().image.tobytes(): truth[p.name][::-1] for p in plan}
     prepare(
@@ -203,8 +203,8 @@ def test_groups_are_never_divided_and_classes_are_in_all_splits():
 # --- Bad input: one clear line, and the good files are kept ------------------------------------
 
 
-def test_bad_pictures_are_listed_and_the_rest_is_prepared(photos, tmp_path):
-    (photos / "jump" / "text.jpg").write_text("this is no picture\n")
+def test_bad_images_are_listed_and_the_rest_is_prepared(photos, tmp_path):
+    (photos / "jump" / "text.jpg").write_text("this is no image\n")
     truncated = (photos / "turn" / "01.png").read_bytes()[:40]
     (photos / "turn" / "01.png").write_bytes(truncated)
     (photos / "turn" / "empty.jpg").touch()
@@ -249,10 +249,10 @@ def test_one_accent_is_one_class_and_classes_missing_in_a_split_are_noted(photos
     for split, name in (("train", composed), ("test", decomposed)):
         (tmp_path / "in" / split / name).mkdir(parents=True)
         for i in range(2):
-            images.write(tmp_path / "in" / split / name / f"{i}.png", tiny_picture(i)[0])
+            images.write(tmp_path / "in" / split / name / f"{i}.png", tiny_image(i)[0])
     (tmp_path / "in" / "train" / "plank").mkdir()
     for i in range(2):
-        images.write(tmp_path / "in" / "train" / "plank" / f"{i}.png", tiny_picture(i)[0])
+        images.write(tmp_path / "in" / "train" / "plank" / f"{i}.png", tiny_image(i)[0])
     info = prepare(open_source(str(tmp_path / "in")), tmp_path / "data", nobody)
     assert info["classes"] == [composed, "plank"]
     assert info["splits"]["test"]["per_class"] == {composed: 2, "plank": 0}
@@ -263,7 +263,7 @@ def test_one_accent_is_one_class_and_classes_missing_in_a_split_are_noted(photos
     assert open_source(str(tmp_path / "in" / "m.csv")).classes == [composed]
     np.savez(tmp_path / "s.npz", xy=np.ones((2, 18, 2)), label=[composed, decomposed])
     named = open_source(str(tmp_path / "s.npz"), labels={decomposed: "other"})
-    assert len(named.pictures) == 2 and named.classes == ["other"]
+    assert len(named.images) == 2 and named.classes == ["other"]
 
 
 @pytest.mark.parametrize(
@@ -279,8 +279,8 @@ def test_manifests_as_spreadsheets_write_them(photos, head, separator, encoding)
     name = "M.TSV" if separator == "\t" else "M.CSV"
     (photos / name).write_bytes("\r\n".join([head, *rows]).encode(encoding))
     source = open_source(str(photos / name), where="SPLIT=Train")
-    assert len(source.pictures) == 6 and source.classes == ["jump"]
-    assert {picture.split for picture in source.pictures} == {"train"}
+    assert len(source.items) == 6 and source.classes == ["jump"]
+    assert {image.split for image in source.items} == {"train"}
     line = 9 + head.count("\n")
     assert [entry for entry, _ in source.skipped] == [f"{photos / name}, line {line}"]
 
@@ -306,19 +306,19 @@ def test_labels_with_a_box_that_nobody_overlaps_are_listed(photos, tmp_path):
     assert "note: nobody in jump/04.png, box 70,80,9,15" in lines
 
 
-def test_only_bad_pictures(tmp_path):
+def test_only_bad_images(tmp_path):
     for label in "ab":
         (tmp_path / "in" / label).mkdir(parents=True)
         for i in range(2):
             (tmp_path / "in" / label / f"{i}.jpg").write_text("no")
-    with pytest.raises(UserError, match="not one picture could be used"):
+    with pytest.raises(UserError, match="not one image could be used"):
         prepare(open_source(str(tmp_path / "in")), tmp_path / "data", nobody)
     assert not (tmp_path / "data" / "dataset.json").exists()
 
 
 def test_a_class_with_one_image(photos, tmp_path):
     (photos / "lonely").mkdir()
-    images.write(photos / "lonely" / "one.png", tiny_picture(0)[0])
+    images.write(photos / "lonely" / "one.png", tiny_image(0)[0])
     info = prepare(open_source(str(photos)), tmp_path / "data", nobody)
     assert info["classes"] == ["jump", "turn"]
     assert info["skipped"][0]["file"] == "lonely/one.png"
@@ -380,7 +380,7 @@ def test_skeleton_file_of_the_wrong_shape(tmp_path):
         open_source(str(tmp_path / "s.npz"))
 
 
-def test_pictures_need_a_pose_network(photos, tmp_path):
+def test_images_need_a_pose_network(photos, tmp_path):
     with pytest.raises(UserError, match="--pose"):
         prepare(open_source(str(photos)), tmp_path / "data", None)
 
@@ -471,7 +471,7 @@ def test_bad_lines_of_a_manifest(photos, row, message):
     text = f"path,label,split,person,box\n\njump/02.png,jump,,,\n{row}\n"
     (photos / "manifest.csv").write_text(text)
     source = open_source(str(photos / "manifest.csv"))
-    assert len(source.pictures) == 1
+    assert len(source.items) == 1
     ((where, reason),) = source.skipped
     assert where.endswith("manifest.csv, line 4") and message in reason
 
@@ -482,7 +482,7 @@ def test_names_that_are_not_unicode(photos, tmp_path):
     assert not info["skipped"]
     found = [e for split in info["splits"] for e in load(tmp_path / "data", split)]
     assert "jump/caf\ufffd.png" in {e.source for e in found}
-    images.write(photos / "na\udcefve.png", tiny_picture(0)[0])
+    images.write(photos / "na\udcefve.png", tiny_image(0)[0])
     assert images.read(photos / "na\udcefve.png").shape == (96, 80, 3)
 
 

@@ -101,7 +101,7 @@ def config(tiny_data):
 def test_random_batches_are_like_real_ones(config):
     dataset = records.Dataset(config.data.dir)
     task = tasks.make(config, dataset.classes)
-    task.suit(dataset)
+    task.setup(dataset)
     real = next(task.train_batches(dataset.source("train"), 0))
     drawn = inputs.batch(task.config, config.batch_size)
     assert drawn.keys() == real.keys()
@@ -119,15 +119,15 @@ def test_random_batches_of_other_networks_train():
     images.model.str.update(depth=7, growth=2)
     for config in (pose, images):
         task = tasks.make(config, list("abc"))
-        step, carry = inputs.step(task)
-        jaxpr = jax.make_jaxpr(step)(carry, inputs.on_device(task), None)
+        step, state_and_log = inputs.step(task)
+        jaxpr = jax.make_jaxpr(step)(state_and_log, inputs.on_device(task), None)
         assert sum(p.flop for p in counting.products(jaxpr)) > 0
 
 
 def test_the_whole_profile(config, tmp_path):
     dataset = records.Dataset(config.data.dir)
     task = tasks.make(config, dataset.classes)
-    task.suit(dataset)
+    task.setup(dataset)
     peak = counting.Peak(1e12, 1e11)
     result = json.loads(json.dumps(profile.measure(task, 2, peak, tmp_path / "trace", dataset)))
     assert result["products"]["flop"] > 0

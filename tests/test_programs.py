@@ -11,7 +11,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from conftest import ROOT, tiny_config, tiny_picture
+from conftest import ROOT, tiny_config, tiny_image
 from programs import program
 
 from jdance import config as defaults
@@ -35,7 +35,7 @@ def photos(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     for i in range(2):
-        images.write(folder / f"{i}.png", tiny_picture(i)[0])
+        images.write(folder / f"{i}.png", tiny_image(i)[0])
     return folder
 
 
@@ -142,7 +142,7 @@ def test_import_of_a_resnet(tmp_path):
     file = tmp_path / "resnet18.safetensors"
     numbers = rng.uniform(0.01, 0.02, end // 4).astype(np.float32)
     file.write_bytes(len(text).to_bytes(8, "little") + text + numbers.tobytes())
-    told, _ = program("import_weights", "--kind=resnet18", f"--input={file}",
+    told, _ = program("import_weights", "--network=resnet18", f"--input={file}",
                       f"--output={tmp_path / 'imported'}")  # fmt: skip
     assert "resnet18, 11,176,512 parameters, no attention, no classifier" in told
 
@@ -153,12 +153,12 @@ def test_prepare_lists_bad_files_and_keeps_the_good_ones(real_data, photos, tmp_
         folder = tmp_path / "in" / "ab"[i % 2]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(real_data(f"photos/{name}").read_bytes())
-    (tmp_path / "in" / "a" / "text.jpg").write_text("no picture")
+    (tmp_path / "in" / "a" / "text.jpg").write_text("no image")
     out = tmp_path / "data"
     told, error = program(
         "prepare", f"--source={tmp_path / 'in'}", f"--output={out}", f"--pose={pose}", status=1
     )
-    assert "1 of the inputs skipped" in error and "text.jpg: not a readable picture" in told
+    assert "1 of the inputs skipped" in error and "text.jpg: not a readable image" in told
     info = json.loads((out / "dataset.json").read_text())
     assert sum(split["count"] for split in info["splits"].values()) == 4
     assert sum(split["people_found"] for split in info["splits"].values()) == 4
@@ -182,9 +182,9 @@ def test_prepare_lists_bad_files_and_keeps_the_good_ones(real_data, photos, tmp_
          "train with launch/train.py first"),
         ("recognize", ["--model=empty", "--input=empty", "--output=o", "--keypoints=photos"],
          "no images or videos in it"),
-        ("import_weights", ["--kind=mobilenet_v2_small", "--input=photos/0.png", "--output=o"],
+        ("import_weights", ["--network=mobilenet_v2_small", "--input=photos/0.png", "--output=o"],
          "0.png"),
-        ("import_weights", ["--kind=resnet50", "--input=photos/0.png", "--output=o"],
+        ("import_weights", ["--network=resnet50", "--input=photos/0.png", "--output=o"],
          "0.png: not a PyTorch checkpoint"),
         ("train", ["--config=CONFIG", "--summary", "--config.model.block=wide"],
          "model.block='wide': expected basic or bottleneck"),
@@ -214,13 +214,13 @@ def test_evaluating_and_recognising_with_mistakes(trained, photos, tmp_path):
     points = tmp_path / "points"
     points.mkdir()
     for name, number in (("0", 0), ("broken", 1)):
-        openpose_json.write(points / f"{name}_keypoints.json", tiny_picture(number)[1])
+        openpose_json.write(points / f"{name}_keypoints.json", tiny_image(number)[1])
     told, error = program(
         "recognize", f"--model={trained}", f"--input={photos}", f"--keypoints={points}",
         f"--output={tmp_path / 'out'}", status=1,
     )  # fmt: skip
     assert "2 of 3 inputs skipped" in error
-    assert "broken.jpg: not a readable picture" in told
+    assert "broken.jpg: not a readable image" in told
     assert "1_keypoints.json: no such file" in told
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0.json", "0.png"]
     _, error = program(
@@ -235,7 +235,7 @@ def test_what_recognize_cannot_read_is_listed(trained, photos, tmp_path):
     points = photos / "points"
     points.mkdir()
     for name in ("0", "1"):
-        openpose_json.write(points / f"{name}_keypoints.json", tiny_picture(int(name))[1])
+        openpose_json.write(points / f"{name}_keypoints.json", tiny_image(int(name))[1])
     (photos / "0_keypoints.json").write_text("{}")
     (photos / ".hidden").touch()
     run = f"--model={trained}", f"--input={photos}", f"--keypoints={points}"
@@ -258,7 +258,7 @@ def test_what_recognize_cannot_read_is_listed(trained, photos, tmp_path):
 
 def test_a_full_disk_ends_recognition_at_once(trained, photos, tmp_path):
     for name in ("0", "1"):
-        openpose_json.write(photos / f"{name}_keypoints.json", tiny_picture(int(name))[1])
+        openpose_json.write(photos / f"{name}_keypoints.json", tiny_image(int(name))[1])
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "0.json").symlink_to("/dev/full")
     told, error = program(
@@ -315,10 +315,10 @@ def test_a_video_from_file_to_timeline(trained, tmp_path):
     points = tmp_path / "points"
     points.mkdir()
     (tmp_path / "in").mkdir()
-    image, people = tiny_picture(0)
+    image, people = tiny_image(0)
     other = people.copy()
     other[..., 0] += 80
-    with closing(videos.Writer(tmp_path / "in" / "x.webm", 10)) as writer:
+    with closing(videos.VideoWriter(tmp_path / "in" / "x.webm", 10)) as writer:
         for i in range(25):
             writer.write(i / 10, np.hstack([image, image]))
             both = np.concatenate([people, other][: 2 if i > 5 else 1])
@@ -343,7 +343,7 @@ def test_a_video_from_file_to_timeline(trained, tmp_path):
     assert sorted(p.suffix for p in out.iterdir()) == sorted(
         [".json", ".csv", ".html", videos.output_path(out / "x").suffix]
     )
-    # The same key points without the video: this network needs pictures.
+    # The same key points without the video: this network needs images.
     _, error = program("recognize", f"--model={trained}", f"--input={points}",
                        f"--output={out}", status=1)  # fmt: skip
     assert "1 of 1 input skipped" in error

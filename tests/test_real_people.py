@@ -13,7 +13,7 @@ from jdance import skeleton
 from jdance.data import images
 from jdance.data.scenes import People
 from jdance.pose import PoseEstimator, evaluation
-from jdance.pose.letterbox import letterbox, to_picture
+from jdance.pose.letterbox import letterbox, to_image
 from jdance.recognize.recognizer import DECODE
 
 FILES = {
@@ -54,7 +54,7 @@ def detect(estimator, image):
     found = estimator(letterbox(image, estimator.size)[0][None])
     valid = np.asarray(found.valid[0])
     people = np.asarray(found.keypoints[0])[valid]
-    return to_picture(people, *image.shape[:2], size=estimator.size), found.score[0][valid]
+    return to_image(people, *image.shape[:2], size=estimator.size), found.score[0][valid]
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def detect(estimator, image):
 def test_average_precision_on_coco(real_data, name, size, view_names, minimum):
     photos, truth = coco(real_data("photos/coco"))
     estimator = load(real_data, name, size, view_names)
-    result = evaluation.judge(truth, [detect(estimator, image) for image in photos])
+    result = evaluation.coco_metrics(truth, [detect(estimator, image) for image in photos])
     print(f"{name}, {size}, {view_names}: {result}")
     assert result["AP"] >= minimum
 

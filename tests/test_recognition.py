@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from conftest import tiny_config, tiny_picture
+from conftest import tiny_config, tiny_image
 
 from jdance import models
 from jdance.data import augment, crop, images
@@ -16,7 +16,7 @@ _letterbox, _cut = jax.jit(resample.letterbox), jax.jit(resample.cut)
 _view = jax.jit(resample.view, static_argnames="size")
 
 
-def _picture(height, width, seed=0):
+def _image(height, width, seed=0):
     """Something like a photo: shapes with edges, in soft light, and a little noise."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -33,7 +33,7 @@ def _difference(a, b):
 
 @pytest.mark.parametrize("size", [(300, 200), (368, 368), (600, 900), (1100, 700), (50, 1000)])
 def test_letterbox_and_crops_are_those_of_opencv(size):
-    image = _picture(*size)
+    image = _image(*size)
     frames = canvas.place([image])
     sizes = np.array([size], np.int32)
     assert _difference(_letterbox(frames, sizes)[0], letterbox(image)[0]) <= 1
@@ -45,10 +45,10 @@ def test_letterbox_and_crops_are_those_of_opencv(size):
             assert _difference(_view(got, size=side), augment.view(expected, side)) <= 2
 
 
-def test_black_beyond_the_picture():
+def test_black_beyond_the_image():
     frames = canvas.place([np.full((30, 40, 3), 200, np.uint8)])
     got = np.asarray(_cut(frames, 0, np.array([20, 10, 64], np.int32)))
-    # The picture's corner is 20 pixels into the square, 4 pixels of the crop each.
+    # The image's corner is 20 pixels into the square, 4 pixels of the crop each.
     assert (got[:76, :76] == 200).all() and (got[84:] == 0).all() and (got[:, 84:] == 0).all()
 
 
@@ -66,7 +66,7 @@ def test_a_folder_of_photos_needs_one_program(tiny_data):
     rng = np.random.default_rng(0)
     for _ in range(12):
         height, width = rng.integers(32, 1900, 2)
-        people = np.concatenate([tiny_picture(i)[1] for i in range(int(rng.integers(1, 9)))])
+        people = np.concatenate([tiny_image(i)[1] for i in range(int(rng.integers(1, 9)))])
         people[..., :2] *= [width / 80, height / 96]
         image = np.zeros((height, width, 3), np.uint8)
         assert len(recognizer(image, people)) == len(people)
@@ -74,20 +74,20 @@ def test_a_folder_of_photos_needs_one_program(tiny_data):
 
 
 def test_one_program_serves_all_options(tiny_data):
-    image, people = tiny_picture(0)
+    image, people = tiny_image(0)
     people[0, 6:] = 0
     recognizer = _recognizer(tiny_data)
-    for min_joints, whole_picture, found in ((6, False, 1), (7, False, 0), (7, True, 1)):
+    for min_joints, whole_image, found in ((6, False, 1), (7, False, 0), (7, True, 1)):
         recognizer.min_joints = min_joints
-        assert len(recognizer(image, people, whole_picture=whole_picture)) == found
+        assert len(recognizer(image, people, whole_image=whole_image)) == found
     assert recognizer.compiled(True, False)._cache_size() == 1
 
 
 @pytest.mark.parametrize("count", [1, 7, 30])
 def test_any_number_of_people(tiny_data, count):
     recognizer = _recognizer(tiny_data)
-    image = tiny_picture(0)[0]
-    people = np.concatenate([tiny_picture(i)[1] for i in range(count)])
+    image = tiny_image(0)[0]
+    people = np.concatenate([tiny_image(i)[1] for i in range(count)])
     found = recognizer(image, people)
     assert len(found) == count
     for i in (0, count // 2, count - 1):
@@ -97,10 +97,10 @@ def test_any_number_of_people(tiny_data, count):
 
 def test_frames_of_a_batch_do_not_mix_and_devices_share_them(tiny_data):
     recognizer = _recognizer(tiny_data)
-    pictures = [tiny_picture(i) for i in range(8)]
-    some = [k[: i % 2] for i, (_, k) in enumerate(pictures)]
-    together = recognizer.people(recognizer.start([p for p, _ in pictures], some))
-    for i, (image, _) in enumerate(pictures):
+    frame_images = [tiny_image(i) for i in range(8)]
+    some = [k[: i % 2] for i, (_, k) in enumerate(frame_images)]
+    together = recognizer.people(recognizer.start([p for p, _ in frame_images], some))
+    for i, (image, _) in enumerate(frame_images):
         alone = recognizer(image, some[i])
         assert len(alone) == len(together[i]) == i % 2
         for a, b in zip(alone, together[i], strict=True):
@@ -108,7 +108,7 @@ def test_frames_of_a_batch_do_not_mix_and_devices_share_them(tiny_data):
 
 
 def test_unsure_is_unknown(tiny_data):
-    image, people = tiny_picture(0)
+    image, people = tiny_image(0)
     recognizer = _recognizer(tiny_data)
     (sure,) = recognizer(image, people)
     top = float(sure.probabilities.max())
@@ -138,10 +138,10 @@ def test_people_are_those_of_the_estimator(tiny_data, real_data, pose, views):
         np.testing.assert_allclose(found, expected, atol=0.02 * max(image.shape))
 
 
-def test_pictures_without_people(tiny_data, real_data):
+def test_images_without_people(tiny_data, real_data):
     estimator = PoseEstimator.load(real_data("pose/mobilenet_v2_small.pb"))
     recognizer = _recognizer(tiny_data, estimator)
     for size in [(64, 64), (19, 380), (380, 19)]:
         image = np.full((*size, 3), 128, np.uint8)
-        (whole,) = recognizer(image, whole_picture=True)
+        (whole,) = recognizer(image, whole_image=True)
         assert whole.keypoints is None and whole.box == (0, 0, size[1], size[0])

@@ -1,9 +1,9 @@
-"""Recognition of pictures: people in, motions out, the same as in evaluation."""
+"""Recognition of images: people in, motions out, the same as in evaluation."""
 
 import jax
 import numpy as np
 import pytest
-from conftest import tiny_config, tiny_picture
+from conftest import tiny_config, tiny_image
 
 from jdance import models, skeleton
 from jdance.data import crop, loader, openpose_json, records
@@ -33,7 +33,7 @@ def test_probabilities_are_those_of_evaluation(setup, tiny_data):
     recognizer = Recognizer(config, ["a", "b", "c"], variables)
     for i in range(4):
         number = int(records.unpack(source[i]).source.split()[1])
-        image, keypoints = tiny_picture(number)
+        image, keypoints = tiny_image(number)
         (person,) = recognizer(image, keypoints)
         expected = predictions["probabilities"][i]
         np.testing.assert_allclose(person.probabilities, expected, atol=0.02)  # JPEG
@@ -43,8 +43,8 @@ def test_probabilities_are_those_of_evaluation(setup, tiny_data):
 
 def test_company_does_not_change_a_persons_motion(setup):
     recognizer = Recognizer(setup[0], ["a", "b", "c"], setup[1])
-    image = tiny_picture(0)[0]
-    people = np.concatenate([tiny_picture(i)[1] for i in range(5)])
+    image = tiny_image(0)[0]
+    people = np.concatenate([tiny_image(i)[1] for i in range(5)])
     together = recognizer(image, people)
     for one, keypoints in zip(together, people, strict=True):
         (alone,) = recognizer(image, keypoints[None])
@@ -53,9 +53,9 @@ def test_company_does_not_change_a_persons_motion(setup):
 
 def test_nobody(setup):
     recognizer = Recognizer(setup[0], ["a", "b", "c"], setup[1])
-    image, nobody = tiny_picture(0)[0], np.zeros((0, 18, 3), np.float32)
+    image, nobody = tiny_image(0)[0], np.zeros((0, 18, 3), np.float32)
     assert recognizer(image, nobody) == []
-    (person,) = recognizer(image, nobody, whole_picture=True)
+    (person,) = recognizer(image, nobody, whole_image=True)
     entry = person.to_json(track=0)
     assert entry["keypoints"] is None and entry["box"] == [0, 0, 80, 96]
     assert sum(entry["probabilities"]) == pytest.approx(1, abs=1e-4)
@@ -64,7 +64,7 @@ def test_nobody(setup):
 
 
 def test_json_has_no_more_digits_than_are_meant(setup):
-    image, keypoints = tiny_picture(0)
+    image, keypoints = tiny_image(0)
     keypoints[..., 2] = np.float32(0.792)
     (person,) = Recognizer(setup[0], ["a", "b", "c"], setup[1])(image, keypoints)
     entry = person.to_json(track=0)
@@ -81,7 +81,7 @@ def test_json_has_no_more_digits_than_are_meant(setup):
 
 def test_annotation_draws_skeleton_box_and_label(setup):
     recognizer = Recognizer(setup[0], ["a", "b", "c"], setup[1])
-    image, keypoints = tiny_picture(2)
+    image, keypoints = tiny_image(2)
     before = image.copy()
     drawn = annotate(image, recognizer(image, keypoints), ["a", "b", "c"])
     np.testing.assert_array_equal(image, before)
@@ -102,7 +102,7 @@ def test_labels_do_not_cover_each_other():
 
 
 def test_openpose_json_round_trip(tmp_path):
-    people = np.concatenate([tiny_picture(i)[1] for i in range(2)])
+    people = np.concatenate([tiny_image(i)[1] for i in range(2)])
     people[1, 4] = 0
     openpose_json.write(tmp_path / "x.json", people)
     np.testing.assert_allclose(openpose_json.read(tmp_path / "x.json"), people, atol=1e-3)

@@ -21,7 +21,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.text, self.links, self.pictures = [], [], [], []
+        self.open, self.text, self.links, self.images = [], [], [], []
         self.feed(text)
         assert not self.open
 
@@ -31,10 +31,10 @@ class Page(HTMLParser):
             self.open.append(tag)
         self.links += [values[name] for name in ("src", "href", "action") if name in values]
         if tag == "img":
-            self.pictures.append(values["alt"])
+            self.images.append(values["alt"])
         if tag == "svg":
             assert values["role"] == "img"
-            self.pictures.append(values["aria-label"])
+            self.images.append(values["aria-label"])
         assert tag != "script"
 
     def handle_startendtag(self, tag, attributes):
@@ -50,14 +50,14 @@ class Page(HTMLParser):
 
 
 def check_page(text):
-    """A page without references to anything outside it, all of whose pictures are described."""
+    """A page without references to anything outside it, all of whose images are described."""
     page = Page(text)
     assert all(link.startswith("data:image/jpeg;base64,") for link in page.links)
     assert "url(" not in text and "@import" not in text
     assert re.findall(r'https?://[^"]*', text) == ["http://www.w3.org/2000/svg"] * text.count(
         "<svg"
     )
-    assert all(len(alt) > 20 for alt in page.pictures)
+    assert all(len(alt) > 20 for alt in page.images)
     assert '<meta name="viewport" content="width=device-width' in text
     return page
 
@@ -77,14 +77,14 @@ def test_document_in_both_forms():
             [
                 html.Text("1 < 2 & 3"),
                 html.Table("c|d", ["x", "y"], [["a|b", "<1>"]]),
-                html.Picture("curve", 'a "long" description of it', "<svg></svg>"),
+                html.Figure("curve", 'a "long" description of it', "<svg></svg>"),
             ],
         )
     ]
     page = check_page(
         html.to_html("T", sections).replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"')
     )
-    assert "<1>" in page.text and page.pictures == ['a "long" description of it']
+    assert "<1>" in page.text and page.images == ['a "long" description of it']
     lines = html.to_markdown("T", sections).splitlines()
     assert lines[:3] == ["# T", "", "## A < B"]
     assert "| a\\|b | <1> |" in lines and 'curve: a "long" description of it' in lines
@@ -101,12 +101,12 @@ def test_curves_pass_through_their_points():
     assert "<circle" in charts.curves({"a": [(3.0, 0.9)]}, "epoch", "accuracy")
 
 
-def test_confusion_picture_has_every_number():
+def test_confusion_image_has_every_number():
     counts = np.array([[30, 2], [0, 7]])
     svg = charts.confusion(counts, ["wave", "walk <x>"])
     assert re.findall(r">(\d+)<", svg) == ["30", "2", "7"] and "walk &lt;x&gt;" in svg
-    picture, table = blocks.confusion_blocks(counts, ["wave", "walk"], "val")
-    assert "37 of 39 right; wave taken for walk 2 times" in picture.alt
+    image, table = blocks.confusion_blocks(counts, ["wave", "walk"], "val")
+    assert "37 of 39 right; wave taken for walk 2 times" in image.alt
     assert table.rows == [["wave", "30", "2", "93.8"], ["walk", "0", "7", "100.0"]]
 
 
@@ -130,14 +130,14 @@ def test_report_of_a_run(tiny_data, tmp_path):
     config.model.branches = "keypoints"
     loop.train(config, tmp_path)
     run_report.write(tmp_path)  # before any evaluation
-    result, _ = results.judge([tmp_path], "val")
+    result, _ = results.evaluate([tmp_path], "val")
     text = run_report.write(tmp_path).read_text()
     page = check_page(text)
     said = " ".join(page.text)
     assert f"{result['accuracy'] * 100:.1f} (" in said and "keypoint_widths" in said
     assert len(result["mistakes"]) == 15 - round(15 * result["accuracy"]) > 0
     shown = min(12, len(result["mistakes"]))
-    assert len(page.pictures) == shown + 2  # curves and confusion
+    assert len(page.images) == shown + 2  # curves and confusion
     first = result["mistakes"][0]
     example = records.unpack(records.Dataset(tiny_data).source("val")[first["index"]])
     assert result["classes"][example.label] == first["true"]

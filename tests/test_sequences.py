@@ -12,7 +12,7 @@ from jdance import features, models, skeleton
 from jdance.config import augment as no_augment
 from jdance.data import augment, crop, loader, records, skeleton_npz, temporal
 from jdance.data.prepare import prepare
-from jdance.data.randomness import Chances
+from jdance.data.randomness import BatchRandom
 from jdance.data.sources import open_source
 from jdance.errors import UserError
 from jdance.train import loop
@@ -112,9 +112,9 @@ def test_time_is_resampled_and_smoothed():
     np.testing.assert_allclose(temporal.smooth(wild)[:, 7, 0], [0, 1, 2, 3, 5, 6, 6, 7, 8])
     config = no_augment()
     config.update(time_crop=0.6, time_warp=0.3)
-    chances = Chances([np.random.default_rng(seed) for seed in range(50)])
+    rng = BatchRandom([np.random.default_rng(seed) for seed in range(50)])
     for count, drawn in zip(
-        [31, 5] * 25, temporal.times([31, 5] * 25, 16, chances, config), strict=True
+        [31, 5] * 25, temporal.times([31, 5] * 25, 16, rng, config), strict=True
     ):
         last = count - 1
         assert drawn.min() >= 0 and drawn.max() <= last and (np.diff(drawn) >= 0).all()
@@ -168,7 +168,7 @@ def test_bare_skeletons_are_fitted_whatever_their_unit():
 
 def test_classes_are_chosen_and_renamed(clip_file):
     source = open_source(str(clip_file), labels={"left": "sideways", "right": "sideways"})
-    assert source.classes == ["sideways"] and len(source.pictures) == 16
+    assert source.classes == ["sideways"] and len(source.items) == 16
     with pytest.raises(UserError, match="no class 'up'"):
         open_source(str(clip_file), labels={"up": "up"})
 

@@ -6,11 +6,11 @@ from functools import partial
 from typing import NamedTuple
 
 import pytest
-from conftest import tiny_picture, tiny_source
+from conftest import tiny_image, tiny_source
 
 from jdance.data import records, shards
 from jdance.data.prepare import prepare, summary
-from jdance.data.shards import Share
+from jdance.data.shards import Partition
 from jdance.data.sources import Loaded
 from jdance.errors import UserError
 
@@ -28,12 +28,12 @@ def contents(folder):
 def test_shares_make_the_same_data_set_in_any_order(tmp_path):
     whole = prepare(tiny_source(12), tmp_path / "whole", None)
     folder = tmp_path / "shared"
-    assert prepare(tiny_source(12), folder, None, share=Share(2, 3))["splits"] != whole["splits"]
+    assert prepare(tiny_source(12), folder, None, partition=Partition(2, 3))["splits"] != whole["splits"]
     # Interrupted: shards without a description.
-    (folder / f"{Share(0, 3).prefix}train-00000.array_record").write_bytes(b"half")
-    prepare(tiny_source(12), folder, None, share=Share(0, 3))
+    (folder / f"{Partition(0, 3).prefix}train-00000.array_record").write_bytes(b"half")
+    prepare(tiny_source(12), folder, None, partition=Partition(0, 3))
     assert not (folder / "dataset.json").exists()
-    info = prepare(tiny_source(12), folder, None, share=Share(1, 3))
+    info = prepare(tiny_source(12), folder, None, partition=Partition(1, 3))
     assert json.loads((folder / "dataset.json").read_text()) == info
     for split in ("train", "val"):
         for key in ("count", "people_found", "per_class"):
@@ -42,19 +42,19 @@ def test_shares_make_the_same_data_set_in_any_order(tmp_path):
     # A part that is started again is done already, and joining is repeatable.
     before = (folder / "dataset.json").read_bytes()
     (folder / "dataset.json").unlink()
-    assert prepare(tiny_source(12), folder, None, share=Share(2, 3)) == info
+    assert prepare(tiny_source(12), folder, None, partition=Partition(2, 3)) == info
     assert (folder / "dataset.json").read_bytes() == before
 
 
 def test_copies_and_boxes_without_a_person_are_counted_over_all_shares(tmp_path):
-    for share in (Share(0, 2), Share(1, 2)):
+    for partition in (Partition(0, 2), Partition(1, 2)):
         source = tiny_source(12)
         for i in (0, 1):  # a box of which nothing is seen
-            person = replace(source.pictures[i].people[0], box=(70.0, 0.0, 9.0, 9.0))
+            person = replace(source.items[i].people[0], box=(70.0, 0.0, 9.0, 9.0))
             load = partial(_Loads(i), found=True)
-            source.pictures[i] = replace(source.pictures[i], people=(person,), load=load)
-        info = prepare(source, tmp_path / "data", None, also_whole=True, share=share)
-    assert sorted(info["unmatched"]) == [f"picture {i}, box 70,0,9,9" for i in (0, 1)]
+            source.items[i] = replace(source.items[i], people=(person,), load=load)
+        info = prepare(source, tmp_path / "data", None, also_whole=True, partition=partition)
+    assert sorted(info["unmatched"]) == [f"image {i}, box 70,0,9,9" for i in (0, 1)]
     train = info["splits"]["train"]
     assert (train["count"], train["whole_copies"], train["people_found"]) == (17, 8, 8)
     assert info["splits"]["val"]["whole_copies"] == 0
@@ -62,28 +62,28 @@ def test_copies_and_boxes_without_a_person_are_counted_over_all_shares(tmp_path)
 
 
 class _Loads(NamedTuple):
-    """Reads a picture; with `found`, the person is what another estimator found."""
+    """Reads an image; with `found`, the person is what another estimator found."""
 
     number: int
 
     def __call__(self, found):
-        image, people = tiny_picture(self.number)
+        image, people = tiny_image(self.number)
         people[..., :2] = people[..., :2] / 2 + [0, 40]
         return Loaded(image, found=people)
 
 
 def test_mistakes(tmp_path):
-    assert shards.share(None, None) == Share() and shards.share(1, 2) == Share(1, 2)
+    assert shards.partition(None, None) == Partition() and shards.partition(1, 2) == Partition(1, 2)
     for process, processes in [(0, None), (None, 2), (2, 2), (-1, 2)]:
         with pytest.raises(UserError, match="give both"):
-            shards.share(process, processes)
+            shards.partition(process, processes)
     folder = tmp_path / "data"
-    prepare(tiny_source(12), folder, None, share=Share(0, 2))
+    prepare(tiny_source(12), folder, None, partition=Partition(0, 2))
     with pytest.raises(UserError, match="not of 3 processes' work"):
-        prepare(tiny_source(12), folder, None, share=Share(0, 3))
+        prepare(tiny_source(12), folder, None, partition=Partition(0, 3))
     with pytest.raises(UserError, match="the parts differ: seed is 0 in one and 5 in another"):
-        prepare(tiny_source(12), folder, None, share=Share(1, 2), seed=5)
+        prepare(tiny_source(12), folder, None, partition=Partition(1, 2), seed=5)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").touch()
     with pytest.raises(UserError, match=r"holds notes\.txt"):
-        prepare(tiny_source(12), tmp_path / "other", None, share=Share(0, 2))
+        prepare(tiny_source(12), tmp_path / "other", None, partition=Partition(0, 2))

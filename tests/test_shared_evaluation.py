@@ -1,4 +1,4 @@
-"""Pose networks judged by several processes: every picture once, the same verdict."""
+"""Pose networks judged by several processes: every image once, the same verdict."""
 
 import threading
 from collections import Counter
@@ -6,7 +6,7 @@ from collections import Counter
 import jax
 import numpy as np
 import pytest
-from conftest import tiny_picture
+from conftest import tiny_image
 
 from jdance.data import images, scenes
 from jdance.pose import PoseEstimator, evaluation
@@ -14,20 +14,20 @@ from jdance.pose.decode import People
 from jdance.pose.letterbox import letterbox
 
 
-def picture(number):
-    """Packed: a grey picture of its own brightness and size, with one person in it."""
+def image(number):
+    """Packed: a grey image of its own brightness and size, with one person in it."""
     person = np.ones((1, 18, 3), np.float32)
     person[..., 0] = np.linspace(10, 60, 18) + number
     person[..., 1] = np.linspace(20, 90, 18)
     grey = np.full((100 + number, 120, 3), 10 * number + 5, np.uint8)
-    record = scenes.People(
+    record = scenes.SceneRecord(
         images.encode_jpeg(grey), person, np.zeros((1, 4)), np.full(1, 1e4), np.zeros(1, bool)
     )
     return scenes.pack(record)
 
 
 def estimator(squares):
-    """Finds somebody in most pictures, about where he is; brightness tells the picture."""
+    """Finds somebody in most images, about where he is; brightness tells the image."""
     number = squares[:, 10, 10, 0].astype(np.float32) / 10 - 0.5
     keypoints = np.ones((len(squares), 2, 18, 3), np.float32)
     keypoints[:, 0, :, 0] = 3 * (np.linspace(10, 60, 18) + number[:, None])
@@ -36,7 +36,7 @@ def estimator(squares):
     return People(keypoints, valid, np.ones((len(squares), 2), np.float32))
 
 
-def test_each_picture_is_read_and_decoded_once(monkeypatch):
+def test_each_image_is_read_and_decoded_once(monkeypatch):
     reads, decoded, batches = Counter(), [], set()
 
     class Source(list):
@@ -50,19 +50,19 @@ def test_each_picture_is_read_and_decoded_once(monkeypatch):
 
     decode = images.decode
     monkeypatch.setattr(images, "decode", lambda data: decoded.append(len(data)) or decode(data))
-    evaluation.average_precision(counted, Source(picture(number) for number in range(19)))
+    evaluation.average_precision(counted, Source(image(number) for number in range(19)))
     assert reads == dict.fromkeys(range(19), 1) and len(decoded) == 19
     assert len(batches) == 1  # the last batch is padded: one program
     reads.clear()
     decoded.clear()
-    source = Source(picture(number) for number in range(18))
+    source = Source(image(number) for number in range(18))
     evaluation.average_precision(counted, source, 1, 3, lambda rows: np.repeat(rows, 3, 0))
     assert reads == dict.fromkeys(range(18), 1) and len(decoded) == 6
 
 
 def test_all_devices_find_the_same_people():
     network = PoseEstimator.load("stage")
-    squares = np.stack([letterbox(tiny_picture(number)[0])[0] for number in range(8)])
+    squares = np.stack([letterbox(tiny_image(number)[0])[0] for number in range(8)])
     alone = jax.device_get(network(squares))
     together = network.on_all_devices()(squares)
     assert jax.local_device_count() > 1
@@ -72,14 +72,14 @@ def test_all_devices_find_the_same_people():
 
 @pytest.mark.parametrize(("count", "processes"), [(19, 2), (19, 3), (2, 3)])
 def test_shares_together_are_the_whole(count, processes, monkeypatch):
-    source = [picture(number) for number in range(count)]
+    source = [image(number) for number in range(count)]
     expected = evaluation.average_precision(estimator, source)
     assert expected["n"] == count and 0 < expected["AP"] <= 1
-    judge, lock = evaluation.judge, threading.Lock()
+    coco_metrics, lock = evaluation.coco_metrics, threading.Lock()
 
     def one_at_a_time(*arguments):  # it redirects the output of the whole program
         with lock:
-            return judge(*arguments)
+            return coco_metrics(*arguments)
 
     monkeypatch.setattr(evaluation, "judge", one_at_a_time)
     barrier, slots, results = threading.Barrier(processes), {}, {}

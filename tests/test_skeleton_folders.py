@@ -1,10 +1,10 @@
-"""Key points of other estimators as data: folders of OpenPose's JSON, alone and beside pictures."""
+"""Key points of other estimators as data: folders of OpenPose's JSON, alone and beside images."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tiny_picture
+from conftest import tiny_image
 
 from jdance.data import crop, images, openpose_json, records
 from jdance.data.prepare import prepare
@@ -95,11 +95,11 @@ def test_folder_of_clips_with_splits(tmp_path):
     np.testing.assert_allclose(example.keypoints, crop.fit(expected), atol=0.05)
 
 
-def test_pictures_with_key_points_beside_them(tmp_path):
-    """In the same folders as the pictures, in others, and from a manifest."""
+def test_images_with_key_points_beside_them(tmp_path):
+    """In the same folders as the images, in others, and from a manifest."""
     rows = ["path,label"]
     for i in range(12):
-        image, people = tiny_picture(i)
+        image, people = tiny_image(i)
         name = ("jump", "turn")[i % 2]
         (tmp_path / "in" / name).mkdir(parents=True, exist_ok=True)
         # The same stem in both classes: they must not be mixed up.
@@ -117,7 +117,7 @@ def test_pictures_with_key_points_beside_them(tmp_path):
         for split in info["splits"]:
             for example in load(tmp_path / f"out{number}", split):
                 name, stem = example.source.removesuffix(".png").split("/")
-                _, (joints,) = tiny_picture(2 * int(stem) + (name == "turn"))
+                _, (joints,) = tiny_image(2 * int(stem) + (name == "turn"))
                 expected = crop.into(joints, crop.around(joints))
                 np.testing.assert_allclose(example.keypoints, expected, atol=0.01)
                 assert example.image
@@ -131,11 +131,11 @@ def test_key_points_that_do_not_suit(tmp_path):
         open_source("stage:tiny", keypoints=tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         open_source(str(tmp_path / "in"), keypoints=tmp_path / "nowhere")
-    image, _ = tiny_picture(0)
+    image, _ = tiny_image(0)
     for i in range(4):
         (tmp_path / "photos" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
         images.write(tmp_path / "photos" / "ab"[i % 2] / f"{i}.png", image)
-    with pytest.raises(UserError, match="key points of a picture belong there"):
+    with pytest.raises(UserError, match="key points of an image belong there"):
         prepare(open_source(str(tmp_path / "photos"), keypoints=tmp_path / "in"),
                 tmp_path / "out", None)  # fmt: skip
 

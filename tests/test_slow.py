@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from jdance.recognize.score import judge
+from jdance.recognize.score import score_video
 from jdance.train import loop
 
 pytestmark = pytest.mark.slow
@@ -47,9 +47,9 @@ def test_motions_in_films(quickstart, tmp_path):
         "recognize", f"--model={quickstart}", "--pose=stage", f"--input={tmp_path}",
         f"--output={tmp_path / 'out'}", "--noannotate",
     )  # fmt: skip
-    program("judge_films", f"--films={tmp_path}", f"--results={tmp_path / 'out'}")
+    program("score_videos", f"--truth={tmp_path}", f"--results={tmp_path / 'out'}")
     scores = [
-        judge(tmp_path / "out" / f"{stem}.json", tmp_path / f"{stem}_truth.csv",
+        score_video(tmp_path / "out" / f"{stem}.json", tmp_path / f"{stem}_truth.csv",
               tmp_path / f"{stem}_keypoints")
         for stem in (f"scene-{i}" for i in range(5))
     ]  # fmt: skip
@@ -81,7 +81,7 @@ def test_yoga5(real_data, tmp_path):
     manifest = real_data("photos/yoga5/manifest.csv")
     pose = real_data("pose/mobilenet_v2_small.pb")
     run(
-        sys.executable, "launch/import_weights.py", "--kind=mobilenet_v2_small",
+        sys.executable, "launch/import_weights.py", "--network=mobilenet_v2_small",
         f"--input={pose}", f"--output={tmp_path / 'pose'}",
         f"--calibrate={manifest.parent / 'train' / 'tree'}",
     )  # fmt: skip

@@ -80,7 +80,7 @@ def test_keypoints_are_the_projected_joints(scenes):
     assert seen > 500
 
 
-def test_picture_scales_with_its_size():
+def test_image_scales_with_its_size():
     small, large = (stage.scene(2, 1, 0, width=w, height=w * 3 // 4) for w in (320, 640))
     for a, b in zip(small.dancers, large.dancers, strict=True):
         np.testing.assert_allclose(a.joints, b.joints)
@@ -97,7 +97,7 @@ def _pose_at(yaw, motion="stand", seed=0):
     return build, pose, stage.assemble(build, pose, (0.0, 0.0), yaw)
 
 
-def test_right_is_on_the_left_of_the_picture_when_facing_the_camera():
+def test_right_is_on_the_left_of_the_image_when_facing_the_camera():
     camera = camera_at(1.5, 5.0, 0.0, 1.0, 400.0, (320, 240))
     for seed in range(10):
         xy, _ = camera.project(_pose_at(0.0, seed=seed)[2].joints)
@@ -190,7 +190,7 @@ def test_hidden_and_outside_joints_are_missing(scenes):
         for dancer in scene.dancers
     )
     assert hidden > 0  # some joints lie behind the dancer's own body
-    # With one dancer per scene only the face and the picture's edge take joints away.
+    # With one dancer per scene only the face and the image's edge take joints away.
     for group in range(8):
         scene = stage.scene(1, group, 0, motions=[4], **SIZE)
         (dancer,) = scene.dancers
@@ -284,7 +284,7 @@ def test_difficulty():
 
 
 def _surroundings(scene, dancer):
-    """A small picture around a dancer, cut by root and height, the body's reach painted over.
+    """A small image around a dancer, cut by root and height, the body's reach painted over.
 
     Neither the cut nor the disc knows the pose: their size comes from the upright height.
     """
@@ -316,8 +316,8 @@ def test_only_the_body_tells_the_motion():
 
 
 def test_a_film_is_a_pure_function_of_the_time():
-    film = video.Film(3, 1, dancers=2, seconds=8, width=160, height=120)
-    again = video.Film(3, 1, dancers=2, seconds=8, width=160, height=120)
+    film = video.StageVideo(3, 1, dancers=2, seconds=8, width=160, height=120)
+    again = video.StageVideo(3, 1, dancers=2, seconds=8, width=160, height=120)
     np.testing.assert_array_equal(film.scene(2.5).image, again.scene(2.5).image)
     for k, parts in enumerate(film.parts):
         assert parts[0].start == 0 and parts[-1].end == 8
@@ -327,7 +327,7 @@ def test_a_film_is_a_pure_function_of_the_time():
 
 
 def test_dancers_of_a_film_move_without_jumps():
-    film = video.Film(3, 2, dancers=1, seconds=6, width=160, height=120)
+    film = video.StageVideo(3, 2, dancers=1, seconds=6, width=160, height=120)
     times = np.arange(0, 6, 1 / 25)
     joints = np.stack([film.scene(when).dancers[0].joints for when in times])
     pace = np.linalg.norm(np.diff(joints, axis=0), axis=-1).max() * 25
@@ -336,4 +336,4 @@ def test_dancers_of_a_film_move_without_jumps():
 
 def test_films_of_nothing():
     with pytest.raises(UserError, match="1 to 6 dancers"):
-        video.Film(0, 0, dancers=9)
+        video.StageVideo(0, 0, dancers=9)

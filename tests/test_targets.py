@@ -46,7 +46,7 @@ def targets_in_loops(people, size, overhang):
 
 
 def random_people(rng, count):
-    """People [count, 18, 3] with joints anywhere, some outside the picture, some missing."""
+    """People [count, 18, 3] with joints anywhere, some outside the image, some missing."""
     keypoints = rng.uniform(-10, 130, (count, 18, 3)).astype(np.float32)
     keypoints[..., 2] = rng.uniform(size=(count, 18)) < 0.8
     return keypoints

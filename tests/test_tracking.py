@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import tiny_picture
+from conftest import tiny_image
 
 from jdance.recognize import timeline, tracking
 from jdance.recognize.stream import Stream
@@ -13,7 +13,7 @@ from jdance.report import video
 
 def _body(x, y=100.0, size=100.0):
     """A skeleton [18, 3] around a place, `size` high."""
-    person = tiny_picture(0)[1][0].copy()
+    person = tiny_image(0)[1][0].copy()
     low, high = person[:, :2].min(0), person[:, :2].max(0)
     person[:, :2] = (person[:, :2] - (low + high) / 2) / (high - low).max() * size + [x, y]
     return person
@@ -98,8 +98,8 @@ def test_still_joints_are_steadied_and_quick_ones_do_not_lag():
 
 def _run(stream, frames):
     done = []
-    for i, people, chances in frames:
-        done += stream.add(i, i * 0.1, None, people, chances)
+    for i, people, probabilities_ in frames:
+        done += stream.add(i, i * 0.1, None, people, probabilities_)
     return done + list(stream.flush())
 
 
@@ -107,9 +107,9 @@ def test_gaps_are_bridged_and_motions_smoothed():
     frames = []
     for i in range(30):
         flip = i == 15  # one frame judged otherwise
-        chances = np.array([0.1, 0.9]) if flip else np.array([0.8, 0.2])
+        probabilities_ = np.array([0.1, 0.9]) if flip else np.array([0.8, 0.2])
         seen = not 8 <= i < 11
-        frames.append((i, [_body(100 + 2 * i)] * seen, [chances] * seen))
+        frames.append((i, [_body(100 + 2 * i)] * seen, [probabilities_] * seen))
     done = _run(Stream(window=0.5, lag=0.5), frames)
     assert [frame.index for frame in done] == list(range(30))
     assert all(len(frame.people) == 1 and frame.people[0].track == 0 for frame in done)
@@ -122,13 +122,13 @@ def test_gaps_are_bridged_and_motions_smoothed():
 def test_the_sequence_network_sees_the_time_around():
     spans = []
 
-    def namer(keypoints, times):
+    def classifier(keypoints, times):
         assert keypoints.shape == (len(times), 18, 3)
         spans.append((times[0], times[-1]))
         return np.array([0.3, 0.7])
 
     done = _run(
-        Stream(window=1.0, lag=1.0, namer=namer),
+        Stream(window=1.0, lag=1.0, classifier=classifier),
         [(i, [_body(9)], [np.zeros(2)]) for i in range(50)],
     )
     assert all(frame.people[0].probabilities[1] == 0.7 for frame in done)
@@ -180,7 +180,7 @@ def test_empty_segments_of_one_motion_are_joined():
 
 def test_report_is_one_safe_file(tmp_path):
     page = video.Report("<b>&.mp4", ["walk", "wave"])
-    page.add_picture(1.5, b"\xff\xd8")
+    page.add_image(1.5, b"\xff\xd8")
     segments = [Segment(0, 0, 62, "walk", 0.9), Segment(3, 5, 9, "unknown", 0.2)]
     page.write(tmp_path / "x.html", segments, 70.0)
     text = (tmp_path / "x.html").read_text()

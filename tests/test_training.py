@@ -175,7 +175,7 @@ def test_training_learns_and_writes_what_it_should(tiny_data, tmp_path):
     read, classes, variables = loop.load(tmp_path)
     assert classes == ["a", "b", "c"] and read.model.classes == 3
     source = records.Dataset(tiny_data).source("val")
-    again = evaluation.judged(
+    again = evaluation.summarize(
         evaluation.predict(
             evaluation.make_eval_step(read), variables, loader.eval_batches(source, read)
         ),

@@ -5,7 +5,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from conftest import tiny_picture
+from conftest import tiny_image
 
 from jdance.data import prepare, sources, videos
 from jdance.errors import UserError
@@ -13,7 +13,7 @@ from jdance.errors import UserError
 
 def write_video(path, count=20, fps=10.0, size=(96, 80)):
     """A grey video whose brightness tells the frame's number."""
-    with closing(videos.Writer(path, fps)) as writer:
+    with closing(videos.VideoWriter(path, fps)) as writer:
         for i in range(count):
             writer.write(i / fps, np.full((*size, 3), 20 + 8 * i, np.uint8))
 
@@ -35,7 +35,7 @@ def test_what_is_written_is_read(tmp_path):
 
 
 def test_late_frames_keep_the_time(tmp_path):
-    with closing(videos.Writer(tmp_path / "x.webm", 10)) as writer:
+    with closing(videos.VideoWriter(tmp_path / "x.webm", 10)) as writer:
         for when, value in ((0.0, 20), (0.1, 28), (0.5, 60), (0.55, 68), (0.6, 76)):
             writer.write(when, np.full((96, 80, 3), value, np.uint8))
     assert _numbers(videos.Video(tmp_path / "x.webm")) == [0, 1, 1, 1, 1, 5, 6]
@@ -76,7 +76,7 @@ def test_frames_by_time(tmp_path):
     np.testing.assert_allclose(times, [0.3, 0.8, 1.3])
     brightness = [videos.frame_at(path, when).mean() for when in (*times, 0.3)]
     np.testing.assert_allclose(brightness, [20 + 8 * i for i in (3, 8, 13, 3)], atol=3)
-    with pytest.raises(videos.Damaged, match=r"x\.webm: ends earlier"):
+    with pytest.raises(videos.DamagedVideo, match=r"x\.webm: ends earlier"):
         videos.frame_at(path, 5.0)
     with pytest.raises(UserError, match=r"lasts 2\.0 s"):
         videos.times(path, 2.0, 7.0)
@@ -88,9 +88,9 @@ def test_a_data_set_from_labelled_videos(tmp_path):
         write_video(tmp_path / f"{name}.webm")
     (tmp_path / "a" / "bad.webm").write_bytes(b"no video")
     source = sources.open_source(str(tmp_path), frames_per_second=5.0)
-    assert len(source.pictures) == 40 and source.classes == ["a", "b"]
+    assert len(source.items) == 40 and source.classes == ["a", "b"]
     assert [name for name, _ in source.skipped] == ["a/bad.webm"]
-    people = lambda image: tiny_picture(0)[1]  # noqa: E731
+    people = lambda image: tiny_image(0)[1]  # noqa: E731
     info = prepare.prepare(source, tmp_path / "out", people, fractions={"train": 0.5, "test": 0.5})
     # No video is in two splits.
     assert [info["splits"][name]["count"] for name in ("train", "test")] == [20, 20]
@@ -102,8 +102,8 @@ def test_a_manifest_of_parts_of_videos(tmp_path):
              "x.webm,b,30,40"]  # fmt: skip
     (tmp_path / "m.csv").write_text("\n".join(lines))
     source = sources.open_source(str(tmp_path / "m.csv"), frames_per_second=5.0)
-    labels = [picture.people[0].label for picture in source.pictures]
+    labels = [image.people[0].label for image in source.items]
     assert labels == ["a"] * 5 + ["b"] * 5
-    assert {picture.group for picture in source.pictures} == {"x.webm"}
+    assert {image.group for image in source.items} == {"x.webm"}
     assert "expected 0 <= start < end" in source.skipped[0][1]
     assert "lasts 2.0 s" in source.skipped[1][1]

@@ -12,36 +12,36 @@ from jdance.train.watchdog import Watchdog, lagging
 def watch(seconds):
     ended = threading.Event()
     statuses = []
-    dog = Watchdog(seconds, 7, lambda status: (statuses.append(status), ended.set()))
-    return dog, ended, statuses
+    watchdog = Watchdog(seconds, 7, lambda status: (statuses.append(status), ended.set()))
+    return watchdog, ended, statuses
 
 
 def test_it_ends_a_run_that_stands_still(capfd):
-    dog, ended, statuses = watch(0.5)
+    watchdog, ended, statuses = watch(0.5)
     assert ended.wait(60) and statuses == [distributed.BROKEN]
-    dog.close()
+    watchdog.close()
     told = capfd.readouterr().err
     assert "test_it_ends_a_run_that_stands_still" in told  # the stack of the main thread
     assert "has not finished a step" in told and "the last one was 7" in told
 
 
 def test_steps_and_exempt_work_keep_it_quiet():
-    dog, ended, _ = watch(2.0)
+    watchdog, ended, _ = watch(2.0)
     for step in range(8, 14):
         time.sleep(0.5)
-        dog.step(step)
-    with dog.exempt():
+        watchdog.step(step)
+    with watchdog.exempt():
         time.sleep(3)
     assert not ended.is_set()
-    with dog.exempt(False):
+    with watchdog.exempt(False):
         assert ended.wait(60)
-    dog.close()
+    watchdog.close()
 
 
 def test_none_where_none_is_wanted():
-    dog, ended, _ = watch(0.0)
+    watchdog, ended, _ = watch(0.0)
     assert not ended.wait(0.3)
-    dog.close()
+    watchdog.close()
 
 
 def test_it_really_ends_the_process():

@@ -60,7 +60,7 @@ def training(task: Task, cluster: Cluster) -> Lower:
     def lower(batch_size: int) -> jax.stages.Lowered:
         batch = inputs.batch_shapes(config, batch_size)
         log = jax.eval_shape(nonfinite.empty)
-        images = inputs.pictures_shape(config)
+        images = inputs.images_shape(config)
         return compiled.on_mesh(step, mesh, (packed, log), batch, images)
 
     return lower

@@ -20,7 +20,7 @@ class Product(NamedTuple):
 def products(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> Iterator[Product]:
     """All convolutions and matrix products that a traced function does, loops unrolled.
 
-    Of a mapped function, those of one device. Zeros around pictures count as pixels; the zeros that
+    Of a mapped function, those of one device. Zeros around images count as pixels; the zeros that
     the gradient of a strided convolution puts between pixels do not. Of branches, the first counts.
     """
     inner = jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr

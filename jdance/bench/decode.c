@@ -1,4 +1,4 @@
-/* The decode of jdance/pose/decode.py in plain C, one step after the other, for one picture: what a
+/* The decode of jdance/pose/decode.py in plain C, one step after the other, for one image: what a
  * program in C++ would do, for benchmarks to compare with. Built by c_decode.py. */
 
 #include <math.h>

@@ -11,7 +11,7 @@ from jdance.data.loader import Batch
 from jdance.pose.letterbox import INPUT_SIZE
 from jdance.stagedance import stage
 from jdance.train import distributed, nonfinite, state, steps
-from jdance.train.compiled import Carry, Step, packing, train_step
+from jdance.train.compiled import StepState, Step, packing, train_step
 from jdance.train.tasks import Task
 
 _STEPS_PER_EPOCH = 100  # for the schedule of the learning rate; any number would do
@@ -21,21 +21,21 @@ def batch(config: ConfigDict, size: int) -> Batch:
     """What `Task.train_batches` yields, `size` examples of it; see there for the keys."""
     rng = np.random.default_rng(0)
     side = config.data.image_size
-    picture = rng.integers(0, 256, (size, side, side, 3), np.uint8)
+    image = rng.integers(0, 256, (size, side, side, 3), np.uint8)
     result: Batch = {"index": np.arange(size, dtype=np.int32)}
     if config.task == "pose":
         people = rng.uniform(1, side, (size, config.data.max_people, skeleton.NUM_JOINTS, 3))
         cells = side // pose_loader.STRIDE
         return result | {
-            "image": picture,
+            "image": image,
             "keypoints": people.astype(np.float32),
             "mask": np.ones((size, cells, cells), np.float32),
         }
     shape = (size, *models.feature_shape(config.model))
-    pictures = config.model.branches == "str"  # of skeletons
-    features = rng.integers(0, 256, shape, np.uint8) if pictures else rng.normal(size=shape)
+    images = config.model.branches == "str"  # of skeletons
+    features = rng.integers(0, 256, shape, np.uint8) if images else rng.normal(size=shape)
     result |= {
-        "features": features if pictures else features.astype(np.float32),
+        "features": features if images else features.astype(np.float32),
         "valid": np.ones(size, bool),
         "label": rng.integers(0, config.model.classes, size, np.int32),
         "weight": np.ones(size, np.float32),
@@ -44,7 +44,7 @@ def batch(config: ConfigDict, size: int) -> Batch:
         return result
     if config.data.resident:
         return result | {"back": np.stack([device_cache.back(augment.plain(side), side)] * size)}
-    return result | {"image": picture}
+    return result | {"image": image}
 
 
 def batch_shapes(config: ConfigDict, size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -53,17 +53,17 @@ def batch_shapes(config: ConfigDict, size: int) -> dict[str, jax.ShapeDtypeStruc
     return {name: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype) for name, x in one.items()}
 
 
-def step(task: Task) -> tuple[Step, Carry]:
+def step(task: Task) -> tuple[Step, StepState]:
     """The training step of a configuration, and its first carry, on every device.
 
-    The step's last argument is `pictures`.
+    The step's last argument is `images`.
     """
     config = task.config
     optimizer = make_optimizer(task)
     model = task.model(axis_name=steps.AXIS)
     fresh = distributed.replicate(state.create(model, optimizer, config.seed, task.inputs()))
     packed = jax.jit(packing(task, optimizer).pack)(fresh)
-    return train_step(task, model, optimizer), (packed, distributed.everywhere(nonfinite.empty()))
+    return train_step(task, model, optimizer), (packed, distributed.replicate(nonfinite.empty()))
 
 
 def make_optimizer(task: Task) -> optax.GradientTransformation:
@@ -72,10 +72,10 @@ def make_optimizer(task: Task) -> optax.GradientTransformation:
     schedule = state.make_schedule(
         config.optimizer, _STEPS_PER_EPOCH, _STEPS_PER_EPOCH, config.batch_size
     )
-    return state.make_optimizer(config.optimizer, schedule, 0, task.rate_factors)
+    return state.make_optimizer(config.optimizer, schedule, 0, task.lr_multipliers)
 
 
-def pictures_shape(config: ConfigDict) -> jax.ShapeDtypeStruct | None:
+def images_shape(config: ConfigDict) -> jax.ShapeDtypeStruct | None:
     """Shape of the images that stay on every device, where the configuration wants them."""
     if "back" not in batch_shapes(config, 1):
         return None
@@ -83,13 +83,13 @@ def pictures_shape(config: ConfigDict) -> jax.ShapeDtypeStruct | None:
     return jax.ShapeDtypeStruct((config.batch_size, side, side, 3), np.uint8)
 
 
-def pictures(task: Task) -> jax.Array | None:
-    """Random images for `pictures_shape`."""
-    shape = pictures_shape(task.config)
+def images(task: Task) -> jax.Array | None:
+    """Random images for `images_shape`."""
+    shape = images_shape(task.config)
     if shape is None:
         return None
     rng = np.random.default_rng(0)
-    return distributed.everywhere(rng.integers(0, 256, shape.shape, np.uint8))
+    return distributed.replicate(rng.integers(0, 256, shape.shape, np.uint8))
 
 
 def on_device(task: Task) -> dict[str, jax.Array]:
@@ -100,14 +100,14 @@ def on_device(task: Task) -> dict[str, jax.Array]:
 
 
 def crowd(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Dancers on four stages, a quarter of the picture each.
+    """Dancers on four stages, a quarter of the image each.
 
     Returns:
-        The picture uint8 RGB [368, 368, 3] and its people float32 [count, 18, 3], at most 24;
+        The image uint8 RGB [368, 368, 3] and its people float32 [count, 18, 3], at most 24;
         quarters without people stay black.
     """
     side = INPUT_SIZE // 2
-    picture = np.zeros((INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
+    image = np.zeros((INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
     people: list[np.ndarray] = []
     for quarter in range(4):
         take = min(stage.MAX_DANCERS, count - len(people))
@@ -115,7 +115,7 @@ def crowd(count: int) -> tuple[np.ndarray, np.ndarray]:
             break
         scene = stage.scene(1, quarter, 0, motions=range(take), width=side, height=side)
         y, x = quarter // 2 * side, quarter % 2 * side
-        picture[y : y + side, x : x + side] = scene.image
+        image[y : y + side, x : x + side] = scene.image
         corner = np.array([x, y, 0])
         people += [d.keypoints + corner * (d.keypoints[:, 2:] > 0) for d in scene.dancers]
-    return picture, np.array(people, np.float32).reshape(-1, 18, 3)
+    return image, np.array(people, np.float32).reshape(-1, 18, 3)

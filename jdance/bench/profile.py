@@ -36,13 +36,13 @@ def measure(
         What `sections` shows, ready for JSON; numbers that cannot be known here are absent. All
         counts are those of one device.
     """
-    step, carry = inputs.step(task)
-    batch, pictures = inputs.on_device(task), inputs.pictures(task)
+    step, state_and_log = inputs.step(task)
+    batch, images = inputs.on_device(task), inputs.images(task)
     start = time.perf_counter()
-    lowered = step.lower(carry, batch, pictures)
+    lowered = step.lower(state_and_log, batch, images)
     traced = time.perf_counter()
     compiled = lowered.compile()
-    found = list(counting.products(jax.make_jaxpr(step)(carry, batch, pictures)))
+    found = list(counting.products(jax.make_jaxpr(step)(state_and_log, batch, images)))
     config = task.config
     result: dict[str, Any] = {
         "machine": machine(),
@@ -61,9 +61,9 @@ def measure(
     }
 
     def train() -> None:
-        nonlocal carry
-        carry, metrics = compiled(carry, batch, pictures)
-        jax.block_until_ready((carry, metrics))
+        nonlocal state_and_log
+        state_and_log, metrics = compiled(state_and_log, batch, images)
+        jax.block_until_ready((state_and_log, metrics))
 
     result["step"] = timing.in_turn({"step": train}, rounds)["step"].summary()
     seconds = result["step"]["median_s"]
@@ -95,7 +95,7 @@ def measure(
     if dataset is not None:
         batches = task.train_batches(dataset.source("train"), 0)
         result["loader"] = _loader(batches, config.batch_size, rounds)
-        args = (batches, compiled, carry, pictures)
+        args = (batches, compiled, state_and_log, images)
         result["with_loader"] = _together(*args, config.batch_size, rounds)
     return result
 
@@ -128,7 +128,7 @@ def _loader(batches: Iterator[Batch], size: int, rounds: int) -> dict[str, float
 
 
 def _together(
-    batches: Iterator[Batch], compiled: Any, carry: Any, pictures: Any, size: int, rounds: int
+    batches: Iterator[Batch], compiled: Any, state_and_log: Any, images: Any, size: int, rounds: int
 ) -> dict[str, float]:
     """Images a second of loader and step together, as the training loop runs them."""
     waited, metrics = 0.0, None
@@ -138,7 +138,7 @@ def _together(
         batch = next(batches)
         waited += time.perf_counter() - before
         previous = metrics
-        carry, metrics = compiled(carry, distributed.shard(batch), pictures)
+        state_and_log, metrics = compiled(state_and_log, distributed.shard(batch), images)
         jax.block_until_ready(previous)
     jax.block_until_ready(metrics)
     seconds = time.perf_counter() - start

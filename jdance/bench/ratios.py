@@ -66,7 +66,7 @@ def write(path: Path, comparisons: list[Comparison], about: Mapping[str, Any]) -
         }
         for comparison in comparisons
     }
-    files.write_at_once(path, json.dumps({**about, "tasks": tasks}, indent=2) + "\n")
+    files.atomic_write(path, json.dumps({**about, "tasks": tasks}, indent=2) + "\n")
 
 
 def check(path: Path, comparisons: list[Comparison], clock: str) -> None:

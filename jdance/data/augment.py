@@ -1,7 +1,7 @@
-"""From a stored crop to the network's view of it: picture and key points in one warp.
+"""From a stored crop to the network's view of it: image and key points in one warp.
 
 The paper's recipe (section 4.2): crop to 256, random rotation, random flip, centre crop 224. The
-whole chain is one affine map, so that the picture is resampled once.
+whole chain is one affine map, so that the image is resampled once.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jdance import skeleton
 from jdance.data import crop
-from jdance.data.randomness import Chances, between
+from jdance.data.randomness import BatchRandom, between
 
 LEGS = ("right_hip", "left_hip", "right_knee", "left_knee", "right_ankle", "left_ankle")
 
@@ -33,7 +33,7 @@ def plain(size: int) -> np.ndarray:
     return np.array([[scale, 0, offset], [0, scale, offset]])
 
 
-def draw_maps(size: int, chances: Chances, config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
+def draw_maps(size: int, rng: BatchRandom, config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
     """Draws a map such as `plain` for each of B examples.
 
     Args:
@@ -44,7 +44,7 @@ def draw_maps(size: int, chances: Chances, config: ConfigDict) -> tuple[np.ndarr
     Returns:
         The maps float64 [B, 2, 3], and whether each mirrors, bool [B].
     """
-    turn, mirror, scale, stretch, shear, right, down = chances.uniform(7)
+    turn, mirror, scale, stretch, shear, right, down = rng.uniform(7)
     turn = np.deg2rad(between(turn, -config.rotation, config.rotation))
     mirrored = mirror < config.flip
     scale = np.exp(between(scale, -config.scale, config.scale))
@@ -105,13 +105,13 @@ def warp_image(
 def disturb_keypoints(
     keypoints: np.ndarray,
     size: int,
-    chances: Chances,
+    rng: BatchRandom,
     config: ConfigDict,
     layout: skeleton.Layout = skeleton.COCO18,
 ) -> np.ndarray:
     """Adds noise to the joints of [B, ..., J, 3] and drops some, the same in all frames."""
-    noise = chances.normal(*keypoints.shape[1:-1], 2) * (config.joint_noise * size)
-    *joints, legs = chances.uniform(len(layout) + 1)
+    noise = rng.normal(*keypoints.shape[1:-1], 2) * (config.joint_noise * size)
+    *joints, legs = rng.uniform(len(layout) + 1)
     dropped = np.stack(joints, 1) < config.joint_dropout
     dropped[:, layout.at(LEGS)] |= (legs < config.legs_dropout)[:, None]
     noisy = keypoints.astype(np.float64)
@@ -130,11 +130,11 @@ class Disturbances(NamedTuple):
     covers: np.ndarray | None  # int [B, 3], what the rectangles are filled with
 
 
-def draw_disturbances(size: int, chances: Chances, config: ConfigDict) -> Disturbances:
+def draw_disturbances(size: int, rng: BatchRandom, config: ConfigDict) -> Disturbances:
     """Draws brightness, contrast, saturation, and a rectangle to hide in views of `size` pixels."""
     colours = hidden = covers = None
     if config.color > 0:
-        drawn = between(chances.uniform(6), -config.color, config.color)
+        drawn = between(rng.uniform(6), -config.color, config.color)
         gain, contrast, saturation = (1 + drawn[:3])[:, :, None, None]
         tint = (1 + 0.3 * drawn[3:]).T[..., None]
         # Saturation, then contrast about the middle, gain and tint.
@@ -142,7 +142,7 @@ def draw_disturbances(size: int, chances: Chances, config: ConfigDict) -> Distur
         shift = np.broadcast_to(128 * (1 - contrast) * gain, tint.shape)
         colours = np.concatenate([mix, shift], 2)
     if config.erase > 0:
-        erased, height, width, top, left, *cover = chances.uniform(8)
+        erased, height, width, top, left, *cover = rng.uniform(8)
         sides = (between(np.stack([height, width]), 0.1, 0.4) * size).astype(int)
         first = (np.stack([top, left]) * (size + 1 - sides)).astype(int)
         box = np.stack([first[0], first[0] + sides[0], first[1], first[1] + sides[1]], 1)

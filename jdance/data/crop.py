@@ -15,7 +15,7 @@ LARGEST = 20_000  # likewise; what is larger than this comes from broken key poi
 
 
 class Square(NamedTuple):
-    """A square in a picture: left, top and side in whole pixels; it may reach outside."""
+    """A square in an image: left, top and side in whole pixels; it may reach outside."""
 
     left: int
     top: int
@@ -45,7 +45,7 @@ def around(keypoints: np.ndarray) -> Square:
 
 
 def whole(height: int, width: int) -> Square:
-    """The square around a whole picture, for when nobody is found in it."""
+    """The square around a whole image, for when nobody is found in it."""
     side = max(height, width)
     return Square((width - side) // 2, (height - side) // 2, side)
 
@@ -53,15 +53,15 @@ def whole(height: int, width: int) -> Square:
 def cut(image: np.ndarray, square: Square, size: int = SIZE) -> np.ndarray:
     """Cuts a square out of uint8 [H, W, 3] and resamples it to [size, size, 3].
 
-    Shrinking averages areas, growing interpolates linearly; outside the picture all is 0.
+    Shrinking averages areas, growing interpolates linearly; outside the image all is 0.
 
     Raises:
-        UserError: the square is larger than any picture.
+        UserError: the square is larger than any image.
     """
     left, top, side = square
     if side > LARGEST:
         raise UserError(
-            f"needs a square of {side} pixels, more than {LARGEST}: a very long picture, or "
+            f"needs a square of {side} pixels, more than {LARGEST}: a very long image, or "
             "key points that cannot be right"
         )
     height, width = image.shape[:2]
@@ -77,7 +77,7 @@ def cut(image: np.ndarray, square: Square, size: int = SIZE) -> np.ndarray:
 
 
 def fit(keypoints: np.ndarray, size: int = SIZE) -> np.ndarray:
-    """Key points [..., J, 3] without a picture, moved and scaled as if a crop had been cut.
+    """Key points [..., J, 3] without an image, moved and scaled as if a crop had been cut.
 
     The longer side of the box around all present joints gets the share of `size` that it has in
     `around`, whatever the unit was; the middle of the box becomes the middle of the square.
@@ -93,7 +93,7 @@ def fit(keypoints: np.ndarray, size: int = SIZE) -> np.ndarray:
 
 
 def into(keypoints: np.ndarray, square: Square, size: int = SIZE) -> np.ndarray:
-    """Key points [..., 3] of the picture in pixels of the crop; missing ones stay 0."""
+    """Key points [..., 3] of the image in pixels of the crop; missing ones stay 0."""
     scale = size / square.side
     moved = keypoints.copy()
     moved[..., :2] = (keypoints[..., :2] + 0.5 - [square.left, square.top]) * scale - 0.5

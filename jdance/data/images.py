@@ -28,14 +28,14 @@ def read(path: Path) -> np.ndarray:
     """
     try:
         if path.stat().st_size > _MAX_FILE:
-            raise UserError(f"{path}: larger than 1 GiB; not read as a picture")
+            raise UserError(f"{path}: larger than 1 GiB; not read as an image")
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read ({reason}); check the path") from error
     image = _decode_heif(path, data) if is_heif(data) else decode(data)
     if image is None:
-        raise UserError(f"{path}: not a readable picture; replace or remove the file")
+        raise UserError(f"{path}: not a readable image; replace or remove the file")
     return image
 
 

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from jdance import config as defaults
 from jdance import features, models, skeleton
 from jdance.data import augment, device_cache, records, sampling, temporal
-from jdance.data.randomness import Chances, stream
+from jdance.data.randomness import BatchRandom, stream
 from jdance.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -44,17 +44,17 @@ def batch(
         source: random access to packed records.
         config: the experiment.
         drop: joints to take away, see `eval_batches`.
-        resides: whether the pictures reside on the device, see `resident`.
+        resides: whether the images reside on the device, see `resident`.
     """
     layout, size = skeleton.LAYOUTS[config.model.layout], config.data.image_size
     looks = models.uses_image(config.model)
-    chances = None if rngs is None else Chances(rngs)
+    rng = None if rngs is None else BatchRandom(rngs)
     affines, mirrored = np.broadcast_to(augment.plain(size), (len(indices), 2, 3)), None
     disturbances = None
-    if chances is not None:
-        affines, mirrored = augment.draw_maps(size, chances, config.augment)
+    if rng is not None:
+        affines, mirrored = augment.draw_maps(size, rng, config.augment)
         if looks:
-            disturbances = augment.draw_disturbances(size, chances, config.augment)
+            disturbances = augment.draw_disturbances(size, rng, config.augment)
     result: Batch = {}
     images = None
     if looks and resides:
@@ -73,18 +73,18 @@ def batch(
             continue
         if record.image is None:
             raise UserError(
-                f"{record.source}: has no picture; train --config.model.branches=keypoints"
+                f"{record.source}: has no image; train --config.model.branches=keypoints"
             )
         if images is not None:
-            # Where it is to lie: no picture is copied.
+            # Where it is to lie: no image is copied.
             stored = records.decode_image(record.image, factor)
             augment.warp_image(stored, onto[row], size, out=images[row])
             if disturbances is not None:
                 augment.disturb_image(images[row], disturbances, row)
-    people = _in_time(keypoints, chances, config)
+    people = _in_time(keypoints, rng, config)
     people = augment.warp_keypoints(people, affines, mirrored, layout)
-    if chances is not None:
-        people = augment.disturb_keypoints(people, size, chances, config.augment, layout)
+    if rng is not None:
+        people = augment.disturb_keypoints(people, size, rng, config.augment, layout)
     if drop:
         people = _without(people, drop, indices, layout)
     valid = features.valid(people, layout)
@@ -111,13 +111,13 @@ def _checked(
 
 
 def _in_time(
-    keypoints: list[np.ndarray], chances: Chances | None, config: ConfigDict
+    keypoints: list[np.ndarray], rng: BatchRandom | None, config: ConfigDict
 ) -> np.ndarray:
     """Skeletons [J, 3], or sequences [T, J, 3] of different lengths, as one array."""
     if keypoints[0].ndim == 2:
         return np.stack(keypoints)
     counts = np.array([len(sequence) for sequence in keypoints])
-    at = temporal.times(counts, config.model.sequence.frames, chances, config.augment)
+    at = temporal.times(counts, config.model.sequence.frames, rng, config.augment)
     if config.model.branches == "sequence":  # STR's maps are smoothed in their own way
         keypoints = [temporal.smooth(sequence) for sequence in keypoints]
     return np.stack([temporal.resample(*pair) for pair in zip(keypoints, at, strict=True)])
@@ -133,8 +133,8 @@ def _without(
     elif drop == "legs":
         gone[:, layout.at(augment.LEGS)] = True
     else:
-        chances = Chances([np.random.default_rng(index) for index in indices])
-        drawn = chances.uniform(len(layout)).T
+        rng = BatchRandom([np.random.default_rng(index) for index in indices])
+        drawn = rng.uniform(len(layout)).T
         gone = drawn < float(drop)
     gone = gone.reshape(len(gone), *(1,) * (keypoints.ndim - 3), -1, 1)
     return np.where(gone, np.float32(0), keypoints)

@@ -1,4 +1,4 @@
-"""Key points of one picture in OpenPose's JSON format, which many estimators can write."""
+"""Key points of one image in OpenPose's JSON format, which many estimators can write."""
 
 import json
 import math
@@ -16,9 +16,9 @@ from jdance.errors import UserError
 from jdance.progress import rounded
 
 
-def path_for(picture: Path, folder: Path) -> Path:
-    """Where OpenPose puts the key points of a picture: FOLDER/<stem>_keypoints.json."""
-    return folder / f"{picture.stem}_keypoints.json"
+def path_for(image: Path, folder: Path) -> Path:
+    """Where OpenPose puts the key points of an image: FOLDER/<stem>_keypoints.json."""
+    return folder / f"{image.stem}_keypoints.json"
 
 
 def read(path: Path) -> np.ndarray:
@@ -35,7 +35,7 @@ def read(path: Path) -> np.ndarray:
         people = [np.array(entry["pose_keypoints_2d"], np.float32) for entry in entries]
         converted = [skeleton.to_coco18(person.reshape(-1, 3)) for person in people]
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; key points of a picture belong there") from None
+        raise UserError(f"{path}: no such file; key points of an image belong there") from None
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError,
             MemoryError) as error:  # fmt: skip
         raise UserError(

@@ -1,6 +1,6 @@
-"""From whole pictures to a pose network's training batches; see `pipeline` for how they are read.
+"""From whole images to a pose network's training batches; see `pipeline` for how they are read.
 
-Picture, key points and mask go through one map (Cao et al., 2017): somebody in the picture is
+Image, key points and mask go through one map (Cao et al., 2017): somebody in the image is
 brought to a random height, turned, and put near the middle of a square view.
 """
 
@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from jdance import skeleton
 from jdance.data import augment, crop, images, scenes
 from jdance.data.loader import Batch, train_order
-from jdance.data.randomness import Chances
+from jdance.data.randomness import BatchRandom
 from jdance.errors import UserError
 
 _SCALES = (0.2, 3.0)  # somebody of whom only a hand is seen shall not fill the view
@@ -24,12 +24,12 @@ _FARTHEST = 1e5  # pixels, for OpenCV's drawing
 
 
 def example(item: tuple[int, bytes], rng: np.random.Generator, *, config: ConfigDict) -> Batch:
-    """One packed record -> picture, people and mask of a random view of it."""
+    """One packed record -> image, people and mask of a random view of it."""
     index, data = item
     record = scenes.unpack(data)
     image = images.decode(record.image)
     if image is None:
-        raise UserError(f"{record.name}: a damaged picture; prepare the data again")
+        raise UserError(f"{record.name}: a damaged image; prepare the data again")
     size = config.data.image_size
     scale, affine, mirrored = view(record.people, image.shape[:2], size, rng, config.augment)
     (keypoints,) = augment.warp_keypoints(record.people[None], affine[None], np.array([mirrored]))
@@ -42,7 +42,7 @@ def example(item: tuple[int, bytes], rng: np.random.Generator, *, config: Config
     cells = (size // STRIDE, size // STRIDE)
     mask = cv2.resize(known, cells, interpolation=cv2.INTER_AREA) / np.float32(255)
     seen = warp(image, scale, affine, size, outside=0)
-    disturbances = augment.draw_disturbances(size, Chances([rng]), config.augment)
+    disturbances = augment.draw_disturbances(size, BatchRandom([rng]), config.augment)
     augment.disturb_image(seen, disturbances, 0)
     return {
         "image": seen,
@@ -54,16 +54,16 @@ def example(item: tuple[int, bytes], rng: np.random.Generator, *, config: Config
 
 def view(
     keypoints: np.ndarray,
-    picture: tuple[int, int],
+    image: tuple[int, int],
     size: int,
     rng: np.random.Generator,
     config: ConfigDict,
 ) -> tuple[float, np.ndarray, bool]:
-    """Draws the map from a picture to a view of `size` pixels.
+    """Draws the map from an image to a view of `size` pixels.
 
     Args:
-        keypoints: float [M, 18, 3] in the picture.
-        picture: its height and width.
+        keypoints: float [M, 18, 3] in the image.
+        image: its height and width.
         size: side of the view.
         rng: what to draw from.
         config: `jdance.config.pose().augment`.
@@ -72,7 +72,7 @@ def view(
         How much the map enlarges, the map [2, 3], and whether it mirrors.
     """
     boxes = [crop.tight_box(person) for person in keypoints if person.any()]
-    x, y, width, height = 0.0, 0.0, float(picture[1]), float(picture[0])
+    x, y, width, height = 0.0, 0.0, float(image[1]), float(image[0])
     if boxes:
         x, y, width, height = boxes[rng.integers(len(boxes))]
     scale = float(np.clip(rng.uniform(*config.person_height) / max(height, 1), *_SCALES))
@@ -97,7 +97,7 @@ def warp(
         height, width = (max(1, round(n * scale)) for n in image.shape[:2])
         factor = np.array([image.shape[1] / width, image.shape[0] / height])
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    # Pixel x of the small picture is pixel factor * (x + 0.5) - 0.5 of the full one.
+    # Pixel x of the small image is pixel factor * (x + 0.5) - 0.5 of the full one.
     adapted = affine.copy()
     adapted[:, 2] += affine[:, :2] @ (factor / 2 - 0.5)
     adapted[:, :2] *= factor

@@ -1,4 +1,4 @@
-"""From labelled pictures to a data set: people found, crops cut, examples written."""
+"""From labelled images to a data set: people found, crops cut, examples written."""
 
 import json
 from collections import Counter
@@ -13,8 +13,8 @@ import numpy as np
 
 from jdance import files, lock, skeleton
 from jdance.data import crop, images, records, shards, splits
-from jdance.data.sources import SPLITS, Loaded, Person, Picture, Source
-from jdance.data.videos import Damaged
+from jdance.data.sources import SPLITS, Loaded, LabeledPerson, Item, Source
+from jdance.data.videos import DamagedVideo
 from jdance.data.workers import load_all
 from jdance.errors import UserError
 from jdance.progress import Progress, counted
@@ -37,15 +37,15 @@ def prepare(
     also_whole: bool = False,
     min_joints: int = 4,
     split_by: str = "video",
-    share: shards.Share = shards.Share(),  # noqa: B008 (immutable)
+    partition: shards.Partition = shards.Partition(),  # noqa: B008 (immutable)
 ) -> dict[str, Any]:
     """Writes a data set (see `records`) and returns its description, as in dataset.json.
 
     One of several processes writes its share of the data set and describes that, unless it is the
     last to finish: then it completes the data set.
 
-    A picture in which nobody is found is kept: the whole picture (or the labelled box) is the crop,
-    and all key points are missing. Pictures that cannot be used are listed under "skipped", labels
+    An image in which nobody is found is kept: the whole image (or the labelled box) is the crop,
+    and all key points are missing. Images that cannot be used are listed under "skipped", labels
     with a box that nobody who was found overlaps by more than 0.1 under "unmatched".
 
     Args:
@@ -53,28 +53,28 @@ def prepare(
         output: a new or empty folder, or one in which a run of this was interrupted.
         estimator: finds people; None where the source knows the key points itself.
         pose: the estimator's name, for the description.
-        fractions: share of each split for pictures that come without one; 80, 10, 10 % by default.
+        fractions: share of each split for images that come without one; 80, 10, 10 % by default.
         seed: of the splits.
-        workers: processes that read or draw pictures; 0: this one.
-        also_whole: every training picture with people also becomes an example as if nobody had
-            been found, so that the network learns what to do then. For pictures of one person.
+        workers: processes that read or draw images; 0: this one.
+        also_whole: every training image with people also becomes an example as if nobody had
+            been found, so that the network learns what to do then. For images of one person.
         min_joints: that a person in key-point files must have to count as found.
-        split_by: "video" draws whole groups, "frame" single pictures whatever their group (as the
-            paper does: frames of one video are then in train and in test). Pictures that come with
+        split_by: "video" draws whole groups, "frame" single images whatever their group (as the
+            paper does: frames of one video are then in train and in test). Images that come with
             a split keep it.
-        share: the part of the pictures that this process takes; splits are drawn from all.
+        share: the part of the images that this process takes; splits are drawn from all.
 
     Raises:
-        UserError: the folder is in use, or not one picture could be used.
+        UserError: the folder is in use, or not one image could be used.
     """
-    with claimed(output, share) as place:
+    with claimed(output, partition) as place:
         if isinstance(place, dict):
             return place
         info = _write(
             source, output, estimator, pose, fractions or _FRACTIONS, seed, workers, also_whole,
-            min_joints, split_by, share,
+            min_joints, split_by, partition,
         )  # fmt: skip
-        return finish(place, info, share)
+        return finish(place, info, partition)
 
 
 def _write(
@@ -88,47 +88,47 @@ def _write(
     also_whole: bool,
     min_joints: int,
     split_by: str,
-    share: shards.Share,
+    partition: shards.Partition,
 ) -> dict[str, Any]:
     """Writes the shards of a share and returns their description; see `prepare`."""
     skipped = [(images.printable(name), reason) for name, reason in source.skipped]
-    pictures = _with_enough(source.pictures, skipped)
-    pictures = _with_splits(pictures, fractions, seed, split_by)
-    labels = {person.label for picture in pictures for person in picture.people}
+    items = _with_enough(source.items, skipped)
+    items = _with_splits(items, fractions, seed, split_by)
+    labels = {person.label for item in items for person in item.people}
     classes = [name for name in source.classes if name in labels]
-    names = [n for n in SPLITS if any(p.split == n for p in pictures)]
-    names += sorted({p.split for p in pictures if p.split} - set(SPLITS))
-    writers = {name: records.Writer(output, name, share.prefix) for name in names}
-    pictures = pictures[share.process :: share.processes]
+    names = [n for n in SPLITS if any(p.split == n for p in items)]
+    names += sorted({p.split for p in items if p.split} - set(SPLITS))
+    writers = {name: records.RecordWriter(output, name, partition.prefix) for name in names}
+    items = items[partition.process :: partition.processes]
 
     unmatched: list[str] = []
     copies = Counter[str]()
-    progress = Progress("preparing", len(pictures))
-    everything = load_all([picture.load for picture in pictures], workers)
-    for done, (picture, loaded) in enumerate(zip(pictures, everything, strict=True), start=1):
-        assert picture.split is not None
+    progress = Progress("preparing", len(items))
+    everything = load_all([item.load for item in items], workers)
+    for done, (item, loaded) in enumerate(zip(items, everything, strict=True), start=1):
+        assert item.split is not None
         try:
-            found = list(examples(picture, loaded, estimator, classes, min_joints))
+            found = list(examples(item, loaded, estimator, classes, min_joints))
             seen = any(example.keypoints.any() for example in found)
-            whole = also_whole and picture.split == "train" and seen
+            whole = also_whole and item.split == "train" and seen
             unmatched += [
-                images.printable(f"{picture.name}, box {','.join(f'{n:g}' for n in person.box)}")
-                for person in picture.people
+                images.printable(f"{item.name}, box {','.join(f'{n:g}' for n in person.box)}")
+                for person in item.people
                 if person.box and not seen
             ]
             if whole and not isinstance(loaded, UserError) and loaded.image is not None:
-                again = list(examples(picture, loaded._replace(found=None), _nobody, classes))
-                copies[picture.split] += len(again)
+                again = list(examples(item, loaded._replace(found=None), _nobody, classes))
+                copies[item.split] += len(again)
                 found += again
         except UserError as error:
-            entry = (images.printable(picture.name), images.printable(str(error)))
-            if isinstance(error, Damaged):  # once for all of a video's frames
-                entry = (images.printable(picture.group), entry[1])
+            entry = (images.printable(item.name), images.printable(str(error)))
+            if isinstance(error, DamagedVideo):  # once for all of a video's frames
+                entry = (images.printable(item.group), entry[1])
             if entry not in skipped:
                 skipped.append(entry)
             found = []
         for example in found:
-            writers[picture.split].add(example)
+            writers[item.split].add(example)
         progress.update(done)
     for writer in writers.values():
         writer.close()
@@ -174,7 +174,7 @@ def summary(info: Mapping[str, Any], complete: bool = True) -> list[str]:
 
 
 @contextmanager
-def claimed(output: Path, share: shards.Share) -> Iterator[Path | dict[str, Any]]:
+def claimed(output: Path, partition: shards.Partition) -> Iterator[Path | dict[str, Any]]:
     """Makes the folder ours while the block runs; another process cannot write to it then.
 
     Yields:
@@ -184,9 +184,9 @@ def claimed(output: Path, share: shards.Share) -> Iterator[Path | dict[str, Any]
     Raises:
         UserError: the folder is in use.
     """
-    with lock.held(output, name=f"{share.prefix}{shards.LOCK}", flag="--output"):
-        if share.processes > 1:
-            yield shards.claim(output, share) or output
+    with lock.held(output, name=f"{partition.prefix}{shards.LOCK}", flag="--output"):
+        if partition.processes > 1:
+            yield shards.claim(output, partition) or output
         else:
             yield _claim(output)
 
@@ -211,66 +211,66 @@ def _claim(output: Path) -> Path:
     return marker
 
 
-def finish(place: Path, info: dict[str, Any], share: shards.Share) -> dict[str, Any]:
+def finish(place: Path, info: dict[str, Any], partition: shards.Partition) -> dict[str, Any]:
     """Writes dataset.json, last and at once: a folder that has it is complete.
 
     Returns:
         The description of the data set, or of this share where others are not done yet.
 
     Raises:
-        UserError: not one picture could be used.
+        UserError: not one image could be used.
     """
-    if share.processes > 1:
-        info = shards.finish(place, share, info)
+    if partition.processes > 1:
+        info = shards.finish(place, partition, info)
         complete = (place / "dataset.json").exists()
     else:
         complete = True
     if complete and not any(split["count"] for split in info["splits"].values()):
         reasons = [f"{entry['file']}: {entry['reason']}" for entry in info["skipped"][:1]]
         raise UserError(
-            "not one picture could be used; the first, "
+            "not one image could be used; the first, "
             + (*reasons, "none has anybody to learn from")[0]
         )
-    if share.processes == 1:
-        files.write_at_once(place.with_name("dataset.json"), json.dumps(info, indent=2) + "\n")
+    if partition.processes == 1:
+        files.atomic_write(place.with_name("dataset.json"), json.dumps(info, indent=2) + "\n")
     return info
 
 
-def _with_enough(pictures: list[Picture], skipped: list[tuple[str, str]]) -> list[Picture]:
+def _with_enough(items: list[Item], skipped: list[tuple[str, str]]) -> list[Item]:
     """Leaves out classes of a single example, which cannot be both learned and judged."""
-    counts = Counter(person.label for picture in pictures for person in picture.people)
+    counts = Counter(person.label for item in items for person in item.people)
     lonely = {label for label, count in counts.items() if count < 2}
-    for picture in pictures:
-        for person in picture.people:
+    for item in items:
+        for person in item.people:
             if person.label in lonely:
                 reason = f"the only example of class {person.label!r}; add more or remove it"
-                skipped.append((picture.name, reason))
-    return [p for p in pictures if not lonely & {person.label for person in p.people}]
+                skipped.append((item.name, reason))
+    return [p for p in items if not lonely & {person.label for person in p.people}]
 
 
 def _with_splits(
-    pictures: list[Picture], fractions: Mapping[str, float], seed: int, by: str
-) -> list[Picture]:
+    items: list[Item], fractions: Mapping[str, float], seed: int, by: str
+) -> list[Item]:
     if by == "frame":
-        alone = [replace(p, group=str(i)) for i, p in enumerate(pictures)]
+        alone = [replace(p, group=str(i)) for i, p in enumerate(items)]
         drawn_alone = _with_splits(alone, fractions, seed, "video")
-        return [replace(p, split=d.split) for p, d in zip(pictures, drawn_alone, strict=True)]
+        return [replace(p, split=d.split) for p, d in zip(items, drawn_alone, strict=True)]
     # A group that has a split keeps it as a whole; only the others are drawn.
     known: dict[str, str] = {}
-    for picture in pictures:
-        if picture.split and known.setdefault(picture.group, picture.split) != picture.split:
+    for item in items:
+        if item.split and known.setdefault(item.group, item.split) != item.split:
             raise UserError(
-                f"{picture.name}: its group {picture.group!r} is in the splits "
-                f"{known[picture.group]!r} and {picture.split!r}; a group cannot be divided"
+                f"{item.name}: its group {item.group!r} is in the splits "
+                f"{known[item.group]!r} and {item.split!r}; a group cannot be divided"
             )
-    pictures = [replace(picture, split=known.get(picture.group)) for picture in pictures]
-    open_ones = [picture for picture in pictures if picture.split is None]
+    items = [replace(item, split=known.get(item.group)) for item in items]
+    open_ones = [item for item in items if item.split is None]
     drawn = iter(
         splits.draw(
             [p.people[0].label for p in open_ones], [p.group for p in open_ones], fractions, seed
         )
     )
-    return [replace(p, split=next(drawn)) if p.split is None else p for p in pictures]
+    return [replace(p, split=next(drawn)) if p.split is None else p for p in items]
 
 
 def _nobody(image: np.ndarray) -> np.ndarray:
@@ -279,16 +279,16 @@ def _nobody(image: np.ndarray) -> np.ndarray:
 
 
 def examples(
-    picture: Picture,
+    item: Item,
     loaded: Loaded | UserError,
     estimator: Estimator | None,
     classes: list[str],
     min_joints: int = 4,
 ) -> Iterator[records.Example]:
-    """The examples of one picture, a person each.
+    """The examples of one image, a person each.
 
     Raises:
-        UserError: the picture could not be read, or nothing can tell who is in it.
+        UserError: the image could not be read, or nothing can tell who is in it.
     """
     if isinstance(loaded, UserError):
         raise loaded
@@ -301,12 +301,12 @@ def examples(
         raise UserError("key points are not known; choose a pose network with --pose")
     if image is None and found is not None and not len(found):
         raise UserError(f"nobody with at least {min_joints} joints in it")
-    for i, person in enumerate(picture.people):
+    for i, person in enumerate(item.people):
         example = partial(
             records.Example,
             label=classes.index(person.label),
-            group=images.printable(picture.group),
-            source=images.printable(picture.name),
+            group=images.printable(item.group),
+            source=images.printable(item.name),
         )
         if image is None and known is not None:  # a bare skeleton, in whatever unit
             yield example(crop.fit(known[i]))
@@ -318,24 +318,24 @@ def examples(
                 yield example(crop.fit(keypoints), person=number)
                 continue
             square = square or crop.whole(*image.shape[:2])
-            picture_of_them = images.encode_jpeg(crop.cut(image, square))
-            yield example(crop.into(keypoints, square), image=picture_of_them, person=number)
+            image_of_people = images.encode_jpeg(crop.cut(image, square))
+            yield example(crop.into(keypoints, square), image=image_of_people, person=number)
 
 
 _Choice = tuple[int, np.ndarray, crop.Square | None]
 
 
 def _choose(
-    person: Person,
+    person: LabeledPerson,
     known: np.ndarray | None,
     found: np.ndarray | None,
     height: int,
     width: int,
 ) -> list[_Choice]:
-    """Whom in a picture a label is for: (number, key points, square), one or several.
+    """Whom in an image a label is for: (number, key points, square), one or several.
 
     Raises:
-        UserError: the label is for somebody whom the picture cannot show.
+        UserError: the label is for somebody whom the image cannot show.
     """
     nobody = np.zeros((skeleton.NUM_JOINTS, 3), np.float32)
     if found is None:
@@ -352,7 +352,7 @@ def _choose(
         return list(people) or [(0, nobody, None)]
     if box is not None:
         if box[2] * box[3] <= 0 or not _overlap(box, (0.0, 0.0, float(width), float(height))):
-            raise UserError(f"the box {box} lies outside the picture, {width} x {height} pixels")
+            raise UserError(f"the box {box} lies outside the image, {width} x {height} pixels")
         overlaps = [_overlap(box, crop.tight_box(keypoints)) for keypoints in found]
         if overlaps and max(overlaps) > 0.1:
             return [people[int(np.argmax(overlaps))]]

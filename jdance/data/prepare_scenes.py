@@ -20,12 +20,12 @@ from jdance.progress import Progress
 from jdance.stagedance import stage
 
 
-class Picture(NamedTuple):
-    """A picture of a split; `load` reads or draws its record, in whatever process."""
+class SceneItem(NamedTuple):
+    """An image of a split; `load` reads or draws its record, in whatever process."""
 
     name: str
     split: str
-    load: Callable[[], scenes.People]
+    load: Callable[[], scenes.SceneRecord]
 
 
 def prepare(
@@ -34,46 +34,46 @@ def prepare(
     *,
     seed: int = 0,
     workers: int = 0,
-    share: shards.Share = shards.Share(),  # noqa: B008 (immutable)
+    partition: shards.Partition = shards.Partition(),  # noqa: B008 (immutable)
 ) -> dict[str, Any]:
-    """Writes a data set of whole pictures (see `people`) and returns its description.
+    """Writes a data set of whole images (see `people`) and returns its description.
 
     Args:
         source: "stage:PRESET", or a folder laid out as COCO's: annotations/person_keypoints_X.json
-            beside the folders X of pictures, where X starts with the split's name.
+            beside the folders X of images, where X starts with the split's name.
         output: a new or empty folder, or one in which a run of this was interrupted.
         seed: of StageDance.
-        workers: processes that read or draw pictures; 0: this one.
-        share: the part of the pictures that this process takes, see `prepare.prepare`.
+        workers: processes that read or draw images; 0: this one.
+        share: the part of the images that this process takes, see `prepare.prepare`.
 
     Raises:
         UserError: nothing usable in the source, or the folder is in use.
     """
-    pictures = _stage(source, seed) if source.startswith("stage:") else _coco(Path(source))
-    with claimed(output, share) as place:
+    items = _stage(source, seed) if source.startswith("stage:") else _coco(Path(source))
+    with claimed(output, partition) as place:
         if isinstance(place, dict):
             return place
-        info = _write(pictures, output, seed, workers, share)
+        info = _write(items, output, seed, workers, partition)
         named = source if source.startswith("stage:") else Path(source).resolve().name
-        return finish(place, info | {"source": images.printable(named)}, share)
+        return finish(place, info | {"source": images.printable(named)}, partition)
 
 
 def _write(
-    pictures: list[Picture], output: Path, seed: int, workers: int, share: shards.Share
+    items: list[SceneItem], output: Path, seed: int, workers: int, partition: shards.Partition
 ) -> dict[str, Any]:
     """Writes the shards of a share and returns their description; see `prepare`."""
-    splits = [name for name in SPLITS if any(p.split == name for p in pictures)]
-    writers = {name: records.Writer(output, name, share.prefix) for name in splits}
-    pictures = pictures[share.process :: share.processes]
+    splits = [name for name in SPLITS if any(p.split == name for p in items)]
+    writers = {name: records.RecordWriter(output, name, partition.prefix) for name in splits}
+    items = items[partition.process :: partition.processes]
     skipped = []
-    progress = Progress("preparing", len(pictures))
-    everything = load_all([picture.load for picture in pictures], workers)
-    for done, (picture, record) in enumerate(zip(pictures, everything, strict=True), start=1):
+    progress = Progress("preparing", len(items))
+    everything = load_all([item.load for item in items], workers)
+    for done, (item, record) in enumerate(zip(items, everything, strict=True), start=1):
         if isinstance(record, UserError):
-            skipped.append({"file": picture.name, "reason": images.printable(str(record))})
+            skipped.append({"file": item.name, "reason": images.printable(str(record))})
         else:
             found = bool(record.people.any())
-            writers[picture.split].add_packed(scenes.pack(record), 0, found)
+            writers[item.split].add_packed(scenes.pack(record), 0, found)
         progress.update(done)
     for writer in writers.values():
         writer.close()
@@ -87,23 +87,23 @@ def _write(
     }
 
 
-def _stage(source: str, seed: int) -> list[Picture]:
+def _stage(source: str, seed: int) -> list[SceneItem]:
     return [
-        Picture(f"scene {item.group}/{item.index}", item.split, partial(_draw, seed, item))
+        SceneItem(f"scene {item.group}/{item.index}", item.split, partial(_draw, seed, item))
         for item in stage.plan(source.removeprefix("stage:"), seed)
     ]
 
 
-def _draw(seed: int, item: stage.PlannedScene) -> scenes.People:
+def _draw(seed: int, item: stage.PlannedScene) -> scenes.SceneRecord:
     scene = stage.scene(seed, item.group, item.index, motions=item.motions)
     return of_scene(scene, f"scene {item.group}/{item.index}")
 
 
-def of_scene(scene: stage.Scene, name: str) -> scenes.People:
+def of_scene(scene: stage.Scene, name: str) -> scenes.SceneRecord:
     """The record of a scene of StageDance."""
     keypoints = np.stack([dancer.keypoints for dancer in scene.dancers])
     boxes = [crop.tight_box(k) if k.any() else (0, 0, 0, 0) for k in keypoints]
-    return scenes.People(
+    return scenes.SceneRecord(
         image=images.encode_jpeg(scene.image),
         people=keypoints,
         boxes=np.array(boxes, np.float32),
@@ -113,14 +113,14 @@ def of_scene(scene: stage.Scene, name: str) -> scenes.People:
     )
 
 
-def _coco(folder: Path) -> list[Picture]:
+def _coco(folder: Path) -> list[SceneItem]:
     files = sorted(folder.glob("annotations/person_keypoints_*.json"))
     if not files:
         raise UserError(
             f"{folder}: no annotations/person_keypoints_*.json in it; expected COCO's layout, or "
             "stage:PRESET"
         )
-    pictures = []
+    items = []
     for file in files:
         part = file.stem.removeprefix("person_keypoints_")
         split = next((name for name in SPLITS if part.startswith(name)), None)
@@ -131,8 +131,8 @@ def _coco(folder: Path) -> list[Picture]:
                 continue
             path = folder / part / image["file_name"]
             load = partial(_read, path, annotations)
-            pictures.append(Picture(images.printable(str(path)), split, load))
-    return pictures
+            items.append(SceneItem(images.printable(str(path)), split, load))
+    return items
 
 
 def read_annotations(file: Path) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
@@ -180,10 +180,10 @@ def _check_segmentation(segmentation: Any) -> None:
         if any(type(n) is not int or n < 0 for n in (*runs, height, width)):
             raise ValueError("run lengths that are no whole numbers")
         if height * width != sum(runs):
-            raise ValueError("run lengths that do not fill the picture")
+            raise ValueError("run lengths that do not fill the image")
 
 
-def _read(path: Path, annotations: list[dict[str, Any]]) -> scenes.People:
+def _read(path: Path, annotations: list[dict[str, Any]]) -> scenes.SceneRecord:
     image, encoded = images.read(path), path.read_bytes()
     height, width = image.shape[:2]
     joints = [a["keypoints"] for a in annotations]
@@ -194,7 +194,7 @@ def _read(path: Path, annotations: list[dict[str, Any]]) -> scenes.People:
         for a, person in zip(annotations, keypoints, strict=True)
         if a["iscrowd"] or not person.any()
     ]
-    return scenes.People(
+    return scenes.SceneRecord(
         image=images.encode_jpeg(image) if images.is_heif(encoded) else encoded,
         people=keypoints,
         boxes=np.array([a["bbox"] for a in annotations], np.float32).reshape(-1, 4),

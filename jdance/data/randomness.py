@@ -16,7 +16,7 @@ def stream(name: str, *numbers: int) -> np.random.Generator:
     return np.random.default_rng([zlib.crc32(name.encode()), *numbers])
 
 
-class Chances:
+class BatchRandom:
     """Draws for B examples at once, from a generator for each of them.
 
     Args:

@@ -10,7 +10,7 @@ One record is a msgpack map:
     source      the file that the example comes from
     person      which person of the file, counted from the left
 
-Data sets for pose networks hold whole pictures instead; see `people`.
+Data sets for pose networks hold whole images instead; see `people`.
 
 dataset.json: {"version", "kind" ("persons" or "people"), "classes", "layout", "sequences", "pose",
 "seed", "splits": {name: {"count", "people_found", "per_class", "shards", "checksums"}}, "skipped":
@@ -89,7 +89,7 @@ def unpack(data: bytes) -> Example:
         if not (isinstance(label, int) and 0 <= label < 2**31 and isinstance(person, int)):
             raise ValueError(f"label {label!r}, person {person!r}")
         if not isinstance(image, bytes | None):
-            raise ValueError("a picture that is no bytes")
+            raise ValueError("an image that is no bytes")
         # Cleaned, as everything from outside is: no coordinate that is not finite.
         return Example(
             skeleton.clean(keypoints), label, image, str(record["group"]), str(record["source"]),
@@ -109,9 +109,9 @@ def reading() -> Iterator[None]:
 
 
 def decode_image(data: bytes, factor: int = 1) -> np.ndarray:
-    """The picture of a stored crop, uint8 RGB [SIZE / factor, SIZE / factor, 3].
+    """The image of a stored crop, uint8 RGB [SIZE / factor, SIZE / factor, 3].
 
-    The factor is 1, 2 or 4; the decoder does less work for a smaller picture.
+    The factor is 1, 2 or 4; the decoder does less work for a smaller image.
 
     Raises:
         UserError: it is none, or of another size.
@@ -122,13 +122,13 @@ def decode_image(data: bytes, factor: int = 1) -> np.ndarray:
     side = crop.SIZE // factor
     if image is None or image.shape != (side, side, 3):
         raise UserError(
-            f"a record holds a damaged picture, or one that is not {crop.SIZE} pixels wide and "
+            f"a record holds a damaged image, or one that is not {crop.SIZE} pixels wide and "
             "high; prepare the data again"
         )
     return image
 
 
-class Writer:
+class RecordWriter:
     """Writes the examples of one split into shards, and counts them."""
 
     def __init__(self, folder: Path, split: str, prefix: str = ""):
@@ -255,7 +255,7 @@ class Dataset:
 
     Args:
         folder: that launch/prepare.py wrote.
-        kind: "persons" (crops with motions) or "people" (whole pictures, for pose networks); "":
+        kind: "persons" (crops with motions) or "people" (whole images, for pose networks); "":
             either.
 
     Raises:
@@ -286,7 +286,7 @@ class Dataset:
             )
         found = self.info["kind"]
         if kind not in (found, ""):
-            raise UserError(f"{path}: holds {found}, not {kind}; see --for in launch/prepare.py")
+            raise UserError(f"{path}: holds {found}, not {kind}; see --task in launch/prepare.py")
         self._sound: set[str] = set()  # shards whose checksums have been compared
 
     @property

@@ -29,7 +29,7 @@ def resplit(dataset: Dataset, output: Path, by: str, seed: int) -> None:
     Args:
         dataset: of persons.
         output: a new or empty folder, or one in which this was interrupted.
-        by: "video" keeps groups together, "frame" only the examples of one picture: the frames of
+        by: "video" keeps groups together, "frame" only the examples of one image: the frames of
             a video are then in several splits (the paper's way, which leaks).
         seed: of the draw.
 
@@ -43,9 +43,9 @@ def resplit(dataset: Dataset, output: Path, by: str, seed: int) -> None:
     units = [item.example.group if by == "video" else item.example.source for item in items]
     drawn = splits.draw(labels, units, fractions, seed)
 
-    with claimed(output, shards.Share()) as marker:
+    with claimed(output, shards.Partition()) as marker:
         assert isinstance(marker, Path)  # there is one share
-        writers = {name: records.Writer(output, name) for name in names}
+        writers = {name: records.RecordWriter(output, name) for name in names}
         for (data, example), name in zip(items, drawn, strict=True):
             writers[name].add_packed(data, example.label, bool(example.keypoints.any()))
         for writer in writers.values():
@@ -53,7 +53,7 @@ def resplit(dataset: Dataset, output: Path, by: str, seed: int) -> None:
         info = json.loads(json.dumps(dataset.info))
         info["splits"] = {name: writer.summary(dataset.classes) for name, writer in writers.items()}
         info["seed"] = seed
-        finish(marker, info, shards.Share())
+        finish(marker, info, shards.Partition())
 
 
 def _items(dataset: Dataset, split: str) -> list[_Item]:

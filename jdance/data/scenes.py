@@ -1,14 +1,14 @@
-"""Whole pictures with everybody in them: what pose networks are trained and judged on.
+"""Whole images with everybody in them: what pose networks are trained and judged on.
 
 One record is a msgpack map:
-    image       the picture's file, as it came or JPEG
-    people      float32 [M, 18, 3] as bytes, little endian: x, y in pixels of the picture, score 1;
+    image       the image's file, as it came or JPEG
+    people      float32 [M, 18, 3] as bytes, little endian: x, y in pixels of the image, score 1;
                 somebody without a labelled joint is all zeros
     boxes       float32 [M, 4]: x, y, width, height
     areas       float32 [M]: how many pixels show the person
     crowd       bool [M]: not one person but a crowd
-    mask        PNG of the picture's size, 0 where nothing is known of the people there; or None
-    name        the picture's name
+    mask        PNG of the image's size, 0 where nothing is known of the people there; or None
+    name        the image's name
 """
 
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ from jdance.data import images, records
 
 
 @dataclass(frozen=True)
-class People:
-    """One picture; the fields are those of the record, `mask` is uint8 [H, W] or None."""
+class SceneRecord:
+    """One image; the fields are those of the record, `mask` is uint8 [H, W] or None."""
 
     image: bytes
     people: np.ndarray
@@ -34,7 +34,7 @@ class People:
     name: str = ""
 
 
-def pack(record: People) -> bytes:
+def pack(record: SceneRecord) -> bytes:
     mask = None
     if record.mask is not None:
         mask = cv2.imencode(".png", record.mask)[1].tobytes()
@@ -51,8 +51,8 @@ def pack(record: People) -> bytes:
     )
 
 
-def unpack(data: bytes) -> People:
-    """The picture of a record.
+def unpack(data: bytes) -> SceneRecord:
+    """The image of a record.
 
     Raises:
         UserError: it is none.
@@ -61,11 +61,11 @@ def unpack(data: bytes) -> People:
         record = msgpack.unpackb(data)
         image, mask = record["image"], record["mask"]
         if not isinstance(image, bytes):
-            raise ValueError("a picture that is no bytes")
+            raise ValueError("an image that is no bytes")
         if mask is not None:
             mask = images.decode(mask, cv2.IMREAD_GRAYSCALE)
             if mask is None:
-                raise ValueError("its mask is no picture")
+                raise ValueError("its mask is no image")
         found = np.frombuffer(record["people"], "<f4").reshape(-1, skeleton.NUM_JOINTS, 3)
         boxes = np.frombuffer(record["boxes"], "<f4").reshape(-1, 4)
         areas = np.frombuffer(record["areas"], "<f4")
@@ -73,4 +73,4 @@ def unpack(data: bytes) -> People:
         if not len(found) == len(boxes) == len(areas) == len(crowd):
             raise ValueError("not as many boxes as people")
         name = str(record["name"])
-        return People(image, skeleton.clean(found), boxes, areas, crowd, mask, name)
+        return SceneRecord(image, skeleton.clean(found), boxes, areas, crowd, mask, name)

@@ -14,7 +14,7 @@ from jdance.errors import UserError
 Info = dict[str, Any]
 
 
-class Share(NamedTuple):
+class Partition(NamedTuple):
     """Process `process` of `processes`, which takes the inputs process, process + processes, ..."""
 
     process: int = 0
@@ -26,30 +26,30 @@ class Share(NamedTuple):
         return f"part{self.process:05}of{self.processes:05}-" if self.processes > 1 else ""
 
 
-def share(process: int | None, processes: int | None) -> Share:
+def partition(process: int | None, processes: int | None) -> Partition:
     """The share that flags name.
 
     Raises:
         UserError: they make no sense together.
     """
     if process is None and processes is None:
-        return Share()
+        return Partition()
     if process is None or processes is None or not 0 <= process < processes:
         raise UserError(
             f"--process_id={process} --num_processes={processes}: give both, the first from 0 to "
             "one less than the second"
         )
-    return Share(process, processes)
+    return Partition(process, processes)
 
 
 LOCK = "prepare.lock"  # held by whoever writes
 
 
-def _file(folder: Path, share: Share) -> Path:
-    return folder / f"{share.prefix}info.json"
+def _file(folder: Path, partition: Partition) -> Path:
+    return folder / f"{partition.prefix}info.json"
 
 
-def claim(folder: Path, share: Share) -> Info | None:
+def claim(folder: Path, partition: Partition) -> Info | None:
     """Makes the folder ready for a share; what an interrupted run of it left is removed.
 
     Returns:
@@ -60,46 +60,46 @@ def claim(folder: Path, share: Share) -> Info | None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if _file(folder, share).exists():
-            return join(folder, share) or json.loads(_file(folder, share).read_text())
+        if _file(folder, partition).exists():
+            return join(folder, partition) or json.loads(_file(folder, partition).read_text())
         if (folder / "dataset.json").exists():
             raise UserError(
                 f"{folder}: holds a data set already; remove it or choose another --output"
             )
-        ending = f"of{share.processes:05}-"
+        ending = f"of{partition.processes:05}-"
         for path in folder.iterdir():
             if path.name.endswith(LOCK):
                 continue
             if not path.name.startswith("part") or ending not in path.name:
                 raise UserError(
-                    f"{folder}: holds {path.name}, which is not of {share.processes} processes' "
+                    f"{folder}: holds {path.name}, which is not of {partition.processes} processes' "
                     "work; choose another --output"
                 )
-            if path.name.startswith(share.prefix):
+            if path.name.startswith(partition.prefix):
                 path.unlink()
     except OSError as error:
         raise UserError(f"{folder}: cannot be written to ({error.strerror})") from error
     return None
 
 
-def finish(folder: Path, share: Share, info: Info) -> Info:
+def finish(folder: Path, partition: Partition, info: Info) -> Info:
     """Writes a share's description and returns it; the data set's, if this was its last part."""
-    _write(_file(folder, share), info, share)
-    return join(folder, share) or info
+    _write(_file(folder, partition), info, partition)
+    return join(folder, partition) or info
 
 
-def join(folder: Path, share: Share) -> Info | None:
+def join(folder: Path, partition: Partition) -> Info | None:
     """Makes dataset.json and returns its content if all parts are there, else None.
 
     Raises:
         UserError: the parts are not of one data set.
     """
-    every = [Share(number, share.processes) for number in range(share.processes)]
+    every = [Partition(number, partition.processes) for number in range(partition.processes)]
     files = [_file(folder, part) for part in every]
     if not all(path.exists() for path in files):
         return None
     info = merged([json.loads(path.read_text()) for path in files])
-    _write(folder / "dataset.json", info, share)
+    _write(folder / "dataset.json", info, partition)
     return info
 
 
@@ -140,8 +140,8 @@ def merged(infos: list[Info]) -> Info:
     return joined
 
 
-def _write(path: Path, info: Info, share: Share) -> None:
+def _write(path: Path, info: Info, partition: Partition) -> None:
     """At once, and without disturbing another process that writes the same."""
-    partial = path.with_name(f"{share.prefix}{path.name}.partial")
+    partial = path.with_name(f"{partition.prefix}{path.name}.partial")
     partial.write_text(json.dumps(info, indent=2) + "\n")
     os.replace(partial, path)

@@ -1,6 +1,6 @@
 """Where labelled people come from: folders, manifests, skeleton files, StageDance.
 
-Every source is turned into `Picture`s: something to read, and whom in it the labels are for.
+Every source is turned into `Image`s: something to read, and whom in it the labels are for.
 """
 
 import csv
@@ -28,8 +28,8 @@ _OTHER_SPLITS = ("valid", "validation", "training", "testing")
 
 
 @dataclass(frozen=True)
-class Person:
-    """Whom in a picture a label is for.
+class LabeledPerson:
+    """Whom in an image a label is for.
 
     Fields:
         label: the motion's name.
@@ -45,7 +45,7 @@ class Person:
 
 
 class Loaded(NamedTuple):
-    """What is known of a picture.
+    """What is known of an image.
 
     Fields:
         image: uint8 RGB [H, W, 3], or None.
@@ -61,19 +61,19 @@ class Loaded(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture, or one bare skeleton.
+class Item:
+    """One image, or one bare skeleton.
 
     Fields:
         name: how messages and records call it.
         people: whom the labels are for.
         load: reads or draws it, or raises UserError; can be sent to another process.
         split: its split, or None to be drawn.
-        group: pictures of a group are never divided between splits.
+        group: images of a group are never divided between splits.
     """
 
     name: str
-    people: tuple[Person, ...]
+    people: tuple[LabeledPerson, ...]
     load: Callable[[], Loaded]
     split: str | None = None
     group: str = ""
@@ -81,14 +81,14 @@ class Picture:
 
 @dataclass
 class Source:
-    """A list of pictures, the classes in their order, and what had to be left out.
+    """A list of images, the classes in their order, and what had to be left out.
 
     `layout` is the name of the skeleton's, `sequences` tells whether its key points are sequences
     of skeletons, `name` is stage:PRESET, or that of the folder or file, and `notes` are what a user
     should know, a line each.
     """
 
-    pictures: list[Picture]
+    items: list[Item]
     classes: list[str]
     skipped: list[tuple[str, str]] = field(default_factory=list)
     layout: str = "coco18"
@@ -108,18 +108,18 @@ def open_source(
     frames_per_second: float = 2.0,
     seed: int = 0,
 ) -> Source:
-    """Finds out what `name` is and lists what is in it, without reading pictures.
+    """Finds out what `name` is and lists what is in it, without reading images.
 
     Args:
         name: "stage:PRESET" for StageDance, a manifest .csv, a skeleton .npz, or a folder
-            split/class/file or class/file, where a file is a picture, a video, or OpenPose's JSON
-            of a picture, or split/class/clip/file or class/clip/file of JSON frames.
-        label_all: a picture's label is for everybody in it.
+            split/class/file or class/file, where a file is an image, a video, or OpenPose's JSON
+            of an image, or split/class/clip/file or class/clip/file of JSON frames.
+        label_all: an image's label is for everybody in it.
         where: "column=value": only those rows of a manifest, or entries of a skeleton file.
         split_column: which array of a skeleton file tells the splits.
         labels: {old name: new name} of the classes that are taken; None: all, as they are called.
-        keypoints: folder with OpenPose's JSON for each picture, laid out as the source is.
-        frames_per_second: how many frames of videos become pictures.
+        keypoints: folder with OpenPose's JSON for each image, laid out as the source is.
+        frames_per_second: how many frames of videos become images.
         seed: of StageDance.
 
     Raises:
@@ -151,7 +151,7 @@ def open_source(
     source.name = source.name or Path(name).resolve().name
     if labels:
         source = _relabelled(source, labels)
-    if not source.pictures:
+    if not source.items:
         reasons = f" ({source.skipped[0][0]}: {source.skipped[0][1]})" if source.skipped else ""
         raise UserError(f"{name}: nothing to prepare in it{reasons}; check --source")
     return source
@@ -162,17 +162,17 @@ def _stage(preset: str, seed: int) -> Source:
         raise UserError(
             f"--source=stage:{preset}: no such preset; it has {', '.join(stage.PRESETS)}"
         )
-    pictures = [
-        Picture(
+    items = [
+        Item(
             name=f"scene {planned.group}/{planned.index}",
-            people=tuple(Person(stage.MOTIONS[motion]) for motion in planned.motions),
+            people=tuple(LabeledPerson(stage.MOTIONS[motion]) for motion in planned.motions),
             load=partial(_draw, seed, planned),
             split=planned.split,
             group=str(planned.group),
         )
         for planned in stage.plan(preset, seed)
     ]
-    return Source(pictures, list(stage.MOTIONS), name=f"stage:{preset}")
+    return Source(items, list(stage.MOTIONS), name=f"stage:{preset}")
 
 
 def _draw(seed: int, planned: stage.PlannedScene) -> Loaded:
@@ -236,7 +236,7 @@ def _folder(path: Path, label_all: bool, keypoints: Path | None, rate: float) ->
             )
     folders = [folder for _, folder in classes]
     kind = _kind(folders)
-    if keypoints and kind is not _PICTURES:
+    if keypoints and kind is not _IMAGES:
         raise UserError(f"--keypoints={keypoints}: {path} holds key points itself")
     names = sorted({class_name(folder.name) for folder in folders})
     source = Source([], names, sequences=kind is _CLIPS)
@@ -245,7 +245,7 @@ def _folder(path: Path, label_all: bool, keypoints: Path | None, rate: float) ->
             (str(p), "lies in no class's folder, so has no label") for p in _find_seen(place)
         ]
     for split, folder in classes:
-        person = Person(class_name(folder.name), everybody=label_all)
+        person = LabeledPerson(class_name(folder.name), everybody=label_all)
         entries = kind.find(folder)
         beside = {openpose_json.path_for(file, folder) for file in entries} if keypoints else set()
         known = {*entries, *beside}
@@ -255,33 +255,33 @@ def _folder(path: Path, label_all: bool, keypoints: Path | None, rate: float) ->
             name = str(entry.relative_to(path))
             if videos.is_video(entry):
                 try:
-                    source.pictures += _frames(name, entry, person, split, name, rate, keypoints)
+                    source.items += _frames(name, entry, person, split, name, rate, keypoints)
                     if damage := videos.damage(entry):
                         source.skipped.append((name, damage))
                 except UserError as error:
                     source.skipped.append((name, str(error)))
                 continue
             load = partial(kind.read, entry, *_keypoints_of(name, keypoints))
-            source.pictures.append(Picture(name, (person,), load, split, name))
+            source.items.append(Item(name, (person,), load, split, name))
     return source
 
 
 def _frames(
     name: str,
     file: Path,
-    person: Person,
+    person: LabeledPerson,
     split: str | None,
     group: str,
     rate: float,
     keypoints: Path | None,
     start: float = 0.0,
     end: float = math.inf,
-) -> list[Picture]:
+) -> list[Item]:
     """Frames of a part of a video; none of its frames come into different splits."""
     if keypoints:
-        raise UserError(f"{file}: --keypoints is for pictures; use --pose for videos")
+        raise UserError(f"{file}: --keypoints is for images; use --pose for videos")
     return [
-        Picture(
+        Item(
             f"{name} at {when:.2f} s", (person,), partial(_read_frame, file, when), split, group
         )
         for when in videos.times(file, rate, start, end)
@@ -319,20 +319,20 @@ def _read_clip(folder: Path) -> Loaded:
     return Loaded(None, openpose_json.read_sequence(openpose_json.frames(folder))[None])
 
 
-_PICTURES = _Kind(_find_seen, _read, "")
+_IMAGES = _Kind(_find_seen, _read, "")
 _STILLS = _Kind(openpose_json.frames, _read_found, "not a .json of key points")
 _CLIPS = _Kind(_clips, _read_clip, "not a folder of .json frames")
 
 
 def _kind(folders: list[Path]) -> _Kind:
-    for kind in (_PICTURES, _STILLS, _CLIPS):
+    for kind in (_IMAGES, _STILLS, _CLIPS):
         if any(kind.find(folder) for folder in folders):
             return kind
-    return _PICTURES
+    return _IMAGES
 
 
 def _keypoints_of(name: str, keypoints: Path | None) -> list[Path]:
-    """The file in the folder `keypoints` that tells who is in a picture, if there is the folder."""
+    """The file in the folder `keypoints` that tells who is in an image, if there is the folder."""
     if keypoints is None:
         return []
     place = Path() if Path(name).is_absolute() else Path(name).parent
@@ -397,19 +397,19 @@ def _manifest(
         if where and class_name(row.get(column, "")) != class_name(value):
             continue
         try:
-            source.pictures += _manifest_pictures(path.parent, row, label_all, keypoints, rate)
+            source.items += _manifest_items(path.parent, row, label_all, keypoints, rate)
             if videos.is_video(path.parent / row["path"]):
                 damaged[row["path"]] = videos.damage(path.parent / row["path"])
         except UserError as error:
             source.skipped.append((f"{path}, line {line}", str(error)))
     source.skipped += [(name, damage) for name, damage in damaged.items() if damage]
-    source.classes = sorted({person.label for p in source.pictures for person in p.people})
+    source.classes = sorted({person.label for p in source.items for person in p.people})
     return source
 
 
-def _manifest_pictures(
+def _manifest_items(
     root: Path, row: dict[str, str], label_all: bool, keypoints: Path | None, rate: float
-) -> list[Picture]:
+) -> list[Item]:
     name, label = row.get("path", ""), class_name(row.get("label", ""))
     if not name or not label:
         raise UserError("path or label is empty")
@@ -432,7 +432,7 @@ def _manifest_pictures(
         raise UserError(f"person {row['person']!r}: expected 0 or a whole number above it")
     index = None if number is None else int(number)
     chosen = box is not None or index is not None
-    person = Person(label, box=box, index=index, everybody=label_all and not chosen)
+    person = LabeledPerson(label, box=box, index=index, everybody=label_all and not chosen)
     split, group = split_name(row.get("split")), row.get("group") or name
     if is_video:
         start = _number(row["start"], "start") if row.get("start") else 0.0
@@ -443,7 +443,7 @@ def _manifest_pictures(
             )
         return _frames(name, file, person, split, group, rate, keypoints, start, end)
     load = partial(_read, file, *_keypoints_of(name, keypoints))
-    return [Picture(name, (person,), load, split, group)]
+    return [Item(name, (person,), load, split, group)]
 
 
 def _number(text: str, column: str) -> float:
@@ -475,10 +475,10 @@ def _skeletons(path: Path, where: str, split_column: str) -> Source:
     found = skeleton_npz.read(path, where, split_column)
     labels = [class_name(label) for label in found.labels]
     kind = "sequence" if found.sequences else "skeleton"
-    pictures = [
-        Picture(
+    items = [
+        Item(
             name=f"{kind} {i}",
-            people=(Person(label),),
+            people=(LabeledPerson(label),),
             load=partial(Loaded, None, keypoints[None]),
             split=None if found.splits is None else split_name(found.splits[i]),
             group=str(i) if found.groups is None else found.groups[i],
@@ -486,7 +486,7 @@ def _skeletons(path: Path, where: str, split_column: str) -> Source:
         for i, (keypoints, label) in enumerate(zip(found.keypoints, labels, strict=True))
     ]
     return Source(
-        pictures,
+        items,
         sorted(set(labels)),
         layout=found.layout.name,
         sequences=found.sequences,
@@ -501,9 +501,9 @@ def _relabelled(source: Source, labels: Mapping[str, str]) -> Source:
         if label not in source.classes:
             known = ", ".join(source.classes)
             raise UserError(f"--labels: no class {label!r} in the source; it has {known}")
-    pictures = []
-    for picture in source.pictures:
-        if all(person.label in labels for person in picture.people):
-            people = tuple(replace(p, label=labels[p.label]) for p in picture.people)
-            pictures.append(replace(picture, people=people))
-    return replace(source, pictures=pictures, classes=sorted(set(labels.values())))
+    items = []
+    for item in source.items:
+        if all(person.label in labels for person in item.people):
+            people = tuple(replace(p, label=labels[p.label]) for p in item.people)
+            items.append(replace(item, people=people))
+    return replace(source, items=items, classes=sorted(set(labels.values())))

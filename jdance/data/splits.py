@@ -1,4 +1,4 @@
-"""Dividing pictures into train, val and test without dividing a group."""
+"""Dividing images into train, val and test without dividing a group."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,11 +8,11 @@ import numpy as np
 def draw(
     labels: Sequence[str], groups: Sequence[str], fractions: Mapping[str, float], seed: int
 ) -> list[str]:
-    """Draws a split for every picture, stratified by class, whole groups at a time.
+    """Draws a split for every image, stratified by class, whole groups at a time.
 
     Args:
-        labels: the class of each of N pictures; of a picture with several, the first one's.
-        groups: the group of each; a group counts for the class of its first picture.
+        labels: the class of each of N images; of an image with several, the first one's.
+        groups: the group of each; a group counts for the class of its first image.
         fractions: the share of each split, such as {"train": 0.8, "val": 0.1, "test": 0.1}.
         seed: of the shuffle.
 
@@ -38,11 +38,11 @@ def draw(
             wanted, taken = fractions[name] * total, 0
             # At least one group each, as long as one is left for the first split.
             while wanted > 0 and position < len(own) - 1:
-                pictures = members[own[position]]
-                if taken and abs(taken + len(pictures) - wanted) >= abs(taken - wanted):
+                images = members[own[position]]
+                if taken and abs(taken + len(images) - wanted) >= abs(taken - wanted):
                     break
-                for i in pictures:
+                for i in images:
                     result[i] = name
-                taken += len(pictures)
+                taken += len(images)
                 position += 1
     return result

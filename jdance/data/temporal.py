@@ -3,7 +3,7 @@
 import numpy as np
 from ml_collections import ConfigDict
 
-from jdance.data.randomness import Chances, between
+from jdance.data.randomness import BatchRandom, between
 
 
 def smooth(keypoints: np.ndarray) -> np.ndarray:
@@ -20,7 +20,7 @@ def smooth(keypoints: np.ndarray) -> np.ndarray:
 
 
 def times(
-    counts: np.ndarray, frames: int, chances: Chances | None, config: ConfigDict
+    counts: np.ndarray, frames: int, rng: BatchRandom | None, config: ConfigDict
 ) -> np.ndarray:
     """Where in sequences of `counts` [B] frames to look: float64 [B, frames] in 0 to count - 1.
 
@@ -29,9 +29,9 @@ def times(
     """
     last = np.asarray(counts)[:, None] - 1
     even = np.linspace(0, 1, frames)
-    if chances is None:
+    if rng is None:
         return even * last
-    share, start, warp = chances.uniform(3)[..., None]
+    share, start, warp = rng.uniform(3)[..., None]
     share = between(share, config.time_crop, 1)
     warped = even ** np.exp(between(warp, -config.time_warp, config.time_warp))
     return ((1 - share) * start + share * warped) * last

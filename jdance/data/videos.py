@@ -148,7 +148,7 @@ def find(folder: Path) -> list[Path]:
     return sorted(filter(is_video, found), key=files.natural_key)
 
 
-class Damaged(UserError):
+class DamagedVideo(UserError):
     """A part of a video cannot be read; the message is the same for all of its frames."""
 
 
@@ -200,7 +200,7 @@ def frame_at(path: Path, when: float) -> np.ndarray:
     """
     key = str(path)
     if when > _damaged.get(key, (math.inf, ""))[0]:
-        raise Damaged(_damaged[key][1])
+        raise DamagedVideo(_damaged[key][1])
     video, frames, last = _open.pop(key, (None, iter(()), math.inf))
     if video is None or last >= when:
         if video is not None:
@@ -214,11 +214,11 @@ def frame_at(path: Path, when: float) -> np.ndarray:
         if frame.time + _EPSILON >= when:
             _open[key] = (video, frames, frame.time)
             if video.problem and frame.time > when + 1 / video.fps:
-                raise Damaged(f"{path}: {video.problem}")
+                raise DamagedVideo(f"{path}: {video.problem}")
             return frame.image
     _damaged[key] = when, f"{path}: {video.problem or 'ends earlier than it says'}"
     video.close()
-    raise Damaged(_damaged[key][1])
+    raise DamagedVideo(_damaged[key][1])
 
 
 def ahead(items: Iterable[T], count: int = 8, newest: bool = False) -> Iterator[T]:
@@ -270,7 +270,7 @@ def output_path(stem: Path) -> Path:
     return stem.with_name(stem.name + (".mp4" if shutil.which("ffmpeg") else ".webm"))
 
 
-class Writer:
+class VideoWriter:
     """Writes a video at a steady rate: H.264 by `ffmpeg` for .mp4, else VP9 by OpenCV.
 
     Frames that come late are preceded by copies of the one before, so that time is kept.

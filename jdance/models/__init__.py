@@ -154,7 +154,7 @@ def summary(config: ConfigDict, image_size: int) -> str:
 
 
 def uses_image(config: ConfigDict) -> bool:
-    """Whether the network that `config` describes looks at the picture at all."""
+    """Whether the network that `config` describes looks at the image at all."""
     return config.branches in ("fused", "image")
 
 

@@ -1,6 +1,6 @@
 """The convolutional attention module (CBAM) of the paper, section 2.3, equations (1) to (7).
 
-Every module takes features [B, *space, C] with any number of spatial axes: one source for pictures
+Every module takes features [B, *space, C] with any number of spatial axes: one source for images
 (two axes) and for sequences (one: time).
 """
 

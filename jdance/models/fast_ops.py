@@ -287,7 +287,7 @@ def space_to_depth_conv(x: Array, kernel: Array) -> Array:
     """`convolution` with stride 2 and a kernel [7, 7, C, K] for few channels, x [B, H, W, C].
 
     Each 2x2 cell of pixels becomes one with 4 C channels, and the kernel, a row and a column of
-    zeros longer, a 4x4 one with stride 1: more channels to work on at once. Pictures of odd sizes
+    zeros longer, a 4x4 one with stride 1: more channels to work on at once. Images of odd sizes
     go the plain way.
     """
     batch, height, width, channels = x.shape
@@ -306,7 +306,7 @@ def max_pool(x: Array) -> Array:
     """Maximum over 3x3 pixels with stride 2 and one pixel of padding, of [B, H, W, C].
 
     Equals `nn.max_pool`; where a window has several largest values, the first gets the gradient,
-    in both. Pictures of odd sizes go the plain way.
+    in both. Images of odd sizes go the plain way.
     """
     if x.shape[1] % 2 or x.shape[2] % 2:
         return nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])

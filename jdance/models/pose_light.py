@@ -33,7 +33,7 @@ class SeparableBlock(nn.Module):
 class LightPose(nn.Module):
     """Separable convolutions at strides 4, 8 and 16, then stages that refine the maps.
 
-    Pictures are cut into patches of 4x4 pixels and every halving joins 2x2 cells, so that nothing
+    Images are cut into patches of 4x4 pixels and every halving joins 2x2 cells, so that nothing
     but matrix products and 3x3 depthwise convolutions remains. Each stage gives both maps, and
     the later ones see far with dilated convolutions.
 

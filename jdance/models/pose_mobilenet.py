@@ -1,4 +1,4 @@
-"""Bottom-up pose networks: one picture in, heat maps of joints and part-affinity fields out.
+"""Bottom-up pose networks: one image in, heat maps of joints and part-affinity fields out.
 
 Every network here is called as `net(images, train=False, all_stages=False)`, with images float32
 [B, H, W, 3] in BGR, 0..255, H and W multiples of 16, and answers `(heat, paf)`: float32
@@ -264,8 +264,8 @@ class MobileNetV2Small(nn.Module):
 
     Attributes:
         statistics: what batch norm in the backbone normalises with. "fixed": running averages, as
-            usual. "picture": mean and variance of each picture by itself, stored nowhere, which is
-            how the published graph was frozen (it then runs one picture at a time). The stages
+            usual. "instance": mean and variance of each image by itself, stored nowhere, which is
+            how the published graph was frozen (it then runs one image at a time). The stages
             always use running averages.
         momentum: of the running averages while training; 0 keeps the last batch's statistics.
         axis_name: of `pmap`'s axis, to share the batch's statistics among devices in training.
@@ -295,10 +295,10 @@ class MobileNetV2Small(nn.Module):
         return stages if all_stages else stages[-1]
 
     def _backbone(self, train: bool) -> nn.Module:
-        if self.statistics not in ("fixed", "picture"):
-            raise ValueError(f"statistics must be 'fixed' or 'picture', not {self.statistics!r}")
+        if self.statistics not in ("fixed", "instance"):
+            raise ValueError(f"statistics must be 'fixed' or 'instance', not {self.statistics!r}")
         norm = self._norm(train)
-        if self.statistics == "picture":
+        if self.statistics == "instance":
             norm = partial(
                 nn.InstanceNorm, epsilon=_EPSILON, use_fast_variance=False, dtype=self.dtype
             )

@@ -2,7 +2,7 @@
 
 Batch norm keeps 0.9 of its running statistics at each step. The running variance is that of the
 batch (divided by n), as in Flax and in the batch-norm paper's training phase; PyTorch divides by
-n - 1, which differs by 1/n, one part in thousands for pictures.
+n - 1, which differs by 1/n, one part in thousands for images.
 """
 
 from collections.abc import Sequence
@@ -68,7 +68,7 @@ class Residual(nn.Module):
     """What all residual blocks share: relu(shortcut + attention(branch)).
 
     [B, *space, C] -> [B, *space / stride, features], with one spatial axis (sequences) or two
-    (pictures).
+    (images).
 
     Fields:
         features: channels K that the block returns.
@@ -155,7 +155,7 @@ BLOCKS: dict[str, type[Residual]] = {"basic": BasicBlock, "bottleneck": Bottlene
 
 
 class ResNet(nn.Module):
-    """Pictures float32 [B, H, W, 3] -> features [B, H/32, W/32, C], C = 8 width expansion.
+    """Images float32 [B, H, W, 3] -> features [B, H/32, W/32, C], C = 8 width expansion.
 
     Fields:
         block: "bottleneck" (expansion 4) or "basic" (expansion 1).

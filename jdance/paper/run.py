@@ -59,12 +59,12 @@ def reproduce(
     rows, failures = sweep.sweep(
         config, chosen, list(folders.values()), seeds, output / "runs", ensembles=False
     )
-    files.write_at_once(output / "results.json", json.dumps(rows, indent=2) + "\n")
+    files.atomic_write(output / "results.json", json.dumps(rows, indent=2) + "\n")
     datasets = {name: Dataset(folder) for name, folder in folders.items()}
     measured = _speed(rows, output, pose)
     sections = tables.sections(rows, datasets, failures, measured, chosen, note)
-    files.write_at_once(output / "report.html", html.to_html(_TITLE, sections))
-    files.write_at_once(output / "tables.md", html.to_markdown(_TITLE, sections))
+    files.atomic_write(output / "report.html", html.to_html(_TITLE, sections))
+    files.atomic_write(output / "tables.md", html.to_markdown(_TITLE, sections))
     return failures
 
 
@@ -78,7 +78,7 @@ def _divided(dataset: Dataset, output: Path, by: str) -> str:
             raise UserError(f"{folder}: was made from other data; use another --output")
         return str(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_at_once(origin, json.dumps(dataset.fingerprint()))
+    files.atomic_write(origin, json.dumps(dataset.fingerprint()))
     resplit.resplit(dataset, folder, by, seed=0)
     return str(folder)
 
@@ -96,5 +96,5 @@ def _speed(rows: Sequence[dict[str, Any]], output: Path, pose: str) -> dict[str,
         return None
     recognizer = Recognizer.load(runs[0]["workdir"], pose or None)
     done = wanted | {"frames_per_second": speed.frames_per_second(recognizer)}
-    files.write_at_once(path, json.dumps(done, indent=2) + "\n")
+    files.atomic_write(path, json.dumps(done, indent=2) + "\n")
     return done

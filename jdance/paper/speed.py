@@ -1,4 +1,4 @@
-"""How many frames a second the whole way from a picture to everybody's motion takes."""
+"""How many frames a second the whole way from an image to everybody's motion takes."""
 
 import os
 import time

@@ -12,7 +12,7 @@ from jdance.paper import plan
 from jdance.progress import counted
 from jdance.report import blocks as block_makers
 from jdance.report import charts
-from jdance.report.html import Picture, Section, Table, Text
+from jdance.report.html import Figure, Section, Table, Text
 from jdance.train.sweep import Variant
 
 
@@ -220,8 +220,8 @@ def _curves(found: _Found, split: str, names: Sequence[str]) -> Section:
         if lines:
             ends = ", ".join(f"{name} ends at {line[-1][1]:.3f}" for name, line in lines.items())
             caption = f"Accuracy {title}, first seed, divided by {split}"
-            picture = charts.curves(lines, "% of the training", "accuracy")
-            section.blocks.append(Picture(caption, f"Curves: {ends}", picture))
+            image = charts.curves(lines, "% of the training", "accuracy")
+            section.blocks.append(Figure(caption, f"Curves: {ends}", image))
     return section
 
 
@@ -241,7 +241,7 @@ def _speed(speed: Mapping[str, Any] | None) -> Section:
         f"Frames of 640 x 480 a second, one at a time, {pose}, on {speed['machine']}; the paper: "
         f"{plan.FRAMES_PER_SECOND} for the whole way on a Tesla P4"
     )
-    return Section("Speed", [Table(caption, ["people in the picture", "frames a second"], rows)])
+    return Section("Speed", [Table(caption, ["people in the image", "frames a second"], rows)])
 
 
 def _mistakes(found: _Found, datasets: Mapping[str, Dataset], split: str) -> Section:
@@ -254,7 +254,7 @@ def _mistakes(found: _Found, datasets: Mapping[str, Dataset], split: str) -> Sec
         )
         source = datasets[split].source("test")
         gallery = block_makers.mistakes(runs.evaluations[0]["mistakes"], source, caption)
-        section.blocks += [gallery] if gallery.pictures else []
+        section.blocks += [gallery] if gallery.images else []
     return section
 
 

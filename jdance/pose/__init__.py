@@ -1,4 +1,4 @@
-"""From pictures to people: pose networks, their weights, and the decode of their maps."""
+"""From images to people: pose networks, their weights, and the decode of their maps."""
 
 from jdance.pose.decode import DecodeConfig
 from jdance.pose.estimator import PoseEstimator

@@ -35,7 +35,7 @@ class DecodeConfig:
 
     Attributes:
         peaks_per_joint: K, the most peaks kept of each joint's heat map, the highest first. Time
-            and memory grow with its square; where a picture has no more than 24 of any joint,
+            and memory grow with its square; where an image has no more than 24 of any joint,
             the time is that of 24.
         max_people: P, the most people returned, the best first.
         smoothing: standard deviation, in cells, of the Gaussian that smooths the heat maps before

@@ -1,4 +1,4 @@
-"""The pose estimator: pictures in, people with their key points out."""
+"""The pose estimator: images in, people with their key points out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -14,7 +14,7 @@ from jdance import skeleton
 from jdance.errors import UserError
 from jdance.pose import importers, views, weights, zoo
 from jdance.pose.decode import DecodeConfig, People
-from jdance.pose.letterbox import letterbox, to_picture
+from jdance.pose.letterbox import letterbox, to_image
 
 _DEFAULT_DECODE = DecodeConfig()
 _LARGEST_SIZE = 4096  # pixels
@@ -104,7 +104,7 @@ class PoseEstimator:
         Args:
             pose: one of
                 - "stage": the light network that jdance brings, trained on StageDance alone;
-                - the name of a published network of `zoo.SOURCES`: its weights come from the
+                - the name of a published network of `zoo.DOWNLOADS`: its weights come from the
                   cache or are downloaded. In "mobilenet_v2_small" batch norm uses fixed statistics
                   that jdance brings;
                 - a published file that `importers.import_file` reads, or a folder with one.
@@ -164,18 +164,18 @@ class PoseEstimator:
         return jax.pmap(self.pure_people, in_axes=(None, 0), devices=jax.local_devices())
 
     def people(self, image: np.ndarray) -> np.ndarray:
-        """Finds the people in one picture of any size.
+        """Finds the people in one image of any size.
 
         Args:
             image: uint8 RGB [H, W, 3].
 
         Returns:
-            float32 [N, 18, 3] in pixels of the picture, from left to right; N may be 0.
+            float32 [N, 18, 3] in pixels of the image, from left to right; N may be 0.
         """
         square, _ = letterbox(image, self.size)
         found = jax.device_get(self(square[None]))
         height, width = image.shape[:2]
-        keypoints = to_picture(found.keypoints[0][found.valid[0]], height, width, self.size)
+        keypoints = to_image(found.keypoints[0][found.valid[0]], height, width, self.size)
         keypoints = keypoints[skeleton.is_present(keypoints).any(axis=-1)]
         return keypoints[np.argsort(_box_centres(keypoints), kind="stable")]
 
@@ -185,9 +185,9 @@ def _load(pose: str) -> tuple[dict[str, Any], weights.Variables]:
     path = Path(pose)
     if pose in weights.SHIPPED:
         return weights.unpack(weights.SHIPPED[pose])
-    if pose in zoo.SOURCES:
+    if pose in zoo.DOWNLOADS:
         config, variables = importers.import_file(zoo.find(pose))
-        if config.get("statistics") == "picture":
+        if config.get("statistics") == "instance":
             config["statistics"] = "fixed"
             variables = weights.with_statistics(variables, weights.default_statistics())
         return config, variables
@@ -200,7 +200,7 @@ def _load(pose: str) -> tuple[dict[str, Any], weights.Variables]:
         return importers.import_file(path)
     raise UserError(
         f"{pose}: no such pose network, weights file or pose checkpoint; "
-        f"known networks: {', '.join([*weights.SHIPPED, *zoo.SOURCES])}"
+        f"known networks: {', '.join([*weights.SHIPPED, *zoo.DOWNLOADS])}"
     )
 
 

@@ -22,7 +22,7 @@ from jdance.data import images, scenes
 from jdance.data.records import Shards
 from jdance.errors import UserError
 from jdance.pose.decode import People
-from jdance.pose.letterbox import INPUT_SIZE, letterbox, to_picture
+from jdance.pose.letterbox import INPUT_SIZE, letterbox, to_image
 
 _BATCH = 8  # images per device of an accelerator; on a CPU, of all its devices together
 # Where COCOeval.summarize puts them.
@@ -49,7 +49,7 @@ def average_precision(
             the shards are padded to one length.
         input_size: side of the squares that the estimator is given.
     """
-    size, truth = _batch_size(), list[scenes.People]()
+    size, truth = _batch_size(), list[scenes.SceneRecord]()
     own = _own_images(source, process, processes, truth)
     columns: list[tuple[np.ndarray, ...]] = []
     for _ in range(0, -(-len(source) // processes), size):
@@ -61,11 +61,11 @@ def average_precision(
         columns.append((sizes, result.keypoints, result.valid, result.score))
     rows = (interleave(np.concatenate(column)) for column in zip(*columns, strict=True))
     found = [
-        (to_picture(keypoints[valid], int(shape[0]), int(shape[1]), input_size), score[valid])
+        (to_image(keypoints[valid], int(shape[0]), int(shape[1]), input_size), score[valid])
         for shape, keypoints, valid, score in islice(zip(*rows, strict=True), len(source))
     ]
     deque(own, maxlen=0)  # the annotations of the last images, which are of other shards
-    return judge(truth, found)
+    return coco_metrics(truth, found)
 
 
 def _batch_size() -> int:
@@ -74,7 +74,7 @@ def _batch_size() -> int:
 
 
 def _own_images(
-    source: Shards, process: int, processes: int, truth: list[scenes.People]
+    source: Shards, process: int, processes: int, truth: list[scenes.SceneRecord]
 ) -> Iterator[np.ndarray]:
     """The images of this process, uint8 RGB; appends the annotations of all records to `truth`."""
     for index in range(len(source)):
@@ -84,21 +84,21 @@ def _own_images(
             yield _decode(record)
 
 
-def _decode(record: scenes.People) -> np.ndarray:
+def _decode(record: scenes.SceneRecord) -> np.ndarray:
     image = images.decode(record.image)
     if image is None:
-        raise UserError(f"{record.name}: a damaged picture; prepare the data again")
+        raise UserError(f"{record.name}: a damaged image; prepare the data again")
     return image
 
 
-def judge(
-    truth: Sequence[scenes.People], found: Iterable[tuple[np.ndarray, np.ndarray]]
+def coco_metrics(
+    truth: Sequence[scenes.SceneRecord], found: Iterable[tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, Any]:
-    """AP, AP50, AP75 and AR, and n, the number of pictures.
+    """AP, AP50, AP75 and AR, and n, the number of images.
 
     Args:
-        truth: the true people of each picture.
-        found: for each picture the found people, float [N, 18, 3] in its pixels, and their
+        truth: the true people of each image.
+        found: for each image the found people, float [N, 18, 3] in its pixels, and their
             scores [N].
     """
     with contextlib.redirect_stdout(io.StringIO()):  # it reports every move it makes
@@ -124,8 +124,8 @@ def judge(
     return {**{name: float(evaluation.stats[i]) for name, i in _NAMES.items()}, "n": len(truth)}
 
 
-def to_coco(records: Sequence[scenes.People]) -> dict[str, Any]:
-    """The content of a COCO key-point annotation file; pictures are numbered from 0."""
+def to_coco(records: Sequence[scenes.SceneRecord]) -> dict[str, Any]:
+    """The content of a COCO key-point annotation file; images are numbered from 0."""
     annotations: list[dict[str, Any]] = []
     for number, record in enumerate(records):
         for person, box, area, crowd in zip(

@@ -15,7 +15,7 @@ Imported = tuple[dict[str, Any], weights.Variables]
 
 
 def _mobilenet_v2_small(path: str | Path) -> Imported:
-    config = {"network": "mobilenet_v2_small", "statistics": "picture"}
+    config = {"network": "mobilenet_v2_small", "statistics": "instance"}
     return config, weights.import_mobilenet_v2_small(path)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of any size to the square input of a pose network, and key points back."""
+"""Images of any size to the square input of a pose network, and key points back."""
 
 import cv2
 import numpy as np
@@ -10,18 +10,18 @@ INPUT_SIZE = 368
 
 
 def letterbox(image: np.ndarray, size: int = INPUT_SIZE) -> tuple[np.ndarray, float]:
-    """Fits a picture into a square, its aspect ratio kept.
+    """Fits an image into a square, its aspect ratio kept.
 
     Args:
         image: uint8 [H, W, 3].
         size: side of the square in pixels.
 
     Returns:
-        uint8 [size, size, 3] with the picture at the top left, its longer side `size` long, and 0
+        uint8 [size, size, 3] with the image at the top left, its longer side `size` long, and 0
         elsewhere; and the scale, size / max(H, W).
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise ValueError(f"expected a picture uint8 [H, W, 3], got {image.dtype} {image.shape}")
+        raise ValueError(f"expected an image uint8 [H, W, 3], got {image.dtype} {image.shape}")
     height, width = image.shape[:2]
     fitted_height, fitted_width = fitted_size(height, width, size)
     scale = size / max(height, width)
@@ -34,18 +34,18 @@ def letterbox(image: np.ndarray, size: int = INPUT_SIZE) -> tuple[np.ndarray, fl
     return square, scale
 
 
-def to_picture(
+def to_image(
     keypoints: np.ndarray, height: int, width: int, size: int = INPUT_SIZE
 ) -> np.ndarray:
-    """Maps key points found in a letterboxed picture to pixels of the picture itself.
+    """Maps key points found in a letterboxed image to pixels of the image itself.
 
     Args:
         keypoints: float [..., J, 3] in pixels of the square.
-        height, width: of the picture, in pixels.
+        height, width: of the image, in pixels.
         size: side of the square in pixels.
 
     Returns:
-        float32 [..., J, 3]; scores are kept. A joint found outside the picture, where the square
+        float32 [..., J, 3]; scores are kept. A joint found outside the image, where the square
         is empty, becomes a missing one.
     """
     fitted_height, fitted_width = fitted_size(height, width, size)
@@ -60,7 +60,7 @@ def to_picture(
 
 
 def fitted_size(height: int, width: int, size: int = INPUT_SIZE) -> tuple[int, int]:
-    """Height and width in pixels that a picture has inside its square."""
+    """Height and width in pixels that an image has inside its square."""
     # In whole numbers, so that compiled programs get the same.
     longer = max(height, width)
     down, across = ((2 * side * size + longer) // (2 * longer) for side in (height, width))

@@ -53,6 +53,8 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     """
     attributes = dict(config)
     name = attributes.pop("network", None)
+    if attributes.get("statistics") == "picture":  # checkpoints of jdance 0.1 call it so
+        attributes["statistics"] = "instance"
     kind = find_network(name)
     for key, largest in _LARGEST.items():
         if not isinstance(attributes.get(key, 1), int) or attributes.get(key, 1) > largest:
@@ -95,7 +97,7 @@ def import_mobilenet_v2_small(path: str | Path) -> Variables:
         path: the frozen TensorFlow graph (graph_opt.pb of the tf-pose-estimation project).
 
     Returns:
-        The variables of `MobileNetV2Small(statistics="picture")`: the graph holds no running
+        The variables of `MobileNetV2Small(statistics="instance")`: the graph holds no running
         statistics for the backbone.
 
     Raises:
@@ -104,7 +106,7 @@ def import_mobilenet_v2_small(path: str | Path) -> Variables:
     constants = graphdef.read_constants(path)
     # Freezing appends a counter: SCOPE/weights/read/_2__cf__2.
     tensors = {re.sub(r"/read(/_\d+__cf__\d+)?$", "", name): c for name, c in constants.items()}
-    net = pose_mobilenet.MobileNetV2Small(statistics="picture")
+    net = pose_mobilenet.MobileNetV2Small(statistics="instance")
     imported = {}
     for path_in_net, expected in abstract_variables(net).items():
         tensor_name = _tensorflow_name(path_in_net)
@@ -186,8 +188,8 @@ def with_statistics(variables: Mapping[str, Any], backbone: Mapping[str, Any]) -
 def calibrate(variables: Mapping[str, Any], images: np.ndarray) -> Variables:
     """Measures fixed batch-norm statistics for the backbone of "mobilenet_v2_small".
 
-    All pictures go through as one batch: each layer's mean and (biased) variance are over all
-    pixels of all pictures, in which every layer before it is normalised by such statistics, too.
+    All images go through as one batch: each layer's mean and (biased) variance are over all
+    pixels of all images, in which every layer before it is normalised by such statistics, too.
 
     Args:
         variables: `params`, and `batch_stats` of at least the stages.
@@ -210,22 +212,22 @@ def calibrate(variables: Mapping[str, Any], images: np.ndarray) -> Variables:
 def calibrate_folder(
     variables: Mapping[str, Any], folder: str | Path, max_images: int = 64
 ) -> Variables:
-    """`calibrate` with the pictures in a folder and the folders below it, letterboxed.
+    """`calibrate` with the images in a folder and the folders below it, letterboxed.
 
     Args:
         variables: as for `calibrate`.
-        folder: with pictures (`images.SUFFIXES`); other files are passed over.
-        max_images: of a larger folder so many pictures are used, evenly spaced in the order of
+        folder: with images (`images.SUFFIXES`); other files are passed over.
+        max_images: of a larger folder so many images are used, evenly spaced in the order of
             their names, to bound the memory.
 
     Raises:
-        UserError: the folder holds no picture, or one that cannot be read.
+        UserError: the folder holds no image, or one that cannot be read.
     """
     folder = Path(folder)
     below = sorted(path for path in folder.rglob("*") if path.is_dir())
     paths = [path for place in (folder, *below) for path in images.find(place)]
     if not paths:
-        raise UserError(f"{folder}: no pictures in it")
+        raise UserError(f"{folder}: no images in it")
     if len(paths) > max_images:
         paths = [paths[i * len(paths) // max_images] for i in range(max_images)]
     return calibrate(variables, np.stack([letterbox(images.read(path))[0] for path in paths]))

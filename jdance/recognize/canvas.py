@@ -13,9 +13,9 @@ _STEP = 2048  # sides of what no square holds are multiples of this
 
 
 def canvas_size(height: int, width: int) -> tuple[int, int]:
-    """Height and width of the canvas for a picture.
+    """Height and width of the canvas for an image.
 
-    It is the smallest square that holds the picture. Large ones that are long and narrow get a
+    It is the smallest square that holds the image. Large ones that are long and narrow get a
     quarter of that square, and what no square holds gets a rectangle.
     """
     longer, shorter = max(height, width), min(height, width)
@@ -28,7 +28,7 @@ def canvas_size(height: int, width: int) -> tuple[int, int]:
 
 
 def place(images: Sequence[np.ndarray], size: tuple[int, int] | None = None) -> np.ndarray:
-    """Puts pictures uint8 [h, w, 3] at the top left of canvases uint8 [B, H, W, 3], 0 elsewhere.
+    """Puts images uint8 [h, w, 3] at the top left of canvases uint8 [B, H, W, 3], 0 elsewhere.
 
     Without a size it is the canvas of the largest height and width.
 

@@ -85,7 +85,7 @@ def export(
     height: int = 720,
     width: int = 1280,
     platforms: Sequence[str] = PLATFORMS,
-    whole_picture: bool = False,
+    whole_image: bool = False,
 ) -> dict[str, Any]:
     """Writes the program of a recognizer with a pose network.
 
@@ -94,7 +94,7 @@ def export(
         folder: new or empty.
         batch, height, width: shape of the frames; smaller ones are padded, larger ones refused.
         platforms: where it will run.
-        whole_picture: whether to classify the whole image where no person is found.
+        whole_image: whether to classify the whole image where no person is found.
 
     Returns:
         What program.json says.
@@ -106,7 +106,7 @@ def export(
     if any(folder.iterdir()):
         raise UserError(f"{folder}: is not empty; choose another --output")
     leaves, tree = jax.tree.flatten(recognizer.variables)
-    function, options = recognizer.function(), Options(recognizer.min_joints, whole_picture)
+    function, options = recognizer.function(), Options(recognizer.min_joints, whole_image)
 
     def flat(weights: list[Any], frames: Any, sizes: Any) -> tuple[Any, ...]:
         return tuple(function(jax.tree.unflatten(tree, weights), options, frames, sizes))

@@ -9,13 +9,13 @@ import numpy as np
 
 from jdance import skeleton
 from jdance.errors import UserError
-from jdance.train.posture import Part, PostureModel
+from jdance.train.posture import BodyPart, PostureModel
 
 _POOR = 0.25  # mean scores under this are worth a word; who does as most do has 0.5 on average
 _FEWEST = 5  # frames of a motion that advice on it needs
 
 
-def judge(keypoints: np.ndarray | None, motion: str, model: PostureModel) -> dict[str, Any]:
+def assess(keypoints: np.ndarray | None, motion: str, model: PostureModel) -> dict[str, Any]:
     """How a person [18, 3] does a motion: {"motion", "parts": [{"part", "score", "angle"}]}.
 
     The least usual part comes first; there is none where there are no key points.
@@ -25,7 +25,7 @@ def judge(keypoints: np.ndarray | None, motion: str, model: PostureModel) -> dic
     """
     if keypoints is None:
         keypoints = np.zeros((skeleton.NUM_JOINTS, 3), np.float32)
-    parts = sorted(model.judge(keypoints, motion), key=lambda part: part.score)
+    parts = sorted(model.assess(keypoints, motion), key=lambda part: part.score)
     return {"motion": motion, "parts": [_to_json(part) for part in parts]}
 
 
@@ -44,18 +44,18 @@ class Advice:
         """A dancer float [18, 3] in one frame."""
         if motion not in self._model.classes:
             return
-        for part in self._model.judge(keypoints, motion):
+        for part in self._model.assess(keypoints, motion):
             turn = np.radians(part.angle)
             self._sums[track, motion, part.name] += (1, part.score, np.sin(turn), np.cos(turn))
 
     def of(self, track: int) -> list[dict[str, Any]]:
         """Of each motion of a track: as `judge`, with the means over its `frames`."""
-        motions: dict[str, tuple[int, list[Part]]] = {}
+        motions: dict[str, tuple[int, list[BodyPart]]] = {}
         for (who, motion, name), (count, score, sine, cosine) in self._sums.items():
             if who == track and count >= _FEWEST:
                 most, parts = motions.get(motion, (0, []))
                 angle = float(np.degrees(np.arctan2(sine, cosine)))
-                parts.append(Part(name, score / count, angle))
+                parts.append(BodyPart(name, score / count, angle))
                 motions[motion] = max(most, int(count)), parts
         return [
             {
@@ -67,16 +67,16 @@ class Advice:
         ]
 
 
-def advice(judged: dict[str, Any], below: float = _POOR, most: int | None = None) -> str:
+def advice(assessment: dict[str, Any], below: float = _POOR, most: int | None = None) -> str:
     """What `judge` says in words: the parts with a score of at most `below`, the worst first.
 
     At most so many of them; None: all.
     """
-    poor = [sentence(part) for part in judged["parts"] if part["score"] <= below]
+    poor = [sentence(part) for part in assessment["parts"] if part["score"] <= below]
     return "; ".join(poor[:most]) or "nothing to correct"
 
 
-def judge_file(path: Path, model: PostureModel, motion: str = "") -> dict[str, Any]:
+def assess_file(path: Path, model: PostureModel, motion: str = "") -> dict[str, Any]:
     """Adds the judgement of everybody to a result of launch/recognize.py.
 
     Args:
@@ -103,7 +103,7 @@ def judge_file(path: Path, model: PostureModel, motion: str = "") -> dict[str, A
                 keypoints = np.array(keypoints, np.float32).reshape(skeleton.NUM_JOINTS, 3)
             expected = motion or person["motion"]
             known = expected in model.classes
-            person["feedback"] = judge(keypoints, expected, model) if known else None
+            person["feedback"] = assess(keypoints, expected, model) if known else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a result of launch/recognize.py ({error})") from error
     return content
@@ -115,5 +115,5 @@ def sentence(part: dict[str, Any]) -> str:
     return f"{part['part']} {part['score']:.2f}: turn {abs(part['angle']):.0f} degrees {way}"
 
 
-def _to_json(part: Part) -> dict[str, Any]:
+def _to_json(part: BodyPart) -> dict[str, Any]:
     return {"part": part.name, "score": round(part.score, 4), "angle": round(part.angle, 1)}

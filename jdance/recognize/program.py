@@ -31,11 +31,11 @@ class Recognized(NamedTuple):
     """The people in B frames, from left to right; rows after the last one are all zero.
 
     Attributes:
-        keypoints: float32 [B, P, 18, 3] in pixels of the frame and score; of a whole picture 0.
+        keypoints: float32 [B, P, 18, 3] in pixels of the frame and score; of a whole image 0.
         box: float32 [B, P, 4], x, y, width, height of the key points.
         probabilities: float32 [B, P, M].
         valid: bool [B, P], whether the row holds a person.
-        whole: bool [B], whether the frame's one person is the picture as a whole.
+        whole: bool [B], whether the frame's one person is the image as a whole.
     """
 
     keypoints: Array
@@ -52,7 +52,7 @@ class Network:
     Attributes:
         logits: (variables, image uint8 [N, S, S, 3] or None, features [N, D], valid [N]) -> [N, M].
         features: name of the feature set.
-        image_size: S, or 0 if it looks at no picture.
+        image_size: S, or 0 if it looks at no image.
     """
 
     logits: Callable[..., Array]
@@ -72,11 +72,11 @@ class Options(NamedTuple):
 
     Attributes:
         min_joints: int32 [], people with fewer joints are left out.
-        whole_picture: bool [], whether to classify the whole image where no person is found.
+        whole_image: bool [], whether to classify the whole image where no person is found.
     """
 
     min_joints: ArrayLike = 4
-    whole_picture: ArrayLike = False
+    whole_image: ArrayLike = False
 
 
 def find(
@@ -154,7 +154,7 @@ def name(
     keypoints = jnp.where(valid[..., None, None], keypoints, 0)
     low, high = _corners(keypoints)
     box = jnp.where(valid[..., None], jnp.concatenate([low, high - low], -1), 0)
-    whole = ~valid.any(-1) & options.whole_picture
+    whole = ~valid.any(-1) & options.whole_image
     first = whole[:, None] & (np.arange(valid.shape[1]) == 0)
     valid |= first
     full = jnp.concatenate([jnp.zeros_like(sizes), sizes[:, ::-1]], -1)

@@ -1,4 +1,4 @@
-"""From pictures to a motion for everybody in them: what callers use of the compiled program."""
+"""From images to a motion for everybody in them: what callers use of the compiled program."""
 
 import copy
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class Person:
     """A recognised person.
 
     Attributes:
-        keypoints: float32 [18, 3] in pixels of the picture, or None for a whole picture.
+        keypoints: float32 [18, 3] in pixels of the image, or None for a whole image.
         box: x, y, width, height of the key points, in pixels.
         motion: the most probable motion, or UNKNOWN.
         probabilities: float32 [M], in the order of the classes.
@@ -66,7 +66,7 @@ class Recognizer:
         config: the experiment of the motion network.
         classes: the motions' names.
         variables: the motion network's variables.
-        estimator: finds people; None: key points always come with the picture.
+        estimator: finds people; None: key points always come with the image.
         min_joints: people with fewer joints do not count as found.
         temperature: which the motion network's logits are divided by, see `calibration`.
         min_confidence: a person's motion is UNKNOWN where no motion is as probable as this.
@@ -92,7 +92,7 @@ class Recognizer:
             config.model.dtype = dtype
         if config.model.branches == "sequence":
             raise UserError(
-                "the run is a sequence network, which names motions of tracks, not of pictures; "
+                "the run is a sequence network, which names motions of tracks, not of images; "
                 "name it with --sequence_model, beside another --model"
             )
         if config.model.branches == "str":
@@ -190,18 +190,18 @@ class Recognizer:
         images: Sequence[np.ndarray],
         keypoints: Sequence[np.ndarray] | None = None,
         *,
-        whole_picture: bool = False,
+        whole_image: bool = False,
         size: tuple[int, int] | None = None,
     ) -> Recognized:
-        """Starts to recognise everybody in pictures, and returns before it is done.
+        """Starts to recognise everybody in images, and returns before it is done.
 
-        All devices share the pictures where their number divides that of the pictures.
+        All devices share the images where their number divides that of the images.
 
         Args:
-            images: B pictures uint8 RGB [H, W, 3], of any sizes.
+            images: B images uint8 RGB [H, W, 3], of any sizes.
             keypoints: float32 [N, 18, 3] of the people of each, if they are known.
-            whole_picture: where nobody is found, judge the picture as a whole.
-            size: height and width of the canvas; None: one of a few that suit the pictures.
+            whole_image: where nobody is found, judge the image as a whole.
+            size: height and width of the canvas; None: one of a few that suit the images.
 
         Returns:
             The result on the device; `people` waits for it.
@@ -218,7 +218,7 @@ class Recognizer:
             for row, people in zip(padded, keypoints, strict=True):
                 row[: len(people)] = people
             inputs.append(padded)
-        options = Options(np.int32(self.min_joints), np.bool_(whole_picture))
+        options = Options(np.int32(self.min_joints), np.bool_(whole_image))
         shared = jax.device_count() > 1 and len(images) % jax.device_count() == 0
         variables: Any = self._on_one
         place: Any = (jax.devices()[0],) * 2
@@ -231,7 +231,7 @@ class Recognizer:
         return run(variables, options, *inputs)
 
     def people(self, found: Recognized) -> list[list[Person]]:
-        """What `start` recognised, for each picture, from left to right (known: in their order)."""
+        """What `start` recognised, for each image, from left to right (known: in their order)."""
         host = jax.device_get(found)
         result = []
         for row, valid in enumerate(host.valid):
@@ -259,20 +259,20 @@ class Recognizer:
         image: np.ndarray,
         keypoints: np.ndarray | None = None,
         *,
-        whole_picture: bool = False,
+        whole_image: bool = False,
     ) -> list[Person]:
-        """Recognises everybody in a picture.
+        """Recognises everybody in an image.
 
         Args:
             image: uint8 RGB [H, W, 3].
             keypoints: float32 [N, 18, 3] of the people, if they are known; else they are sought.
-            whole_picture: if nobody is found, judge the picture as a whole.
+            whole_image: if nobody is found, judge the image as a whole.
 
         Returns:
             The people from left to right (known ones: in their order); maybe none.
         """
         known = None if keypoints is None else [keypoints]
-        return self.people(self.start([image], known, whole_picture=whole_picture))[0]
+        return self.people(self.start([image], known, whole_image=whole_image))[0]
 
 
 @cache

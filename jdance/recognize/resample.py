@@ -1,7 +1,7 @@
 """Letterboxing and cropping inside compiled programs, with the numbers of OpenCV.
 
 Resampling is separable: along each axis an output pixel is a weighted sum of a few source pixels,
-its taps. They follow from integers, which may be data of the program: one program serves pictures
+its taps. They follow from integers, which may be data of the program: one program serves images
 and squares of all sizes. Results agree with `pose.letterbox`, `crop.cut` and `augment.view` but for
 rounding.
 
@@ -162,7 +162,7 @@ def _gathered(
 
     def add(tap: Array, total: Array) -> Array:
         pixel, weight = at(tap)
-        rows = jax.vmap(lambda picture, places: picture[places])(source, pixel)
+        rows = jax.vmap(lambda image, places: image[places])(source, pixel)
         return total + weight[..., None, None] * rows
 
     shape = (source.shape[0], count, *source.shape[2:])

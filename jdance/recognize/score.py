@@ -30,7 +30,7 @@ class Score:
     tracks: int
 
 
-def judge(result: Path, truth: Path, keypoints: Path) -> Score:
+def score_video(result: Path, truth: Path, keypoints: Path) -> Score:
     """Judges one video.
 
     Each dancer is given the one track that is nearest to them in most frames. A second track of

@@ -12,7 +12,7 @@ from jdance.errors import UserError
 from jdance.train import calibration, loop
 
 
-class SequenceNamer:
+class SequenceClassifier:
     """Names the motion of a person in a few seconds of a track.
 
     Attributes:

@@ -12,14 +12,14 @@ import numpy as np
 
 from jdance.data import crop
 from jdance.recognize import tracking
-from jdance.recognize.tracking import Sighting, Track, Tracker
+from jdance.recognize.tracking import Detection, Track, Tracker
 
 # (key points [T, 18, 3] of a track, their times [T] in seconds) -> probabilities [M]
-SequenceNamer = Callable[[np.ndarray, np.ndarray], np.ndarray]
+SequenceClassifier = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Followed:
+class TrackedPerson:
     """One person in one frame.
 
     Attributes:
@@ -38,13 +38,13 @@ class Followed:
 
 
 @dataclass(frozen=True)
-class FollowedFrame:
+class TrackedFrame:
     """A frame with everybody in it, by track; the image is uint8 RGB [H, W, 3] or None."""
 
     index: int
     time: float
     image: np.ndarray | None
-    people: list[Followed]
+    people: list[TrackedPerson]
 
 
 @dataclass
@@ -72,10 +72,10 @@ class Stream:
         *,
         window: float = 0.5,
         lag: float = 0.5,
-        namer: SequenceNamer | None = None,
+        classifier: SequenceClassifier | None = None,
     ):
         self._tracker = tracker or Tracker()
-        self._window, self._lag, self._namer = window, min(lag, window), namer
+        self._window, self._lag, self._namer = window, min(lag, window), classifier
         self._waiting: deque[_Entry] = deque()
         self._past: deque[_Entry] = deque()
         self._named: dict[int, tuple[float, np.ndarray]] = {}
@@ -87,7 +87,7 @@ class Stream:
         image: np.ndarray | None,
         keypoints: Sequence[np.ndarray],
         probabilities: Sequence[np.ndarray],
-    ) -> Iterator[FollowedFrame]:
+    ) -> Iterator[TrackedFrame]:
         """Takes a frame with its N people [18, 3] and their probabilities [M]; yields what is done.
 
         Times, in seconds, must grow.
@@ -95,8 +95,8 @@ class Stream:
         people = np.array(keypoints, np.float32).reshape(-1, 18, 3)
         entry = _Entry(index, time, image)
         for sighting in self._tracker.update(time, people):
-            chances = _mean(sighting, people, probabilities)
-            entry.seen[id(sighting.track)] = (sighting.track, sighting.keypoints, chances)
+            probabilities_ = _mean(sighting, people, probabilities)
+            entry.seen[id(sighting.track)] = (sighting.track, sighting.keypoints, probabilities_)
         self._waiting.append(entry)
         # Where frames are far apart, it takes some more until it is known who is a person. The
         # frame's own time may be half a thousandth off.
@@ -104,12 +104,12 @@ class Stream:
         while len(self._waiting) >= least and time - self._waiting[0].time >= self._lag - 1e-3:
             yield self._finish()
 
-    def flush(self) -> Iterator[FollowedFrame]:
+    def flush(self) -> Iterator[TrackedFrame]:
         """The frames that are left, at the end."""
         while self._waiting:
             yield self._finish()
 
-    def _finish(self) -> FollowedFrame:
+    def _finish(self) -> TrackedFrame:
         entry = self._waiting.popleft()
         while self._past and entry.time - self._past[0].time > self._window:
             self._past.popleft()
@@ -123,14 +123,14 @@ class Stream:
             if keypoints is None or not keypoints.any():
                 continue
             near = [e for e in around if key in e.seen]
-            chances = self._chances(key, entry.time, near)
+            probabilities_ = self._chances(key, entry.time, near)
             box = crop.tight_box(keypoints)
-            people.append(Followed(track.number, keypoints, box, chances, bridged))
+            people.append(TrackedPerson(track.number, keypoints, box, probabilities_, bridged))
         self._past.append(entry)
         people.sort(key=lambda person: person.track)
         self._named = {key: value for key, value in self._named.items() if key in tracks}
         image, entry.image = entry.image, None
-        return FollowedFrame(entry.index, entry.time, image, people)
+        return TrackedFrame(entry.index, entry.time, image, people)
 
     def _keypoints(
         self, key: int, entry: _Entry, around: list[_Entry]
@@ -158,12 +158,12 @@ class Stream:
             return near[-1].seen[key][2]
         weights = np.array([1.05 - abs(e.time - time) / self._window for e in near])
         weights = np.maximum(weights, 0.05)
-        chances = np.stack([e.seen[key][2] for e in near])
-        return (weights[:, None] * chances).sum(0) / weights.sum()
+        probabilities_ = np.stack([e.seen[key][2] for e in near])
+        return (weights[:, None] * probabilities_).sum(0) / weights.sum()
 
 
 def _mean(
-    sighting: Sighting, people: np.ndarray, probabilities: Sequence[np.ndarray]
+    sighting: Detection, people: np.ndarray, probabilities: Sequence[np.ndarray]
 ) -> np.ndarray:
     """The mean probabilities of a sighting's members, by their numbers of joints."""
     weights = [float((people[member, :, 2] > 0).sum()) for member in sighting.members]

@@ -97,7 +97,7 @@ class Track:
 
 
 @dataclass(frozen=True)
-class Sighting:
+class Detection:
     """Somebody seen in one frame.
 
     Attributes:
@@ -206,7 +206,7 @@ class Tracker:
             whole = people[members[0]]
             for other in members[1:]:
                 whole = np.where(skeleton.is_present(whole)[:, None], whole, people[other])
-            sightings.append(Sighting(track, self._take(track, when, whole), members))
+            sightings.append(Detection(track, self._take(track, when, whole), members))
         for track, _ in groups:  # from left to right
             if track.number is None and track.hits >= config.min_hits:
                 track.number, self._count = self._count, self._count + 1

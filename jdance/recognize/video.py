@@ -17,8 +17,8 @@ from jdance.progress import counted, rounded
 from jdance.recognize import feedback, timeline
 from jdance.recognize.program import Recognized
 from jdance.recognize.recognizer import Recognizer, motion_of, number_of
-from jdance.recognize.sequences import SequenceNamer
-from jdance.recognize.stream import FollowedFrame, Stream
+from jdance.recognize.sequences import SequenceClassifier
+from jdance.recognize.stream import TrackedFrame, Stream
 from jdance.report import draw
 from jdance.report.video import Report
 from jdance.train.posture import PostureModel
@@ -85,7 +85,7 @@ def recognize_video(
     settings: Settings,
     *,
     keypoints: Path | None = None,
-    namer: SequenceNamer | None = None,
+    classifier: SequenceClassifier | None = None,
     show: Callable[[np.ndarray], bool] | None = None,
     told: Callable[[int, int], None] | None = None,
 ) -> str:
@@ -116,7 +116,7 @@ def recognize_video(
         frames = _recognized(recognizer, video, settings, known, told)
         fps = video.fps / settings.every
         lag = 0.2 if video.is_camera else None
-        _write(recognizer, frames, str(source), video.size, fps, stem, settings, namer, show, lag)
+        _write(recognizer, frames, str(source), video.size, fps, stem, settings, classifier, show, lag)
         problems = [video.problem] * bool(video.problem)
         if known and known.problems:
             first = known.problems[min(known.problems)]
@@ -131,18 +131,18 @@ def recognize_skeletons(
     stem: Path,
     settings: Settings,
     *,
-    namer: SequenceNamer | None = None,
+    classifier: SequenceClassifier | None = None,
 ) -> str:
     """Recognises the motions in a clip of skeletons: a folder of OpenPose's JSON, a file a frame.
 
     Writes STEM.json, STEM.csv and STEM.html. Returns what was wrong with some of the files.
 
     Raises:
-        UserError: the motion network looks at pictures, or not one file can be used.
+        UserError: the motion network looks at images, or not one file can be used.
     """
-    if recognizer.network.image_size and namer is None:
+    if recognizer.network.image_size and classifier is None:
         raise UserError(
-            f"{folder}: holds no pictures, which --model looks at; train one with "
+            f"{folder}: holds no images, which --model looks at; train one with "
             "--config.model.branches=keypoints, or name a --sequence_model"
         )
     bad: list[str] = []
@@ -166,12 +166,12 @@ def recognize_skeletons(
             raise UserError(f"{folder}: not one frame can be used; the first, {bad[0]}")
 
     fps = settings.fps / settings.every
-    _write(recognizer, frames(), str(folder), None, fps, stem, settings, namer, None, None)
+    _write(recognizer, frames(), str(folder), None, fps, stem, settings, classifier, None, None)
     return f"{counted(len(bad), 'frame')} left out; the first, {bad[0]}" if bad else ""
 
 
 def _named(recognizer: Recognizer, people: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Probabilities of skeletons without a picture; any, if the network needs one."""
+    """Probabilities of skeletons without an image; any, if the network needs one."""
     if recognizer.network.image_size:
         return [np.zeros(len(recognizer.classes), np.float32) for _ in people]
     nothing = np.zeros((1, 1, 3), np.uint8)
@@ -215,15 +215,15 @@ def _recognized(
 
     # A camera's frames are dropped where computing cannot keep up.
     for batch in _batches(videos.ahead(video, 2 * size, newest=video.is_camera), size):
-        pictures = [frame.image for frame in batch]
+        batch_images = [frame.image for frame in batch]
         # The last batch is filled up, so that nothing is compiled for it.
-        pictures += [pictures[-1]] * (size - len(pictures))
+        batch_images += [batch_images[-1]] * (size - len(batch_images))
         people = None
         if known is not None:
             people = [known(frame.index) for frame in batch]
             people += [people[-1]] * (size - len(people))
-        shape = pictures[0].shape[:2]
-        running.append((batch, recognizer.start(pictures, people, size=shape)))
+        shape = batch_images[0].shape[:2]
+        running.append((batch, recognizer.start(batch_images, people, size=shape)))
         if len(running) > 1:
             yield from finish()
     while running:
@@ -249,14 +249,14 @@ def _write(
     fps: float,
     stem: Path,
     settings: Settings,
-    namer: SequenceNamer | None,
+    classifier: SequenceClassifier | None,
     show: Callable[[np.ndarray], bool] | None,
     lag: float | None,
 ) -> None:
     """Follows people through the frames and writes all results."""
-    classes = namer.classes if namer else recognizer.classes
-    window = settings.sequence if namer else settings.window
-    stream = Stream(window=window, lag=window if lag is None else lag, namer=namer)
+    classes = classifier.classes if classifier else recognizer.classes
+    window = settings.sequence if classifier else settings.window
+    stream = Stream(window=window, lag=window if lag is None else lag, classifier=classifier)
     times = timeline.Timeline(1 / fps)
     advice = feedback.Advice(settings.posture) if settings.posture else None
     head = {
@@ -273,7 +273,7 @@ def _write(
         result = stack.enter_context(closing(JsonStream(_beside(stem, ".json"), head)))
         writer = None
         if settings.annotate and size is not None:
-            writer = stack.enter_context(closing(videos.Writer(videos.output_path(stem), fps)))
+            writer = stack.enter_context(closing(videos.VideoWriter(videos.output_path(stem), fps)))
         for frame in _followed(stream, frames):
             motions = [
                 motion_of(p.probabilities, classes, recognizer.min_confidence) for p in frame.people
@@ -288,8 +288,8 @@ def _write(
             ]
             if frame.image is not None and (writer or show or any(new)):
                 drawn = _drawn(frame, motions, classes)
-                if any(new) and page.wants_pictures:
-                    page.add_picture(frame.time, _small(drawn))
+                if any(new) and page.wants_images:
+                    page.add_image(frame.time, _small(drawn))
                 if writer:
                     writer.write(frame.time, drawn)
                 if show and not show(drawn):
@@ -303,17 +303,17 @@ def _write(
             for track in tracks:
                 # Not of motions too short for the timeline.
                 track["posture"] = [
-                    judged
-                    for judged in advice.of(track["track"])
-                    if judged["motion"] in track["seconds"]
+                    assessment
+                    for assessment in advice.of(track["track"])
+                    if assessment["motion"] in track["seconds"]
                 ]
         result.finish({"tracks": tracks})
     timeline.write_csv(_beside(stem, ".csv"), segments)
     if settings.report:
         said = [
-            f"Dancer {track['track']}, {judged['motion']}: {feedback.advice(judged, most=3)}"
+            f"Dancer {track['track']}, {assessment['motion']}: {feedback.advice(assessment, most=3)}"
             for track in tracks
-            for judged in track.get("posture", [])
+            for assessment in track.get("posture", [])
         ]
         page.write(_beside(stem, ".html"), segments, last + 1 / fps, said)
 
@@ -322,13 +322,13 @@ def _beside(stem: Path, suffix: str) -> Path:
     return stem.with_name(stem.name + suffix)
 
 
-def _followed(stream: Stream, frames: Iterable[_Recognized]) -> Iterator[FollowedFrame]:
+def _followed(stream: Stream, frames: Iterable[_Recognized]) -> Iterator[TrackedFrame]:
     for frame in frames:
         yield from stream.add(*frame)
     yield from stream.flush()
 
 
-def _entry(frame: FollowedFrame, motions: list[str]) -> dict[str, Any]:
+def _entry(frame: TrackedFrame, motions: list[str]) -> dict[str, Any]:
     return {
         "index": frame.index,
         "time": round(frame.time, 4),
@@ -346,7 +346,7 @@ def _entry(frame: FollowedFrame, motions: list[str]) -> dict[str, Any]:
     }
 
 
-def _drawn(frame: FollowedFrame, motions: list[str], classes: Sequence[str]) -> np.ndarray:
+def _drawn(frame: TrackedFrame, motions: list[str], classes: Sequence[str]) -> np.ndarray:
     assert frame.image is not None
     return draw.people(
         frame.image,

@@ -13,9 +13,9 @@ from jdance.data import images, records
 from jdance.errors import UserError
 from jdance.report import draw
 from jdance.report.charts import confusion
-from jdance.report.html import Gallery, Picture, Table
+from jdance.report.html import Gallery, Figure, Table
 
-_SIDE = 160  # pixels of small pictures
+_SIDE = 160  # pixels of small images
 
 
 def interval(share: float, count: int) -> tuple[float, float]:
@@ -52,7 +52,7 @@ def counts_table(dataset: records.Dataset, caption: str) -> Table:
 
 
 def confusion_blocks(counts: np.ndarray, classes: Sequence[str], name: str) -> list:
-    """A confusion matrix [M, M] as a picture and as numbers."""
+    """A confusion matrix [M, M] as an image and as numbers."""
     worst = [
         f"{classes[a]} taken for {classes[b]} {counts[a, b]} times"
         for a, b in sorted(np.argwhere(~np.eye(len(classes), dtype=bool)).tolist(),
@@ -72,7 +72,7 @@ def confusion_blocks(counts: np.ndarray, classes: Sequence[str], name: str) -> l
     ]
     caption = f"Confusion of {name}: true class down, guess across"
     return [
-        Picture(caption, alt, confusion(counts, classes)),
+        Figure(caption, alt, confusion(counts, classes)),
         Table(f"{caption}; the last column is the accuracy in %", ["", *classes, "right"], rows),
     ]
 
@@ -96,7 +96,7 @@ def curve(rows: Sequence[Mapping[str, float]], key: str) -> list[tuple[float, fl
 def mistakes(
     found: Sequence[Mapping[str, Any]], source: Any, caption: str, limit: int = 12
 ) -> Gallery:
-    """Misclassified examples as pictures, with their skeletons.
+    """Misclassified examples as images, with their skeletons.
 
     Args:
         found: the `mistakes` of an evaluation, see `evaluation.mistakes`.
@@ -104,7 +104,7 @@ def mistakes(
         caption: of all.
         limit: how many to show.
     """
-    pictures = []
+    figures = []
     for mistake in found[:limit]:
         example = records.unpack(source[mistake["index"]])
         keypoints = example.keypoints
@@ -121,5 +121,5 @@ def mistakes(
         small = np.asarray(cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA))
         said = f"{mistake['true']}, taken for {mistake['guess']} ({mistake['probability']:.2f})"
         alt = f"A person whose motion is {said}; from {example.source}"
-        pictures.append(Picture(said, alt, images.encode_jpeg(small)))
-    return Gallery(caption, pictures)
+        figures.append(Figure(said, alt, images.encode_jpeg(small)))
+    return Gallery(caption, figures)

@@ -1,4 +1,4 @@
-"""Draws what was recognised into pictures."""
+"""Draws what was recognised into images."""
 
 import os
 import sys
@@ -56,7 +56,7 @@ def people(
         uint8 RGB [H, W, 3].
     """
     canvas = image.copy()
-    # The line width that suits the picture; of a panorama only as much as it is high counts.
+    # The line width that suits the image; of a panorama only as much as it is high counts.
     longer, shorter = max(image.shape[:2]), min(image.shape[:2])
     unit = max(1.0, min(longer, 3 * shorter) / 640)
     for person in keypoints:
@@ -74,7 +74,7 @@ def people(
 
 
 def skeleton_of(image: np.ndarray, person: np.ndarray) -> np.ndarray:
-    """Draws a skeleton [18, 3] into a picture uint8 RGB [H, W, 3], which stays as it is."""
+    """Draws a skeleton [18, 3] into an image uint8 RGB [H, W, 3], which stays as it is."""
     canvas = image.copy()
     _skeleton(canvas, person, max(1.0, max(image.shape[:2]) / 300))
     return canvas

@@ -1,4 +1,4 @@
-"""What a report consists of, free of how it is shown: sections of texts, tables and pictures."""
+"""What a report consists of, free of how it is shown: sections of texts, tables and images."""
 
 import base64
 import re
@@ -30,8 +30,8 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture with a caption and, for those who cannot see it, a description.
+class Figure:
+    """An image with a caption and, for those who cannot see it, a description.
 
     Fields:
         content: an SVG element as text, or the bytes of a JPEG file.
@@ -44,13 +44,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Small pictures side by side."""
+    """Small images side by side."""
 
     caption: str
-    pictures: Sequence[Picture]
+    figures: Sequence[Figure]
 
 
-Block = Text | Table | Picture | Gallery
+Block = Text | Table | Figure | Gallery
 
 
 @dataclass
@@ -89,7 +89,7 @@ svg { display: block; width: 100%; height: auto; max-width: 34rem; }
 
 
 def to_html(title: str, sections: Sequence[Section]) -> str:
-    """A page that needs nothing else: no network, no script, pictures inside."""
+    """A page that needs nothing else: no network, no script, images inside."""
     body = [f"<h1>{escape(title)}</h1>"]
     for section in sections:
         blocks = "\n".join(_block_html(block) for block in section.blocks)
@@ -104,7 +104,7 @@ def to_html(title: str, sections: Sequence[Section]) -> str:
 
 
 def to_markdown(title: str, sections: Sequence[Section]) -> str:
-    """The texts and tables; of pictures only their descriptions."""
+    """The texts and tables; of images only their descriptions."""
     parts = [f"# {title}"]
     for section in sections:
         parts.append(f"## {section.title}")
@@ -135,17 +135,17 @@ def _block_html(block: Block) -> str:
             f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div></figure>"
         )
     if isinstance(block, Gallery):
-        inside = "\n".join(_block_html(picture) for picture in block.pictures)
+        inside = "\n".join(_block_html(figure) for figure in block.figures)
         return f'<p>{escape(block.caption)}</p>\n<div class="gallery">\n{inside}\n</div>'
     if isinstance(block.content, str):
-        # Read out as one picture; the description replaces what is drawn.
-        picture = re.sub(
+        # Read out as one image; the description replaces what is drawn.
+        figure = re.sub(
             "^<svg", f'<svg role="img" aria-label="{escape(block.alt)}"', block.content, count=1
         )
     else:
         data = base64.b64encode(block.content).decode()
-        picture = f'<img src="data:image/jpeg;base64,{data}" alt="{escape(block.alt)}">'
-    return f"<figure>{picture}<figcaption>{escape(block.caption)}</figcaption></figure>"
+        figure = f'<img src="data:image/jpeg;base64,{data}" alt="{escape(block.alt)}">'
+    return f"<figure>{figure}<figcaption>{escape(block.caption)}</figcaption></figure>"
 
 
 def _block_markdown(block: Block) -> str:
@@ -154,5 +154,5 @@ def _block_markdown(block: Block) -> str:
     if isinstance(block, Table):
         return f"{block.caption}\n\n{table_markdown(block)}"
     if isinstance(block, Gallery):
-        return "\n".join([block.caption, "", *(f"- {p.caption}" for p in block.pictures)])
+        return "\n".join([block.caption, "", *(f"- {p.caption}" for p in block.figures)])
     return f"{block.caption}: {block.alt}"

@@ -10,7 +10,7 @@ import numpy as np
 from jdance.data import records
 from jdance.errors import UserError
 from jdance.report import blocks, charts, html
-from jdance.report.html import Picture, Section, Table, Text
+from jdance.report.html import Figure, Section, Table, Text
 from jdance.train import experiment
 
 
@@ -66,8 +66,8 @@ def _training(workdir: Path) -> Section:
     lines = {title: line for key, title in names.items() if (line := blocks.curve(rows, key))}
     if lines:
         said = ", ".join(f"{title} ends at {line[-1][1]:.3f}" for title, line in lines.items())
-        picture = charts.curves(lines, "epoch", "accuracy")
-        section.blocks.append(Picture("Accuracy in training", f"Curves: {said}", picture))
+        image = charts.curves(lines, "epoch", "accuracy")
+        section.blocks.append(Figure("Accuracy in training", f"Curves: {said}", image))
     return section
 
 
@@ -96,11 +96,11 @@ def _evaluation(name: str, result: Mapping[str, Any], classes: list[str], folder
     if result.get("mistakes"):
         try:
             source = records.Dataset(result.get("data") or folder).source(result["split"])
-        except UserError:  # moved or deleted since: the numbers stand without pictures
+        except UserError:  # moved or deleted since: the numbers stand without images
             return section
         caption = "Mistakes of which it was most certain: true class, guess, its probability"
         gallery = blocks.mistakes(result["mistakes"], source, caption)
-        if gallery.pictures:
+        if gallery.images:
             section.blocks.append(gallery)
     return section
 

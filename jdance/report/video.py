@@ -7,13 +7,13 @@ from pathlib import Path
 from jdance.progress import counted
 from jdance.recognize.timeline import Segment
 from jdance.report import draw
-from jdance.report.html import Block, Gallery, Picture, Section, Table, Text, to_html
+from jdance.report.html import Block, Gallery, Figure, Section, Table, Text, to_html
 
-_PICTURES = 24  # key frames at most
+_MAX_KEY_FRAMES = 24  # key frames at most
 _HOW = (
     "Means of all frames of a motion, the three least usual parts of the body. A score of 0.5 is "
     "as most do it, towards 0 the more unusual; "
-    "directions are those in the picture."
+    "directions are those in the image."
 )
 
 
@@ -27,15 +27,15 @@ class Report:
 
     def __init__(self, title: str, classes: Sequence[str]):
         self._title, self._classes = title, list(classes)
-        self._pictures: list[tuple[float, bytes]] = []
+        self._images: list[tuple[float, bytes]] = []
 
     @property
-    def wants_pictures(self) -> bool:
-        return len(self._pictures) < _PICTURES
+    def wants_images(self) -> bool:
+        return len(self._images) < _MAX_KEY_FRAMES
 
-    def add_picture(self, time: float, jpeg: bytes) -> None:
+    def add_image(self, time: float, jpeg: bytes) -> None:
         """A key frame, at a time in seconds."""
-        self._pictures.append((time, jpeg))
+        self._images.append((time, jpeg))
 
     def write(
         self, path: Path, segments: Sequence[Segment], end: float, advice: Sequence[str] = ()
@@ -51,16 +51,16 @@ class Report:
         if tracks:
             spoken = "; ".join(f"dancer {s.track}: {_spoken(s)}" for s in segments)
             timeline = self._timeline(segments, tracks, present, end)
-            motions.append(Picture("Who did what when.", spoken, timeline))
+            motions.append(Figure("Who did what when.", spoken, timeline))
         sections = [Section("Motions", motions)]
         if tracks:
             sections.append(Section("Time spent", [_table(segments, tracks, present)]))
         if advice:
             sections.append(Section("What to correct", [Text(_HOW), *map(Text, advice)]))
-        if self._pictures:
+        if self._images:
             frames = [
-                Picture(_clock(time), f"key frame at {_clock(time)}", jpeg)
-                for time, jpeg in self._pictures
+                Figure(_clock(time), f"key frame at {_clock(time)}", jpeg)
+                for time, jpeg in self._images
             ]
             sections.append(Section("Key frames", [Gallery("", frames)]))
         path.write_text(to_html(self._title, sections), encoding="utf-8")

@@ -25,7 +25,7 @@ class Stage:
     Attributes:
         kind: one of KINDS.
         camera, light: of the whole group.
-        backdrop: uint8 [H, W, 3], the picture without dancers.
+        backdrop: uint8 [H, W, 3], the image without dancers.
         haze: uint8 [H, W, 3], light cones to be added over the dancers.
         crowd: float32 [H, W], how much the silhouettes of the audience cover.
         gloss: how strongly the floor mirrors.
@@ -45,7 +45,7 @@ class Stage:
 
 
 def random_stage(rng: np.random.Generator, troupe: int, size: tuple[int, int]) -> Stage:
-    """A stage with room for `troupe` dancers, in a picture of `size` (width, height) pixels."""
+    """A stage with room for `troupe` dancers, in an image of `size` (width, height) pixels."""
     width, height = size
     camera = _random_camera(rng, troupe, size)
     kind = KINDS[rng.integers(len(KINDS))]
@@ -54,15 +54,15 @@ def random_stage(rng: np.random.Generator, troupe: int, size: tuple[int, int]) -
     x, y, z, is_floor = _rays(camera, wall, size)
 
     floor, backdrop = _floor(x, z, kind, rng), _BACKDROPS[kind](x, y, rng)
-    picture = np.where(is_floor[..., None], floor, backdrop).astype(np.float32)
+    image = np.where(is_floor[..., None], floor, backdrop).astype(np.float32)
     # Darker towards the foot of the backdrop, where the floor meets it.
-    picture *= (1 - 0.35 * np.exp(-((np.where(is_floor, (z + wall) * 0.8, y) / 0.35) ** 2)))[
+    image *= (1 - 0.35 * np.exp(-((np.where(is_floor, (z + wall) * 0.8, y) / 0.35) ** 2)))[
         ..., None
     ]
-    _props(picture, camera, wall, dark, rng)
+    _props(image, camera, wall, dark, rng)
 
     lamps = [_lamp_colour(rng, dark) for _ in range(rng.integers(3, 7))]
-    pools = np.zeros_like(picture)
+    pools = np.zeros_like(image)
     haze = np.zeros((height // 2, width // 2, 3), np.float32)
     for k, colour in enumerate(lamps):
         at = np.array([(k + 0.5) / len(lamps) * 2 - 1, 0, 0]) * stage_width(camera, size) * 0.45
@@ -73,16 +73,16 @@ def random_stage(rng: np.random.Generator, troupe: int, size: tuple[int, int]) -
         pools += pool[..., None].astype(np.float32) * np.array(colour, np.float32)
         _cone(haze, camera, at, radius, colour, rng)
     strength = rng.uniform(0.35, 0.6) if dark else rng.uniform(0.05, 0.15)
-    picture *= 1 + 1.6 * strength * pools
-    picture += 0.28 * strength * pools
+    image *= 1 + 1.6 * strength * pools
+    image += 0.28 * strength * pools
     haze = _enlarge(cv2.GaussianBlur(haze, (0, 0), 5 * width / 640), size)
     haze *= rng.uniform(0.6, 1.0) if dark else rng.uniform(0.0, 0.12)
-    picture += haze * 0.75
+    image += haze * 0.75
     centre = np.hypot(
         (np.arange(width) - width / 2)[None] / width,
         (np.arange(height) - height / 2)[:, None] / height,
     )
-    picture *= (1 - (0.75 if dark else 0.35) * np.maximum(centre - 0.25, 0))[..., None]
+    image *= (1 - (0.75 if dark else 0.35) * np.maximum(centre - 0.25, 0))[..., None]
 
     crowd = (
         _crowd(camera, size, rng) if rng.random() < 0.45 else np.zeros((height, width), np.float32)
@@ -91,7 +91,7 @@ def random_stage(rng: np.random.Generator, troupe: int, size: tuple[int, int]) -
         kind=kind,
         camera=camera,
         light=_random_light(lamps, dark, rng),
-        backdrop=_to_bytes(picture),
+        backdrop=_to_bytes(image),
         haze=_to_bytes(haze * 0.35),
         crowd=crowd,
         gloss=float(rng.uniform(0.0, 0.12) if kind == "open_air" else rng.uniform(0.05, 0.4)),
@@ -100,17 +100,17 @@ def random_stage(rng: np.random.Generator, troupe: int, size: tuple[int, int]) -
     )
 
 
-def _enlarge(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return np.asarray(cv2.resize(picture, size), np.float32)
+def _enlarge(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(cv2.resize(image, size), np.float32)
 
 
 def stage_width(camera: Camera, size: tuple[int, int]) -> float:
-    """How many metres of the stage's middle line the picture shows."""
+    """How many metres of the stage's middle line the image shows."""
     return size[0] * float(np.hypot(camera.position[0], camera.position[2])) / camera.focal
 
 
 def _random_camera(rng: np.random.Generator, troupe: int, size: tuple[int, int]) -> Camera:
-    tall = max(2.5, 0.40 * troupe + 1.3) * rng.uniform(1.0, 1.22)  # metres that the picture shows
+    tall = max(2.5, 0.40 * troupe + 1.3) * rng.uniform(1.0, 1.22)  # metres that the image shows
     tall = max(tall, (0.78 * troupe + 1.1) * size[1] / size[0])
     focal = size[1] / (2 * np.tan(np.radians(rng.uniform(17, 27))))
     distance = tall * focal / size[1]
@@ -142,8 +142,8 @@ def _lamp_colour(rng: np.random.Generator, dark: bool) -> Colour:
     return hsv(float(rng.uniform(0, 1)), 0.7, 1.0)
 
 
-def _to_bytes(picture: np.ndarray) -> np.ndarray:
-    return (np.clip(picture, 0, 1) * 255).astype(np.uint8)
+def _to_bytes(image: np.ndarray) -> np.ndarray:
+    return (np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
 def _rays(camera: Camera, wall: float, size: tuple[int, int]) -> tuple[np.ndarray, ...]:
@@ -368,23 +368,23 @@ _BACKDROPS: dict[str, Callable[[np.ndarray, np.ndarray, np.random.Generator], np
 }
 
 
-def _polygon(picture: np.ndarray, points: np.ndarray, colour: np.ndarray) -> None:
+def _polygon(image: np.ndarray, points: np.ndarray, colour: np.ndarray) -> None:
     """Fills a polygon of pixels [N, 2] with a colour [3] (or a tone [1]), with smooth edges."""
     fixed = np.round(np.clip(points, -9999, 9999) * 16).astype(np.int32)
-    cv2.fillConvexPoly(picture, fixed, [float(c) for c in colour], cv2.LINE_AA, 4)
+    cv2.fillConvexPoly(image, fixed, [float(c) for c in colour], cv2.LINE_AA, 4)
 
 
 def _box(
-    picture: np.ndarray, camera: Camera, x: float, z: float, size: Sequence[float], tone: np.ndarray
+    image: np.ndarray, camera: Camera, x: float, z: float, size: Sequence[float], tone: np.ndarray
 ) -> None:
     """A box on the floor, size (wide, high, deep) in metres: top, side and front."""
     w, h, d = size
     xs, ys, zs = np.meshgrid([x - w / 2, x + w / 2], [0, h], [z - d, z], indexing="ij")
     p = camera.project(np.stack([xs, ys, zs], -1))[0]  # [x, y, z, 2]
     side = p[1 if x < camera.position[0] else 0]
-    _polygon(picture, np.array([p[0, 1, 0], p[1, 1, 0], p[1, 1, 1], p[0, 1, 1]]), tone * 1.25)
-    _polygon(picture, np.array([side[0, 0], side[1, 0], side[1, 1], side[0, 1]]), tone * 0.6)
-    _polygon(picture, np.array([p[0, 0, 1], p[0, 1, 1], p[1, 1, 1], p[1, 0, 1]]), tone)
+    _polygon(image, np.array([p[0, 1, 0], p[1, 1, 0], p[1, 1, 1], p[0, 1, 1]]), tone * 1.25)
+    _polygon(image, np.array([side[0, 0], side[1, 0], side[1, 1], side[0, 1]]), tone * 0.6)
+    _polygon(image, np.array([p[0, 0, 1], p[0, 1, 1], p[1, 1, 1], p[1, 0, 1]]), tone)
 
 
 def _circle(radius_x: float, radius_y: float) -> np.ndarray:
@@ -393,20 +393,20 @@ def _circle(radius_x: float, radius_y: float) -> np.ndarray:
 
 
 def _disc(
-    picture: np.ndarray, camera: Camera, at: Sequence[float], radius: float, colour: np.ndarray,
+    image: np.ndarray, camera: Camera, at: Sequence[float], radius: float, colour: np.ndarray,
     squash: float = 1.0,
 ) -> None:  # fmt: skip
     """A disc of some metres that faces the camera."""
     point, depth = camera.project(np.array(at))
     pixels = radius * camera.focal / float(depth)
-    _polygon(picture, _circle(pixels, pixels * squash) + point, colour)
+    _polygon(image, _circle(pixels, pixels * squash) + point, colour)
 
 
 def _props(
-    picture: np.ndarray, camera: Camera, wall: float, dark: bool, rng: np.random.Generator
+    image: np.ndarray, camera: Camera, wall: float, dark: bool, rng: np.random.Generator
 ) -> None:
     """Loudspeakers, plants, steps, columns and crates along the backdrop."""
-    half = stage_width(camera, (picture.shape[1], picture.shape[0])) / 2 * 1.25
+    half = stage_width(camera, (image.shape[1], image.shape[0])) / 2 * 1.25
     dim = 0.55 if dark else 1.0
     for _ in range(rng.integers(0, 6)):
         x = float(rng.choice([-1, 1]) * rng.uniform(0.25, 1.05) * half)
@@ -414,39 +414,39 @@ def _props(
         kind = rng.integers(5)
         if kind == 0:
             high = float(rng.uniform(0.9, 1.7))
-            _box(picture, camera, x, z, (0.6, high, 0.4), _rgb(0.10, 0.10, 0.11))
+            _box(image, camera, x, z, (0.6, high, 0.4), _rgb(0.10, 0.10, 0.11))
             for share, radius in ((0.28, 0.22), (0.62, 0.18), (0.86, 0.08)):
-                _disc(picture, camera, (x, high * share, z), radius, _rgb(0.2, 0.2, 0.21))
-                _disc(picture, camera, (x, high * share, z), radius / 2, _rgb(0.05, 0.05, 0.06))
+                _disc(image, camera, (x, high * share, z), radius, _rgb(0.2, 0.2, 0.21))
+                _disc(image, camera, (x, high * share, z), radius / 2, _rgb(0.05, 0.05, 0.06))
         elif kind == 1:
-            _box(picture, camera, x, z, (0.34, 0.36, 0.3), _rgb(0.5, 0.3, 0.2) * dim)
+            _box(image, camera, x, z, (0.34, 0.36, 0.3), _rgb(0.5, 0.3, 0.2) * dim)
             for _leaf in range(40):
                 rise = rng.uniform(0, 1)
                 at = (x + rng.normal(0, 0.06 + 0.2 * rise * (1.2 - rise)), 0.38 + 0.8 * rise, z)
                 green = _rgb(*hsv(rng.uniform(0.25, 0.38), 0.6, rng.uniform(0.35, 0.6)))
-                _disc(picture, camera, at, rng.uniform(0.04, 0.09), green * dim, 0.6)
+                _disc(image, camera, at, rng.uniform(0.04, 0.09), green * dim, 0.6)
         elif kind == 2:
             tone = _rgb(*hsv(rng.uniform(0, 1), 0.2, 0.7)) * dim
             for step in range(3, 0, -1):
-                _box(picture, camera, x, z - 0.3 * step + 0.6, (1.5, 0.2 * step, 0.3), tone)
+                _box(image, camera, x, z - 0.3 * step + 0.6, (1.5, 0.2 * step, 0.3), tone)
         elif kind == 3:
             tone = _rgb(0.85, 0.82, 0.76) * dim
             for k, share in enumerate(np.linspace(-1, 1, 7)):
                 flute = tone * (0.95 - 0.3 * abs(share) - 0.06 * (k % 2))
-                _box(picture, camera, x + share * 0.14, z, (0.05, 3.6, 0.05), flute)
-            _box(picture, camera, x, z, (0.46, 0.2, 0.3), tone * 0.9)
+                _box(image, camera, x + share * 0.14, z, (0.05, 3.6, 0.05), flute)
+            _box(image, camera, x, z, (0.46, 0.2, 0.3), tone * 0.9)
         else:
             tone = _rgb(*hsv(rng.uniform(0, 1), rng.uniform(0.2, 0.7), 0.65)) * dim
-            _box(picture, camera, x, z, rng.uniform(0.35, 0.8, 3).tolist(), tone)
+            _box(image, camera, x, z, rng.uniform(0.35, 0.8, 3).tolist(), tone)
 
 
 def _cone(
     haze: np.ndarray, camera: Camera, at: np.ndarray, radius: float, colour: Colour,
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
-    """Light in the haze from a lamp over the picture's upper edge to a pool on the floor.
+    """Light in the haze from a lamp over the image's upper edge to a pool on the floor.
 
-    The haze is drawn at half the picture's size.
+    The haze is drawn at half the image's size.
     """
     height, width = haze.shape[:2]
     foot, depth = camera.project(at)

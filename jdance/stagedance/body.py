@@ -1,7 +1,7 @@
 """The dancers of StageDance: builds, poses within the limits of human joints, and the camera.
 
 Axes, in metres: of the body x to its own left, y up, z forward; of the stage x to the right of
-the picture, y up, z towards the camera, the floor at y = 0. Angles are in degrees. Where a pair
+the image, y up, z towards the camera, the floor at y = 0. Angles are in degrees. Where a pair
 is meant, index 0 is the right side and 1 the left.
 """
 
@@ -87,7 +87,7 @@ class Camera:
 
     Attributes:
         position: float64 [3], in metres.
-        rotation: float64 [3, 3], its rows the picture's right, down and the viewing direction.
+        rotation: float64 [3, 3], its rows the image's right, down and the viewing direction.
         focal: in pixels.
         centre: x and y of the principal point, in pixels.
     """
@@ -114,7 +114,7 @@ def camera_at(
         pan: in degrees, how far the camera stands to the right of the stage's axis.
         tilt: in metres, the height of the point over the stage's centre that it looks at.
         focal: in pixels.
-        size: width and height of the picture in pixels.
+        size: width and height of the image in pixels.
     """
     angle = np.radians(pan)
     position = np.array([distance * np.sin(angle), height, distance * np.cos(angle)])
@@ -194,7 +194,7 @@ def assemble(build: Build, pose: Pose, at: tuple[float, float], yaw: float) -> B
     Args:
         build, pose: its lengths and angles.
         at: x and z of the middle of the hips on the stage, in metres.
-        yaw: in degrees; 0 faces along z, positive turns to the right of the picture.
+        yaw: in degrees; 0 faces along z, positive turns to the right of the image.
     """
     pelvis = _turn(1, yaw) @ _turn(0, pose["pelvis_pitch"]) @ _turn(2, pose["pelvis_roll"])
     waist, spine, shoulders = _bend_spine(build, pose)

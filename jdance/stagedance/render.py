@@ -2,7 +2,7 @@
 
 A limb is a tapered tube. Every pixel of it gets a normal, a depth and a place on the surface
 (around, along), so that limbs cross correctly, light falls on them from a side, and cloth keeps its
-pattern when the body turns. Colours are float32 RGB in 0..1 until a picture is put together.
+pattern when the body turns. Colours are float32 RGB in 0..1 until an image is put together.
 """
 
 from collections.abc import Callable
@@ -70,7 +70,7 @@ class Outfit:
 
 @dataclass
 class Layer:
-    """One dancer's picture, cut to its box: premultiplied colour, coverage and depth.
+    """One dancer's image, cut to its box: premultiplied colour, coverage and depth.
 
     Attributes:
         left, top: where it lies in the scene, in pixels; may be negative.
@@ -269,7 +269,7 @@ def draw_dancer(body: Body, build: Build, outfit: Outfit, camera: Camera, light:
     Args:
         body, build, outfit: who, and in what pose.
         camera, light: of the scene.
-        size: width and height of the picture; nothing outside it is painted.
+        size: width and height of the image; nothing outside it is painted.
     """
     hull, _ = camera.project(
         np.concatenate([body.joints, body.hands, body.heels, body.toes, [body.skull]])

@@ -63,7 +63,7 @@ class Dancer:
 
     Attributes:
         keypoints: float32 [18, 3], x and y in pixels of the scene, score 1. Joints behind the
-            dancer's own body count. Joints outside the picture, behind another dancer or the crowd,
+            dancer's own body count. Joints outside the image, behind another dancer or the crowd,
             and parts of the face on the far side of the head are missing: all zeros.
         visible: bool [18], whether the joint is in plain sight.
         label: index into MOTIONS.
@@ -88,7 +88,7 @@ class Dancer:
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture: uint8 RGB [H, W, 3], the dancers in it, its camera and its group."""
+    """One image: uint8 RGB [H, W, 3], the dancers in it, its camera and its group."""
 
     image: np.ndarray
     dancers: tuple[Dancer, ...]
@@ -128,7 +128,7 @@ def scene(
     Args:
         seed, group, index: not negative; which data set, which of its groups, which scene in it.
         motions: labels of the dancers, 1 to 6 of them; drawn if None.
-        width, height: of the picture in pixels, at least 32.
+        width, height: of the image in pixels, at least 32.
 
     Raises:
         UserError: an argument is out of its range.
@@ -330,7 +330,7 @@ def _describe(
 
 
 def _window(image: np.ndarray, layer: Layer) -> np.ndarray:
-    """The part of a picture [H, W, ...] that a layer lies on."""
+    """The part of an image [H, W, ...] that a layer lies on."""
     h, w = layer.cover.shape
     return image[layer.top : layer.top + h, layer.left : layer.left + w]
 

@@ -15,7 +15,7 @@ _PACE = 2 * np.pi * 0.9  # of steps and waves, radians a second
 _SWAY = 2.5  # degrees, of everything, slowly
 
 
-class Part(NamedTuple):
+class MotionSpan(NamedTuple):
     """What one dancer does from `start` to `end`, in seconds; `motion` is a label."""
 
     start: float
@@ -23,7 +23,7 @@ class Part(NamedTuple):
     motion: int
 
 
-class Film:
+class StageVideo:
     """A video of one group: a pure function of its arguments and the time.
 
     Args:
@@ -101,15 +101,15 @@ class Film:
         return {n: pose[n] + s for (n, s) in zip(pose, sway, strict=True)}
 
 
-def _parts(rng: np.random.Generator, seconds: float) -> list[Part]:
+def _parts(rng: np.random.Generator, seconds: float) -> list[MotionSpan]:
     """Motions of 2.5 to 5 s, no motion twice in a row."""
-    parts: list[Part] = []
+    parts: list[MotionSpan] = []
     start = 0.0
     while start < seconds:
         end = start + rng.uniform(2.5, 5)
         if seconds - end < 2:  # no stump at the end
             end = seconds
         others = [m for m in range(len(MOTIONS)) if not parts or m != parts[-1].motion]
-        parts.append(Part(start, end, int(rng.choice(others))))
+        parts.append(MotionSpan(start, end, int(rng.choice(others))))
         start = end
     return parts

@@ -121,8 +121,8 @@ def _guess(
     def train(weight: Array, number: Array) -> Array:
         params = net.init(jax.random.fold_in(key, number), None, features[:1])
 
-        def step(carry: tuple, _: None) -> tuple[tuple, None]:
-            params, memory = carry
+        def step(state_and_log: tuple, _: None) -> tuple[tuple, None]:
+            params, memory = state_and_log
             updates, memory = optimizer.update(jax.grad(loss)(params, weight), memory)
             return (optax.apply_updates(params, updates), memory), None
 

@@ -41,7 +41,7 @@ _PATIENCE = 50
 _T = TypeVar("_T")
 
 
-class Damaged(UserError):
+class DamagedCheckpoint(UserError):
     """A checkpoint that cannot be read."""
 
 
@@ -68,7 +68,7 @@ class Checkpoints:
     def _manager(self) -> ocp.CheckpointManager:
         """What saves; it opens no folder with a checkpoint whose description it cannot read."""
         if self._owner:
-            distributed.on_first(lambda: _drop_unknown_keys(self._folder))
+            distributed.on_main_process(lambda: _drop_unknown_keys(self._folder))
         return ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
@@ -179,7 +179,7 @@ class Checkpoints:
             problem, state = "cannot be read by another process", None
             try:
                 state = self.restore(step, like)
-            except Damaged as error:
+            except DamagedCheckpoint as error:
                 if exit_status(error) != 1:  # the disk fails, not the checkpoint
                     raise
                 problem = str(error)
@@ -205,8 +205,8 @@ class Checkpoints:
     def _tidy(self, damaged: list[int], older: list[int]) -> None:
         """Makes the folder ready for saving, if this is the run itself."""
         if self._owner:
-            distributed.on_first(lambda: self._set_aside(damaged, older))
-            distributed.on_first(self._remove_half_written)
+            distributed.on_main_process(lambda: self._set_aside(damaged, older))
+            distributed.on_main_process(self._remove_half_written)
 
     def _remove_half_written(self) -> None:
         # Orbax would do so in the background, where it meets what is saved meanwhile.
@@ -244,7 +244,7 @@ class Checkpoints:
                 epath.Path(place / _ITEM), args=ocp.args.StandardRestore(like)
             )
         except Exception as error:
-            raise Damaged(f"{place}: is damaged ({_reason(error)})") from error
+            raise DamagedCheckpoint(f"{place}: is damaged ({_reason(error)})") from error
         self._compare(step, of_this_process(state))
         return state
 
@@ -254,7 +254,7 @@ class Checkpoints:
         try:
             return self._handler.metadata(epath.Path(place / _ITEM)).tree
         except Exception as error:  # of many kinds, depending on what is damaged
-            raise Damaged(f"{place}: not a readable checkpoint ({_reason(error)})") from error
+            raise DamagedCheckpoint(f"{place}: not a readable checkpoint ({_reason(error)})") from error
 
     def _compare(self, step: int, state: Any) -> None:
         """Raises Damaged, naming the first array that is not as it was saved.
@@ -263,14 +263,14 @@ class Checkpoints:
         """
         place = self._folder / str(step)
         if not _is_described(place):
-            raise Damaged(f"{place}: is damaged (its description cannot be read)")
+            raise DamagedCheckpoint(f"{place}: is damaged (its description cannot be read)")
         expected = (_description(place).get("custom_metadata") or {}).get(_CHECKSUMS)
         if expected is None:  # from before there were checksums
             return
         found = _checksums(state)
         for name in sorted(found.keys() | expected.keys()):
             if found.get(name) != expected.get(name):
-                raise Damaged(f"{place}: is damaged ({name} is not as it was saved)")
+                raise DamagedCheckpoint(f"{place}: is damaged ({name} is not as it was saved)")
 
     def newest_variables(self) -> dict[str, Any]:
         """Parameters and batch-norm statistics of the newest checkpoint, of whatever network.
@@ -288,7 +288,7 @@ class Checkpoints:
         try:
             return {name: whole[name] for name in ("params", "batch_stats")}
         except KeyError as error:
-            raise Damaged(f"{self._folder / str(step)}: is damaged (no {error})") from error
+            raise DamagedCheckpoint(f"{self._folder / str(step)}: is damaged (no {error})") from error
 
     def as_numpy(self, step: int) -> dict[str, Any]:
         """Everything in a checkpoint, as NumPy arrays, whatever devices it was saved on.
@@ -424,7 +424,7 @@ def _drop_unknown_keys(checkpoints: Path) -> None:
         content = _description(folder)
         if content.keys() - known:
             kept = {name: value for name, value in content.items() if name in known}
-            files.write_at_once(folder / _DESCRIPTION, json.dumps(kept))
+            files.atomic_write(folder / _DESCRIPTION, json.dumps(kept))
 
 
 def _checksums(state: Any) -> dict[str, int]:

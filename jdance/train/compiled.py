@@ -15,9 +15,9 @@ from jdance.train.state import TrainState
 from jdance.train.tasks import Task
 
 # The packed state, and the log of steps that were not finite, by `nonfinite`.
-Carry = tuple[TrainState, nonfinite.Account]
-# (carry, batch by `distributed.shard`, pictures) -> (carry, metrics); has `lower`, like any jitted
-# function. The pictures are those of `Task.resident`, on every device, or None.
+StepState = tuple[TrainState, nonfinite.NonfiniteLog]
+# (carry, batch by `distributed.shard`, images) -> (carry, metrics); has `lower`, like any jitted
+# function. The images are those of `Task.resident`, on every device, or None.
 Step = Any
 
 
@@ -45,9 +45,9 @@ def train_steps(task: Task, model: nn.Module, optimizer: optax.GradientTransform
     """
     step = per_device_step(task, model, optimizer)
 
-    def several(carry: Carry, batches: Any, pictures: Any) -> tuple[Carry, dict[str, jax.Array]]:
-        carry, metrics = jax.lax.scan(lambda c, b: step(c, b, pictures), carry, batches)
-        return carry, jax.tree.map(lambda values: values[-1], metrics)
+    def several(state_and_log: StepState, batches: Any, images: Any) -> tuple[StepState, dict[str, jax.Array]]:
+        state_and_log, metrics = jax.lax.scan(lambda c, b: step(c, b, images), state_and_log, batches)
+        return state_and_log, jax.tree.map(lambda values: values[-1], metrics)
 
     return _mapped(several)
 
@@ -66,9 +66,9 @@ def per_device_step(task: Task, model: nn.Module, optimizer: optax.GradientTrans
         packing=packing(task, optimizer),
     )
 
-    def step(carry: Carry, batch: Any, pictures: Any) -> tuple[Carry, dict[str, jax.Array]]:
-        whole = device_cache.with_pictures(batch, pictures, config.data.image_size)
-        new_state, log, metrics = update(*carry, whole)
+    def step(state_and_log: StepState, batch: Any, images: Any) -> tuple[StepState, dict[str, jax.Array]]:
+        whole = device_cache.with_images(batch, images, config.data.image_size)
+        new_state, log, metrics = update(*state_and_log, whole)
         return (new_state, log), metrics
 
     return step

@@ -35,7 +35,7 @@ _PATIENCE_MS = 600_000  # for what the first process does alone
 _numbers = count()
 
 
-class Place(NamedTuple):
+class ProcessAddress(NamedTuple):
     """Where the processes meet, HOST:PORT, and which of them this one is."""
 
     coordinator: str
@@ -43,12 +43,12 @@ class Place(NamedTuple):
     processes: int
 
 
-def place(
+def address_from_flags(
     coordinator: str,
     process: int | None,
     processes: int | None,
     environment: Mapping[str, str],
-) -> Place | None:
+) -> ProcessAddress | None:
     """What the flags say about this process; None where they say nothing.
 
     Kubernetes numbers the pods of an Indexed Job in JOB_COMPLETION_INDEX: with a coordinator and a
@@ -74,7 +74,7 @@ def place(
         raise UserError(f"--coordinator={coordinator}: needs {missing}, too")
     if not 0 <= process < processes:
         raise UserError(f"--process_id={process}: must be from 0 to {processes - 1}")
-    return Place(coordinator, process, processes)
+    return ProcessAddress(coordinator, process, processes)
 
 
 def launcher(environment: Mapping[str, str]) -> str | None:
@@ -88,7 +88,7 @@ def launcher(environment: Mapping[str, str]) -> str | None:
 
 
 @contextmanager
-def member(where: Place | None, patience: float = 0.0) -> Iterator[None]:
+def member(where: ProcessAddress | None, timeout: float = 0.0) -> Iterator[None]:
     """Makes this process one of the run's, before anything touches a device.
 
     SIGTERM then asks for a checkpoint, see `preempted`; SIGUSR1 and the first Ctrl-C do the same.
@@ -103,7 +103,7 @@ def member(where: Place | None, patience: float = 0.0) -> Iterator[None]:
     Raises:
         UserError: the others could not be found.
     """
-    _join(where, patience)
+    _join(where, timeout)
     # JAX owns SIGTERM: a handler of our own would disable its preemption notice.
     if hasattr(signal, "SIGUSR1"):  # not on Windows
         signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
@@ -157,9 +157,9 @@ def failing_at_once() -> Iterator[None]:
         end(BROKEN)
 
 
-def _join(where: Place | None, patience: float) -> None:
+def _join(where: ProcessAddress | None, timeout: float) -> None:
     # JAX's own heartbeats end a process without its stacks: give the watchdog the first word.
-    silence = int(min(100, 2 * patience + 10)) if patience else 100
+    silence = int(min(100, 2 * timeout + 10)) if timeout else 100
     found = launcher(os.environ)
     if where is None and found == "mpi4py" and not find_spec("mpi4py"):
         raise UserError("Open MPI from version 5 on needs mpi4py: pip install mpi4py")
@@ -227,7 +227,7 @@ def preempted(dispatch: int) -> bool:
     return multihost_utils.reached_preemption_sync_point(dispatch)
 
 
-def on_first(action: Callable[[], None]) -> None:
+def on_main_process(action: Callable[[], None]) -> None:
     """The first process does something while the others wait; its UserError is everybody's.
 
     To be called by all processes.
@@ -274,7 +274,7 @@ def all_of(good: bool) -> bool:
     return bool(gather(np.array([good])).all())
 
 
-def same(tree: Any) -> Any:
+def broadcast(tree: Any) -> Any:
     """The first process's values of a pytree, on all processes."""
     return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
 
@@ -296,10 +296,10 @@ def _mesh() -> Mesh:
 
 def replicate(tree: Any) -> Any:
     """Puts a whole pytree on every device; the first process's values, where there are several."""
-    return everywhere(same(tree))
+    return replicate(broadcast(tree))
 
 
-def everywhere(tree: Any) -> Any:
+def replicate(tree: Any) -> Any:
     """Puts a whole pytree, which all processes have alike, on every device of this process."""
     return jax.device_put(tree, NamedSharding(_local_mesh(), PartitionSpec()))
 

@@ -76,7 +76,7 @@ def mistakes(predictions: Predictions, classes: list[str], limit: int = 24) -> l
     ]
 
 
-def judged(
+def summarize(
     predictions: Predictions, classes: list[str], folder: Path, split: str
 ) -> dict[str, Any]:
     """`summarize`, with the data set's folder as `data`, `split`, and `mistakes`."""

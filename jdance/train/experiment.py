@@ -103,7 +103,7 @@ def claim(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
     text = json.dumps(content, indent=2) + "\n"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        files.write_at_once(path, text)
+        files.atomic_write(path, text)
     except OSError as error:
         raise UserError(f"{workdir}: cannot be written to ({error.strerror})") from error
 

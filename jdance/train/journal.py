@@ -31,13 +31,13 @@ class Journal:
         self._unpack = scenes.unpack if kind == "people" else records.unpack
         self._examples: dict[int, np.ndarray] = {}
         self.skipped = 0
-        self.account = distributed.everywhere(nonfinite.empty())
+        self.nonfinite_log = distributed.replicate(nonfinite.empty())
 
     def add(self, step: int, batch: dict[str, np.ndarray]) -> None:
         """Remembers what a step is made of."""
         self._examples[step] = batch["index"]
 
-    def look(self, account: dict[str, np.ndarray], rates: Any, kept: int) -> list[str]:
+    def look(self, nonfinite_log: dict[str, np.ndarray], rates: Any, kept: int) -> list[str]:
         """Acts on the account up to here, as all processes do alike, and starts another.
 
         Args:
@@ -51,10 +51,10 @@ class Journal:
         Raises:
             UserError: the run must end.
         """
-        count = int(account["count"])
+        count = int(nonfinite_log["count"])
         lines = []
         if count:
-            for step in account["steps"][: min(count, nonfinite.SLOTS)].tolist():
+            for step in nonfinite_log["steps"][: min(count, nonfinite.SLOTS)].tolist():
                 path = self._write(step, float(rates(step - 1)))
                 lines.append(f"step {step}: the loss or its gradient is not finite; see {path}")
                 if self._policy == "stop":
@@ -64,7 +64,7 @@ class Journal:
                         f"to step {kept} are kept)"
                     )
             self.skipped += count
-            self.account = distributed.everywhere(nonfinite.empty())
+            self.nonfinite_log = distributed.replicate(nonfinite.empty())
             if count > nonfinite.SLOTS or self.skipped > self._most:
                 raise UserError(
                     f"{self._workdir}: {self.skipped} steps were not finite and skipped, the last "
@@ -79,11 +79,11 @@ class Journal:
         examples = distributed.interleave(self._examples[step]).tolist()
         if distributed.is_first():
             found = [self._unpack(self._source[index]) for index in examples]
-            names = [example.name if isinstance(example, scenes.People) else example.source
+            names = [example.name if isinstance(example, scenes.SceneRecord) else example.source
                      for example in found]  # fmt: skip
             content = {
                 "step": step, "learning_rate": rate, "examples": examples, "sources": names,
             }  # fmt: skip
             path.parent.mkdir(exist_ok=True)
-            files.write_at_once(path, json.dumps(content) + "\n")
+            files.atomic_write(path, json.dumps(content) + "\n")
         return path

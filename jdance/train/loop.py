@@ -46,26 +46,26 @@ def train(
             experiment or is in use, or the loss is not finite.
     """
     dataset = Dataset(config.data.dir, tasks.data_kind(config))
-    distributed.on_first(lambda: dataset.check(("train", "val")))  # once, whoever else reads them
+    distributed.on_main_process(lambda: dataset.check(("train", "val")))  # once, whoever else reads them
     dataset.trust()
     train_source = dataset.source("train")
     task = tasks.make(config, dataset.classes)
-    task.suit(dataset)
+    task.setup(dataset)
     experiment.check(task)
     distributed.check_batch_size(task.config.batch_size, task.config.accumulate)
     _check_resume(resume, workdir)
     initial = _initial_variables(task, workdir)
     with ExitStack() as stack:
         # All that is written once is written by the first process.
-        distributed.on_first(lambda: stack.enter_context(lock.held(workdir)))
-        distributed.on_first(lambda: experiment.claim(workdir, task.config, dataset))
+        distributed.on_main_process(lambda: stack.enter_context(lock.held(workdir)))
+        distributed.on_main_process(lambda: experiment.claim(workdir, task.config, dataset))
         kept, best = config.checkpoints_kept, config.best_checkpoints_kept
-        dog = stack.enter_context(closing(Watchdog(watchdog)))
-        with dog.exempt():
+        watchdog = stack.enter_context(closing(Watchdog(watchdog)))
+        with watchdog.exempt():
             opened = Checkpoints(workdir, kept, best, owner=True)
         checkpoints = stack.enter_context(closing(opened))
         like = distributed.replicated_like(_abstract_state(task))
-        with dog.exempt():
+        with watchdog.exempt():
             say = Progress("", 0, stream=distributed.stream()).say
             restored = checkpoints.restore_newest(like, say)
         start_step = restored[0] if restored else 0
@@ -74,7 +74,7 @@ def train(
         stack.callback(loader.close_processes)
         stack.enter_context(distributed.failing_at_once())
         return _train(
-            task, workdir, dataset, train_source, initial, checkpoints, restored, writer, dog
+            task, workdir, dataset, train_source, initial, checkpoints, restored, writer, watchdog
         )
 
 
@@ -87,7 +87,7 @@ def _train(
     checkpoints: Checkpoints,
     restored: tuple[int, Any] | None,
     writer: MetricWriter | NoMetrics,
-    dog: Watchdog,
+    watchdog: Watchdog,
 ) -> dict[str, Any]:
     # --- Model and optimiser ------------------------------------------------------------------
     config = task.config
@@ -99,23 +99,23 @@ def _train(
     schedule = state.make_schedule(
         config.optimizer, steps_per_epoch, total_steps, config.batch_size
     )
-    optimizer = state.make_optimizer(config.optimizer, schedule, freeze_steps, task.rate_factors)
+    optimizer = state.make_optimizer(config.optimizer, schedule, freeze_steps, task.lr_multipliers)
 
     # --- Resumption: the newest checkpoint of this folder, else init_from, else from scratch -----
     if restored:
         start_step, current = restored
     else:
-        with dog.exempt():
+        with watchdog.exempt():
             fresh = state.create(model, optimizer, config.seed, task.inputs())
             start_step, current = 0, distributed.replicate(init_from.apply(fresh, initial))
-    dog.step(start_step)
+    watchdog.step(start_step)
     packing = compiled.packing(task, optimizer)
     pack, unpack = jax.jit(packing.pack), jax.jit(packing.unpack)
     current = pack(current)
 
-    # --- Pictures that stay on the devices, if they do -------------------------------------------
-    with dog.exempt():
-        pictures = distributed.everywhere(task.resident(train_source))
+    # --- Images that stay on the devices, if they do -------------------------------------------
+    with watchdog.exempt():
+        images = distributed.replicate(task.resident(train_source))
 
     # --- Compiled steps -------------------------------------------------------------------------
     train_step, frozen_step = (
@@ -164,9 +164,9 @@ def _train(
     with jax.transfer_guard("disallow"):
         while step < total_steps:
             if batches is None or sampler.changes(step):
-                judge = partial(task.evaluate, unpack(current).variables, dataset, "train")
-                with jax.transfer_guard("allow"), clock.paused(), dog.exempt():
-                    shares = sampler.shares(step, judge)
+                evaluate = partial(task.evaluate, unpack(current).variables, dataset, "train")
+                with jax.transfer_guard("allow"), clock.paused(), watchdog.exempt():
+                    shares = sampler.shares(step, evaluate)
                 batches = task.train_batches(train_source, step, shares)
             number = together(step + 1)
             step += number
@@ -185,16 +185,16 @@ def _train(
             compiles = id(update) not in compiled_already  # the first call does
             if compiles:
                 progress.prepare("compiling")
-            with dog.exempt(compiles):
-                carry, metrics = update((current, journal.account), share, pictures)
-            current, journal.account = carry
+            with watchdog.exempt(compiles):
+                state_and_log, metrics = update((current, journal.nonfinite_log), share, images)
+            current, journal.nonfinite_log = state_and_log
             if compiles:
                 compiled_already.add(id(update))
                 progress.resume(step)
             clock.images += number * config.batch_size
             # At most two dispatches in flight: batches must not pile up on the device.
             jax.block_until_ready(previous)
-            dog.step(step)
+            watchdog.step(step)
             # Asked after every one: all processes must agree on the one at which they end.
             dispatches += 1
             preempted = distributed.preempted(dispatches) and step < total_steps
@@ -202,10 +202,10 @@ def _train(
 
             values: dict[str, float] = {}
             if log or save:
-                told, account = jax.device_get((metrics, journal.account))
+                told, nonfinite_log = jax.device_get((metrics, journal.nonfinite_log))
                 values = {name: float(value) for name, value in told.items()}
                 with jax.transfer_guard("allow"):
-                    for line in journal.look(account, schedule, checkpoints.latest_step() or 0):
+                    for line in journal.look(nonfinite_log, schedule, checkpoints.latest_step() or 0):
                         progress.say(line)
             if log:
                 with jax.transfer_guard("allow"):
@@ -221,32 +221,32 @@ def _train(
                     f"{values['data_wait']:.0%} of the time waiting for data",
                 )
             if evaluate:
-                with jax.transfer_guard("allow"), clock.paused(), dog.exempt():
+                with jax.transfer_guard("allow"), clock.paused(), watchdog.exempt():
                     result = task.evaluate(unpack(current).variables, dataset, "val")
-                values |= {f"val_{name}": result[name] for name in task.headline}
-                if not np.isfinite([result[name] for name in task.headline]).all():
+                values |= {f"val_{name}": result[name] for name in task.main_metrics}
+                if not np.isfinite([result[name] for name in task.main_metrics]).all():
                     raise UserError(
                         f"{workdir}: at step {step} the network answers with numbers that are not "
                         "finite; lower --config.optimizer.learning_rate (nothing of it was saved)"
                     )
-                name = task.headline[0]
+                name = task.main_metrics[0]
                 progress.say(f"epoch {step / steps_per_epoch:.4g}: val {name} {result[name]:.4f}")
             if log or evaluate:
                 writer.write(step, {k: v for k, v in values.items() if np.isfinite(v)})
             if save:
-                with jax.transfer_guard("allow"), clock.paused(), dog.exempt():
-                    score = result[task.headline[0]] if evaluate else None
+                with jax.transfer_guard("allow"), clock.paused(), watchdog.exempt():
+                    score = result[task.main_metrics[0]] if evaluate else None
                     checkpoints.save(step, unpack(current), score)
             if preempted:
-                with dog.exempt():
+                with watchdog.exempt():
                     checkpoints.wait()
                 raise Preempted(f"preempted: saved at step {step} of {total_steps}; start again")
     if start_step >= total_steps and dataset.count("val"):  # there was nothing left to train
-        with dog.exempt():
+        with watchdog.exempt():
             result = task.evaluate(unpack(current).variables, dataset, "val")
     if distributed.is_first():
-        task.finish(unpack(current).variables, workdir)
-    with dog.exempt():
+        task.export_artifacts(unpack(current).variables, workdir)
+    with watchdog.exempt():
         checkpoints.wait()
     return result | {"step": step} if result else {}
 
@@ -320,7 +320,7 @@ def _abstract_state(task: Task) -> Any:
     schedule = state.make_schedule(config.optimizer, 1, 1)
     # Of freezing only whether it takes place shows in the tree.
     optimizer = state.make_optimizer(
-        config.optimizer, schedule, config.freeze_epochs, task.rate_factors
+        config.optimizer, schedule, config.freeze_epochs, task.lr_multipliers
     )
     return jax.eval_shape(
         partial(state.create, task.model(), optimizer, config.seed, task.inputs())

@@ -18,7 +18,7 @@ class MetricWriter:
         path = workdir / "metrics.jsonl"
         rows = _rows_until(path, start_step)
         # At once, so that nothing is lost whatever happens in between.
-        files.write_at_once(path, "".join(rows))
+        files.atomic_write(path, "".join(rows))
         self._file = path.open("a")
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
 

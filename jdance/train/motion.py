@@ -16,15 +16,15 @@ from jdance.data import device_cache, loader, sampling
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.train import init_from, steps
-from jdance.train.evaluation import EvalStep, judged, make_eval_step, predict
+from jdance.train.evaluation import EvalStep, summarize, make_eval_step, predict
 from jdance.train.state import Factors
 
 
 class MotionTask:
     """See `tasks.Task`."""
 
-    headline: tuple[str, ...] = ("accuracy", "loss")
-    rate_factors: Factors | None = None
+    main_metrics: tuple[str, ...] = ("accuracy", "loss")
+    lr_multipliers: Factors | None = None
 
     def __init__(self, config: ConfigDict, classes: list[str]):
         self.config, self._classes = config.copy_and_resolve_references(), classes
@@ -33,7 +33,7 @@ class MotionTask:
             steps.motion_loss, smoothing=config.optimizer.label_smoothing
         )
 
-    def suit(self, dataset: Dataset) -> None:
+    def setup(self, dataset: Dataset) -> None:
         model = self.config.model
         model.layout = dataset.layout
         fits = models.takes_sequences(model) if dataset.sequences else model.branches != "sequence"
@@ -108,9 +108,9 @@ class MotionTask:
             dataset.source(split), self.config, jax.process_index(), jax.process_count()
         )
         found = predict(self._eval_step, variables, batches)
-        return judged(found, self._classes, dataset.folder, split)
+        return summarize(found, self._classes, dataset.folder, split)
 
-    def finish(self, variables: Any, workdir: Path) -> None:
+    def export_artifacts(self, variables: Any, workdir: Path) -> None:
         pass
 
     @cached_property

@@ -13,7 +13,7 @@ from jax import Array
 POLICIES = ("stop", "skip")
 SLOTS = 16  # steps that are told apart between two looks
 
-Account = dict[str, Array]
+NonfiniteLog = dict[str, Array]
 
 
 def empty() -> dict[str, np.ndarray]:
@@ -22,8 +22,8 @@ def empty() -> dict[str, np.ndarray]:
 
 
 def guard(
-    old: Any, new: Any, metrics: dict[str, Array], account: Account, skip: bool
-) -> tuple[Any, Account]:
+    old: Any, new: Any, metrics: dict[str, Array], nonfinite_log: NonfiniteLog, skip: bool
+) -> tuple[Any, NonfiniteLog]:
     """Takes an update only if its loss and gradient are finite; to be compiled with the step.
 
     Args:
@@ -37,11 +37,11 @@ def guard(
         The state, with the new step's number in either case, and the account.
     """
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
-    good = finite if skip else finite & (account["count"] == 0)
+    good = finite if skip else finite & (nonfinite_log["count"] == 0)
     kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old).replace(step=new.step)
-    place = jnp.minimum(account["count"], SLOTS - 1)
-    steps = account["steps"]
+    place = jnp.minimum(nonfinite_log["count"], SLOTS - 1)
+    steps = nonfinite_log["steps"]
     return kept, {
-        "count": account["count"] + jnp.where(finite, 0, 1),
+        "count": nonfinite_log["count"] + jnp.where(finite, 0, 1),
         "steps": steps.at[place].set(jnp.where(finite, steps[place], new.step)),
     }

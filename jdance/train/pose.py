@@ -1,4 +1,4 @@
-"""Training of pose networks: pictures in, heat maps and part-affinity fields out."""
+"""Training of pose networks: images in, heat maps and part-affinity fields out."""
 
 import re
 from collections.abc import Iterator
@@ -28,12 +28,12 @@ from jdance.train.steps import Loss
 class PoseTask:
     """See `tasks.Task`."""
 
-    headline: tuple[str, ...] = ("AP", "AP50", "AP75", "AR")
+    main_metrics: tuple[str, ...] = ("AP", "AP50", "AP75", "AR")
 
     def __init__(self, config: ConfigDict):
         self.config = config.copy_and_resolve_references()
         self.loss: Loss = partial(pose_loss, heat_weight=config.heat_weight)
-        self.rate_factors: Factors | None = partial(
+        self.lr_multipliers: Factors | None = partial(
             stage_factors, later=config.optimizer.later_stages
         )
 
@@ -54,7 +54,7 @@ class PoseTask:
                 "classes; only shuffled"
             )
 
-    def suit(self, dataset: Dataset) -> None:
+    def setup(self, dataset: Dataset) -> None:
         pass
 
     def model(
@@ -102,7 +102,7 @@ class PoseTask:
             distributed.interleave,
         )
 
-    def finish(self, variables: Any, workdir: Path) -> None:
+    def export_artifacts(self, variables: Any, workdir: Path) -> None:
         """Writes DIR/pose.npz, a pose checkpoint for any program's --pose."""
         weights.pack(workdir / "pose.npz", self.config.model.to_dict(), jax.device_get(variables))
 
@@ -121,7 +121,7 @@ def pose_loss(
     *,
     heat_weight: float = 1.0,
 ) -> tuple[Array, tuple[dict[str, Array], Any]]:
-    """The masked squared error of all stages' maps, halved, a picture (Cao et al., 2017).
+    """The masked squared error of all stages' maps, halved, an image (Cao et al., 2017).
 
     The batch is that of `pose_loader.train_batches`; pose networks use no dropout `key`.
     """

@@ -28,7 +28,7 @@ _SPREAD = 0.05  # least standard deviation of a direction, about 3 degrees
 _FEWEST = 8  # examples that a body part of a motion is learned from
 
 
-class Part(NamedTuple):
+class BodyPart(NamedTuple):
     """One body part of a person.
 
     Fields:
@@ -36,7 +36,7 @@ class Part(NamedTuple):
         score: 1 is as most do it, towards 0 the more unusual; exp(-d^2 / 2) with the Mahalanobis
             distance d.
         angle: degrees by which to turn the part for the usual direction, given the part before it:
-            positive is clockwise in the picture.
+            positive is clockwise in the image.
     """
 
     name: str
@@ -68,7 +68,7 @@ class PostureModel:
         if motion not in self.classes:
             raise UserError(f"no judgement of {motion!r}: learned from {', '.join(self.classes)}")
 
-    def judge(self, keypoints: np.ndarray, motion: str) -> list[Part]:
+    def score_parts(self, keypoints: np.ndarray, motion: str) -> list[BodyPart]:
         """Judges how a person does a motion.
 
         Args:
@@ -98,7 +98,7 @@ class PostureModel:
             square = float(off @ np.linalg.solve(self.covariances[number, i], off))
             turn = np.arctan2(usual[1], usual[0]) - np.arctan2(segments[i, 1], segments[i, 0])
             degrees = float(np.degrees((turn + np.pi) % (2 * np.pi) - np.pi))
-            result.append(Part(name, float(np.exp(-square / 2)), degrees))
+            result.append(BodyPart(name, float(np.exp(-square / 2)), degrees))
         return result
 
     def save(self, path: Path) -> None:

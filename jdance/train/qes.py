@@ -33,8 +33,8 @@ class PostureTask(MotionTask):
         super().__init__(config, classes)
         self._train: tuple[np.ndarray, np.ndarray] | None = None
 
-    def suit(self, dataset: records.Dataset) -> None:
-        super().suit(dataset)
+    def setup(self, dataset: records.Dataset) -> None:
+        super().setup(dataset)
         qes, layout = self.config.model.qes, skeleton.LAYOUTS[self.config.model.layout]
         examples = [records.unpack(data) for data in _all(dataset.source("train"))]
         keypoints = np.stack([example.keypoints for example in examples])
@@ -87,7 +87,7 @@ class PostureTask(MotionTask):
         prototypes = jax.vmap(fit, (None, 0, 0))(jnp.asarray(features), jnp.asarray(weights), keys)
         return loaded | {("batch_stats", "prototypes"): np.asarray(jax.device_get(prototypes))}
 
-    def finish(self, variables: Any, workdir: Path) -> None:
+    def export_artifacts(self, variables: Any, workdir: Path) -> None:
         assert self._train is not None, "the data set has not been seen"
         features, labels = self._train
         posture.fit(features, labels, tuple(self._classes)).save(workdir / POSTURE_FILE)

@@ -16,10 +16,10 @@ from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.train import calibration, experiment, loop, tasks
 from jdance.train.checkpoints import NEWEST, suffix
-from jdance.train.evaluation import Predictions, average, judged, make_eval_step, predict
+from jdance.train.evaluation import Predictions, average, summarize, make_eval_step, predict
 
 
-def judge(
+def evaluate(
     workdirs: Sequence[Path],
     split: str,
     *,
@@ -71,7 +71,7 @@ def judge(
             if theirs != classes or not np.array_equal(predictions["label"], first["label"]):
                 raise UserError(f"{workdir}: was trained on other classes, or judges {other}")
         joint = average([predictions for _, _, predictions in runs])
-        result = judged(joint, classes, folder, split)
+        result = summarize(joint, classes, folder, split)
     result |= {"views": views, "drop_joints": drop_joints, "checkpoint": checkpoint}
     result["step"] = steps[0]
     if len(workdirs) > 1:
@@ -103,7 +103,7 @@ def write(result: dict[str, Any], folder: Path, name: str) -> Path:
     path = folder / f"eval_{name}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        files.write_at_once(path, json.dumps(result, indent=2) + "\n")
+        files.atomic_write(path, json.dumps(result, indent=2) + "\n")
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be written to ({error.strerror}); name another folder with --output"

@@ -45,7 +45,7 @@ class Sampler:
         """Whether the shares after `step` steps may be others than before."""
         return self._kind == "confusion" and step % self._round_steps == 0
 
-    def shares(self, step: int, judge: Callable[[], dict[str, Any]]) -> np.ndarray | None:
+    def shares(self, step: int, evaluate: Callable[[], dict[str, Any]]) -> np.ndarray | None:
         """Shares [M] from step `step` on; None: as the examples come.
 
         Args:
@@ -61,7 +61,7 @@ class Sampler:
         if self.changes(step):
             seen.pop(step, None)
             before = np.array(seen[max(seen)] if seen else 0.0)
-            seen[step] = (_FADE * before + np.array(judge()["confusion"])).tolist()
+            seen[step] = (_FADE * before + np.array(evaluate()["confusion"])).tolist()
             self._write(seen)
         if not seen:
             raise UserError(
@@ -83,4 +83,4 @@ class Sampler:
     def _write(self, seen: dict[int, Any]) -> None:
         if jax.process_index():  # all processes have seen the same
             return
-        files.write_at_once(self._path, json.dumps(seen) + "\n")
+        files.atomic_write(self._path, json.dumps(seen) + "\n")

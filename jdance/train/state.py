@@ -64,8 +64,8 @@ def make_schedule(
     that batch size, and another `batch_size` scales it linearly (Goyal et al., 2017).
     """
     rate, warmup = config.learning_rate, round(config.warmup * steps_per_epoch)
-    if config.rate_for_batch and batch_size:
-        rate *= batch_size / config.rate_for_batch
+    if config.reference_batch_size and batch_size:
+        rate *= batch_size / config.reference_batch_size
     if config.schedule == "piecewise":
         factors: dict[int, float] = {}
         for epoch in config.boundaries:

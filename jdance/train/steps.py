@@ -122,15 +122,15 @@ def train_step(
 
 def guarded_step(
     state: TrainState,
-    account: nonfinite.Account,
+    nonfinite_log: nonfinite.NonfiniteLog,
     batch: dict[str, Array],
     *,
     skip: bool,
     **constants: Any,
-) -> tuple[TrainState, nonfinite.Account, dict[str, Array]]:
+) -> tuple[TrainState, nonfinite.NonfiniteLog, dict[str, Array]]:
     """`train_step`, whose update is taken only if it is finite; see `nonfinite.guard`."""
     new_state, metrics = train_step(state, batch, **constants)
-    return *nonfinite.guard(state, new_state, metrics, account, skip), metrics
+    return *nonfinite.guard(state, new_state, metrics, nonfinite_log, skip), metrics
 
 
 def _mean_over(
@@ -147,8 +147,8 @@ def _mean_over(
         lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, first, batch_stats)[0]
     )
 
-    def add(carry: tuple[Any, Any], part: dict[str, Array]) -> tuple[tuple[Any, Any], None]:
-        total, batch_stats = carry
+    def add(state_and_log: tuple[Any, Any], part: dict[str, Array]) -> tuple[tuple[Any, Any], None]:
+        total, batch_stats = state_and_log
         found, batch_stats = gradient(part, batch_stats)
         return (jax.tree.map(jnp.add, total, found), batch_stats), None
 

@@ -169,8 +169,8 @@ def _run(config: ConfigDict, workdir: Path, split: str, views: int) -> dict[str,
     start = time.monotonic()
     loop.train(config, workdir)
     seconds = time.monotonic() - start
-    plain, _ = results.judge([workdir], split)
-    with_views = results.judge([workdir], split, views=views)[0] if views > 1 else plain
+    plain, _ = results.evaluate([workdir], split)
+    with_views = results.evaluate([workdir], split, views=views)[0] if views > 1 else plain
     _, _, variables = loop.load(workdir)
     done = {
         "score": _score(plain),
@@ -190,7 +190,7 @@ def _ensemble(workdirs: list[Path], split: str, views: int) -> float:
         done = json.loads(path.read_text())
         if done["runs"] == names:
             return done["score"]
-    result, _ = results.judge(workdirs, split, views=views)
+    result, _ = results.evaluate(workdirs, split, views=views)
     _write(path, {"runs": names, "score": _score(result)})
     jax.clear_caches()
     return _score(result)
@@ -201,7 +201,7 @@ def _score(result: dict[str, Any]) -> float:
 
 
 def _write(path: Path, content: Any) -> None:
-    files.write_at_once(path, json.dumps(content, indent=2) + "\n")
+    files.atomic_write(path, json.dumps(content, indent=2) + "\n")
 
 
 def _folder_name(text: str) -> str:

@@ -35,10 +35,10 @@ class Task(Protocol):
 
     config: ConfigDict
     loss: Loss
-    rate_factors: Factors | None
-    headline: tuple[str, ...]
+    lr_multipliers: Factors | None
+    main_metrics: tuple[str, ...]
 
-    def suit(self, dataset: Dataset) -> None:
+    def setup(self, dataset: Dataset) -> None:
         """Completes `config` with what the data set tells.
 
         Raises:
@@ -89,7 +89,7 @@ class Task(Protocol):
     def evaluate(self, variables: Any, dataset: Dataset, split: str) -> dict[str, Any]:
         """Judges the network on a split; `variables` are on every device."""
 
-    def finish(self, variables: Any, workdir: Path) -> None:
+    def export_artifacts(self, variables: Any, workdir: Path) -> None:
         """Writes what else of a finished run other programs use."""
 
 

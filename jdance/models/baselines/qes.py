@@ -1,7 +1,7 @@
 """QES's classifiers: a flat network, and one in two stages.
 
 Wu et al., Sensors 19(23):5129, 2019; for inertial sensors there, adapted to key points in a
-picture here. Both see 22 numbers, the feature set "segments22".
+image here. Both see 22 numbers, the feature set "segments22".
 """
 
 from collections.abc import Sequence

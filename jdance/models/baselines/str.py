@@ -1,4 +1,4 @@
-"""STR's network: a DenseNet for pictures of 32 x 32 pixels.
+"""STR's network: a DenseNet for images of 32 x 32 pixels.
 
 Pham et al., Sensors 19(8):1932, 2019, section 3.3; DenseNet by Huang et al., 2017. Their released
 code and weights disagree with the text in places; this is the network that the text describes.

@@ -4,19 +4,19 @@ import json
 
 import numpy as np
 import pytest
-from conftest import tiny_picture
+from conftest import tiny_image
 
 from jdance.data import openpose_json
 from jdance.errors import UserError
 from jdance.recognize import timeline
-from jdance.recognize.score import judge
+from jdance.recognize.score import score_video
 from jdance.recognize.timeline import Segment
 
 
 def _film(folder, tracks, segments):
     """Two dancers over 4 s at 5 frames a second; `tracks` has the numbers that each is followed by,
     by time."""
-    person = tiny_picture(0)[1][0]
+    person = tiny_image(0)[1][0]
     dancers = [person, person + np.array([300, 0, 0], np.float32)]
     true = [
         Segment(0, 0, 2, "a", 1), Segment(0, 2, 4, "b", 1), Segment(1, 0, 4, "c", 1)
@@ -34,7 +34,7 @@ def _film(folder, tracks, segments):
         frames.append({"index": i, "time": i / 5, "people": people})
     result = {"frames": frames, "tracks": timeline.summary(segments)}
     (folder / "x.json").write_text(json.dumps(result))
-    return judge(folder / "x.json", folder / "x_truth.csv", folder)
+    return score_video(folder / "x.json", folder / "x_truth.csv", folder)
 
 
 def test_tracks_are_matched_by_place_whatever_their_numbers(tmp_path):
@@ -56,9 +56,9 @@ def test_a_lost_dancer_and_a_wrong_motion_count(tmp_path):
 
 def test_no_results(tmp_path):
     with pytest.raises(UserError, match=r"x_truth\.csv: not a timeline"):
-        judge(tmp_path / "x.json", tmp_path / "x_truth.csv", tmp_path)
+        score_video(tmp_path / "x.json", tmp_path / "x_truth.csv", tmp_path)
     score = _film(tmp_path, [[], []], [])
     assert (score.f1, score.accuracy, score.tracks) == (0, 0, 0)
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(UserError, match=r"x\.json: not a result for a video"):
-        judge(tmp_path / "x.json", tmp_path / "x_truth.csv", tmp_path)
+        score_video(tmp_path / "x.json", tmp_path / "x_truth.csv", tmp_path)
