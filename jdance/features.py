@@ -8,8 +8,9 @@ All features are free of the position and size of the person: the origin is the 
 the length of the trunk. A feature that needs a missing joint is 0.
 """
 
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -313,3 +314,28 @@ class _Body:
         bones = upper + lower
         ratio = reach / self.xp.where(bones > 0, bones, 1)
         return self.xp.where(self._have(chains), ratio, 0)
+
+
+class Inputs(NamedTuple):
+    """Inputs that a motion network takes for each example.
+
+    Attributes:
+        compute: (key points float32 [B, J, 3] or [B, T, J, 3], layout) -> features [B, *shape].
+        shape: shape of one example's features.
+        feature_set: name in `NAMES`; empty for features of the network's own.
+        image: whether the network takes the image crop.
+        stills, sequences: which kinds of key points the network takes.
+        frames: number of frames T that sequences are resampled to.
+        smooth: whether sequences are smoothed before they are resampled.
+        dtype: of the features.
+    """
+
+    compute: Callable[[np.ndarray, Layout], np.ndarray]
+    shape: tuple[int, ...]
+    feature_set: str = ""
+    image: bool = False
+    stills: bool = True
+    sequences: bool = False
+    frames: int = 0
+    smooth: bool = False
+    dtype: type = np.float32

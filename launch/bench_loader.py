@@ -1,11 +1,10 @@
-"""Benchmarks the data loader against PyTorch's DataLoader, and against bare decoding and warping.
+"""Benchmarks the data loader against PyTorch's DataLoader and against bare decoding.
 
 python launch/bench_loader.py --data=data/stage --workers=2
 
-Needs `pip install -e '.[reference]'`. All candidates process the same images, in turn: jdance in
---workers threads, the DataLoader in as many processes, one example at a time, and "bare", a single
-thread that only reads, decodes and warps. OpenCV uses one thread everywhere. For --output and
---record see launch/bench_train.py.
+Needs `pip install -e '.[reference]'`. All candidates process the same images, round after round:
+"jdance" in --workers threads, "DataLoader" in --workers processes, and "bare", which only reads,
+decodes and warps, in a single thread. OpenCV uses one thread everywhere.
 """
 
 from collections.abc import Callable
@@ -30,10 +29,10 @@ from jdance.report import html
 from jdance.xla import cores
 
 _DATA = flags.DEFINE_string(
-    "data", None, "Data set with images, from launch/prepare.py.", required=True
+    "data", None, "Data set with images by launch/prepare.py.", required=True
 )
 _WORKERS = flags.DEFINE_integer(
-    "workers", 2, "Number of threads (jdance) and processes (DataLoader).", lower_bound=1
+    "workers", 2, "Number of threads (jdance) or processes (DataLoader).", lower_bound=1
 )
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Images per batch.", lower_bound=1)
 _BATCHES = flags.DEFINE_integer("batches", 100, "Batches per round.", lower_bound=1)
@@ -45,7 +44,7 @@ _RECORD = flags.DEFINE_string(
 
 
 def _bare(source: records.Shards, config: Any, count: int) -> None:
-    """Reads, decodes and warps `count` images, and that is all."""
+    """Reads, decodes and warps `count` images."""
     size = config.data.image_size
     rngs = [np.random.default_rng(row) for row in range(config.batch_size)]
     maps, _ = augment.draw_maps(size, BatchRandom(rngs), config.augment)
@@ -76,20 +75,24 @@ def main() -> None:
     config.model.layout = dataset.layout
     if dataset.sequences or records.unpack(source[0]).image is None:
         raise UserError(f"{dataset.folder}: has no images; name another --data")
-    assert models.uses_image(config.model)
+    assert models.inputs(config.model).image
     images = _BATCH.value * _BATCHES.value
     torch.set_num_threads(1)  # as torch itself does in its workers
-    torch_batches = torch_loader.loader(_DATA.value, config, _WORKERS.value, images)
+    torch_batches = torch_loader.make_loader(_DATA.value, config, _WORKERS.value, images)
     candidates = {
-        "jdance": partial(_consume, lambda: loader.train_batches(source, config), _BATCHES.value),
+        "jdance": partial(
+            _consume,
+            lambda: loader.train_batches(source, config, models.inputs(config.model)),
+            _BATCHES.value,
+        ),
         "DataLoader": partial(_consume, lambda: iter(torch_batches), _BATCHES.value),
         "bare": partial(_bare, source, config, images),
     }
-    times = timing.in_turn(candidates, _ROUNDS.value, warmup=1)
-    ours = ("jdance", times["jdance"])
+    times = timing.interleave(candidates, _ROUNDS.value, warmup=1)
+    own = ("jdance", times["jdance"])
     comparisons = [
-        ratios.Comparison("loader", ours, {"PyTorch's DataLoader": times["DataLoader"]}, images),
-        ratios.Comparison("loader, a core", ours, {"bare decode and warp": times["bare"]}, images),
+        ratios.Comparison("loader", own, {"PyTorch's DataLoader": times["DataLoader"]}, images),
+        ratios.Comparison("loader, a core", own, {"bare decode and warp": times["bare"]}, images),
     ]
     caption = (
         f"{machine()}, {cores()} used; {_WORKERS.value} threads or processes, "

@@ -1,14 +1,14 @@
-"""Benchmarks recognition, from an image to the motions of all people, part by part.
+"""Benchmarks recognition, from an image to the motions of all people, by stage.
 
 python launch/bench_recognize.py --config=configs/paper.py --pose=mobilenet_v2_small --baseline
 
-For each number of people: the whole compiled program, as launch/recognize.py runs it, and its parts
-alone. The pose network processes the image; the decoder then gets maps of known people, so that
-their number is certain. The motion network has dummy weights.
+For each number of people, times the whole compiled program of launch/recognize.py and each of its
+stages. The pose network processes the image, but the decoder gets the exact maps of a known number
+of people. The motion network has dummy weights.
 
---baseline also times, in the same rounds, a baseline of common parts: the published graph of
-mobilenet_v2_small in TensorFlow, decoding in NumPy, and a ResNet-50 in PyTorch for each person
-(pip install -e '.[bench]'; without TensorFlow, jdance's own pose network replaces the graph).
+--baseline also times mobilenet_v2_small in TensorFlow, followed by decoding in NumPy and by a
+ResNet-50 in PyTorch for each person (pip install -e '.[bench]'). Without TensorFlow, jdance's pose
+network replaces the published graph.
 """
 
 import importlib
@@ -52,15 +52,15 @@ _CLOCK = flags.DEFINE_enum(
     "clock",
     "wall",
     ["wall", "cpu"],
-    "Time by the wall clock, or CPU seconds of all cores (for a machine with other load).",
+    "Wall-clock time, or CPU time over all cores (for a machine with other load).",
 )
-_PARTS = ("read", "letterbox", "pose", "decode", "features", "crops", "network")
+_STAGES = ("read", "letterbox", "pose", "decode", "features", "crops", "network")
 
 
-class _Certain:
-    """A pose network that works as the real one does, and then sees the people it is told of.
+class _FixedPeople:
+    """A pose estimator that runs its network but decodes given maps.
 
-    Its variables are those of the real one and the maps that it then gives.
+    Its variables are those of the real network and the maps to decode.
     """
 
     def __init__(self, estimator: PoseEstimator):
@@ -70,21 +70,21 @@ class _Certain:
 
     def pure_people(self, variables: Any, squares: Any, min_joints: Any) -> People:
         own, known = variables
-        found = self._maps(own, squares)
-        # The compiler may not drop the network: 0 x is not 0 where x is not finite.
-        unused = sum(0 * leaf.sum() for leaf in jax.tree.leaves(found))
+        predicted = self._maps(own, squares)
+        # Keeps the network in the program: XLA cannot fold 0 * x, as x may not be finite.
+        unused = sum(0 * leaf.sum() for leaf in jax.tree.leaves(predicted))
         return decode(*(maps + unused for maps in known), DECODE, min_joints)
 
 
 def _maps_of(people: np.ndarray) -> Any:
-    """Maps [1, 46, 46, 19] and [1, 46, 46, 38] of people [N, 18, 3], N at most 24."""
+    """Returns heat maps [1, 46, 46, 19] and PAFs [1, 46, 46, 38] of people [N <= 24, 18, 3]."""
     padded = np.zeros((1, 24, 18, 3), np.float32)
     padded[0, : len(people)] = people
     return targets.encode(jnp.asarray(padded), (46, 46))
 
 
 def _scene(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """An image, its people [count, 18, 3], and these in a square of 368 pixels."""
+    """Returns an image and its people [count, 18, 3], in its pixels and in a square of 368."""
     small, people = crowd(count)
     frame_image = cv2.resize(small, (_SIDE.value, _SIDE.value), interpolation=cv2.INTER_CUBIC)
     scale = _SIDE.value / small.shape[0]
@@ -92,46 +92,47 @@ def _scene(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _variables(config: Any) -> Any:
-    """Any variables of the motion network."""
-    size = config.data.image_size if models.uses_image(config.model) else 1
+    """Returns dummy variables of the motion network."""
+    size = config.data.image_size if models.inputs(config.model).image else 1
     net: Any = models.build(config.model)
     image = jnp.zeros((1, size, size, 3), jnp.uint8)
-    numbers = jnp.zeros((1, *models.feature_shape(config.model)))
-    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), image, numbers))
+    inputs = jnp.zeros((1, *models.inputs(config.model).shape))
+    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), image, inputs))
     return jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01, leaf.dtype), shapes)
 
 
-def _ours(
+def _stages(
     config: Any, estimator: PoseEstimator
 ) -> Callable[[int], tuple[int, dict[str, Callable[[], Any]]]]:
-    """Makes the whole program and its parts for a number of people, and tells how many are found.
+    """Returns a function from a number of people to the number detected and the stages to time.
 
     Each program is compiled once.
     """
     classes = [str(i) for i in range(config.model.classes)]
-    recognizer = Recognizer(config, classes, _variables(config), _Certain(estimator), 4)  # type: ignore[arg-type]
+    recognizer = Recognizer(config, classes, _variables(config), _FixedPeople(estimator), 4)  # type: ignore[arg-type]
     _, motion, temperature = recognizer.variables
     network, options = recognizer.network, Options()
     recognize = recognizer.compiled(False, False)
     fit = jax.jit(partial(resample.letterbox, size=estimator.size))
     decoded = jax.jit(lambda maps: decode(*maps, DECODE))
 
-    def cheap(variables: Any, image: Any, numbers: Any, valid: Any) -> Any:
-        """In place of the network: as good as nothing, but it looks at all inputs."""
-        seen = 0 if image is None else image[:, :, 0, 0].sum(1, keepdims=True)
-        total = numbers.sum(1, keepdims=True) + seen + valid[:, None]
+    def stub(variables: Any, image: Any, inputs: Any, valid: Any) -> Any:
+        """Replaces the network at negligible cost, but depends on all inputs."""
+        pixels = 0 if image is None else image[:, :, 0, 0].sum(1, keepdims=True)
+        total = inputs.sum(1, keepdims=True) + pixels + valid[:, None]
         return jnp.tile(total, (1, len(classes)))
 
-    def naming(logits: Callable[..., Any], size: int) -> Callable[..., Any]:
-        part = Network(logits, network.features, size)
+    def classification(logits: Callable[..., Any], size: int) -> Callable[..., Any]:
+        stage = Network(logits, network.features, size)
         return jax.jit(
-            lambda v, frames, sizes, points: program.name(
-                part, v, jnp.float32(1), frames, sizes, points, options
+            lambda v, frames, sizes, points: program.classify(
+                stage, v, jnp.float32(1), frames, sizes, points, options
             )
         )
 
-    only_features, without_network = naming(cheap, 0), naming(cheap, network.image_size)
-    all_ = naming(network.logits, network.image_size)
+    only_features = classification(stub, 0)
+    without_network = classification(stub, network.image_size)
+    all_stages = classification(network.logits, network.image_size)
 
     def make(count: int) -> tuple[int, dict[str, Callable[[], Any]]]:
         frame_image, people, in_square = _scene(count)
@@ -144,7 +145,7 @@ def _ours(
         variables = (estimator.variables, known), motion, temperature
         square = fit(frames, sizes)
         found = int(recognize(variables, options, frames, sizes).valid.sum())
-        padded[0, found:] = 0  # the decode may not tell apart who stand in each other's way
+        padded[0, found:] = 0  # the decoder may miss people who overlap
         points = jax.device_put(padded)
         return found, {
             "whole": lambda: recognizer.people(
@@ -156,23 +157,23 @@ def _ours(
             "decode": lambda: decoded(known),
             "features": lambda: only_features(motion, frames, sizes, points),
             "features and crops": lambda: without_network(motion, frames, sizes, points),
-            "naming": lambda: all_(motion, frames, sizes, points),
+            "classification": lambda: all_stages(motion, frames, sizes, points),
         }
 
     return make
 
 
 def _published_graph() -> tuple[str, Callable[[np.ndarray], Any]]:
-    """The pose network of the baseline: its name, and uint8 RGB [368, 368, 3] -> maps."""
+    """Returns the name of the baseline's pose network, and uint8 RGB [368, 368, 3] -> maps."""
     try:
-        return "mobilenet_v2_small in TensorFlow", pose_baselines.load()
+        return "mobilenet_v2_small in TensorFlow", pose_baselines.load_tensorflow()
     except ImportError:
         estimator = PoseEstimator.load("mobilenet_v2_small")
         return "mobilenet_v2_small in JAX", lambda square: estimator.maps(square[None])
 
 
 def _baseline() -> tuple[str, Callable[[int], Callable[[], Any]]]:
-    """Its name, and the function that makes it for a number of people."""
+    """Returns the baseline's name, and a function from a number of people to the run to time."""
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
     try:
         torch = importlib.import_module("torch")
@@ -188,7 +189,7 @@ def _baseline() -> tuple[str, Callable[[int], Callable[[], Any]]]:
 
         def whole() -> None:
             maps(letterbox(frame_image)[0])
-            scale = np.array([frame_image.shape[1] / 368, frame_image.shape[0] / 368, 1], np.float32)
+            scale = np.array([_SIDE.value / 368, _SIDE.value / 368, 1], np.float32)
             for person in decoded(heat, paf, DECODE)[0] * scale:
                 features.compute("fused18", person)
                 view = crop.cut(frame_image, crop.around(person), 224).transpose(2, 0, 1)[None]
@@ -203,42 +204,42 @@ def _baseline() -> tuple[str, Callable[[int], Callable[[], Any]]]:
 def main() -> None:
     counts = [int(word) for word in _PEOPLE.value]
     config, estimator = defaults.load(_CONFIG.value), PoseEstimator.load(_POSE.value)
-    ours = _ours(config, estimator)
+    stages = _stages(config, estimator)
     name, make = _baseline() if _BASELINE.value else ("", None)
     candidates: dict[str, Callable[[], Any]] = {}
     people: dict[int, int] = {}
     for count in counts:
-        people[count], parts = ours(count)
-        candidates |= {f"{count} {part}": function for part, function in parts.items()}
+        people[count], functions = stages(count)
+        candidates |= {f"{count} {stage}": function for stage, function in functions.items()}
         if make:
             candidates[f"{count} baseline"] = make(count)
-    times = timing.in_turn(candidates, _ROUNDS.value, warmup=1)
+    times = timing.interleave(candidates, _ROUNDS.value, warmup=1)
     median = {key: 1e3 * float(np.median(getattr(t, _CLOCK.value))) for key, t in times.items()}
     print(
         f"{_CONFIG.value}, {_POSE.value}, {_SIDE.value} x {_SIDE.value} pixels, "
         f"{cores()} CPU cores, jax {jax.__version__}; medians of {_ROUNDS.value} rounds in ms "
         f"of {_CLOCK.value} time"
     )
-    titles = ["people", "whole", "frames/s", *_PARTS] + ["baseline"] * bool(make)
+    titles = ["people", "whole", "frames/s", *_STAGES] + ["baseline"] * bool(make)
     print(" ".join(f"{title:>11}" for title in titles))
-    wholes = []
+    totals = []
     for count in counts:
-        one = {part: median.get(f"{count} {part}", 0.0) for part in (*_PARTS, "whole")}
-        both, naming = median[f"{count} features and crops"], median[f"{count} naming"]
-        one["crops"] = max(both - one["features"], 0.0)
-        one["network"] = max(naming - both, 0.0)
-        whole = one["whole"] + one["read"]
-        wholes.append(whole)
+        row = {stage: median.get(f"{count} {stage}", 0.0) for stage in (*_STAGES, "whole")}
+        both, classified = median[f"{count} features and crops"], median[f"{count} classification"]
+        row["crops"] = max(both - row["features"], 0.0)
+        row["network"] = max(classified - both, 0.0)
+        whole = row["whole"] + row["read"]
+        totals.append(whole)
         cells = [f"{people[count]}", f"{whole:.1f}", f"{1e3 / whole:.1f}"]
-        cells += [f"{one[part]:.1f}" for part in _PARTS]
+        cells += [f"{row[stage]:.1f}" for stage in _STAGES]
         cells += [f"{median[f'{count} baseline']:.1f}"] if make else []
         print(" ".join(f"{cell:>11}" for cell in cells))
     if len(counts) > 1:
         found = list(people.values())
-        print(f"one more person: {np.polyfit(found, wholes, 1)[0]:.1f} ms", end="")
+        print(f"one more person: {np.polyfit(found, totals, 1)[0]:.1f} ms", end="")
         if make:
-            others = [median[f"{count} baseline"] for count in counts]
-            print(f"; baseline {np.polyfit(found, others, 1)[0]:.1f} ms", end="")
+            baselines = [median[f"{count} baseline"] for count in counts]
+            print(f"; baseline {np.polyfit(found, baselines, 1)[0]:.1f} ms", end="")
         print()
     if make:
         print(f"baseline: {name}, read not counted")

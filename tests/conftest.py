@@ -24,8 +24,8 @@ import numpy as np
 import pytest
 
 from jdance import config as defaults
-from jdance import skeleton
-from jdance.data import sources
+from jdance import models, skeleton
+from jdance.data import loader, sources
 from jdance.data.prepare import prepare
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,6 +57,16 @@ def tiny_image(number: int) -> tuple[np.ndarray, np.ndarray]:
     for x, y, _ in keypoints[0]:
         cv2.circle(image, (round(float(x)), round(float(y))), 3, (250, 250, 250), -1)
     return image, keypoints
+
+
+def train_batches(source, config, *arguments, **options):
+    """`loader.train_batches` for the network of the configuration."""
+    return loader.train_batches(source, config, models.inputs(config.model), *arguments, **options)
+
+
+def eval_batches(source, config, *arguments, **options):
+    """`loader.eval_batches` for the network of the configuration."""
+    return loader.eval_batches(source, config, models.inputs(config.model), *arguments, **options)
 
 
 def tiny_source(count: int = 60) -> sources.Source:

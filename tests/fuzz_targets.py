@@ -30,7 +30,7 @@ from test_pose_weights import constant, float_constant, random_graph, shape_mess
 from test_videos import write_video
 from test_weights import FILES, archive, tensor
 
-from jdance import skeleton, weights
+from jdance import models, skeleton, weights
 from jdance.data import (
     crop,
     images,
@@ -341,7 +341,7 @@ def _read_data(folder: Path) -> None:
     for split in ("train", "val"):
         source = dataset.source(split)
         for i in range(len(source)):
-            loader.batch([i], [np.random.default_rng(i)], source=source, config=config)
+            loader.batch([i], [np.random.default_rng(i)], source=source, config=config, inputs=models.inputs(config.model))
 
 
 def _resum(folder: Path) -> None:
@@ -371,7 +371,7 @@ def _read_persons(folder: Path) -> None:
     records.labels([data])
     example = records.unpack(data)
     config.model.branches = "fused" if example.image is not None else "sequence"
-    batch = loader.batch([0], [np.random.default_rng(0)], source=[data], config=config)
+    batch = loader.batch([0], [np.random.default_rng(0)], source=[data], config=config, inputs=models.inputs(config.model))
     for value in batch.values():
         assert np.isfinite(value).all()
 

@@ -92,7 +92,7 @@ def test_finished_map():
 def test_str_has_the_papers_parameters(depth, trainable, everything):
     config = defaults.model()
     config.branches, config.str.depth = "str", depth
-    maps = jnp.zeros((1, *models.feature_shape(config)))
+    maps = jnp.zeros((1, *models.inputs(config).shape))
     variables = jax.eval_shape(models.build(config).init, jax.random.key(0), None, maps)
     assert models.count_parameters(variables) == trainable
     assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == everything
@@ -326,7 +326,7 @@ def test_feedback_program(tmp_path):
     told, error = program("feedback", f"--model={tmp_path}", f"--input={tmp_path}", status=1)
     assert "b.json: not a result of launch/recognize.py" in told
     assert "1 of 3 results skipped" in error
-    assert "1 without feedback: the model knows no motion 'unknown'" in told
+    assert "1 without feedback: the model has no motion 'unknown'" in told
     first, second = json.loads((tmp_path / "c_feedback.json").read_text())["frames"][0]["people"]
     assert first["feedback"] is None and len(second["feedback"]["parts"]) == 11
 

@@ -5,7 +5,7 @@ from itertools import islice
 import numpy as np
 import pytest
 from absl import flags
-from conftest import tiny_config
+from conftest import eval_batches, tiny_config, train_batches
 
 from jdance import config as defaults
 from jdance import features
@@ -32,7 +32,7 @@ def assert_same(ours, theirs):
 
 def test_batches_have_the_promised_shapes(tiny_data, source):
     config = tiny_config(tiny_data)
-    batch = next(loader.train_batches(source, config))
+    batch = next(train_batches(source, config))
     expected = {
         "image": ((8, 32, 32, 3), np.uint8),
         "features": ((8, 18), np.float32),
@@ -68,7 +68,7 @@ def test_sampling_and_augmentation_share_no_stream(monkeypatch, tiny_data, sourc
     monkeypatch.setattr(loader, "stream", noted)
     monkeypatch.setattr(sampling, "stream", noted)
     shares = np.full(3, 1 / 3)
-    take(loader.train_batches(source, tiny_config(tiny_data), shares=shares), 8)
+    take(train_batches(source, tiny_config(tiny_data), shares=shares), 8)
     assert states["sampling"] and states["augment"]
     assert not set(states["sampling"]) & set(states["augment"])
 
@@ -86,7 +86,7 @@ def test_views_of_evaluation_are_mild(tiny_data, source, flip):
         "rotation", "scale", "time_crop", *(["flip"] if flip else []),
     }  # fmt: skip
     assert calm.rotation <= 5 and calm.scale <= 0.05 and calm.time_crop == 1
-    plain, view = (next(loader.eval_batches(source, config, view=n)) for n in (0, 3))
+    plain, view = (next(eval_batches(source, config, view=n)) for n in (0, 3))
     np.testing.assert_array_equal(plain["valid"], view["valid"])
     assert not np.array_equal(plain["features"], view["features"])
     # All of the image is still there, at about its place.
@@ -99,24 +99,24 @@ def test_views_of_evaluation_are_mild(tiny_data, source, flip):
 
 def test_resuming_continues_the_same_order(tiny_data, source):
     config = tiny_config(tiny_data)
-    whole = take(loader.train_batches(source, config), 12)
-    assert_same(whole[7:], take(loader.train_batches(source, config, start_step=7), 5))
+    whole = take(train_batches(source, config), 12)
+    assert_same(whole[7:], take(train_batches(source, config, start_step=7), 5))
 
 
 def test_every_epoch_has_every_example_once_in_another_order(tiny_data, source):
     config = tiny_config(tiny_data)
     config.batch_size = 15
-    epochs = np.concatenate(
-        [b["index"] for b in take(loader.train_batches(source, config), 9)]
-    ).reshape(3, 45)
+    epochs = np.concatenate([b["index"] for b in take(train_batches(source, config), 9)]).reshape(
+        3, 45
+    )
     assert (np.sort(epochs) == np.arange(45)).all()
     assert not (epochs[0] == epochs[1]).all()
 
 
 def test_processes_share_the_same_global_batches(tiny_data, source):
     config = tiny_config(tiny_data)
-    whole = take(loader.train_batches(source, config, 3), 4)
-    parts = [take(loader.train_batches(source, config, 3, p, 2), 4) for p in range(2)]
+    whole = take(train_batches(source, config, 3), 4)
+    parts = [take(train_batches(source, config, 3, p, 2), 4) for p in range(2)]
     for step, batch in enumerate(whole):
         joined = {k: np.concatenate([part[step][k] for part in parts]) for k in batch}
         order, back = np.argsort(batch["index"]), np.argsort(joined["index"])
@@ -128,28 +128,28 @@ def test_processes_share_the_same_global_batches(tiny_data, source):
 def test_numbers_depend_on_the_seed_only(tiny_data, source):
     config = tiny_config(tiny_data)
     config.augment.color = 0.4
-    first = take(loader.train_batches(source, config), 3)
+    first = take(train_batches(source, config), 3)
     config.data.threads = 1
-    assert_same(first, take(loader.train_batches(source, config), 3))
+    assert_same(first, take(train_batches(source, config), 3))
     config.data.workers = 2
     flags.FLAGS(["tests"])  # grain's processes want absl's flags parsed
-    assert_same(first, take(loader.train_batches(source, config), 3))
-    assert_same(first[1:], take(loader.train_batches(source, config, start_step=1), 2))
+    assert_same(first, take(train_batches(source, config), 3))
+    assert_same(first[1:], take(train_batches(source, config, start_step=1), 2))
     config.data.workers = 0
     config.seed = 1
-    other = take(loader.train_batches(source, config), 3)
+    other = take(train_batches(source, config), 3)
     assert not np.array_equal(first[0]["index"], other[0]["index"])
 
 
 def test_evaluation_sees_every_example_once(tiny_data, source):
     config = tiny_config(tiny_data)
-    batches = list(loader.eval_batches(source, config))
+    batches = list(eval_batches(source, config))
     assert len(batches) == 6 and all(len(b["label"]) == 8 for b in batches)
     real = np.concatenate([b["index"][b["weight"] > 0] for b in batches])
     assert real.tolist() == list(range(45))
-    shares = [list(loader.eval_batches(source, config, p, 4)) for p in range(4)]
+    shares = [list(eval_batches(source, config, p, 4)) for p in range(4)]
     assert [len(share) for share in shares] == [6] * 4
-    last = list(loader.eval_batches(source, config, 7, 8))
+    last = list(eval_batches(source, config, 7, 8))
     assert [b["weight"].sum() for b in last] == [1, 1, 1, 1, 1, 0]
     real = np.concatenate([b["index"][b["weight"] > 0] for share in shares for b in share])
     assert sorted(real.tolist()) == list(range(45))
@@ -157,12 +157,12 @@ def test_evaluation_sees_every_example_once(tiny_data, source):
 
 def test_features_are_those_of_the_augmented_keypoints(tiny_data, source):
     config = tiny_config(tiny_data)
-    plain = next(loader.eval_batches(source, config))
+    plain = next(eval_batches(source, config))
     stored = np.stack([records.unpack(source[i]).keypoints for i in range(8)])
     np.testing.assert_allclose(plain["features"], features.compute("fused18", stored), atol=1e-4)
     config.augment.rotation = 0.0
     config.augment.flip = 1.0
-    mirrored = next(loader.train_batches(source, config))
+    mirrored = next(train_batches(source, config))
     stored = np.stack([records.unpack(source[int(i)]).keypoints for i in mirrored["index"]])
     expected = features.compute("fused18", stored)[:, features.FUSED18_FLIP]
     np.testing.assert_allclose(mirrored["features"], expected * features.FUSED18_SIGN, atol=1e-4)
@@ -170,16 +170,16 @@ def test_features_are_those_of_the_augmented_keypoints(tiny_data, source):
 
 def test_dropped_keypoints(tiny_data, source):
     config = tiny_config(tiny_data)
-    batch = next(loader.eval_batches(source, config))
-    silent = next(loader.eval_batches(source, config, drop="all"))
+    batch = next(eval_batches(source, config))
+    silent = next(eval_batches(source, config, drop="all"))
     assert not silent["features"].any() and not silent["valid"].any()
     np.testing.assert_array_equal(silent["image"], batch["image"])
     # Of fused18, x of the ankles, both hip angles and the extensions of the legs need them.
-    legless = next(loader.eval_batches(source, config, drop="legs"))
+    legless = next(eval_batches(source, config, drop="legs"))
     gone = [8, 9, 12, 13, 16, 17]
     assert not legless["features"][:, gone].any()
     assert np.delete(legless["features"], gone, axis=1).any(0).all()
-    kept = next(loader.eval_batches(source, config, drop="0.0"))
+    kept = next(eval_batches(source, config, drop="0.0"))
     np.testing.assert_array_equal(kept["features"], batch["features"])
 
 
@@ -187,7 +187,7 @@ def test_skeletons_without_images_need_a_network_without_an_image_branch(tiny_da
     data = records.pack(records.Example(np.ones((18, 3), np.float32), 0, source="s.npz"))
     config = tiny_config(tiny_data)
     with pytest.raises(UserError, match="branches=keypoints"):
-        list(loader.eval_batches([data] * 3, config))
+        list(eval_batches([data] * 3, config))
     config.model.branches = "keypoints"
-    (batch,) = loader.eval_batches([data] * 3, config)
+    (batch,) = eval_batches([data] * 3, config)
     assert "image" not in batch and batch["weight"].sum() == 3

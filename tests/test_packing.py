@@ -6,10 +6,10 @@ from itertools import islice
 import jax
 import numpy as np
 import pytest
-from conftest import tiny_config
+from conftest import tiny_config, train_batches
 
 from jdance import models
-from jdance.data import loader, records
+from jdance.data import records
 from jdance.train import distributed, state, steps
 from jdance.train.motion import MotionTask
 from jdance.train.packing import Packing
@@ -32,7 +32,7 @@ def test_a_packed_step_is_the_same(tiny_data, name, freeze_steps):
 
     plain = partial(steps.train_step, model=model, optimizer=optimizer, seed=7)
     source = records.Dataset(config.data.dir).source("train")
-    for batch in islice(loader.train_batches(source, config), 3):
+    for batch in islice(train_batches(source, config), 3):
         args = distributed.shard(batch)
         results = []
         for step, start in ((plain, fresh), (partial(plain, packing=packing), packed)):

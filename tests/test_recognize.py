@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from conftest import tiny_config, tiny_image
+from conftest import eval_batches, tiny_config, tiny_image
 
 from jdance import models, skeleton
-from jdance.data import crop, loader, openpose_json, records
+from jdance.data import crop, openpose_json, records
 from jdance.errors import UserError
 from jdance.recognize.recognizer import Recognizer, annotate
 from jdance.report import draw
@@ -28,7 +28,7 @@ def test_probabilities_are_those_of_evaluation(setup, tiny_data):
     config, variables = setup
     source = records.Dataset(tiny_data).source("val")
     predictions = evaluation.predict(
-        evaluation.make_eval_step(config), variables, loader.eval_batches(source, config)
+        evaluation.make_eval_step(config), variables, eval_batches(source, config)
     )
     recognizer = Recognizer(config, ["a", "b", "c"], variables)
     for i in range(4):

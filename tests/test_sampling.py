@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from conftest import tiny_config
+from conftest import tiny_config, train_batches
 from test_loader import assert_same, source, take  # noqa: F401
 from test_prepare import load
 
-from jdance.data import loader, records, resplit, sampling, sources
+from jdance.data import records, resplit, sampling, sources
 from jdance.data.prepare import prepare
 from jdance.errors import UserError
 from jdance.train import loop
@@ -49,10 +49,10 @@ def test_steered_shares_follow_the_errors():
 def test_batches_by_shares_resume(tiny_data, source):  # noqa: F811
     config = tiny_config(tiny_data)
     shares = np.array([0.6, 0.2, 0.2])
-    whole = take(loader.train_batches(source, config, shares=shares), 12)
+    whole = take(train_batches(source, config, shares=shares), 12)
     labels = np.concatenate([batch["label"] for batch in whole])[:45]
     assert np.bincount(labels).tolist() == [27, 9, 9]
-    assert_same(whole[7:], take(loader.train_batches(source, config, 7, shares=shares), 5))
+    assert_same(whole[7:], take(train_batches(source, config, 7, shares=shares), 5))
     # Copies of one example in an epoch are augmented each in its own way.
     index = np.concatenate([batch["index"] for batch in whole])[:45]
     features = np.concatenate([batch["features"] for batch in whole])[:45]

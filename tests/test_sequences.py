@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny_config
+from conftest import eval_batches, tiny_config, train_batches
 
 from jdance import features, models, skeleton
 from jdance.config import augment as no_augment
-from jdance.data import augment, crop, loader, records, skeleton_npz, temporal
+from jdance.data import augment, crop, records, skeleton_npz, temporal
 from jdance.data.prepare import prepare
 from jdance.data.randomness import BatchRandom
 from jdance.data.sources import open_source
@@ -195,13 +195,13 @@ def test_batches_of_sequences(clip_data):
     config = sequence_config(clip_data)
     dataset = records.Dataset(clip_data)
     assert dataset.sequences and dataset.layout == "jhmdb15"
-    batch = next(loader.train_batches(dataset.source("train"), config))
-    assert batch["features"].shape == (8, *models.feature_shape(config.model))
+    batch = next(train_batches(dataset.source("train"), config))
+    assert batch["features"].shape == (8, *models.inputs(config.model).shape)
     assert "image" not in batch and batch["valid"].all()
-    (plain, *_) = loader.eval_batches(dataset.source("val"), config)
-    (again, *_) = loader.eval_batches(dataset.source("val"), config, view=0)
+    (plain, *_) = eval_batches(dataset.source("val"), config)
+    (again, *_) = eval_batches(dataset.source("val"), config, view=0)
     np.testing.assert_array_equal(plain["features"], again["features"])
-    (other, *_) = loader.eval_batches(dataset.source("val"), config, view=1)
+    (other, *_) = eval_batches(dataset.source("val"), config, view=1)
     assert not np.allclose(plain["features"], other["features"])
     np.testing.assert_array_equal(plain["label"], other["label"])
 
@@ -235,7 +235,7 @@ def test_sequence_network_has_the_described_parts(order):
     config = tiny_config("")
     config.model.update(branches="sequence", layout="jhmdb15", features="full", attention=order)
     net = models.build(config.model)
-    shape = models.feature_shape(config.model)
+    shape = models.inputs(config.model).shape
     assert shape == (32, 151)
     variables = jax.eval_shape(net.init, jax.random.key(0), None, jnp.zeros((1, *shape)))
     params = variables["params"]

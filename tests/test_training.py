@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny_config, tiny_source
+from conftest import eval_batches, tiny_config, tiny_source, train_batches
 
 from jdance import models
-from jdance.data import loader, records
+from jdance.data import records
 from jdance.data.prepare import prepare
 from jdance.errors import UserError
 from jdance.train import checkpoints, distributed, evaluation, loop, state, steps
@@ -38,7 +38,7 @@ def config(tiny_data):
 @pytest.fixture
 def batches(config):
     source = records.Dataset(config.data.dir).source("train")
-    return list(islice(loader.train_batches(source, config), 3))
+    return list(islice(train_batches(source, config), 3))
 
 
 def assert_trees_close(a, b, **tolerance):
@@ -177,7 +177,7 @@ def test_training_learns_and_writes_what_it_should(tiny_data, tmp_path):
     source = records.Dataset(tiny_data).source("val")
     again = evaluation.summarize(
         evaluation.predict(
-            evaluation.make_eval_step(read), variables, loader.eval_batches(source, read)
+            evaluation.make_eval_step(read), variables, eval_batches(source, read)
         ),
         *(classes, tiny_data, "val"),
     )

@@ -60,7 +60,7 @@ def training(task: Task, cluster: Cluster) -> Lower:
     def lower(batch_size: int) -> jax.stages.Lowered:
         batch = inputs.batch_shapes(config, batch_size)
         log = jax.eval_shape(nonfinite.empty)
-        images = inputs.images_shape(config)
+        images = inputs.cached_images_shape(config)
         return compiled.on_mesh(step, mesh, (packed, log), batch, images)
 
     return lower
@@ -143,7 +143,7 @@ def untrained(
         lambda: net.init(
             jax.random.key(0),
             jnp.zeros((1, size, size, 3), jnp.uint8),
-            jnp.zeros((1, *models.feature_shape(config.model))),
+            jnp.zeros((1, *models.inputs(config.model).shape)),
         )
     )
     variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)

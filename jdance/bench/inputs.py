@@ -11,7 +11,7 @@ from jdance.data.loader import Batch
 from jdance.pose.letterbox import INPUT_SIZE
 from jdance.stagedance import stage
 from jdance.train import distributed, nonfinite, state, steps
-from jdance.train.compiled import StepState, Step, packing, train_step
+from jdance.train.compiled import Step, StepState, packing, train_step
 from jdance.train.tasks import Task
 
 _STEPS_PER_EPOCH = 100  # for the schedule of the learning rate; any number would do
@@ -31,16 +31,19 @@ def batch(config: ConfigDict, size: int) -> Batch:
             "keypoints": people.astype(np.float32),
             "mask": np.ones((size, cells, cells), np.float32),
         }
-    shape = (size, *models.feature_shape(config.model))
-    images = config.model.branches == "str"  # of skeletons
-    features = rng.integers(0, 256, shape, np.uint8) if images else rng.normal(size=shape)
+    inputs = models.inputs(config.model)
+    shape = (size, *inputs.shape)
+    if inputs.dtype is np.uint8:
+        features = rng.integers(0, 256, shape, np.uint8)
+    else:
+        features = rng.normal(size=shape).astype(inputs.dtype)
     result |= {
-        "features": features if images else features.astype(np.float32),
+        "features": features,
         "valid": np.ones(size, bool),
         "label": rng.integers(0, config.model.classes, size, np.int32),
         "weight": np.ones(size, np.float32),
     }
-    if not models.uses_image(config.model):
+    if not inputs.image:
         return result
     if config.data.resident:
         return result | {"back": np.stack([device_cache.back(augment.plain(side), side)] * size)}
@@ -61,9 +64,11 @@ def step(task: Task) -> tuple[Step, StepState]:
     config = task.config
     optimizer = make_optimizer(task)
     model = task.model(axis_name=steps.AXIS)
-    fresh = distributed.replicate(state.create(model, optimizer, config.seed, task.inputs()))
+    fresh = state.create(model, optimizer, config.seed, task.inputs())
+    fresh = distributed.replicate(distributed.broadcast(fresh))
     packed = jax.jit(packing(task, optimizer).pack)(fresh)
-    return train_step(task, model, optimizer), (packed, distributed.replicate(nonfinite.empty()))
+    start = StepState(packed, distributed.replicate(nonfinite.empty()))
+    return train_step(task, model, optimizer), start
 
 
 def make_optimizer(task: Task) -> optax.GradientTransformation:

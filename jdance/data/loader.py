@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jdance import config as defaults
-from jdance import features, models, skeleton
+from jdance import features, skeleton
 from jdance.data import augment, device_cache, records, sampling, temporal
 from jdance.data.randomness import BatchRandom, stream
 from jdance.errors import UserError
@@ -30,6 +30,7 @@ def batch(
     *,
     source: Any,
     config: ConfigDict,
+    inputs: features.Inputs,
     drop: str = "",
     resides: bool = False,
 ) -> Batch:
@@ -43,11 +44,12 @@ def batch(
         rngs: one for each of them, or None.
         source: random access to packed records.
         config: the experiment.
+        inputs: what the network takes.
         drop: joints to take away, see `eval_batches`.
         resides: whether the images reside on the device, see `resident`.
     """
     layout, size = skeleton.LAYOUTS[config.model.layout], config.data.image_size
-    looks = models.uses_image(config.model)
+    looks = inputs.image
     rng = None if rngs is None else BatchRandom(rngs)
     affines, mirrored = np.broadcast_to(augment.plain(size), (len(indices), 2, 3)), None
     disturbances = None
@@ -81,7 +83,7 @@ def batch(
             augment.warp_image(stored, onto[row], size, out=images[row])
             if disturbances is not None:
                 augment.disturb_image(images[row], disturbances, row)
-    people = _in_time(keypoints, rng, config)
+    people = _in_time(keypoints, rng, config, inputs)
     people = augment.warp_keypoints(people, affines, mirrored, layout)
     if rng is not None:
         people = augment.disturb_keypoints(people, size, rng, config.augment, layout)
@@ -89,7 +91,7 @@ def batch(
         people = _without(people, drop, indices, layout)
     valid = features.valid(people, layout)
     return result | {
-        "features": models.compute_features(config.model, people, layout),
+        "features": inputs.compute(people, layout).astype(inputs.dtype, copy=False),
         "valid": valid.any(-1) if valid.ndim == 2 else valid,
         "label": np.array(labels, np.int32),
         "index": np.array(indices, np.int32),
@@ -111,14 +113,17 @@ def _checked(
 
 
 def _in_time(
-    keypoints: list[np.ndarray], rng: BatchRandom | None, config: ConfigDict
+    keypoints: list[np.ndarray],
+    rng: BatchRandom | None,
+    config: ConfigDict,
+    inputs: features.Inputs,
 ) -> np.ndarray:
     """Skeletons [J, 3], or sequences [T, J, 3] of different lengths, as one array."""
     if keypoints[0].ndim == 2:
         return np.stack(keypoints)
     counts = np.array([len(sequence) for sequence in keypoints])
-    at = temporal.times(counts, config.model.sequence.frames, rng, config.augment)
-    if config.model.branches == "sequence":  # STR's maps are smoothed in their own way
+    at = temporal.times(counts, inputs.frames, rng, config.augment)
+    if inputs.smooth:
         keypoints = [temporal.smooth(sequence) for sequence in keypoints]
     return np.stack([temporal.resample(*pair) for pair in zip(keypoints, at, strict=True)])
 
@@ -143,6 +148,7 @@ def _without(
 def train_batches(
     source: Any,
     config: ConfigDict,
+    inputs: features.Inputs,
     start_step: int = 0,
     process: int = 0,
     processes: int = 1,
@@ -153,6 +159,7 @@ def train_batches(
     Args:
         source: random access to packed records.
         config: the experiment; `batch_size` counts the examples of all processes together.
+        inputs: what the network takes.
         start_step: batches that earlier runs consumed.
         process, processes: which share of each global batch to make.
         shares: float [M], how often each class is drawn, see `sampling.Order`; None: every example
@@ -161,10 +168,10 @@ def train_batches(
     Yields:
         image uint8 [B, S, S, 3] RGB (unless the network looks at none; with `data.resident` back
         float32 [B, 2, 3], see `resident`), features (see
-        `models.compute_features`), valid bool [B], label int32 [B], index int32 [B] (place
+        `features.Inputs`), valid bool [B], label int32 [B], index int32 [B] (place
         in the source), weight float32 [B] (1).
     """
-    make = partial(batch, source=source, config=config, resides=config.data.resident)
+    make = partial(batch, source=source, config=config, inputs=inputs, resides=config.data.resident)
     return train_order(source, make, config, start_step, process, processes, shares)
 
 
@@ -198,6 +205,7 @@ def train_order(
 def eval_batches(
     source: Any,
     config: ConfigDict,
+    inputs: features.Inputs,
     process: int = 0,
     processes: int = 1,
     *,
@@ -209,7 +217,7 @@ def eval_batches(
     All processes yield equally many batches; see `train_batches` for what is in them.
 
     Args:
-        source, config, process, processes: as for `train_batches`.
+        source, config, inputs, process, processes: as for `train_batches`.
         drop: joints to take away: "all", "legs" (hips, knees, ankles) or a share such as "0.2",
             drawn for each example; "" none.
         view: 0 shows the examples unchanged, other numbers with small random changes, see
@@ -222,7 +230,7 @@ def eval_batches(
 
     def make(indices: Sequence[int]) -> Batch:
         rngs = [stream("views", config.seed, view, i) for i in indices] if view else None
-        return batch(indices, rngs, source=source, config=config, drop=drop)
+        return batch(indices, rngs, source=source, config=config, inputs=inputs, drop=drop)
 
     local_size = config.batch_size // processes
     share = grain.MapDataset.range(len(source))[process::processes]

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
+from ml_collections import ConfigDict
 
 from jdance.models.layers import batch_norm
 
@@ -50,6 +51,18 @@ def make(
     if order < 0:
         return None
     return partial(CBAM, order, reduction, gate_norm=gate_norm, axis_name=axis_name, dtype=dtype)
+
+
+def from_config(config: ConfigDict, axis_name: str | None, reduction: int = 16) -> Attention | None:
+    """The attention of a configuration's `model` part, see `make`."""
+    return make(
+        config.attention,
+        config.attention_block,
+        reduction=reduction,
+        gate_norm=config.gate_norm,
+        axis_name=axis_name,
+        dtype=jnp.dtype(config.dtype),
+    )
 
 
 def _imported(block: str) -> Attention:

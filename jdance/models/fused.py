@@ -1,6 +1,7 @@
 """The fused network of the paper: key-point branch, image branch, fusion (section 3, Figure 4)."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -8,8 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
+from ml_collections import ConfigDict
 
+from jdance import features
+from jdance.models import attention
 from jdance.models.layers import MLP, BranchDropout
+from jdance.models.resnet import BLOCKS, ResNet
+from jdance.skeleton import LAYOUTS
 
 # Mean and standard deviation of ImageNet's RGB, which pretrained ResNets expect.
 MEAN = (123.675, 116.28, 103.53)
@@ -92,3 +98,53 @@ class FusedNet(nn.Module):
         x = jnp.concatenate(branches, axis=-1)
         x = MLP(self.fusion_widths, self.dropout, self.dtype, name="fusion")(x, index, train)
         return nn.Dense(self.classes, name="logits")(x.astype(jnp.float32))
+
+
+def inputs(config: ConfigDict) -> features.Inputs:
+    """Key-point features and the image crop; `model.branches` "image" or "keypoints" leaves one out."""
+    return features.Inputs(
+        compute=partial(features.compute, config.features),
+        shape=(features.size(config.features, LAYOUTS[config.layout]),),
+        feature_set=config.features,
+        image=config.branches != "keypoints",
+    )
+
+
+def build(
+    config: ConfigDict, axis_name: str | None, freeze_backbone: bool, platform: str
+) -> FusedNet:
+    """Builds the network; arguments as for `jdance.models.build`."""
+    dtype = jnp.dtype(config.dtype)
+    backbone = None
+    if config.branches != "keypoints":
+        backbone = ResNet(
+            block=_one_of(config, "block", *BLOCKS),
+            stage_sizes=tuple(config.stage_sizes),
+            width=config.width,
+            version=_one_of(config, "version", "v1", "v1.5"),
+            attention=attention.from_config(config, axis_name),
+            attention_place=_one_of(config, "attention_place", "end", "blocks"),
+            zero_gamma=config.zero_gamma,
+            dropout=config.stage_dropout,
+            axis_name=axis_name,
+            fold_norms=platform != "cpu",
+            dtype=dtype,
+        )
+    return FusedNet(
+        classes=config.classes,
+        backbone=backbone,
+        freeze_backbone=freeze_backbone,
+        image_widths=tuple(config.image_widths),
+        keypoint_widths=tuple(config.keypoint_widths) if config.branches != "image" else (),
+        fusion_widths=tuple(config.fusion_widths),
+        dropout=config.dropout,
+        keypoint_dropout=config.keypoint_dropout,
+        image_dropout=config.image_dropout,
+        dtype=dtype,
+    )
+
+
+def _one_of(config: ConfigDict, key: str, *values: str) -> str:
+    if config[key] not in values:
+        raise ValueError(f"model.{key}={config[key]!r}: expected {' or '.join(values)}")
+    return str(config[key])

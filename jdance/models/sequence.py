@@ -1,15 +1,20 @@
 """The sequence network: the paper's residual attention network in one dimension, over time."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
+from ml_collections import ConfigDict
 
+from jdance import features
+from jdance.models import attention
 from jdance.models.attention import Attention
 from jdance.models.layers import MLP, batch_norm
 from jdance.models.resnet import Bottleneck
+from jdance.skeleton import LAYOUTS
 
 
 class SequenceNet(nn.Module):
@@ -92,3 +97,35 @@ class SequenceNet(nn.Module):
             name="dense",
         )(x, index, train)
         return nn.Dense(self.classes, name="logits")(x.astype(jnp.float32))
+
+
+def inputs(config: ConfigDict) -> features.Inputs:
+    """Features, positions and velocities of T frames, see `features.sequence`."""
+    layout, frames = LAYOUTS[config.layout], config.sequence.frames
+    return features.Inputs(
+        compute=partial(features.sequence, config.features),
+        shape=(frames, features.size(config.features, layout) + 4 * len(layout)),
+        feature_set=config.features,
+        stills=False,
+        sequences=True,
+        frames=frames,
+        smooth=True,
+    )
+
+
+def build(
+    config: ConfigDict, axis_name: str | None, freeze_backbone: bool, platform: str
+) -> SequenceNet:
+    """Builds the network; arguments as for `jdance.models.build`."""
+    parts = config.sequence.to_dict()
+    if parts.pop("frames") < 4:
+        raise ValueError(f"model.sequence.frames={config.sequence.frames}: must be 4 or more")
+    return SequenceNet(
+        classes=config.classes,
+        attention=attention.from_config(config, axis_name, parts.pop("reduction")),
+        stage_dropout=config.stage_dropout,
+        dropout=config.dropout,
+        axis_name=axis_name,
+        dtype=jnp.dtype(config.dtype),
+        **parts | {"dense_widths": tuple(parts["dense_widths"])},
+    )

@@ -1,10 +1,11 @@
-"""Frames to people and their motions: one pure function of fixed shapes, without the host.
+"""The recognition program: a pure function with static shapes, from frames to classified people.
 
-Letterbox, pose network, decode, crops from the full-resolution frames, features, motion network.
-The people of all frames are brought together, and only as many crops are cut and judged as there
-are people: a loop takes them in groups of a few fixed sizes.
+Letterbox, pose network, decoding, crops from the full-resolution frames, features, motion network.
+The people of all frames are compacted into one array, and a loop crops and classifies them in
+groups of a few static sizes, so that the cost grows with the actual number of people.
 
-Letters in the shapes: B frames, H x W the canvas, P people at most in a frame, M motions.
+Letters in the shapes: B frames, H x W the canvas, P the maximum number of people in a frame, M
+motions.
 """
 
 from collections.abc import Callable
@@ -19,23 +20,24 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jdance import features, models, skeleton
-from jdance.data import augment, crop
+from jdance.data import crop
 from jdance.pose.decode import People
 from jdance.recognize import resample
 
 _BATCH = 32  # people that a GPU crops and classifies at once
-GROUPS = (1, 4, 16)  # numbers of people that the motion network is compiled for
+GROUPS = (1, 4, 16)  # group sizes on CPUs; the motion network is compiled for each
 
 
 class Recognized(NamedTuple):
-    """The people in B frames, from left to right; rows after the last one are all zero.
+    """The people in B frames, from left to right, zero-padded to P rows.
 
     Attributes:
-        keypoints: float32 [B, P, 18, 3] in pixels of the frame and score; of a whole image 0.
+        keypoints: float32 [B, P, 18, 3], x and y in pixels of the frame, and score; 0 for a whole
+            image.
         box: float32 [B, P, 4], x, y, width, height of the key points.
         probabilities: float32 [B, P, M].
         valid: bool [B, P], whether the row holds a person.
-        whole: bool [B], whether the frame's one person is the image as a whole.
+        whole: bool [B], whether the frame's only row stands for the whole image.
     """
 
     keypoints: Array
@@ -47,12 +49,12 @@ class Recognized(NamedTuple):
 
 @dataclass(frozen=True)
 class Network:
-    """A motion network: what it looks at, and how it is called.
+    """A motion network and its inputs.
 
     Attributes:
         logits: (variables, image uint8 [N, S, S, 3] or None, features [N, D], valid [N]) -> [N, M].
         features: name of the feature set.
-        image_size: S, or 0 if it looks at no image.
+        image_size: S, or 0 for networks without an image branch.
     """
 
     logits: Callable[..., Array]
@@ -60,65 +62,65 @@ class Network:
     image_size: int
 
     @classmethod
-    def of(cls, config: Any) -> "Network":
-        """The network of an experiment's configuration."""
+    def from_config(cls, config: Any) -> "Network":
+        """Builds the network of an experiment's configuration."""
         model = models.build(config.model)
         size = config.data.image_size if models.uses_image(config.model) else 0
         return cls(model.apply, models.feature_set(config.model), size)  # type: ignore[arg-type]
 
 
 class Options(NamedTuple):
-    """Settings that are arguments of the compiled program: one program serves all their values.
+    """Dynamic settings of the program, which do not cause recompilation.
 
     Attributes:
-        min_joints: int32 [], people with fewer joints are left out.
-        whole_image: bool [], whether to classify the whole image where no person is found.
+        min_joints: int32 [], minimum number of joints of a person.
+        whole_image: bool [], whether to classify the whole image where no person is detected.
     """
 
     min_joints: ArrayLike = 4
     whole_image: ArrayLike = False
 
 
-def find(
-    people: Callable[[Any, Array, ArrayLike], People],
+def detect(
+    pose: Callable[[Any, Array, ArrayLike], People],
     size: int,
     variables: Any,
     frames: Array,
     sizes: Array,
     min_joints: ArrayLike,
 ) -> Array:
-    """Finds the people in frames.
+    """Detects the people in frames.
 
     Args:
-        people: (variables, uint8 [B, size, size, 3], min_joints) -> the people in these, as
+        pose: (variables, uint8 [B, size, size, 3], min_joints) -> `People`, see
             `PoseEstimator.pure_people`.
         size: side of the pose network's input.
-        variables: of the pose network.
-        frames: uint8 RGB [B, H, W, 3], 0 beyond their true sizes.
-        sizes: int32 [B, 2], true height and width.
-        min_joints: int32 [], how many joints a person needs.
+        variables: variables of the pose network.
+        frames: uint8 RGB [B, H, W, 3], zero-padded.
+        sizes: int32 [B, 2], heights and widths without the padding.
+        min_joints: int32 [], minimum number of joints of a person.
 
     Returns:
-        float32 [B, P, 18, 3] in pixels of the frames, from left to right, then rows of 0.
+        float32 [B, P, 18, 3] in pixels of the frames, from left to right, zero-padded.
     """
     squares = resample.letterbox(frames, sizes, size)
-    found = people(variables, squares, min_joints)
+    people = pose(variables, squares, min_joints)
     fitted = resample.fitted_size(sizes, size)
-    # Pixel centres lie at whole numbers; each axis has its own factor, as fitted sizes are rounded.
-    factor = (sizes / fitted)[:, None, None, ::-1]  # x, y
-    xy = (found.keypoints[..., :2] + 0.5) * factor - 0.5
+    # Pixel centers have integer coordinates. Fitted sizes are rounded, hence one scale per axis.
+    scale = (sizes / fitted)[:, None, None, ::-1]  # x, y
+    xy = (people.keypoints[..., :2] + 0.5) * scale - 0.5
     inside = (xy <= sizes[:, None, None, ::-1] - 0.5).all(-1)
-    present = inside & (found.keypoints[..., 2] > 0) & found.valid[..., None]
-    keypoints = jnp.concatenate([xy, found.keypoints[..., 2:]], -1)
+    present = inside & (people.keypoints[..., 2] > 0) & people.valid[..., None]
+    keypoints = jnp.concatenate([xy, people.keypoints[..., 2:]], -1)
     keypoints = jnp.where(present[..., None], keypoints, 0)
     low, high = _corners(keypoints)
-    middle = jnp.where(present.any(-1), low[..., 0] + high[..., 0], jnp.inf)
-    order = jnp.argsort(middle, axis=-1)  # stable, with the empty rows last
+    center = jnp.where(present.any(-1), low[..., 0] + high[..., 0], jnp.inf)
+    order = jnp.argsort(center, axis=-1)  # stable; empty rows last
     return jnp.take_along_axis(keypoints, order[..., None, None], 1)
 
 
 def _corners(keypoints: Array) -> tuple[Array, Array]:
-    """The least and greatest x and y [..., 2] of the present joints of [..., 18, 3]."""
+    """Returns min and max x and y [..., 2] of the present joints of [..., 18, 3]."""
     present, xy = (keypoints[..., 2] > 0)[..., None], keypoints[..., :2]
     return (
         jnp.where(present, xy, jnp.inf).min(-2),
@@ -126,7 +128,7 @@ def _corners(keypoints: Array) -> tuple[Array, Array]:
     )
 
 
-def name(
+def classify(
     network: Network,
     variables: Any,
     temperature: Array,
@@ -135,19 +137,19 @@ def name(
     keypoints: Array,
     options: Options,
 ) -> Recognized:
-    """Names the motion of everybody in frames.
+    """Classifies the motion of every person.
 
     Args:
         network: the motion network.
-        variables: its variables.
-        temperature: float32 [], which logits are divided by.
-        frames, sizes: as for `find`.
-        keypoints: float32 [B, P, 18, 3]; people with too few joints are left out.
+        variables: variables of the motion network.
+        temperature: float32 [], divides the logits.
+        frames, sizes: see `detect`.
+        keypoints: float32 [B, P, 18, 3]; people with too few joints are dropped.
         options: may be traced.
     """
     count = skeleton.is_present(keypoints).sum(-1)
     valid = count >= options.min_joints
-    # The others move to the end, those who stay keep their order.
+    # Stable: moves the dropped people to the end.
     order = jnp.argsort(~valid, axis=-1)
     valid = jnp.take_along_axis(valid, order, -1)
     keypoints = jnp.take_along_axis(keypoints, order[..., None, None], 1)
@@ -167,7 +169,7 @@ def name(
 
 
 def _square_around(box: Array) -> Array:
-    """`crop.around` of boxes [..., 4]: int32 [..., 3], left, top, side."""
+    """`crop.around` for boxes [..., 4]: int32 [..., 3], left, top, side."""
     side = jnp.maximum(crop.MARGIN * box[..., 2:].max(-1), crop.SMALLEST)
     corner = box[..., :2] + box[..., 2:] / 2 - side[..., None] / 2
     square = jnp.round(jnp.concatenate([corner, side[..., None]], -1))
@@ -175,9 +177,23 @@ def _square_around(box: Array) -> Array:
 
 
 def _square_of_whole(sizes: Array) -> Array:
-    """`crop.whole` of sizes [B, 2]: int32 [B, 3]."""
+    """`crop.whole` for sizes [B, 2]: int32 [B, 3]."""
     side = sizes.max(-1, keepdims=True)
     return jnp.concatenate([(sizes[:, ::-1] - side) // 2, side], -1)
+
+
+class _People(NamedTuple):
+    """The N = B x P rows, valid or not."""
+
+    frames: Array  # uint8 [B, H, W, 3]
+    frame_index: Array  # int32 [N]
+    square: Array  # int32 [N, 3], left, top and side of the crop
+    features: Array  # [N, D]
+    features_valid: Array  # bool [N]
+
+
+# (image uint8 [N, S, S, 3] or None, rows int32 [N]) -> probabilities [N, M]
+Predict = Callable[[Array | None, Array], Array]
 
 
 def _probabilities(
@@ -190,142 +206,56 @@ def _probabilities(
     valid: Array,
     groups: tuple[int, ...],
 ) -> Array:
-    """Probabilities float32 [B, P, M] of the valid people, 0 of the others."""
+    """Returns probabilities float32 [B, P, M] of the valid people, 0 elsewhere."""
     rows = valid.size
-    points = keypoints.reshape(rows, skeleton.NUM_JOINTS, 3)
     square = square.reshape(rows, 3)
-    seen = _into_view(points, square, network.image_size or crop.SIZE)
-    owner = jnp.arange(rows, dtype=jnp.int32) // valid.shape[1]
+    viewed = _into_view(
+        keypoints.reshape(rows, skeleton.NUM_JOINTS, 3), square, network.image_size or crop.SIZE
+    )
+    frame_index = jnp.arange(rows, dtype=jnp.int32) // valid.shape[1]
     people = _People(
-        frames, owner, square, features.compute(network.features, seen), features.valid(seen)
+        frames,
+        frame_index,
+        square,
+        features.compute(network.features, viewed),
+        features.valid(viewed),
     )
 
-    def classify(image: Array | None, person: Array) -> Array:
-        """Probabilities [N, M] of people int32 [N]; image uint8 [N, S, S, 3]."""
-        logits = network.logits(variables, image, people.features[person], people.placed[person])
+    def predict(image: Array | None, index: Array) -> Array:
+        logits = network.logits(
+            variables, image, people.features[index], people.features_valid[index]
+        )
         return jax.nn.softmax(logits / temperature)
 
     result = jax.lax.platform_dependent(
         valid.reshape(-1),
-        cpu=lambda valid: _in_groups(people, valid, classify, network.image_size, groups),
-        default=lambda valid: _in_batches(people, valid, classify, network.image_size),
+        cpu=lambda valid: _in_groups(people, valid, predict, network.image_size, groups),
+        default=lambda valid: _in_batches(people, valid, predict, network.image_size),
     )
     return result.reshape(*valid.shape, -1)
 
 
-class _People(NamedTuple):
-    """All rows for people, N of them, valid or not."""
+def _in_batches(people: _People, valid: Array, predict: Predict, image_size: int) -> Array:
+    """Computes probabilities [N, M] in batches of a static size: for GPUs.
 
-    frames: Array  # uint8 [B, H, W, 3]
-    owner: Array  # int32 [N], the frame of each
-    square: Array  # int32 [N, 3], what to crop
-    features: Array  # [N, D]
-    placed: Array  # bool [N], whether the features are valid
-
-
-Classify = Callable[[Array | None, Array], Array]
-
-
-def _in_batches(people: _People, valid: Array, classify: Classify, image_size: int) -> Array:
-    """Probabilities [N, M], computed for batches of a fixed size: for GPUs.
-
-    One loop, whose every turn cuts and classifies a whole batch: a GPU waits for the host before
-    each turn of a loop.
+    A GPU waits for the host before each iteration of a loop, so each one crops and classifies a
+    whole batch.
     """
     rows = len(valid)
     size = min(_BATCH, rows)
     total = valid.sum()
-    number = jnp.nonzero(valid, size=rows + size, fill_value=rows)[0]
-    motions = jax.eval_shape(classify, *_example(image_size)).shape[-1]
+    valid_rows = jnp.nonzero(valid, size=rows + size, fill_value=rows)[0]
+    motions = jax.eval_shape(predict, *_example(image_size)).shape[-1]
 
-    def turn(state: tuple[Array, Array]) -> tuple[Array, Array]:
+    def body(state: tuple[Array, Array]) -> tuple[Array, Array]:
         done, result = state
-        index = jax.lax.dynamic_slice(number, (done,), (size,))
-        person = jnp.minimum(index, rows - 1)
+        index = jax.lax.dynamic_slice(valid_rows, (done,), (size,))
+        clipped = jnp.minimum(index, rows - 1)
         image = None
         if image_size:
-            crops = resample.cut_all(people.frames, people.owner[person], people.square[person])
+            crops = resample.crop_matmul(
+                people.frames, people.frame_index[clipped], people.square[clipped]
+            )
             image = jax.vmap(partial(resample.view, size=image_size))(crops)
-        return done + size, result.at[index].set(classify(image, person), mode="drop")
+        return done + size, result.at[index].set(predict(image, clipped), mode="drop")
 
-    start = jnp.zeros((), total.dtype), jnp.zeros((rows, motions), jnp.float32)
-    return jax.lax.while_loop(lambda state: state[0] < total, turn, start)[1]
-
-
-def _example(image_size: int) -> tuple[jax.ShapeDtypeStruct | None, jax.ShapeDtypeStruct]:
-    """Shapes of the arguments of `classify` for one person."""
-    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.uint8)
-    return image if image_size else None, jax.ShapeDtypeStruct((1,), jnp.int32)
-
-
-def _in_groups(
-    people: _People,
-    valid: Array,
-    classify: Classify,
-    image_size: int,
-    groups: tuple[int, ...],
-) -> Array:
-    """Probabilities [N, M], computed for as many people as there are, in a few sizes: for CPUs."""
-    rows = len(valid)
-    groups = tuple(g for g in groups if g < rows) + (min(rows, groups[-1]),)
-    groups = tuple(sorted(set(groups)))
-    total = valid.sum()
-    # Numbers of the valid people, compacted; beyond them a number that scatters drop.
-    number = jnp.nonzero(valid, size=rows + groups[-1], fill_value=rows)[0]
-    views = _views(people, number, total, image_size) if image_size else None
-    sizes = jnp.array(groups)
-    motions = jax.eval_shape(classify, *_example(image_size)).shape[-1]
-
-    def take(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        done, result = state
-        left = total - done
-        # The next larger group, unless a quarter of it would be empty: then the next smaller one.
-        larger = jnp.minimum(jnp.searchsorted(sizes, left), len(groups) - 1)
-        wasteful = (left * 4 < sizes[larger] * 3) & (larger > 0)
-        choice = larger - wasteful
-
-        def branch(count: int) -> Callable[[], Array]:
-            def run() -> Array:
-                index = jax.lax.dynamic_slice(number, (done,), (count,))
-                image = None
-                if views is not None:
-                    image = jax.lax.dynamic_slice_in_dim(views, done, count)
-                probabilities = classify(image, jnp.minimum(index, rows - 1))
-                return result.at[index].set(probabilities, mode="drop")
-
-            return run
-
-        result = jax.lax.switch(choice, [branch(count) for count in groups])
-        return done + sizes[choice], result
-
-    start = jnp.zeros((), total.dtype), jnp.zeros((rows, motions), jnp.float32)
-    return jax.lax.while_loop(lambda state: state[0] < total, take, start)[1]
-
-
-def _into_view(points: Array, square: Array, size: int) -> Array:
-    """Key points [N, 18, 3] of frames, as seen in a view of `size` pixels of their squares [N, 3].
-
-    As `crop.into` and then `augment.warp_keypoints` by `augment.plain`.
-    """
-    affine = augment.plain(size)
-    scale = (crop.SIZE / square[:, 2])[:, None, None]
-    xy = (points[..., :2] + 0.5 - square[:, None, :2]) * scale - 0.5
-    xy = xy * np.diag(affine[:, :2]).astype(np.float32) + affine[:, 2].astype(np.float32)
-    present = points[..., 2:] > 0
-    return jnp.where(present, jnp.concatenate([xy, points[..., 2:]], -1), 0)
-
-
-def _views(people: _People, number: Array, total: Array, size: int) -> Array:
-    """What the motion network sees of the people: uint8 [len(number), size, size, 3].
-
-    Of the first `total` entries of `number`, rows of people; the others stay black.
-    """
-
-    def add(place: Array, views: Array) -> Array:
-        person = number[place]
-        crop_ = resample.cut(people.frames, people.owner[person], people.square[person])
-        view = resample.view(crop_, size)
-        return jax.lax.dynamic_update_slice_in_dim(views, view[None], place, 0)
-
-    views = jnp.zeros((len(number), size, size, 3), jnp.uint8)
-    return jax.lax.fori_loop(0, total, add, views)

@@ -90,19 +90,20 @@ class Recognizer:
         if dtype is not None:
             config = copy.deepcopy(config)
             config.model.dtype = dtype
-        if config.model.branches == "sequence":
+        inputs = models.inputs(config.model)
+        if not inputs.stills:
             raise UserError(
                 "the run is a sequence network, which names motions of tracks, not of images; "
                 "name it with --sequence_model, beside another --model"
             )
-        if config.model.branches == "str":
+        if not inputs.feature_set:
             raise UserError(
                 "the run is an STR network, whose maps are not part of the compiled program; judge "
                 "it with launch/evaluate.py, or recognise with another --model"
             )
         self.config, self.classes, self.estimator = config, classes, estimator
         self.min_joints, self.min_confidence = min_joints, min_confidence
-        self.network = Network.of(config)
+        self.network = Network.from_config(config)
         pose = () if estimator is None else estimator.variables
         self.variables = (pose, variables, jnp.float32(temperature))
         self._on_one = jax.device_put(self.variables, jax.devices()[0])
@@ -165,10 +166,10 @@ class Recognizer:
                 (people,) = keypoints
             else:
                 assert estimator is not None
-                people = program.find(
+                people = program.detect(
                     estimator.pure_people, estimator.size, pose, frames, sizes, options.min_joints
                 )
-            return program.name(network, motion, temperature, frames, sizes, people, options)
+            return program.classify(network, motion, temperature, frames, sizes, people, options)
 
         return recognize
 
@@ -210,7 +211,7 @@ class Recognizer:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
                 raise ValueError(f"expected uint8 [H, W, 3], got {image.dtype} {image.shape}")
         sizes = np.array([image.shape[:2] for image in images], np.int32)
-        inputs = [canvas.place(images, size), sizes]
+        inputs = [canvas.pad(images, size), sizes]
         if keypoints is not None:
             most = max([len(people) for people in keypoints] + [1])
             rows = next((count for count in _PEOPLE if count >= most), most)
@@ -251,7 +252,7 @@ class Recognizer:
         self, keypoints: np.ndarray | None, box: np.ndarray, probabilities: np.ndarray
     ) -> Person:
         x, y, width, height = (float(value) for value in box)
-        motion = motion_of(probabilities, self.classes, self.min_confidence)
+        motion = predicted_motion(probabilities, self.classes, self.min_confidence)
         return Person(keypoints, (x, y, width, height), motion, probabilities)
 
     def __call__(
@@ -272,7 +273,7 @@ class Recognizer:
             The people from left to right (known ones: in their order); maybe none.
         """
         known = None if keypoints is None else [keypoints]
-        return self.people(self.start([image], known, whole_image=whole_image))[0]
+        return self.people(self.dispatch([image], known, whole_image=whole_image))[0]
 
 
 @cache
@@ -280,7 +281,7 @@ def _mesh() -> jax.sharding.Mesh:
     return jax.make_mesh((jax.device_count(),), ("frames",))
 
 
-def motion_of(probabilities: np.ndarray, classes: Sequence[str], min_confidence: float) -> str:
+def predicted_motion(probabilities: np.ndarray, classes: Sequence[str], min_confidence: float) -> str:
     """The most probable motion, or UNKNOWN where it is less probable than that."""
     best = int(probabilities.argmax())
     return classes[best] if probabilities[best] >= min_confidence else UNKNOWN
@@ -293,10 +294,10 @@ def annotate(image: np.ndarray, people: list[Person], classes: list[str]) -> np.
         [person.keypoints for person in people],
         [person.box for person in people],
         [f"{person.motion} {person.probabilities.max():.2f}" for person in people],
-        [number_of(person.motion, classes) for person in people],
+        [class_index(person.motion, classes) for person in people],
     )
 
 
-def number_of(motion: str, classes: Sequence[str]) -> int:
+def class_index(motion: str, classes: Sequence[str]) -> int:
     """The number that chooses a motion's colour: its place, or -1 where it is UNKNOWN."""
     return -1 if motion == UNKNOWN else classes.index(motion)

@@ -20,7 +20,8 @@ class SequenceClassifier:
     """
 
     def __init__(self, config: Any, classes: list[str], variables: Any, temperature: float = 1.0):
-        if config.model.branches != "sequence":
+        inputs = models.inputs(config.model)
+        if inputs.stills or not inputs.sequences:
             raise UserError("not a sequence network; name it with --model")
         if config.model.layout != skeleton.COCO18.name:
             raise UserError(

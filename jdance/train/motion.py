@@ -16,7 +16,7 @@ from jdance.data import device_cache, loader, sampling
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.train import init_from, steps
-from jdance.train.evaluation import EvalStep, summarize, make_eval_step, predict
+from jdance.train.evaluation import EvalStep, make_eval_step, predict, summarize
 from jdance.train.state import Factors
 
 
@@ -36,8 +36,8 @@ class MotionTask:
     def setup(self, dataset: Dataset) -> None:
         model = self.config.model
         model.layout = dataset.layout
-        fits = models.takes_sequences(model) if dataset.sequences else model.branches != "sequence"
-        if not fits:
+        inputs = models.inputs(model)
+        if not (inputs.sequences if dataset.sequences else inputs.stills):
             kind, fitting = ("sequences", "sequence") if dataset.sequences else ("stills", "fused")
             raise UserError(
                 f"{dataset.folder}: holds {kind}; train with --config.model.branches={fitting}"
@@ -61,7 +61,7 @@ class MotionTask:
                     f"--config.augment.{key}={config.augment[key]}: not with data.resident; set "
                     "either to nothing"
                 )
-        if config.freeze_epochs and not models.uses_image(config.model):
+        if config.freeze_epochs and not models.inputs(config.model).image:
             raise UserError(
                 f"--config.freeze_epochs={config.freeze_epochs}: there is no backbone to freeze "
                 f"where model.branches={config.model.branches}"
@@ -79,7 +79,7 @@ class MotionTask:
         size = self.config.data.image_size
         return (
             jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8),
-            jax.ShapeDtypeStruct((1, *models.feature_shape(self.config.model)), jnp.float32),
+            jax.ShapeDtypeStruct((1, *models.inputs(self.config.model).shape), jnp.float32),
         )
 
     def initial(self, variables: Any) -> init_from.Flat:
@@ -94,18 +94,28 @@ class MotionTask:
         self, source: Any, start_step: int, shares: np.ndarray | None = None
     ) -> Iterator[loader.Batch]:
         return loader.train_batches(
-            source, self.config, start_step, jax.process_index(), jax.process_count(), shares=shares
+            source,
+            self.config,
+            models.inputs(self.config.model),
+            start_step,
+            jax.process_index(),
+            jax.process_count(),
+            shares=shares,
         )
 
     def resident(self, source: Any) -> np.ndarray | None:
         config = self.config
-        if not (config.data.resident and models.uses_image(config.model)):
+        if not (config.data.resident and models.inputs(config.model).image):
             return None
         return device_cache.crops(source, config.data.image_size)
 
     def evaluate(self, variables: Any, dataset: Dataset, split: str) -> dict[str, Any]:
         batches = loader.eval_batches(
-            dataset.source(split), self.config, jax.process_index(), jax.process_count()
+            dataset.source(split),
+            self.config,
+            models.inputs(self.config.model),
+            jax.process_index(),
+            jax.process_count(),
         )
         found = predict(self._eval_step, variables, batches)
         return summarize(found, self._classes, dataset.folder, split)

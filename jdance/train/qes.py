@@ -43,7 +43,7 @@ class PostureTask(MotionTask):
         if self.config.augment.flip > 0:  # as stage 1 sees them, too
             keypoints = np.concatenate([keypoints, skeleton.flip(keypoints, 0, layout)])
             labels, groups = np.tile(labels, 2), groups * 2
-        self._train = models.compute_features(self.config.model, keypoints, layout), labels
+        self._train = models.inputs(self.config.model).compute(keypoints, layout), labels
         if self.config.model.branches == "qes_flat":
             return
         if not qes.categories:
@@ -112,7 +112,7 @@ def category_loss(
 ) -> tuple[Array, tuple[dict[str, Array], Any]]:
     """Mean cross-entropy and accuracy of stage 1; see `steps.motion_loss`."""
     labels = jnp.array(categories)[batch["label"]]
-    logits = model.apply(variables, None, batch["features"], train=True)
+    logits = model.apply(variables, batch["features"], method="category_logits")
     loss = steps.cross_entropy(jnp.asarray(logits), labels, smoothing).mean()
     accuracy = (jnp.asarray(logits).argmax(-1) == labels).mean()
     return loss, ({"category_accuracy": accuracy}, variables["batch_stats"])

@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jdance import files
+from jdance import files, models
 from jdance.data import loader
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.train import calibration, experiment, loop, tasks
 from jdance.train.checkpoints import NEWEST, suffix
-from jdance.train.evaluation import Predictions, average, summarize, make_eval_step, predict
+from jdance.train.evaluation import Predictions, average, make_eval_step, predict, summarize
 
 
 def evaluate(
@@ -143,9 +143,10 @@ def _predict(
         raise UserError(f"{dataset.folder}: the run knows no class {foreign[0]!r}, only {classes}")
     config.batch_size += -config.batch_size % jax.device_count()  # a multiple of the devices
     source, eval_step = dataset.source(split), make_eval_step(config)
+    inputs = models.inputs(config.model)
     parts = []
     for view in range(views):
-        batches = loader.eval_batches(source, config, drop=drop_joints, view=view)
+        batches = loader.eval_batches(source, config, inputs, drop=drop_joints, view=view)
         parts.append(predict(eval_step, run.variables, batches))
     result = average(parts)
     # The data set may have fewer classes than the run, and so other numbers for them.

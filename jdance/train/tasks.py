@@ -12,9 +12,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from jdance import models
 from jdance.data.loader import Batch
 from jdance.data.records import Dataset
 from jdance.errors import UserError
+from jdance.models.baselines import qes as qes_networks
 from jdance.train.init_from import Flat
 from jdance.train.motion import MotionTask
 from jdance.train.pose import PoseTask
@@ -111,5 +113,5 @@ def make(config: ConfigDict, classes: list[str]) -> Task:
     """The task of a configuration, for a data set's classes."""
     if config.task == "pose":
         return PoseTask(config)
-    posture = config.model.branches in ("qes", "qes_flat")
+    posture = models.network(config.model) is qes_networks
     return PostureTask(config, classes) if posture else MotionTask(config, classes)

@@ -5,15 +5,20 @@ image here. Both see 22 numbers, the feature set "segments22".
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from ml_collections import ConfigDict
 
+from jdance import features
+from jdance.features import Inputs
 from jdance.models.baselines import fuzzy_c_means
 
-_LEAST = 1e-6  # probability of what the two stages rule out; keeps logarithms finite
+FEATURE_SET = "segments22"
+_MIN_PROBABILITY = 1e-6  # probability of what the two stages rule out; keeps logarithms finite
 
 
 class FlatPostureNet(nn.Module):
@@ -56,7 +61,16 @@ class TwoStagePostureNet(nn.Module):
     prototypes: int = 8
     fuzziness: float = 1.25
 
-    @nn.compact
+    def setup(self) -> None:
+        self.category = FlatPostureNet(int(max(self.categories)) + 1, self.hidden)
+        # Not statistics of batches, but like them learned without gradients.
+        self.points = self.variable(
+            "batch_stats",
+            "prototypes",
+            jnp.zeros,
+            (len(self.categories), self.prototypes, features.size(FEATURE_SET)),
+        )
+
     def __call__(
         self,
         image: Array | None,
@@ -66,28 +80,48 @@ class TwoStagePostureNet(nn.Module):
         index: Array | None = None,
         train: bool = False,
     ) -> Array:
-        """Logits of features [B, 22]: in training those of the categories, float32 [B, G].
+        """Log-probabilities of the motions float32 [B, M] for features [B, 22].
 
-        Else logarithms of the motions' probabilities [B, M]: the memberships inside the category
-        that stage 1 names, and nearly 0 for the other motions.
+        They are the memberships inside the category that stage 1 predicts, and close to 0
+        elsewhere. `category_logits` is what training uses.
         """
         categories = jnp.array(self.categories)
-        stage1 = FlatPostureNet(int(max(self.categories)) + 1, self.hidden, name="category")
-        logits = stage1(None, features)
-        # Not statistics of batches, but like them they are learned without gradients.
-        prototypes = self.variable(
-            "batch_stats",
-            "prototypes",
-            jnp.zeros,
-            (len(self.categories), self.prototypes, features.shape[-1]),
-        ).value
-        if train:
-            return logits
-        inside = categories == logits.argmax(-1)[:, None]  # [B, M]
-        scores = fuzzy_c_means.scores(
-            features, prototypes.reshape(-1, features.shape[-1]), self.fuzziness
-        ).reshape(*inside.shape, self.prototypes)
-        # Prototypes of other categories do not take part: as if infinitely far away.
-        scores = jnp.where(inside[..., None], scores, -jnp.inf)
+        inside = categories == self.category_logits(features).argmax(-1)[:, None]  # [B, M]
+        points = self.points.value.reshape(-1, features.shape[-1])
+        scores = fuzzy_c_means.scores(features, points, self.fuzziness)
+        # Prototypes of other categories are treated as infinitely far away.
+        scores = jnp.where(inside[..., None], scores.reshape(*inside.shape, -1), -jnp.inf)
         motions = jax.nn.softmax(scores, axis=(1, 2)).sum(-1)
-        return jnp.log(jnp.maximum(motions, _LEAST))
+        return jnp.log(jnp.maximum(motions, _MIN_PROBABILITY))
+
+    def category_logits(self, features: Array) -> Array:
+        """Logits of the categories (stage 1), float32 [B, G], for features [B, 22]."""
+        return self.category(None, features)
+
+
+def inputs(config: ConfigDict) -> Inputs:
+    """Angles of the body segments: the feature set "segments22"."""
+    return Inputs(
+        compute=partial(features.compute, FEATURE_SET),
+        shape=(features.size(FEATURE_SET),),
+        feature_set=FEATURE_SET,
+    )
+
+
+def build(
+    config: ConfigDict, axis_name: str | None, freeze_backbone: bool, platform: str
+) -> FlatPostureNet | TwoStagePostureNet:
+    """Builds the network; arguments as for `jdance.models.build`."""
+    qes = config.qes
+    if config.branches == "qes_flat":
+        return FlatPostureNet(config.classes, qes.hidden)
+    if qes.fuzziness <= 1:
+        raise ValueError(f"model.qes.fuzziness={qes.fuzziness}: must be greater than 1")
+    # Before the data set sets them, each class is a category of its own.
+    categories = tuple(qes.categories) or tuple(range(config.classes))
+    if len(categories) != config.classes or set(categories) != set(range(len(set(categories)))):
+        raise ValueError(
+            f"model.qes.categories={categories}: expected a number from 0 on for each of the "
+            f"{config.classes} classes"
+        )
+    return TwoStagePostureNet(categories, qes.hidden, qes.prototypes, qes.fuzziness)

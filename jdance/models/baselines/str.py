@@ -6,9 +6,13 @@ code and weights disagree with the text in places; this is the network that the 
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
+from ml_collections import ConfigDict
 
+from jdance import skeleton_maps
+from jdance.features import Inputs
 from jdance.models.layers import Dropout, batch_norm
 from jdance.models.resnet import Conv1x1
 
@@ -74,3 +78,28 @@ class DenseNet(nn.Module):
                 x = nn.avg_pool(Dropout(self.dropout)(x, index, train), (2, 2), (2, 2))
         x = activation(x).mean((1, 2))
         return nn.Dense(self.classes, name="logits")(x.astype(jnp.float32))
+
+
+def inputs(config: ConfigDict) -> Inputs:
+    """Skeleton maps of stills or sequences, see `skeleton_maps.compute`."""
+    return Inputs(
+        compute=skeleton_maps.compute,
+        shape=(skeleton_maps.SIDE, skeleton_maps.SIDE, 3),
+        sequences=True,
+        frames=config.sequence.frames,
+        dtype=np.uint8,
+    )
+
+
+def build(
+    config: ConfigDict, axis_name: str | None, freeze_backbone: bool, platform: str
+) -> DenseNet:
+    """Builds the network; arguments as for `jdance.models.build`."""
+    if config.str.depth < 7 or (config.str.depth - 4) % 3:
+        raise ValueError(f"model.str.depth={config.str.depth}: expected 3 N + 4, such as 16")
+    return DenseNet(
+        classes=config.classes,
+        **config.str,
+        axis_name=axis_name,
+        dtype=jnp.dtype(config.dtype),
+    )
