@@ -1,12 +1,12 @@
-"""Benchmarks pose networks and the decoding of their maps.
+"""Benchmarks pose networks and the decoder.
 
 python launch/bench_pose.py --pose=runs/pose/pose.npz --pose=mobilenet_v2_small
 
-Times all candidates in turn, round after round, so that other load on the machine affects them
-alike, and prints the median and the minimum of each, for one image of the side that it takes.
+Prints the median and the minimum time of each network for one image of its input size. Candidates
+take turns, round after round, so that other load on the machine affects them alike.
 
---baseline also times the published graph of mobilenet_v2_small in TensorFlow
-(pip install -e '.[bench]') and the decoding in C (needs the compiler cc).
+--baseline also times the published graph of mobilenet_v2_small in TensorFlow (pip install -e
+'.[bench]') and a decoder in C (needs the compiler cc).
 """
 
 from collections.abc import Callable
@@ -29,13 +29,13 @@ _POSE = flags.DEFINE_multi_string(
 )
 _POSE_SIZE, _POSE_VIEWS = pose_flags()
 _ROUNDS = flags.DEFINE_integer("rounds", 30, "Number of timed rounds.", lower_bound=1)
-_BASELINE = flags.DEFINE_bool("baseline", False, "Also time the baselines, TensorFlow and C.")
+_BASELINE = flags.DEFINE_bool("baseline", False, "Also time the TensorFlow and C baselines.")
 former_name("alternative", "baseline")
 _CELLS = (46, 46)
 
 
 def _candidates() -> dict[str, Callable[[], Any]]:
-    """What is timed, by name; each waits until its result is there."""
+    """Returns the functions to time, by name."""
     rng = np.random.default_rng(0)
     result: dict[str, Callable[[], Any]] = {}
     for name in _POSE.value:
@@ -47,11 +47,11 @@ def _candidates() -> dict[str, Callable[[], Any]]:
     if _BASELINE.value:
         square = rng.integers(0, 256, (368, 368, 3), np.uint8)
         try:
-            graph = pose_baselines.load()
+            graph = pose_baselines.load_tensorflow()
         except ImportError as error:
             raise UserError(f"--baseline: {error}; pip install -e '.[bench]'") from error
         result["mobilenet_v2_small in TensorFlow: network"] = lambda: graph(square)
-        in_c = pose_baselines.build(DecodeConfig())
+        in_c = pose_baselines.build_c_decoder(DecodeConfig())
     maps = {f"{n} people": targets.encode(jnp.asarray(crowd(n)[1][None]), _CELLS) for n in (1, 20)}
     noise = (rng.normal(0, 1, (1, *_CELLS, n)).astype(np.float32) for n in (19, 38))
     maps["noise"] = jax.device_put(tuple(noise))
@@ -67,9 +67,9 @@ def _candidates() -> dict[str, Callable[[], Any]]:
 
 
 def main() -> None:
-    for name, times in timing.in_turn(_candidates(), _ROUNDS.value).items():
-        median, least = 1e3 * np.median(times.wall), 1e3 * min(times.wall)
-        print(f"{name:60} median {median:7.1f} ms, least {least:7.1f} ms, {1e3 / median:6.1f}/s")
+    for name, times in timing.interleave(_candidates(), _ROUNDS.value).items():
+        median, minimum = 1e3 * np.median(times.wall), 1e3 * min(times.wall)
+        print(f"{name:60} median {median:7.1f} ms, min {minimum:7.1f} ms, {1e3 / median:6.1f}/s")
 
 
 if __name__ == "__main__":

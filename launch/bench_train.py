@@ -1,12 +1,11 @@
-"""Benchmarks the paper's network against PyTorch: a training step, and inference.
+"""Benchmarks training and inference of the paper's network against PyTorch.
 
 python launch/bench_train.py --batch_size=16                                          # CPU
 python launch/bench_train.py --batch_size=256 --dtype=bfloat16 --rounds=50            # GPU
 
-Needs `pip install -e '.[reference]'` (or a PyTorch for the GPU). Both process the same random
-batch, which is on the device already, in turn, round after round, so that other load on the machine
-affects them alike. `taskset -c 1` in front keeps both on one core. --output writes the result;
---record compares with an earlier one and fails where a ratio has fallen by 20 %.
+Needs `pip install -e '.[reference]'`, or on a GPU machine a PyTorch built for it. Both frameworks
+process the same random batch, already on the device. They take turns, round after round, so that
+other load on the machine affects them alike. `taskset -c 1` restricts both to one core.
 """
 
 import os
@@ -38,7 +37,7 @@ _CLASSES = 6
 
 
 def main() -> None:
-    # Two frameworks share the device's memory.
+    # Both frameworks share the device's memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
         import torch
@@ -53,15 +52,15 @@ def main() -> None:
     gpu = jax.devices()[0].platform == "gpu"
     if gpu and not torch.cuda.is_available():
         raise UserError("PyTorch sees no GPU, and jax does; install a PyTorch for the GPU")
-    theirs = torch_steps.candidates(
+    baselines = torch_steps.candidates(
         inputs.batch(task.config, config.batch_size), _CLASSES, _DTYPE.value, gpu
     )
-    ours = _ours(task)
+    candidates = _candidates(task)
     versions = f"jax {jax.__version__}, PyTorch {torch.__version__}"
     comparisons = []
     for number, work in enumerate(("training step", "inference")):
-        steps = {name: both[number] for name, both in theirs.items()}
-        times = timing.in_turn({"jdance": ours[number]} | steps, _ROUNDS.value)
+        steps = {name: both[number] for name, both in baselines.items()}
+        times = timing.interleave({"jdance": candidates[number]} | steps, _ROUNDS.value)
         comparisons.append(
             ratios.Comparison(
                 work,
@@ -79,17 +78,17 @@ def main() -> None:
         ratios.check(Path(_RECORD.value), comparisons, "wall" if gpu else "cpu")
 
 
-def _ours(task: tasks.Task) -> tuple[Any, Any]:
-    """Training step and inference; each waits for its result."""
-    step, state_and_log = inputs.step(task)
-    batch = inputs.on_device(task)
-    variables = jax.tree.map(jnp.copy, state_and_log[0].variables)  # the step uses its own up
+def _candidates(task: tasks.Task) -> tuple[Any, Any]:
+    """Returns functions that run one training step and one evaluation step."""
+    step, step_state = inputs.make_step(task)
+    batch = inputs.device_batch(task)
+    variables = jax.tree.map(jnp.copy, step_state.train_state.variables)  # the step donates its own
     evaluate = evaluation.make_eval_step(task.config)
 
     def train() -> None:
-        nonlocal state_and_log
-        state_and_log, metrics = step(state_and_log, batch, None)
-        jax.block_until_ready((state_and_log, metrics))
+        nonlocal step_state
+        step_state, metrics = step(step_state, batch, None)
+        jax.block_until_ready((step_state, metrics))
 
     return train, lambda: jax.block_until_ready(evaluate(variables, batch))
 

@@ -1,6 +1,6 @@
-# Sourced by the scripts beside it: environment EXTRA... makes and enters $VENV (.venv) with jdance
-# in it.
-# PYTHON names the interpreter to start from; otherwise the first that fits is taken.
+# Sourced by the other scripts. `environment EXTRA...` creates the virtual environment $VENV (default
+# .venv), installs jdance with these extras, and activates it. $PYTHON is the interpreter to use;
+# by default the first suitable one.
 
 find_python() {
   local candidate
@@ -11,7 +11,7 @@ find_python() {
       return
     fi
   done
-  echo "error: no Python 3.11 to 3.13 with its venv module found; install one, or name it: PYTHON=..." >&2
+  echo "error: no Python 3.11 to 3.13 with its venv module found; install one, or set PYTHON=..." >&2
   return 1
 }
 
@@ -29,8 +29,8 @@ environment() {
   export PATH="$PWD/$venv/bin:$PATH"
 }
 
-# Like environment, with jax's CUDA plugin where there is a GPU. Where jax cannot use it, one line
-# says so and JAX_PLATFORMS=cpu is set.
+# Like `environment`, but also installs jax's CUDA plugin if there is a GPU. If jax cannot use the GPU,
+# prints why and falls back to JAX_PLATFORMS=cpu.
 environment_for_gpu() {
   local cuda reason
   cuda=$(nvidia-smi 2>/dev/null | grep -o 'CUDA Version: [0-9]*' | grep -o '[0-9]*$') || cuda=
@@ -46,6 +46,6 @@ environment_for_gpu() {
     reason=$(python -c 'import jax; jax.devices("gpu")' 2>&1 >/dev/null) && return
     reason=$(tail -n 1 <<<"$reason")
   fi
-  echo "note: jax cannot use this machine's GPU ($reason); going on with the CPU"
+  echo "note: jax cannot use this machine's GPU ($reason); using the CPU"
   export JAX_PLATFORMS=cpu
 }

@@ -6,12 +6,11 @@ python launch/evaluate.py --workdir=runs/paper --split=test --checkpoint=best
 python launch/evaluate.py --workdir=runs/pose_stage --split=test
 python launch/evaluate.py --pose=mobilenet_v2_small --data=data/pose --split=test
 
-The file states what was evaluated: data, split, views, checkpoint and step. Whatever differs from a
-plain evaluation is part of its name (eval_test_views10.json, eval_test_on_OTHER-....json).
---output=DIR writes elsewhere, for runs that must not change.
+Motion networks get accuracy and confusion. Pose networks get AP, AP50, AP75 and AR by pycocotools;
+their data set is one by launch/prepare.py --task=pose.
 
-Motion networks: accuracy and confusion. Pose networks: AP, AP50, AP75 and AR by pycocotools, of a
-run or of any --pose; --data is a data set by launch/prepare.py --task=pose.
+The result states data, split, views, checkpoint and step. Options are part of its name, such as
+eval_test_views10.json. --output=DIR writes elsewhere, for runs that must not change.
 """
 
 import json
@@ -32,8 +31,8 @@ from jdance.train import evaluation, results
 _WORKDIR = flags.DEFINE_list(
     "workdir",
     [],
-    "Folder of the run. Several motion networks, separated by commas, are evaluated as an "
-    "ensemble, by their mean probabilities; writes eval_SPLIT_ensemble.json to the first.",
+    "Folder of the run. Several, separated by commas, are evaluated as an ensemble by their mean "
+    "probabilities (motion networks only). Writes eval_SPLIT_ensemble.json to the first.",
 )
 _CHECKPOINT = checkpoint_flag("--workdir")
 _POSE = flags.DEFINE_string(
@@ -44,7 +43,7 @@ _SPLIT = flags.DEFINE_string("split", "test", "Split of the data set to evaluate
 _DATA = flags.DEFINE_string(
     "data",
     "",
-    "Data set by launch/prepare.py to evaluate on instead of the run's own; writes "
+    "Data set by launch/prepare.py to evaluate on instead of the run's own. Writes "
     "eval_SPLIT_on_DATA-....json.",
 )
 _OUTPUT = flags.DEFINE_string(
@@ -53,30 +52,29 @@ _OUTPUT = flags.DEFINE_string(
 _DROP_JOINTS = flags.DEFINE_string(
     "drop_joints",
     "",
-    "Evaluate without some joints: all (as if no person were detected), legs (hips, knees and "
-    "ankles), or a fraction such as 0.2, drawn for each example. Writes "
-    "eval_SPLIT_without_....json.",
+    "Joints to drop: all (as if no person were detected), legs (hips, knees and ankles), or a "
+    "random fraction such as 0.2 of each example. Writes eval_SPLIT_without_....json.",
 )
 _VIEWS = flags.DEFINE_integer(
     "views",
     1,
-    "Test-time augmentation: average the probabilities over N views of each example, all but the "
-    "first slightly rotated and scaled, and mirrored where training mirrors. Writes "
+    "Test-time augmentation: average probabilities over N views of each example. All but the first "
+    "are slightly rotated and scaled, and mirrored if training mirrors. Writes "
     "eval_SPLIT_viewsN.json.",
     lower_bound=1,
 )
 _CALIBRATE = flags.DEFINE_bool(
     "calibrate",
     False,
-    "Fit temperature scaling on the split (use val) instead of evaluating; launch/recognize.py "
-    "then applies it.",
+    "Fit temperature scaling on the split (use val) instead of evaluating. launch/recognize.py "
+    "applies it.",
 )
 _NEAREST_MEAN = flags.DEFINE_bool(
-    "nearest_mean", False, "Also report the accuracy of the nearest class mean of the 18 features."
+    "nearest_mean", False, "Also evaluate a nearest-class-mean classifier of the 18 features."
 )
 
 
-def _check_drop() -> None:
+def _check_drop_joints() -> None:
     try:
         known = _DROP_JOINTS.value in ("", "all", "legs") or 0 <= float(_DROP_JOINTS.value) <= 1
     except ValueError:
@@ -86,44 +84,47 @@ def _check_drop() -> None:
 
 
 def _print_precision(result: dict[str, Any]) -> None:
-    numbers = ", ".join(f"{name} {result[name]:.4f}" for name in ("AP", "AP50", "AP75", "AR"))
-    print(f"{numbers} on {counted(result['n'], 'image')}")
+    metrics = ", ".join(f"{name} {result[name]:.4f}" for name in ("AP", "AP50", "AP75", "AR"))
+    print(f"{metrics} on {counted(result['n'], 'image')}")
+
+
+def _evaluate_pose() -> None:
+    if not _DATA.value:
+        raise UserError("--pose needs --data, a data set by launch/prepare.py --task=pose")
+    source = Dataset(_DATA.value, "people").source(_SPLIT.value)
+    estimator = PoseEstimator.load(_POSE.value, size=_POSE_SIZE.value, view_names=_POSE_VIEWS.value)
+    result = average_precision(estimator.on_all_devices(), source, input_size=estimator.size)
+    _print_precision(result)
+    if _OUTPUT.value:
+        result |= {"pose": _POSE.value, "data": _DATA.value, "split": _SPLIT.value}
+        print(f"wrote {results.write(result, Path(_OUTPUT.value), _SPLIT.value)}")
+
+
+def _calibrate() -> None:
+    if len(_WORKDIR.value) > 1:
+        raise UserError("--calibrate takes one run at a time")
+    if _OUTPUT.value:
+        raise UserError("--calibrate stores the temperature in the run: leave --output out")
+    fitted, path = results.calibrate(
+        Path(_WORKDIR.value[0]), _SPLIT.value, data=_DATA.value, checkpoint=_CHECKPOINT.value
+    )
+    error = fitted["expected_calibration_error"]
+    print(
+        f"temperature {fitted['temperature']:.3f}; expected calibration error on the "
+        f"{fitted['n']} of {_SPLIT.value}: {error['before']:.4f} before, {error['after']:.4f} after"
+    )
+    print(f"wrote {path}")
 
 
 def main() -> None:
-    _check_drop()
+    _check_drop_joints()
     if bool(_WORKDIR.value) == bool(_POSE.value):
         raise UserError("give either --workdir, a run, or --pose, a pose network")
     if _POSE.value:
-        if not _DATA.value:
-            raise UserError("--pose needs --data, what launch/prepare.py --task=pose wrote")
-        source = Dataset(_DATA.value, "people").source(_SPLIT.value)
-        estimator = PoseEstimator.load(
-            _POSE.value, size=_POSE_SIZE.value, view_names=_POSE_VIEWS.value
-        )
-        detect = estimator.on_all_devices()
-        result = average_precision(detect, source, input_size=estimator.size)
-        _print_precision(result)
-        if _OUTPUT.value:
-            result |= {"pose": _POSE.value, "data": _DATA.value, "split": _SPLIT.value}
-            print(f"wrote {results.write(result, Path(_OUTPUT.value), _SPLIT.value)}")
+        _evaluate_pose()
         return
     if _CALIBRATE.value:
-        if len(_WORKDIR.value) > 1:
-            raise UserError("--calibrate takes one run at a time")
-        if _OUTPUT.value:
-            raise UserError("--calibrate keeps the temperature with the run: leave --output out")
-        workdir = Path(_WORKDIR.value[0])
-        fitted, path = results.calibrate(
-            workdir, _SPLIT.value, data=_DATA.value, checkpoint=_CHECKPOINT.value
-        )
-        error = fitted["expected_calibration_error"]
-        print(
-            f"temperature {fitted['temperature']:.3f}; expected calibration error on the "
-            f"{fitted['n']} of {_SPLIT.value}: {error['before']:.4f} before, "
-            f"{error['after']:.4f} after"
-        )
-        print(f"wrote {path}")
+        _calibrate()
         return
     result, path = results.evaluate(
         [Path(name) for name in _WORKDIR.value],

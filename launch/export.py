@@ -1,8 +1,8 @@
-"""Exports the whole program, from pixels to motions, to run without this library.
+"""Exports the recognition program, from pixels to motions, for use without this library.
 
 python launch/export.py --model=runs/paper --pose=mobilenet_v2_small --output=exported
 
-The folder's load.py shows how to call it, requirements.txt what it needs.
+The folder's load.py shows how to call it; requirements.txt lists what it needs.
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ _MIN_JOINTS = flags.DEFINE_integer(
     "min_joints", 4, "Minimum number of joints of a detected person.", 1, 18
 )
 _WHOLE_IMAGE = flags.DEFINE_bool(
-    "whole_image", False, "Classify the whole image where no person is found."
+    "whole_image", False, "Classify the whole image if no person is detected."
 )
 former_name("whole_picture", "whole_image")
 

@@ -1,16 +1,15 @@
-"""Imports published weights as a folder that the other programs read.
+"""Imports published weights into a folder for --pose or --config.init_from.
 
-    python launch/import_weights.py --network=resnet50 --input=resnet50.pth --output=DIR
+python launch/import_weights.py --network=resnet50 --input=resnet50.pth --output=DIR
+python launch/import_weights.py --network=openpose_vgg19 --input=pose.caffemodel --output=DIR
+python launch/import_weights.py --network=mobilenet_v2_small --input=graph_opt.pb --output=DIR
 
-imports a ResNet in torchvision's format (.pth or .safetensors; with or without classifier, and with
-the parameter names of CBAM's authors); train with --config.init_from=DIR.
+ResNets are read in torchvision's format (.pth or .safetensors), with or without classifier, also
+with CBAM under its authors' parameter names: train with --config.init_from=DIR.
 
-    python launch/import_weights.py --network=mobilenet_v2_small --input=graph_opt.pb --output=DIR
-    python launch/import_weights.py --network=openpose_vgg19 --input=pose.caffemodel --output=DIR
-
-imports a pose network, OpenPose's from a .caffemodel or a .pth; use it with --pose=DIR. Without
---calibrate, mobilenet_v2_small normalizes with the statistics of each image, like the published
-graph; with it, with fixed statistics measured on images of your own.
+Pose networks are for --pose=DIR. OpenPose's is read from a .caffemodel or a .pth. By default
+mobilenet_v2_small normalizes with the statistics of each image, like the published graph;
+--calibrate=FOLDER measures fixed statistics on images of your own.
 """
 
 from absl import flags
@@ -25,7 +24,7 @@ _NETWORK = flags.DEFINE_enum(
     "network",
     None,
     [*importers.IMPORTERS, *resnet.KINDS],
-    "Network that the weights are for.",
+    "Architecture of the weights.",
     required=True,
 )
 former_name("kind", "network")
@@ -42,7 +41,7 @@ def _import_pose() -> str:
     config, variables = importers.IMPORTERS[_NETWORK.value](_INPUT.value)
     if _CALIBRATE.value is not None:
         if _NETWORK.value != "mobilenet_v2_small":
-            raise UserError(f"--calibrate: {_NETWORK.value} has no statistics of its own to measure")
+            raise UserError(f"--calibrate: {_NETWORK.value} has no batch-norm statistics")
         config["statistics"] = "fixed"
         statistics = weights.calibrate_folder(variables, _CALIBRATE.value)
         variables = weights.with_statistics(variables, statistics)
@@ -52,7 +51,7 @@ def _import_pose() -> str:
 
 def _import_resnet() -> str:
     if _CALIBRATE.value is not None:
-        raise UserError(f"--calibrate={_CALIBRATE.value}: is for pose networks only")
+        raise UserError(f"--calibrate={_CALIBRATE.value}: for pose networks only")
     config, variables = resnet.import_file(_NETWORK.value, _INPUT.value)
     resnet.save(_OUTPUT.value, _NETWORK.value, config, variables)
     attention = (

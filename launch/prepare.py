@@ -5,13 +5,11 @@ python launch/prepare.py --source=stage:paper --output=data/stage
 python launch/prepare.py --source=stage:pose --task=pose --output=data/pose
 python launch/prepare.py --verify=data/photos
 
-With --task=pose the data set holds whole images, to train and evaluate pose networks on; its source
-is stage:PRESET or a folder laid out like COCO (annotations/person_keypoints_train2017.json,
-train2017/, ...).
+--task=pose stores whole images, to train and evaluate pose networks. Its source is stage:PRESET or
+a folder in COCO's layout (annotations/person_keypoints_train2017.json, train2017/, ...).
 
-Several processes, on one machine or many, can share the work: give each --process_id and
---num_processes; the last to finish completes the data set. After an interruption, run the same
-command again. --verify reads a whole data set and reports what has changed since it was written.
+--process_id and --num_processes distribute the work over processes, on one or many machines. The
+last process to finish completes the data set. After an interruption, run the same command again.
 """
 
 from pathlib import Path
@@ -30,8 +28,8 @@ from jdance.progress import counted
 _SOURCE = flags.DEFINE_string(
     "source",
     None,
-    "Labeled data: a folder split/class/file or class/file of images, videos or OpenPose JSON "
-    "files; a folder [split/]class/clip/file of JSON frames; a manifest .csv "
+    "Labeled data: a folder [split/]class/file of images, videos or OpenPose JSON files; a folder "
+    "[split/]class/clip/file of JSON frames; a manifest .csv "
     "(path,label[,split,group,start,end,box,person]); a skeleton file .npz (xy [N,J,2], conf "
     "[N,J], label [N] [,joints,size,split,group]; sequences: xy [F,J,2], lengths [N], label [N]); "
     "or stage:PRESET, the synthetic StageDance.",
@@ -40,9 +38,9 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder for the data set.")
 _VERIFY = flags.DEFINE_string(
     "verify",
     None,
-    "Data set to check against its checksums, record by record, instead of preparing one.",
+    "Data set to check against its checksums instead of preparing one.",
 )
-_TASK = flags.DEFINE_enum("task", "motion", ["motion", "pose"], "Task that the data set is for.")
+_TASK = flags.DEFINE_enum("task", "motion", ["motion", "pose"], "Task of the data set.")
 former_name("for", "task")
 _POSE = flags.DEFINE_string(
     "pose",
@@ -54,8 +52,8 @@ _POSE_SIZE, _POSE_VIEWS = pose_flags()
 _KEYPOINTS = flags.DEFINE_string(
     "keypoints",
     "",
-    "Folder with key points from another pose estimator, instead of --pose: for the image a/b.jpg "
-    "of the source the OpenPose file a/b_keypoints.json.",
+    "Folder of key points from another pose estimator instead of --pose, in OpenPose's format: "
+    "a/b_keypoints.json for the image a/b.jpg of the source.",
 )
 _MIN_JOINTS = flags.DEFINE_integer(
     "min_joints", 4, "Minimum number of joints of a detected person.", 1, 18
@@ -64,17 +62,17 @@ _LABEL_ALL = flags.DEFINE_bool("label_all", False, "Apply each label to all peop
 _ALSO_WHOLE = flags.DEFINE_bool(
     "also_whole",
     False,
-    "Add each training image a second time, as if no person were detected. For images of one "
-    "person in poses that the pose network often misses.",
+    "Add each training image a second time, as if no person were detected, for poses that the pose "
+    "network often misses.",
 )
 _WHERE = flags.DEFINE_string(
-    "where", "", "COLUMN=VALUE: use only these lines of a manifest, or entries of a skeleton file."
+    "where", "", "COLUMN=VALUE: use only these rows of a manifest or entries of a skeleton file."
 )
 _SPLIT_COLUMN = flags.DEFINE_string(
     "split_column", "split", "Array of a skeleton file that holds the splits."
 )
 _LABELS = flags.DEFINE_list(
-    "labels", [], "OLD=NEW,...: use only these classes and rename them. A name alone is kept."
+    "labels", [], "OLD=NEW,...: use only these classes, and rename them. OLD alone keeps its name."
 )
 _FRACTIONS = flags.DEFINE_string(
     "fractions", "train=0.8,val=0.1,test=0.1", "Splits to draw if the source has none."
@@ -83,7 +81,7 @@ _SPLIT_BY = flags.DEFINE_enum(
     "split_by",
     "video",
     ["video", "frame"],
-    "Unit that is never divided between drawn splits: a group such as a video, or a single image.",
+    "Unit of drawn splits: a group, such as a video, or a single frame.",
 )
 _FRAMES_PER_SECOND = flags.DEFINE_float(
     "frames_per_second", 2.0, "Video frames per second that become examples.", lower_bound=0.001
@@ -97,7 +95,7 @@ _WORKERS = flags.DEFINE_integer(
 _PROCESS = flags.DEFINE_integer(
     "process_id",
     None,
-    "Index of this process among those that share the work, from 0 ($SLURM_PROCID, for instance).",
+    "Index of this process among --num_processes, from 0, such as $SLURM_PROCID.",
 )
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes that share the work.")
 flags.register_multi_flags_validator(
@@ -112,29 +110,29 @@ flags.register_multi_flags_validator(
 
 def _fractions() -> dict[str, float]:
     try:
-        parts = dict(part.split("=") for part in _FRACTIONS.value.split(","))
-        result = {split_name(name) or "": float(partition) for name, partition in parts.items()}
+        pairs = dict(pair.split("=") for pair in _FRACTIONS.value.split(","))
+        result = {split_name(name) or "": float(fraction) for name, fraction in pairs.items()}
     except ValueError:
         raise UserError(
             f"--fractions={_FRACTIONS.value}: expected train=0.8,val=0.1,test=0.1"
         ) from None
     if not 0 < sum(result.values()) <= 1.0001 or min(result.values()) < 0:
-        raise UserError(f"--fractions={_FRACTIONS.value}: shares must sum to at most 1")
+        raise UserError(f"--fractions={_FRACTIONS.value}: fractions must sum to at most 1")
     return result
 
 
 def _prepare() -> dict[str, Any]:
     name, output = _SOURCE.value or "", Path(_OUTPUT.value or "")
     partition = shards.partition(_PROCESS.value, _PROCESSES.value)
-    inside = Path(name).resolve()
-    if inside.is_dir() and output.resolve().is_relative_to(inside):
+    folder = Path(name).resolve()
+    if folder.is_dir() and output.resolve().is_relative_to(folder):
         raise UserError(f"{output}: lies inside the source; choose another --output")
     if _TASK.value == "pose":
         return prepare_scenes.prepare(
             name, output, seed=_SEED.value, workers=_WORKERS.value, partition=partition
         )
     if _POSE.value and _KEYPOINTS.value:
-        raise UserError("give either --pose or --keypoints: one of them tells where people are")
+        raise UserError("give either --pose or --keypoints, not both")
     labels = {old: new or old for old, _, new in (word.partition("=") for word in _LABELS.value)}
     source = open_source(
         name,
@@ -150,7 +148,7 @@ def _prepare() -> dict[str, Any]:
         print(f"note: {note}")
     estimator = None
     if _POSE.value:
-        # Imported only here: processes that read images start without it.
+        # Imported only here, so that worker processes start without it.
         from jdance.pose import DecodeConfig, PoseEstimator
 
         decode_config = DecodeConfig(min_joints=_MIN_JOINTS.value)
@@ -178,7 +176,7 @@ def _verify(folder: Path) -> None:
         print(problem)
     if problems:
         raise UserError(f"{folder}: is damaged (listed above); prepare the data again")
-    print(f"{folder}: {counted(good, 'example')} read, all as they were written")
+    print(f"{folder}: {counted(good, 'example')} read, all unchanged")
 
 
 def main() -> None:
@@ -192,7 +190,7 @@ def main() -> None:
     if path.exists():
         print(f"wrote {path}")
     else:
-        print(f"part {_PROCESS.value} of {_PROCESSES.value} is done; others are not yet")
+        print(f"process {_PROCESS.value} of {_PROCESSES.value} is done; others are still running")
     if info["skipped"]:
         for entry in info["skipped"]:
             print(f"skipped {entry['file']}: {entry['reason']}")

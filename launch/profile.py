@@ -1,19 +1,18 @@
-"""Profiles a training step on this machine, or compiles a program for GPUs that are not there.
+"""Profiles a training step on this machine, or compiles a program for GPUs it does not have.
 
 python launch/profile.py --config=configs/paper.py --steps=20 --trace=trace --output=profile.json
 python launch/profile.py --config=configs/quickstart.py --data=runs/quickstart/data
 python launch/profile.py --config=configs/paper.py --target=h100 --gpus=8 --hosts=64
 python launch/profile.py --program=recognize --model=runs/paper --pose=stage --target=l4
 
-The step processes random data that is on the device already; --data also measures the loader on a
-real data set, alone and together with the step. Two counts of FLOP and bytes are printed: those of
-the network's convolutions and matrix products, and those of the whole program, by the compiler.
+The step processes random data, already on the device. --data also measures the loader on a real
+data set, alone and together with the step. FLOP and bytes are counted twice: analytically, for the
+network's convolutions and matmuls, and by the compiler, for the whole program. --trace writes a
+trace for xprof and for ui.perfetto.dev (perfetto_trace.json.gz).
 
---trace writes a trace for ui.perfetto.dev (perfetto_trace.json.gz) and xprof.
-
---target runs nothing and needs no GPU. It reports whether the program compiles, its kernels, FLOP
-and bytes, what limits it, its memory, and the largest batch that fits. It needs jax's CUDA plugin
-(pip install -e '.[cuda12]').
+--target compiles for a GPU and runs nothing. It reports kernels, FLOP and bytes, what limits the
+program, its memory, and the largest batch that fits. It needs jax's CUDA plugin (pip install -e
+'.[cuda12]') but no GPU.
 """
 
 import json
@@ -39,9 +38,9 @@ from jdance.train import distributed, experiment, tasks
 
 PROGRAMS = ("train", "evaluate", "recognize")
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, a file from configs/.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration of the experiment.")
 _TARGET = flags.DEFINE_enum(
-    "target", None, list(targets.TARGETS), "Compile for this GPU, which need not be present."
+    "target", None, list(targets.TARGETS), "Compile for this GPU; none is needed."
 )
 _GPUS = flags.DEFINE_integer("gpus", 1, "GPUs per host (--target only).", lower_bound=1)
 _HOSTS = flags.DEFINE_integer("hosts", 1, "Number of hosts (--target only).", lower_bound=1)
@@ -55,16 +54,16 @@ _MODEL = flags.DEFINE_string(
     "model", None, "Trained run for --program=recognize. Default: --config with dummy weights."
 )
 _POSE = flags.DEFINE_string(
-    "pose", "stage", "Pose network for --program=recognize; empty if key points are given."
+    "pose", "stage", "Pose network for --program=recognize; empty: key points are an input."
 )
 _POSE_SIZE, _POSE_VIEWS = pose_flags()
 _EXPORTED = flags.DEFINE_string(
-    "exported", None, "Compile the exported program in this folder, by launch/export.py, instead."
+    "exported", None, "Folder by launch/export.py: compile its program (--target only)."
 )
 _BATCH = flags.DEFINE_integer(
     "batch",
     None,
-    "Images per batch, over all GPUs. Default: the configuration's; 8 frames for recognition.",
+    "Global batch size. Default: the configuration's, or 8 frames for recognition.",
     lower_bound=1,
 )
 _HEIGHT = flags.DEFINE_integer(
@@ -76,12 +75,12 @@ _WIDTH = flags.DEFINE_integer(
 _SCALE = flags.DEFINE_bool(
     "largest_batch",
     True,
-    "Also compile for half the batch, to estimate the largest batch that fits.",
+    "Estimate the largest batch that fits, by also compiling for half the batch.",
 )
 _STEPS = flags.DEFINE_integer("steps", 20, "Number of timed steps.", lower_bound=1)
 _DATA = flags.DEFINE_string("data", "", "Data set to measure the loader on.")
 _TRACE = flags.DEFINE_string("trace", "", "Folder for a trace of three steps.")
-_OUTPUT = flags.DEFINE_string("output", "", "JSON file for the numbers.")
+_OUTPUT = flags.DEFINE_string("output", "", "JSON file for the result.")
 _FLOPS = flags.DEFINE_float(
     "peak_flops",
     None,
@@ -94,23 +93,23 @@ _BANDWIDTH = flags.DEFINE_float(
     "Peak memory bandwidth of one device in bytes/s. Default: known for common GPUs.",
     lower_bound=1.0,
 )
-_CHILD = "JDANCE_COMPILE_RESULT"  # the file for the result, in the process that compiles
+_CHILD = "JDANCE_COMPILE_RESULT"  # result file of the child process
 
 
 def main() -> None:
     if not _TARGET.value:
         _profile()
     elif _CHILD in os.environ:
-        Path(os.environ[_CHILD]).write_text(json.dumps(_compile(targets.find(_TARGET.value))))
+        Path(os.environ[_CHILD]).write_text(json.dumps(_compile(targets.get(_TARGET.value))))
     else:
         _report(_compile_in_child())
 
 
 def _compile_in_child() -> dict[str, Any]:
-    """Compiles in a process of its own, as XLA ends its process where it cannot compile.
+    """Compiles in a child process, as XLA aborts its process if compilation fails.
 
     Raises:
-        UserError: it does not compile, or the arguments are wrong.
+        UserError: the program does not compile, or a flag is wrong.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "result.json"
@@ -121,11 +120,11 @@ def _compile_in_child() -> dict[str, Any]:
         if done.returncode == 0:
             return json.loads(path.read_text())
     lines = done.stderr.splitlines()
-    ours = [line for line in lines if line.startswith("error: ")]
-    if ours:
-        raise UserError(ours[-1].removeprefix("error: "))
+    reported = [line for line in lines if line.startswith("error: ")]
+    if reported:
+        raise UserError(reported[-1].removeprefix("error: "))
     fatal = [line for line in lines if "Check failed" in line or "Error:" in line]
-    reason = (fatal or lines or [f"status {done.returncode}"])[-1 if not fatal else 0]
+    reason = fatal[0] if fatal else [f"status {done.returncode}", *lines][-1]
     raise UserError(f"does not compile for {_TARGET.value}: {reason.strip()}")
 
 
@@ -133,12 +132,14 @@ def _compile(target: targets.Target) -> dict[str, Any]:
     cluster = ahead.Cluster(target, _GPUS.value, _HOSTS.value)
     if _EXPORTED.value:
         folder = Path(_EXPORTED.value)
-        lower = ahead.exported((folder / "program.jax").read_bytes(), target)
+        lower = ahead.exported_program((folder / "program.jax").read_bytes(), target)
         batch = json.loads((folder / "program.json").read_text())["frames"][0]
-        return ahead.examine(lower, cluster, batch, scalable=False)
+        return ahead.analyze(lower, cluster, batch, scalable=False)
     if _PROGRAM.value == "recognize":
         if cluster.devices > 1:
-            raise UserError("--program=recognize: for one GPU; each takes frames of its own")
+            raise UserError(
+                "--program=recognize: compiles for one GPU; leave --gpus and --hosts out"
+            )
         if _MODEL.value:
             recognizer = Recognizer.load(
                 _MODEL.value,
@@ -148,13 +149,13 @@ def _compile(target: targets.Target) -> dict[str, Any]:
             )
         else:
             _check_config()
-            recognizer = ahead.untrained(
+            recognizer = ahead.dummy_recognizer(
                 _CONFIG.value, 6, _POSE.value or None, _POSE_SIZE.value, _POSE_VIEWS.value
             )
-        lower = ahead.recognition(
+        lower = ahead.recognition_program(
             recognizer, target, _HEIGHT.value, _WIDTH.value, known=not _POSE.value
         )
-        return ahead.examine(lower, cluster, _BATCH.value or 8, _SCALE.value)
+        return ahead.analyze(lower, cluster, _BATCH.value or 8, _SCALE.value)
     _check_config()
     config = _CONFIG.value
     if _BATCH.value:
@@ -165,15 +166,17 @@ def _compile(target: targets.Target) -> dict[str, Any]:
     batch = task.config.batch_size
     if batch % (cluster.devices * task.config.accumulate):
         raise UserError(
-            f"batch_size={batch}: cannot be shared equally by {cluster.devices} GPUs; set --batch"
+            f"batch_size={batch}: not divisible among {cluster.devices} GPUs; set --batch"
         )
-    lower = (ahead.training if _PROGRAM.value == "train" else ahead.evaluating)(task, cluster)
-    return ahead.examine(lower, cluster, batch, _SCALE.value)
+    lower = (ahead.training_program if _PROGRAM.value == "train" else ahead.evaluation_program)(
+        task, cluster
+    )
+    return ahead.analyze(lower, cluster, batch, _SCALE.value)
 
 
 def _check_config() -> None:
     if _CONFIG.value is None:
-        raise UserError("--config: name the experiment, a file from configs/")
+        raise UserError("--config: missing; name a file of configs/")
 
 
 def _report(result: dict[str, Any]) -> None:
@@ -184,7 +187,7 @@ def _report(result: dict[str, Any]) -> None:
 
 def _profile() -> None:
     _check_config()
-    # What is compiled anew each time has a time to tell.
+    # Measures the time of a real compilation.
     jax.config.update("jax_enable_compilation_cache", False)
     config = _CONFIG.value
     classes, dataset = [str(number) for number in range(config.model.get("classes", 0))], None
@@ -197,7 +200,7 @@ def _profile() -> None:
         task.setup(dataset)
     experiment.check(task)
     distributed.check_batch_size(task.config.batch_size, task.config.accumulate)
-    known = counting.of_device(
+    known = counting.device_peak(
         jax.devices()[0].device_kind, task.config.model.get("dtype", "float32")
     )
     peak = counting.Peak(_FLOPS.value or known.flops, _BANDWIDTH.value or known.bandwidth)

@@ -3,11 +3,11 @@
 python launch/prepare.py --source=stage:paper --output=data/stage
 python launch/reproduce.py --data=data/stage --output=reproduction
 
-Writes OUTPUT/report.html, a self-contained page, and its tables as tables.md. Completed runs are
-not repeated, and an interrupted one resumes from its newest checkpoint: stop at any time (SIGTERM
-ends with status 75) and run the same command again.
+Writes OUTPUT/report.html, a self-contained page, and its tables as tables.md. Stop it at any time
+(SIGTERM: status 75) and run the same command again: completed runs are not repeated, and an
+interrupted one resumes from its newest checkpoint.
 
---preset=full is the paper's network and recipe, for a GPU; small makes the same tables with a
+--preset=full uses the paper's network and recipe, for a GPU; small makes the same tables with a
 network for CPUs; reduced trains the four compared methods once, split by video.
 """
 
@@ -30,14 +30,14 @@ _SEEDS = flags.DEFINE_integer(
     "seeds", None, "Runs per variant, with different random seeds. Default: 3, for reduced 1.", 1
 )
 _SPLITS = flags.DEFINE_list(
-    "splits", None, "Splits to evaluate on: video, frame, or both. Default: the preset's."
+    "splits", None, "How to split the data: video, frame, or both. Default: the preset's."
 )
 _ABLATIONS = flags.DEFINE_bool(
-    "ablations", None, "Train the method's variants. Default: the preset's."
+    "ablations", None, "Also train the method's variants. Default: the preset's."
 )
 _SWEEP = flags.DEFINE_bool("sweep", False, "Also search over batch sizes and layer widths.")
 _POSE = flags.DEFINE_string(
-    "pose", "", "Pose network to include in the measured speed. Default: none."
+    "pose", "", "Pose network to include in the speed measurement. Default: none."
 )
 _CONFIG = flags.DEFINE_string("config", "", "Configuration of the method. Default: the preset's.")
 

@@ -1,4 +1,4 @@
-"""Scores recognized videos of StageDance by segment-level F1 of their timelines.
+"""Scores recognized StageDance videos by the segment-level F1 of their timelines.
 
 python launch/stage.py --output=videos --video --scenes=6 --seed=1001
 python launch/recognize.py --model=runs/quickstart --pose=stage --input=videos --output=out
@@ -15,10 +15,12 @@ from jdance.errors import UserError
 from jdance.progress import counted
 from jdance.recognize.score import score_video
 
-_TRUTH = flags.DEFINE_string("truth", None, "Folder by launch/stage.py --video.", required=True)
+_TRUTH = flags.DEFINE_string(
+    "truth", None, "Folder of videos by launch/stage.py --video.", required=True
+)
 former_name("films", "truth")
 _RESULTS = flags.DEFINE_string(
-    "results", None, "Folder of launch/recognize.py's results for these videos.", required=True
+    "results", None, "Folder of their results by launch/recognize.py.", required=True
 )
 _ENDING = "_truth.csv"
 
@@ -27,11 +29,13 @@ def main() -> None:
     videos = Path(_TRUTH.value)
     truths = sorted(videos.glob(f"*{_ENDING}"))
     if not truths:
-        raise UserError(f"{videos}: no videos of launch/stage.py --video in it; check --truth")
+        raise UserError(f"{videos}: no videos by launch/stage.py --video in it; check --truth")
     scores = []
     for truth in truths:
         stem = truth.name.removesuffix(_ENDING)
-        score = score_video(Path(_RESULTS.value) / f"{stem}.json", truth, videos / f"{stem}_keypoints")
+        score = score_video(
+            Path(_RESULTS.value) / f"{stem}.json", truth, videos / f"{stem}_keypoints"
+        )
         scores.append(score)
         print(
             f"{stem}: F1@50 {score.f1:.3f}, {score.accuracy:.3f} of the time right, "

@@ -1,42 +1,41 @@
 #!/usr/bin/env bash
-# Trains on a Slurm cluster, one task a GPU:
+# Trains on a Slurm cluster with one task per GPU. Submit it from the repository's root:
 #
 #   sbatch launch/slurm.sh --config=configs/paper.py --workdir=runs/paper --config.data.dir=data/stage
 #
-# from the repository's folder; all options go to launch/train.py. THE ONE LINE TO CHANGE is the next:
-# nodes, and GPUs a node.
+# All options are passed to launch/train.py. THE ONE LINE TO CHANGE is the next: nodes and GPUs.
 #SBATCH --nodes=2 --ntasks-per-node=8 --gpus-per-node=8
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
 #SBATCH --job-name=jdance
 #SBATCH --output=slurm-%j.out
 #SBATCH --open-mode=append
-# The tasks get SIGTERM two minutes ahead of the time limit or of a preemption with grace time.
+# Sends SIGTERM to the tasks two minutes before the time limit or a preemption with grace time.
 #SBATCH --signal=TERM@120
 #SBATCH --requeue
 #
-# At SIGTERM all tasks save a checkpoint together and end with status 75; this script then puts the
-# job back into the queue, and it continues where it was. So does Slurm's own requeue (scontrol
-# requeue, preemption, a failed node). A disk or a network that fails (status 74) puts the job back,
-# too, up to ten times. "scancel JOB" saves, too, and ends the job for good;
-# "scancel --signal=TERM JOB" saves and continues later.
+# On SIGTERM all tasks save a checkpoint after the same step and exit with status 75. This script then
+# requeues the job, which resumes from the checkpoint, as it does after Slurm's own requeues (scontrol
+# requeue, preemption, a failed node). A temporary disk or network failure (status 74) also requeues
+# the job, up to ten times. "scancel JOB" saves and ends the job for good; "scancel --signal=TERM JOB"
+# saves and requeues it.
 #
-# One task a node instead, with all its GPUs: --ntasks-per-node=1, and set JDANCE_TASK_PER_NODE=1.
+# For one task per node with all its GPUs, use --ntasks-per-node=1 and set JDANCE_TASK_PER_NODE=1.
 set -uo pipefail
 
-# Compiled programs are kept on each node: a restart does not compile again.
+# Caches compiled programs on each node, so that a restart does not recompile them.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-${TMPDIR:-/tmp}/jdance-xla-$(id -un)}
-# Further XLA flags, all with their own risk: an unknown one stops the program. To the bit the same
-# numbers after every restart on GPUs: --xla_gpu_deterministic_ops=true
+# Further XLA flags, at your own risk: an unknown flag aborts the program. For bit-identical results
+# after a restart on GPUs: --xla_gpu_deterministic_ops=true
 export XLA_FLAGS=${XLA_FLAGS:-}
-# NCCL finds its network by itself. Where it takes the wrong interface, name it (ip -brief address);
-# NCCL_DEBUG=INFO tells what it took.
+# NCCL detects the network. If it picks the wrong interface (NCCL_DEBUG=INFO shows which), name the
+# right one of `ip -brief address`.
 #   export NCCL_SOCKET_IFNAME=ib0
 #   export NCCL_DEBUG=INFO
-# The processes talk to the first node directly, not through a proxy.
+# Processes connect to the first node directly, not through a proxy.
 unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY
 
-# Without this JAX takes one GPU a task, the one with the task's number on its node.
+# By default JAX uses one GPU per task, the one with the task's local index.
 if [ "${JDANCE_TASK_PER_NODE:-}" ]; then
   gpus=${SLURM_GPUS_ON_NODE:-1}
   export JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((gpus - 1)))
@@ -44,21 +43,20 @@ fi
 
 [ -e .venv/bin/activate ] && source .venv/bin/activate
 
-# The batch script itself must survive the signal, to see how the tasks end. It gets one only where
-# Slurm ends the whole job, and then Slurm alone decides whether the job goes back into the queue.
+# The batch script must survive SIGTERM to read the tasks' exit status. It gets the signal only if Slurm
+# ends the whole job; then Slurm decides whether to requeue it.
 ended=
 trap ended=1 TERM
 srun --kill-on-bad-exit=0 python launch/train.py "$@" &
 step=$!
-while kill -0 "$step" 2>/dev/null; do # a signal ends the wait, not the tasks
+while kill -0 "$step" 2>/dev/null; do # a signal interrupts the wait, not the tasks
   wait "$step"
 done
-wait "$step" # how they ended is kept
+wait "$step" # still returns their status
 status=$?
 
-# 74: a disk or a network failed, which may pass; not for ever.
 if [ "$status" = 74 ] && [ -z "$ended" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 10 ]; then
-  echo "a disk or a network failed: requeueing job $SLURM_JOB_ID"
+  echo "a disk or network failed: requeueing job $SLURM_JOB_ID"
   scontrol requeue "$SLURM_JOB_ID"
 fi
 if [ "$status" = 75 ] && [ -z "$ended" ]; then

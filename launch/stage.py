@@ -1,13 +1,12 @@
-"""Draws scenes of StageDance, the synthetic stage, with the dancers' exact key points.
+"""Renders images or videos of StageDance, the synthetic stage, with exact key points.
 
 python launch/stage.py --output=scenes --scenes=3 --dancers=4
+python launch/stage.py --output=videos --video --scenes=2 --seconds=20
 
-Writes scene-N.jpg and scene-N_keypoints.json (OpenPose's format), and prints each dancer's motion.
+Images: writes scene-N.jpg and scene-N_keypoints.json (OpenPose's format), and prints the motions.
 
-python launch/stage.py --output=films --video --scenes=2 --seconds=20
-
-Writes scene-N.webm (or .mp4), the key points of each frame to scene-N_keypoints/, and the timeline
-of each dancer's motions to scene-N_truth.csv.
+Videos: writes scene-N.webm (or .mp4), the key points of each frame to scene-N_keypoints/, and the
+timeline of each dancer's motions to scene-N_truth.csv.
 """
 
 from contextlib import closing
@@ -24,7 +23,7 @@ from jdance.stagedance import stage, video
 
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the scenes.", required=True)
 _SCENES = flags.DEFINE_integer(
-    "scenes", 1, "Number of scenes, each on a stage of its own.", lower_bound=1
+    "scenes", 1, "Number of scenes, each on a different stage.", lower_bound=1
 )
 _DANCERS = flags.DEFINE_integer(
     "dancers",
@@ -36,14 +35,14 @@ _DANCERS = flags.DEFINE_integer(
 _SEED = flags.DEFINE_integer("seed", 1, "Random seed.", lower_bound=0)
 _WIDTH = flags.DEFINE_integer("width", 960, "Image width in pixels.", lower_bound=32)
 _HEIGHT = flags.DEFINE_integer("height", 720, "Image height in pixels.", lower_bound=32)
-_VIDEO = flags.DEFINE_bool("video", False, "Draw videos in which motions change at known times.")
-_SECONDS = flags.DEFINE_float("seconds", 20.0, "Length of the videos in seconds.", lower_bound=1.0)
-_FPS = flags.DEFINE_float("fps", 15.0, "Frame rate of the videos.", 1.0, 60.0)
+_VIDEO = flags.DEFINE_bool("video", False, "Render videos in which motions change at known times.")
+_SECONDS = flags.DEFINE_float("seconds", 20.0, "Video length in seconds.", lower_bound=1.0)
+_FPS = flags.DEFINE_float("fps", 15.0, "Video frames per second.", 1.0, 60.0)
 
 
-def _film(number: int, output: Path) -> None:
-    """Writes a video, its key points and its truth, whose tracks count the dancers from left."""
-    film = video.StageVideo(
+def _write_video(number: int, output: Path) -> None:
+    """Writes a video with its key points and the true timeline of its dancers."""
+    clip = video.StageVideo(
         _SEED.value, number, dancers=_DANCERS.value or 3, seconds=_SECONDS.value,
         width=_WIDTH.value, height=_HEIGHT.value,
     )  # fmt: skip
@@ -51,19 +50,19 @@ def _film(number: int, output: Path) -> None:
     folder = output / f"scene-{number}_keypoints"
     folder.mkdir(exist_ok=True)
     with closing(videos.VideoWriter(path, _FPS.value)) as writer:
-        for index, (when, scene) in enumerate(film.frames(_FPS.value)):
+        for index, (when, scene) in enumerate(clip.frames(_FPS.value)):
             writer.write(when, scene.image)
             seen = [d.keypoints for d in scene.dancers if d.keypoints.any()]
             seen.sort(key=lambda keypoints: crop.tight_box(keypoints)[0])
-            place = openpose_json.path_for_frame(path.name, index, folder)
-            openpose_json.write(place, np.array(seen), stage.NAME)
+            target = openpose_json.path_for_frame(path.name, index, folder)
+            openpose_json.write(target, np.array(seen), stage.NAME)
     truth = [
         timeline.Segment(track, part.start, part.end, stage.MOTIONS[part.motion], 1.0)
-        for track, parts in enumerate(film.parts)
+        for track, parts in enumerate(clip.parts)
         for part in parts
     ]
     timeline.write_csv(output / f"scene-{number}_truth.csv", truth)
-    print(f"{path}: {counted(len(film.parts), 'dancer')}, {counted(len(truth), 'motion')}")
+    print(f"{path}: {counted(len(clip.parts), 'dancer')}, {counted(len(truth), 'motion')}")
 
 
 def main() -> None:
@@ -71,7 +70,7 @@ def main() -> None:
     output.mkdir(parents=True, exist_ok=True)
     if _VIDEO.value:
         for number in range(_SCENES.value):
-            _film(number, output)
+            _write_video(number, output)
         return
     rng = np.random.default_rng(_SEED.value)
     for number in range(_SCENES.value):

@@ -1,11 +1,11 @@
-"""Compares variants of an experiment: trains each with several seeds and writes one table.
+"""Trains variants of an experiment with several seeds and compares them in one table.
 
 python launch/sweep.py --config=configs/jhmdb.py --data=data/jhmdb1,data/jhmdb2,data/jhmdb3 \\
     --vary=model.attention=-1,0,1,2 --seeds=3 --views=10 --output=sweeps/attention
 
-Writes OUTPUT/table.md and results.json; the runs are in OUTPUT/VARIANT/DATA/seed-N. Completed runs
-are not repeated, and an interrupted one resumes: SIGTERM ends the program with status 75, and the
-same command continues.
+Writes OUTPUT/table.md and results.json; the runs are in OUTPUT/VARIANT/DATA/seed-N. Stop it at any
+time (SIGTERM: status 75) and run the same command again: completed runs are not repeated, and an
+interrupted one resumes.
 """
 
 import json
@@ -18,17 +18,17 @@ from jdance.cli import report_failed_runs, resumable, run
 from jdance.train import sweep
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Experiment, a file from configs/; --config.KEY=VALUE changes all variants."
+    "config", None, "Configuration of the experiment; --config.KEY=VALUE changes all variants."
 )
 _DATA = flags.DEFINE_list("data", None, "Data sets by launch/prepare.py.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the runs and the results.", required=True)
 _VARY = flags.DEFINE_multi_string(
     "vary",
     [],
-    "KEY=VALUE,VALUE,...: one variant for each value; several make all combinations.",
+    "KEY=VALUE,VALUE,...: one variant per value; repeat the flag for all combinations.",
 )
 _VARIANT = flags.DEFINE_multi_string(
-    "variant", [], "NAME KEY=VALUE KEY=VALUE ...: one more variant."
+    "variant", [], "NAME KEY=VALUE KEY=VALUE ...: one more variant, with several changes."
 )
 _SEEDS = flags.DEFINE_integer(
     "seeds", 3, "Runs per variant and data set, with different random seeds.", lower_bound=1

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes .venv if need be, installs jdance with what its tests need, and runs them all, on up to four
-# CPU cores at once. Tests that compare with PyTorch are skipped where that cannot be installed.
+# Installs jdance and its test dependencies into .venv, then lints, type-checks, and runs all tests on
+# up to four CPU cores. Without PyTorch, the tests that compare with it are skipped.
 #
-#   bash launch/test.sh [pytest options]      for instance: -m slow; then one test after the other
+#   bash launch/test.sh [pytest options]      with options, tests run on one core, such as -m slow
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
@@ -11,7 +11,7 @@ if [ ! -e .venv/.reference ]; then
   if python -m pip install --quiet --disable-pip-version-check -e '.[reference]'; then
     touch .venv/.reference
   else
-    echo "PyTorch cannot be installed now: the tests that compare with it are skipped"
+    echo "note: PyTorch cannot be installed; tests that compare with it are skipped"
   fi
 fi
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Compiles every program for GPUs that need not be there, and compares its kernels, loops, memory
-# and memory traffic with the recorded ones. Makes .venv-gpu, with jax's CUDA plugin.
+# Compiles every program for GPUs, without needing one, and compares kernels, loops, memory and memory
+# traffic with recorded values. Installs jax's CUDA plugin into .venv-gpu.
 #
 #   bash launch/test_gpu.sh [cuda12|cuda13] [pytest options]
 #
-# cuda12 by default; jax for CUDA 13 needs Python 3.12: PYTHON=python3.13 bash launch/test_gpu.sh cuda13
+# The default is cuda12. CUDA 13 needs Python 3.12: PYTHON=python3.13 bash launch/test_gpu.sh cuda13
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh

@@ -1,14 +1,15 @@
-"""Trains a network; running it again on the same --workdir resumes.
+"""Trains a network, or resumes the run in --workdir.
 
 python launch/train.py --config=configs/paper.py --workdir=runs/paper --config.data.dir=data/stage
 python launch/train.py --config=configs/paper.py --summary
 
-DIR/report.html shows the learning curves and the evaluation on val.
+Any value of the configuration can be overridden with --config.KEY=VALUE. WORKDIR/report.html shows
+the learning curves and the evaluation on val. SIGTERM or SIGUSR1 saves a checkpoint and exits with
+status 75.
 
-On a cluster, start one such process for each GPU or each machine: by Slurm (launch/slurm.sh),
-Open MPI (from version 5 on with mpi4py), Kubernetes (launch/kubernetes.yaml), or by hand with
---coordinator, --process_id and --num_processes. SIGTERM or SIGUSR1 to any of them makes all save a
-checkpoint and exit with status 75.
+On a cluster, start one process per GPU or per machine: with Slurm (launch/slurm.sh), Kubernetes
+(launch/kubernetes.yaml), Open MPI (5 or later needs mpi4py), or by hand with --coordinator,
+--process_id and --num_processes. A signal to any process stops all of them after the same step.
 """
 
 import os
@@ -25,29 +26,29 @@ from jdance.report import run as report
 from jdance.train import distributed, experiment, loop, results, tasks
 from jdance.train.checkpoints import NEWEST
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, a file from configs/.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration of the experiment.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
 _SUMMARY = flags.DEFINE_bool(
     "summary",
     False,
-    "Print the network's modules with shapes, parameters and FLOPs, and train nothing.",
+    "Print the network's modules with shapes, parameters and FLOPs instead of training.",
 )
 _RESUME = flags.DEFINE_enum(
-    "resume", "auto", ["never", "auto", "must"], "Whether to resume from the folder's checkpoint."
+    "resume", "auto", ["never", "auto", "must"], "Whether to resume from a checkpoint in --workdir."
 )
 _WATCHDOG = flags.DEFINE_float(
     "watchdog",
     600.0,
-    "Maximum time per step in seconds, after which the process exits with status 70; 0: no limit.",
+    "Seconds without a finished step after which the process exits with status 70; 0: no limit.",
     lower_bound=0.0,
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", "", "HOST:PORT of process 0, unless Slurm or Open MPI provides it."
+    "coordinator", "", "HOST:PORT of process 0. Default: from Slurm or Open MPI."
 )
 _PROCESS = flags.DEFINE_integer(
     "process_id", None, "Index of this process. Default: $JOB_COMPLETION_INDEX, if set."
 )
-_PROCESSES = flags.DEFINE_integer("num_processes", None, "Total number of processes.")
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.")
 flags.mark_flag_as_required("config")
 flags.register_multi_flags_validator(
     ["workdir", "summary"],
@@ -63,11 +64,13 @@ def main() -> None:
         experiment.check(tasks.make(config, classes))
         print(models.summary(config.model, config.data.image_size))
         return
-    where = distributed.address_from_flags(_COORDINATOR.value, _PROCESS.value, _PROCESSES.value, os.environ)
+    where = distributed.address_from_flags(
+        _COORDINATOR.value, _PROCESS.value, _PROCESSES.value, os.environ
+    )
     workdir = Path(_WORKDIR.value)
-    with distributed.member(where, _WATCHDOG.value):
+    with distributed.initialized(where, _WATCHDOG.value):
         result = loop.train(config, workdir, resume=_RESUME.value, watchdog=_WATCHDOG.value)
-        first = distributed.is_first()
+        first = distributed.is_main_process()
     if not first:
         return
     if "confusion" in result:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from jdance import skeleton
+from jdance.errors import UserError
 
 # RGB. The person's right side is warm, the left side cool, the middle white.
 _RIGHT, _LEFT, _MIDDLE = (255, 140, 40), (60, 170, 255), (245, 245, 245)
@@ -28,6 +29,29 @@ def has_display() -> bool:
     """Whether windows can be shown; macOS and Windows need no variable that names the display."""
     named = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     return sys.platform in ("darwin", "win32") or bool(named)
+
+
+class Window:
+    """Shows annotated frames in a window.
+
+    Raises:
+        UserError: there is no display, or OpenCV was built without windows.
+    """
+
+    def __init__(self) -> None:
+        if not has_display():
+            raise UserError("--show: there is no display here")
+        try:
+            cv2.namedWindow("jdance", cv2.WINDOW_NORMAL)
+        except cv2.error:
+            raise UserError(
+                "--show: this OpenCV has no windows; pip install opencv-python in its place"
+            ) from None
+
+    def __call__(self, image: np.ndarray) -> bool:
+        """Shows uint8 RGB [H, W, 3]; returns False after q or Escape."""
+        cv2.imshow("jdance", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
 
 
 def motion_color(number: int) -> tuple[int, int, int]:
