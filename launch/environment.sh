@@ -1,6 +1,6 @@
-# Sourced by the other scripts. `environment EXTRA...` creates the virtual environment $VENV (default
-# .venv), installs jdance with these extras, and activates it. $PYTHON is the interpreter to use;
-# by default the first suitable one.
+# Sourced by the other scripts. `environment EXTRA...` creates the virtual environment $VENV
+# (default .venv), installs jdance with these extras, and activates it. $PYTHON is the interpreter
+# to use; by default the first suitable one.
 
 find_python() {
   local candidate
@@ -29,8 +29,8 @@ environment() {
   export PATH="$PWD/$venv/bin:$PATH"
 }
 
-# Like `environment`, but also installs jax's CUDA plugin if there is a GPU. If jax cannot use the GPU,
-# prints why and falls back to JAX_PLATFORMS=cpu.
+# Like `environment`, but also installs jax's CUDA plugin if there is a GPU. If jax cannot use the
+# GPU, prints why and falls back to JAX_PLATFORMS=cpu.
 environment_for_gpu() {
   local cuda reason
   cuda=$(nvidia-smi 2>/dev/null | grep -o 'CUDA Version: [0-9]*' | grep -o '[0-9]*$') || cuda=

@@ -14,11 +14,11 @@
 #SBATCH --signal=TERM@120
 #SBATCH --requeue
 #
-# On SIGTERM all tasks save a checkpoint after the same step and exit with status 75. This script then
-# requeues the job, which resumes from the checkpoint, as it does after Slurm's own requeues (scontrol
-# requeue, preemption, a failed node). A temporary disk or network failure (status 74) also requeues
-# the job, up to ten times. "scancel JOB" saves and ends the job for good; "scancel --signal=TERM JOB"
-# saves and requeues it.
+# On SIGTERM all tasks save a checkpoint after the same step and exit with status 75. This script
+# then requeues the job, which resumes from the checkpoint, as it does after Slurm's own requeues
+# (scontrol requeue, preemption, a failed node). A temporary disk or network failure (status 74)
+# also requeues the job, up to ten times. "scancel JOB" saves and ends the job for good; "scancel
+# --signal=TERM JOB" saves and requeues it.
 #
 # For one task per node with all its GPUs, use --ntasks-per-node=1 and set JDANCE_TASK_PER_NODE=1.
 set -uo pipefail
@@ -43,8 +43,8 @@ fi
 
 [ -e .venv/bin/activate ] && source .venv/bin/activate
 
-# The batch script must survive SIGTERM to read the tasks' exit status. It gets the signal only if Slurm
-# ends the whole job; then Slurm decides whether to requeue it.
+# The batch script must survive SIGTERM to read the tasks' exit status. It gets the signal only if
+# Slurm ends the whole job; then Slurm decides whether to requeue it.
 ended=
 trap ended=1 TERM
 srun --kill-on-bad-exit=0 python launch/train.py "$@" &

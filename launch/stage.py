@@ -77,7 +77,7 @@ def main() -> None:
         motions = None
         if _DANCERS.value:
             motions = rng.integers(len(stage.MOTIONS), size=_DANCERS.value).tolist()
-        scene = stage.scene(
+        scene = stage.render_scene(
             _SEED.value, number, 0, motions=motions, width=_WIDTH.value, height=_HEIGHT.value
         )
         seen = [dancer for dancer in scene.dancers if dancer.keypoints.any()]

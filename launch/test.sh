@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs jdance and its test dependencies into .venv, then lints, type-checks, and runs all tests on
-# up to four CPU cores. Without PyTorch, the tests that compare with it are skipped.
+# Installs jdance and its test dependencies into .venv, then lints, type-checks, and runs all tests
+# on up to four CPU cores. Without PyTorch, the tests that compare with it are skipped.
 #
 #   bash launch/test.sh [pytest options]      with options, tests run on one core, such as -m slow
 set -euo pipefail

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compiles every program for GPUs, without needing one, and compares kernels, loops, memory and memory
-# traffic with recorded values. Installs jax's CUDA plugin into .venv-gpu.
+# Compiles every program for GPUs, without needing one, and compares kernels, loops, memory and
+# memory traffic with recorded values. Installs jax's CUDA plugin into .venv-gpu.
 #
 #   bash launch/test_gpu.sh [cuda12|cuda13] [pytest options]
 #

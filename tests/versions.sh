@@ -5,7 +5,8 @@
 #   bash tests/versions.sh lowest python3.11 [pytest options]
 #   bash tests/versions.sh newest python3.13 [pytest options]
 #
-# Uses uv, as pip cannot resolve to the lowest versions. PyTorch is left out, as its version is pinned.
+# Uses uv, as pip cannot resolve to the lowest versions. PyTorch is left out, as its version is
+# pinned.
 set -euo pipefail
 case ${1-} in lowest) resolution=lowest-direct ;; newest) resolution=highest ;; *)
   echo "error: expected lowest or newest, then the interpreter" >&2
