@@ -57,12 +57,12 @@ def _write_video(number: int, output: Path) -> None:
             target = openpose_json.path_for_frame(path.name, index, folder)
             openpose_json.write(target, np.array(seen), stage.NAME)
     truth = [
-        timeline.Segment(track, part.start, part.end, stage.MOTIONS[part.motion], 1.0)
-        for track, parts in enumerate(clip.parts)
-        for part in parts
+        timeline.Segment(track, span.start, span.end, stage.MOTIONS[span.motion], 1.0)
+        for track, spans in enumerate(clip.spans)
+        for span in spans
     ]
     timeline.write_csv(output / f"scene-{number}_truth.csv", truth)
-    print(f"{path}: {counted(len(clip.parts), 'dancer')}, {counted(len(truth), 'motion')}")
+    print(f"{path}: {counted(len(clip.spans), 'dancer')}, {counted(len(truth), 'motion')}")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""StageDance: exact truth, possible bodies, exact plans; only the body tells the motion."""
+"""StageDance: exact ground truth, feasible bodies, exact plans, and no label leaks."""
 
 from collections import Counter
 from itertools import pairwise
@@ -15,7 +15,8 @@ from sklearn.svm import SVC
 from jdance import features, skeleton
 from jdance.errors import UserError
 from jdance.stagedance import stage, video
-from jdance.stagedance.body import LIMITS, camera_at
+from jdance.stagedance.body import LIMITS
+from jdance.stagedance.camera import stage_camera
 
 SIZE = {"width": 320, "height": 240}
 CHANCE = 1 / len(stage.MOTIONS)
@@ -23,13 +24,13 @@ CHANCE = 1 / len(stage.MOTIONS)
 
 @pytest.fixture(scope="module")
 def scenes():
-    return [stage.scene(1, group, index, **SIZE) for group in range(12) for index in range(3)]
+    return [stage.render_scene(1, g, index, **SIZE) for g in range(12) for index in range(3)]
 
 
 def _project(camera, points):
-    """The pinhole camera by way of its 3x4 matrix: [N, 3] metres -> [N, 2] pixels."""
+    """Pinhole projection by a 3x4 matrix: [N, 3] in meters -> [N, 2] in pixels."""
     intrinsic = np.array([
-        [camera.focal, 0, camera.centre[0]], [0, camera.focal, camera.centre[1]], [0, 0, 1],
+        [camera.focal, 0, camera.center[0]], [0, camera.focal, camera.center[1]], [0, 0, 1],
     ])  # fmt: skip
     extrinsic = np.c_[camera.rotation, -camera.rotation @ camera.position]
     seen = intrinsic @ extrinsic @ np.c_[points, np.ones(len(points))].T
@@ -56,15 +57,15 @@ def test_scene_is_well_formed(scenes):
 
 
 def test_scene_is_a_pure_function():
-    first = stage.scene(3, 5, 2, **SIZE)
-    stage.stage_of.cache_clear()
-    stage.troupe_of.cache_clear()
-    stage.scene(3, 6, 0, **SIZE)
-    second = stage.scene(3, 5, 2, **SIZE)
+    first = stage.render_scene(3, 5, 2, **SIZE)
+    stage.get_stage.cache_clear()
+    stage.get_troupe.cache_clear()
+    stage.render_scene(3, 6, 0, **SIZE)
+    second = stage.render_scene(3, 5, 2, **SIZE)
     np.testing.assert_array_equal(first.image, second.image)
     for a, b in zip(first.dancers, second.dancers, strict=True):
         np.testing.assert_array_equal(a.keypoints, b.keypoints)
-    assert not np.array_equal(first.image, stage.scene(4, 5, 2, **SIZE).image)
+    assert not np.array_equal(first.image, stage.render_scene(4, 5, 2, **SIZE).image)
 
 
 def test_keypoints_are_the_projected_joints(scenes):
@@ -81,7 +82,7 @@ def test_keypoints_are_the_projected_joints(scenes):
 
 
 def test_image_scales_with_its_size():
-    small, large = (stage.scene(2, 1, 0, width=w, height=w * 3 // 4) for w in (320, 640))
+    small, large = (stage.render_scene(2, 1, 0, width=w, height=w * 3 // 4) for w in (320, 640))
     for a, b in zip(small.dancers, large.dancers, strict=True):
         np.testing.assert_allclose(a.joints, b.joints)
         both = (a.keypoints[:, 2] > 0) & (b.keypoints[:, 2] > 0)
@@ -97,8 +98,8 @@ def _pose_at(yaw, motion="stand", seed=0):
     return build, pose, stage.assemble(build, pose, (0.0, 0.0), yaw)
 
 
-def test_right_is_on_the_left_of_the_image_when_facing_the_camera():
-    camera = camera_at(1.5, 5.0, 0.0, 1.0, 400.0, (320, 240))
+def test_right_side_is_left_in_front_views():
+    camera = stage_camera(1.5, 5.0, 0.0, 1.0, 400.0, (320, 240))
     for seed in range(10):
         xy, _ = camera.project(_pose_at(0.0, seed=seed)[2].joints)
         for right, left in ((2, 5), (8, 11), (14, 15), (16, 17)):
@@ -109,7 +110,7 @@ def test_right_is_on_the_left_of_the_image_when_facing_the_camera():
 
 
 def test_positive_yaw_turns_the_face_to_the_right():
-    camera = camera_at(1.5, 5.0, 0.0, 1.0, 400.0, (320, 240))
+    camera = stage_camera(1.5, 5.0, 0.0, 1.0, 400.0, (320, 240))
     body = _pose_at(60.0)[2]
     xy, depth = camera.project(body.joints)
     assert xy[skeleton.NOSE, 0] > xy[[skeleton.R_EAR, skeleton.L_EAR], 0].mean()
@@ -117,7 +118,7 @@ def test_positive_yaw_turns_the_face_to_the_right():
 
 
 def test_mirrored_pose_is_the_flipped_skeleton():
-    camera = camera_at(1.5, 5.0, 0.0, 1.0, 400.0, (320, 240))
+    camera = stage_camera(1.5, 5.0, 0.0, 1.0, 400.0, (320, 240))
     odd = {"pelvis_roll", "spine_side", "spine_twist", "neck_yaw", "neck_roll"}
     for seed, motion in enumerate(stage.MOTIONS):
         build, pose, body = _pose_at(35.0, motion, seed)
@@ -161,7 +162,7 @@ def test_every_angle_is_within_human_limits(motion):
         assert 0.7 * build.height < body.skull[1] < build.height
 
 
-def test_motions_are_what_they_are_called():
+def test_poses_match_their_motion():
     rng = np.random.default_rng(3)
     for motion in stage.MOTIONS:
         for _ in range(40):
@@ -192,19 +193,19 @@ def test_hidden_and_outside_joints_are_missing(scenes):
     assert hidden > 0  # some joints lie behind the dancer's own body
     # With one dancer per scene only the face and the image's edge take joints away.
     for group in range(8):
-        scene = stage.scene(1, group, 0, motions=[4], **SIZE)
+        scene = stage.render_scene(1, group, 0, motions=[4], **SIZE)
         (dancer,) = scene.dancers
         inside = _project(scene.camera, dancer.joints)
         inside = ((inside >= 0) & (inside <= (319, 239))).all(1)
         body = np.arange(1, 14)
         missing = dancer.keypoints[body, 2] == 0
-        if not stage.stage_of(1, group, 320, 240).crowd.any():
+        if not stage.get_stage(1, group, 320, 240).crowd.any():
             np.testing.assert_array_equal(missing, ~inside[body])
 
 
 def test_far_side_of_the_face_is_missing():
     for index in range(40):
-        scene = stage.scene(9, 0, index, motions=[5], **SIZE)
+        scene = stage.render_scene(9, 0, index, motions=[5], **SIZE)
         (dancer,) = scene.dancers
         head = dancer.joints[[skeleton.R_EAR, skeleton.L_EAR]]
         nearer = np.linalg.norm(head - scene.camera.position, axis=1).argmin()
@@ -215,8 +216,8 @@ def test_far_side_of_the_face_is_missing():
 
 
 @pytest.mark.parametrize("preset", sorted(stage.PRESETS))
-def test_plan_meets_the_counts_and_keeps_groups_apart(preset):
-    planned = stage.plan(preset, 4)
+def test_plan_has_exact_counts_and_disjoint_groups(preset):
+    planned = stage.plan_scenes(preset, 4)
     counts = {split: Counter() for split in stage.PRESETS[preset]}
     splits = {}
     for item in planned:
@@ -228,12 +229,12 @@ def test_plan_meets_the_counts_and_keeps_groups_apart(preset):
     assert max(sizes.values()) <= 15
     assert sum(n < 8 for n in sizes.values()) <= len(counts)
     assert len({(item.group, item.index) for item in planned}) == len(planned)
-    assert planned == stage.plan(preset, 4)
-    assert planned != stage.plan(preset, 5)
+    assert planned == stage.plan_scenes(preset, 4)
+    assert planned != stage.plan_scenes(preset, 5)
 
 
-def test_motions_can_be_prescribed_and_change_nothing_else():
-    one, two = (stage.scene(1, 2, 3, motions=m, **SIZE) for m in ([0, 1, 2], [5, 4, 3]))
+def test_given_motions_change_only_the_pose():
+    one, two = (stage.render_scene(1, 2, 3, motions=m, **SIZE) for m in ([0, 1, 2], [5, 4, 3]))
     assert [d.label for d in one.dancers] == [0, 1, 2]
     for a, b in zip(one.dancers, two.dancers, strict=True):
         assert (a.root, a.height) == (b.root, b.height)
@@ -250,32 +251,32 @@ def test_motions_can_be_prescribed_and_change_nothing_else():
         {"seed": -1},
     ],
 )
-def test_mistakes_are_named(arguments):
+def test_invalid_arguments_raise(arguments):
     with pytest.raises(UserError):
-        stage.scene(**{"seed": 0, "group": 0, "index": 0, **arguments})
+        stage.render_scene(**{"seed": 0, "group": 0, "index": 0, **arguments})
 
 
-def test_unknown_preset_is_named():
+def test_unknown_preset_raises():
     with pytest.raises(UserError, match="paper, pose, quickstart"):
-        stage.plan("huge", 0)
+        stage.plan_scenes("huge", 0)
 
 
 def _skeletons(count, seed):
-    """Exact key points of lone dancers in random views: [N, 18, 3] and labels [N]."""
+    """Exact key points [N, 18, 3] and labels [N] of single dancers in random views."""
     rng = np.random.default_rng(seed)
     keypoints, labels = [], np.arange(count) % len(stage.MOTIONS)
     for label in labels:
         build = stage.random_build(rng)
         pose = stage.random_pose(stage.MOTIONS[label], build, rng)
-        (place,), (yaw,) = stage.place_dancers(rng, 1, 4.0)
-        body = stage.assemble(build, pose, place, yaw)
-        camera = camera_at(rng.uniform(0.9, 2.5), 6.0, 0.0, 1.0, 800.0, (640, 480))
+        (position,), (yaw,) = stage.place_dancers(rng, 1, 4.0)
+        body = stage.assemble(build, pose, position, yaw)
+        camera = stage_camera(rng.uniform(0.9, 2.5), 6.0, 0.0, 1.0, 800.0, (640, 480))
         keypoints.append(np.c_[camera.project(body.joints)[0], np.ones(18)])
     return np.array(keypoints, np.float32), labels
 
 
 def test_difficulty():
-    """Class means are not enough; a curved boundary is."""
+    """Nearest class means fail; a nonlinear classifier succeeds."""
     train, labels = _skeletons(3000, 0)
     test, truth = _skeletons(900, 1)
     a, b = (np.asarray(features.compute("fused18", k)) for k in (train, test))
@@ -284,28 +285,28 @@ def test_difficulty():
 
 
 def _surroundings(scene, dancer):
-    """A small image around a dancer, cut by root and height, the body's reach painted over.
+    """Crop around a dancer with the body's reach masked, and the dancer's position.
 
-    Neither the cut nor the disc knows the pose: their size comes from the upright height.
+    Crop and mask depend on root and upright height only, not on the pose.
     """
     side = 16
     zoom = side / (2.4 * dancer.height)
     x, y = dancer.root
     move = np.array([[zoom, 0, side / 2 - x * zoom], [0, zoom, side / 2 - y * zoom]])
     cut = cv2.warpAffine(scene.image, move, (side, side)).astype(np.float32) / 255
-    far = np.hypot(*(np.mgrid[:side, :side] + 0.5 - side / 2))
-    cut[far < 0.86 * side / 2.4] = 0.5
-    place = [dancer.height / 120, x / 160, y / 120, len(scene.dancers) / 6]
-    return np.concatenate([cut.ravel(), place])
+    distance = np.hypot(*(np.mgrid[:side, :side] + 0.5 - side / 2))
+    cut[distance < 0.86 * side / 2.4] = 0.5
+    position = [dancer.height / 120, x / 160, y / 120, len(scene.dancers) / 6]
+    return np.concatenate([cut.ravel(), position])
 
 
-def test_only_the_body_tells_the_motion():
+def test_surroundings_do_not_reveal_the_motion():
     rng = np.random.default_rng(0)
     inputs, labels, groups = [], [], []
     for group in range(60):
         for index in range(6):
             motions = rng.permutation(6)[: rng.integers(1, 7)]
-            scene = stage.scene(11, group, index, motions=motions, width=160, height=120)
+            scene = stage.render_scene(11, group, index, motions=motions, width=160, height=120)
             inputs += [_surroundings(scene, dancer) for dancer in scene.dancers]
             labels += [dancer.label for dancer in scene.dancers]
             groups += [group] * len(scene.dancers)
@@ -315,25 +316,25 @@ def test_only_the_body_tells_the_motion():
         assert abs(model.score(x[~train], y[~train]) - CHANCE) < 0.05
 
 
-def test_a_film_is_a_pure_function_of_the_time():
-    film = video.StageVideo(3, 1, dancers=2, seconds=8, width=160, height=120)
+def test_video_is_a_pure_function_of_time():
+    clip = video.StageVideo(3, 1, dancers=2, seconds=8, width=160, height=120)
     again = video.StageVideo(3, 1, dancers=2, seconds=8, width=160, height=120)
-    np.testing.assert_array_equal(film.scene(2.5).image, again.scene(2.5).image)
-    for k, parts in enumerate(film.parts):
-        assert parts[0].start == 0 and parts[-1].end == 8
-        assert all(a.end == b.start and a.motion != b.motion for a, b in pairwise(parts))
-        middle = (parts[0].start + parts[0].end) / 2
-        assert film.scene(middle).dancers[k].label == parts[0].motion
+    np.testing.assert_array_equal(clip.render(2.5).image, again.render(2.5).image)
+    for k, spans in enumerate(clip.spans):
+        assert spans[0].start == 0 and spans[-1].end == 8
+        assert all(a.end == b.start and a.motion != b.motion for a, b in pairwise(spans))
+        middle = (spans[0].start + spans[0].end) / 2
+        assert clip.render(middle).dancers[k].label == spans[0].motion
 
 
-def test_dancers_of_a_film_move_without_jumps():
-    film = video.StageVideo(3, 2, dancers=1, seconds=6, width=160, height=120)
+def test_dancers_in_videos_move_smoothly():
+    clip = video.StageVideo(3, 2, dancers=1, seconds=6, width=160, height=120)
     times = np.arange(0, 6, 1 / 25)
-    joints = np.stack([film.scene(when).dancers[0].joints for when in times])
+    joints = np.stack([clip.render(time).dancers[0].joints for time in times])
     pace = np.linalg.norm(np.diff(joints, axis=0), axis=-1).max() * 25
-    assert 0.5 < pace < 9  # metres a second
+    assert 0.5 < pace < 9  # meters per second
 
 
-def test_films_of_nothing():
+def test_invalid_videos_raise():
     with pytest.raises(UserError, match="1 to 6 dancers"):
         video.StageVideo(0, 0, dancers=9)

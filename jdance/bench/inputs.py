@@ -118,7 +118,7 @@ def crowd(count: int) -> tuple[np.ndarray, np.ndarray]:
         take = min(stage.MAX_DANCERS, count - len(people))
         if take < 1:
             break
-        scene = stage.scene(1, quarter, 0, motions=range(take), width=side, height=side)
+        scene = stage.render_scene(1, quarter, 0, motions=range(take), width=side, height=side)
         y, x = quarter // 2 * side, quarter % 2 * side
         image[y : y + side, x : x + side] = scene.image
         corner = np.array([x, y, 0])

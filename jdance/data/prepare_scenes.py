@@ -90,12 +90,12 @@ def _write(
 def _stage(source: str, seed: int) -> list[SceneItem]:
     return [
         SceneItem(f"scene {item.group}/{item.index}", item.split, partial(_draw, seed, item))
-        for item in stage.plan(source.removeprefix("stage:"), seed)
+        for item in stage.plan_scenes(source.removeprefix("stage:"), seed)
     ]
 
 
 def _draw(seed: int, item: stage.PlannedScene) -> scenes.SceneRecord:
-    scene = stage.scene(seed, item.group, item.index, motions=item.motions)
+    scene = stage.render_scene(seed, item.group, item.index, motions=item.motions)
     return of_scene(scene, f"scene {item.group}/{item.index}")
 
 

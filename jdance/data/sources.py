@@ -170,13 +170,13 @@ def _stage(preset: str, seed: int) -> Source:
             split=planned.split,
             group=str(planned.group),
         )
-        for planned in stage.plan(preset, seed)
+        for planned in stage.plan_scenes(preset, seed)
     ]
     return Source(items, list(stage.MOTIONS), name=f"stage:{preset}")
 
 
 def _draw(seed: int, planned: stage.PlannedScene) -> Loaded:
-    scene = stage.scene(seed, planned.group, planned.index, motions=planned.motions)
+    scene = stage.render_scene(seed, planned.group, planned.index, motions=planned.motions)
     return Loaded(scene.image, np.stack([dancer.keypoints for dancer in scene.dancers]))
 
 

@@ -21,7 +21,7 @@ def frames_per_second(recognizer: Recognizer, people: Sequence[int] = PEOPLE) ->
     With an estimator the pose network and the decode are part of it; the people whose motions are
     then named are known ones all the same, so that their number is certain.
     """
-    scene = stage.scene(0, 0, 0)
+    scene = stage.render_scene(0, 0, 0)
     person = np.ones((skeleton.NUM_JOINTS, 3), np.float32)
     person[:, :2] = np.random.default_rng(0).uniform(0, 100, (skeleton.NUM_JOINTS, 2))
     result = {}

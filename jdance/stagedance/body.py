@@ -1,8 +1,8 @@
-"""The dancers of StageDance: builds, poses within the limits of human joints, and the camera.
+"""Dancers of StageDance: body proportions, poses within human joint limits, and their joints.
 
-Axes, in metres: of the body x to its own left, y up, z forward; of the stage x to the right of
-the image, y up, z towards the camera, the floor at y = 0. Angles are in degrees. Where a pair
-is meant, index 0 is the right side and 1 the left.
+Lengths are in meters, angles in degrees. Body axes: x to the body's left, y up, z forward. Stage
+axes: x to the right of the image, y up, z towards the camera; the floor is y = 0. In pairs, index 0
+is the right side, 1 the left.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from jdance import skeleton
 
 MOTIONS = ("akimbo", "hold_high", "single_arm_open", "wave", "walk", "stand")
 
-# The range of each angle of a pose. Zero everywhere is a soldier at attention.
+# Range of each angle of a pose. All zeros stand at attention.
 LIMITS = {
     "pelvis_pitch": (-20, 30),  # forward
     "pelvis_roll": (-15, 15),
@@ -25,7 +25,7 @@ LIMITS = {
     "neck_roll": (-35, 35),
     "shoulder_elevation": (0, 180),  # hanging, horizontal, straight up
     "shoulder_plane": (-90, 135),  # raised backward -90, sideways 0, forward 90
-    "shoulder_rotation": (-110, 110),  # where the elbow bends to: down -90, forward 0, up 90
+    "shoulder_rotation": (-110, 110),  # direction in which the elbow bends: down -90, up 90
     "elbow": (0, 150),
     "wrist": (-50, 50),  # sideways
     "hip_flexion": (-25, 120),
@@ -41,10 +41,10 @@ Pose = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Build:
-    """The lengths of one body, in metres; widths are half widths."""
+    """Proportions of one body, in meters; widths are half widths."""
 
     height: float
-    trunk: float  # middle of the hips to middle of the shoulders
+    trunk: float  # mid-hip to mid-shoulder
     shoulder: float
     hip: float
     upper_arm: float
@@ -52,22 +52,22 @@ class Build:
     hand: float
     thigh: float
     shank: float
-    ankle: float  # above the floor
-    neck: float  # shoulders to the centre of the head
+    ankle: float  # height above the floor
+    neck: float  # shoulders to the center of the head
     head: float  # half the width of the head
-    girth: float  # thickness of everything, about 1
-    curve: float  # 0 a straight trunk .. 1 a narrow waist and wide hips
+    girth: float  # thickness factor of all limbs, about 1
+    curve: float  # 0: straight trunk; 1: narrow waist and wide hips
 
 
 @dataclass(frozen=True)
 class Body:
-    """A posed body on the stage, in metres.
+    """A posed body on the stage, in meters.
 
     Attributes:
         joints: float64 [18, 3].
-        pelvis, chest, head: float64 [3, 3] rotations from the part's axes to the stage's.
-        waist, skull: float64 [3], where the spine bends, and the centre of the head.
-        hands, heels, toes: float64 [2, 3], where they end.
+        pelvis, chest, head: rotations from body to stage axes, float64 [3, 3].
+        waist, skull: float64 [3], the bend of the spine and the center of the head.
+        hands, heels, toes: end points, float64 [2, 3].
     """
 
     joints: np.ndarray
@@ -81,58 +81,13 @@ class Body:
     toes: np.ndarray
 
 
-@dataclass(frozen=True)
-class Camera:
-    """A pinhole camera.
-
-    Attributes:
-        position: float64 [3], in metres.
-        rotation: float64 [3, 3], its rows the image's right, down and the viewing direction.
-        focal: in pixels.
-        centre: x and y of the principal point, in pixels.
-    """
-
-    position: np.ndarray
-    rotation: np.ndarray
-    focal: float
-    centre: tuple[float, float]
-
-    def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Points [..., 3] in metres -> (pixels [..., 2], depths [...] in metres)."""
-        seen = (points - self.position) @ self.rotation.T
-        depth = seen[..., 2]
-        return seen[..., :2] * (self.focal / depth)[..., None] + self.centre, depth
-
-
-def camera_at(
-    height: float, distance: float, pan: float, tilt: float, focal: float, size: tuple[int, int]
-) -> Camera:
-    """A camera `distance` in front of the stage's centre and `height` metres over the floor.
-
-    Args:
-        height, distance: in metres.
-        pan: in degrees, how far the camera stands to the right of the stage's axis.
-        tilt: in metres, the height of the point over the stage's centre that it looks at.
-        focal: in pixels.
-        size: width and height of the image in pixels.
-    """
-    angle = np.radians(pan)
-    position = np.array([distance * np.sin(angle), height, distance * np.cos(angle)])
-    ahead = np.array([0.0, tilt, 0.0]) - position
-    ahead /= np.linalg.norm(ahead)
-    right = np.cross(ahead, [0.0, 1.0, 0.0])
-    right /= np.linalg.norm(right)
-    rotation = np.stack([right, np.cross(ahead, right), ahead])
-    return Camera(position, rotation, focal, ((size[0] - 1) / 2, (size[1] - 1) / 2))
-
-
 def random_build(rng: np.random.Generator) -> Build:
-    """An adult: 1.50 to 1.95 m, limbs in proportion (standard deviation about 4 %)."""
+    """Draws an adult of 1.50 to 1.95 m; limb proportions vary by about 4 %."""
     height = float(np.clip(rng.normal(1.70, 0.10), 1.50, 1.95))
     curve = float(rng.uniform(0, 1))
 
-    def part(share: float) -> float:
-        return height * share * float(np.clip(rng.normal(1, 0.04), 0.9, 1.1))
+    def part(fraction: float) -> float:
+        return height * fraction * float(np.clip(rng.normal(1, 0.04), 0.9, 1.1))
 
     return Build(
         height=height,
@@ -153,7 +108,7 @@ def random_build(rng: np.random.Generator) -> Build:
 
 
 def _turn(axis: int, degrees: float | np.ndarray) -> np.ndarray:
-    """The right-handed rotation [3, 3] about one axis."""
+    """Right-handed rotation matrix [3, 3] about one axis."""
     angle = np.radians(degrees)
     result = np.eye(3)
     i, j = (axis + 1) % 3, (axis + 2) % 3
@@ -164,7 +119,7 @@ def _turn(axis: int, degrees: float | np.ndarray) -> np.ndarray:
 
 
 def _arm_axes(elevation: float, plane: float, side: int) -> tuple[np.ndarray, ...]:
-    """The upper arm's direction, the way it rises and the way it swings, in the chest's axes."""
+    """Unit vectors along the upper arm and towards higher elevation and plane, in chest axes."""
     e, p = np.radians([elevation, plane])
     along = np.array([side * np.sin(e) * np.cos(p), -np.cos(e), np.sin(e) * np.sin(p)])
     rise = np.array([side * np.cos(e) * np.cos(p), np.sin(e), np.cos(e) * np.sin(p)])
@@ -173,13 +128,13 @@ def _arm_axes(elevation: float, plane: float, side: int) -> tuple[np.ndarray, ..
 
 
 def _bend_spine(build: Build, pose: Pose) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """In the pelvis' axes: the waist [3], the chest's rotation [3, 3], the shoulders [2, 3]."""
+    """Waist [3], chest rotation [3, 3] and shoulders [2, 3] in pelvis axes."""
     chest = (
         _turn(1, pose["spine_twist"]) @ _turn(0, pose["spine_pitch"]) @ _turn(2, pose["spine_side"])
     )
     waist = np.array([0.0, 0.36 * build.trunk, 0.0])
     top = waist + chest[:, 1] * (0.64 * build.trunk)
-    # The shoulder blade takes part in lifting an arm over the horizontal.
+    # The shoulder blade rises when an arm is lifted above the horizontal.
     lift = np.clip((pose["shoulder_elevation"] - 80) / 100, 0, 1)
     shoulders = [
         top + chest @ [side * build.shoulder * (1 - 0.18 * up), 0.035 * build.height * up, 0.0]
@@ -189,11 +144,11 @@ def _bend_spine(build: Build, pose: Pose) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def assemble(build: Build, pose: Pose, at: tuple[float, float], yaw: float) -> Body:
-    """Poses a body on the floor, the lower foot touching it.
+    """Computes a body's joints by forward kinematics, with the lower foot on the floor.
 
     Args:
-        build, pose: its lengths and angles.
-        at: x and z of the middle of the hips on the stage, in metres.
+        build, pose: lengths and angles.
+        at: x and z of the mid-hip on the stage, in meters.
         yaw: in degrees; 0 faces along z, positive turns to the right of the image.
     """
     pelvis = _turn(1, yaw) @ _turn(0, pose["pelvis_pitch"]) @ _turn(2, pose["pelvis_roll"])
@@ -237,7 +192,7 @@ def assemble(build: Build, pose: Pose, at: tuple[float, float], yaw: float) -> B
     ankles = joints[[skeleton.R_ANKLE, skeleton.L_ANKLE]]
     floor = ankles[:, 1].min() - build.ankle
     for i in range(2):
-        # A foot in the air points down, one on the floor lies flat.
+        # A foot in the air points down; a foot on the floor lies flat.
         ahead = toes[i] * [1, 0, 1]
         ahead /= max(np.linalg.norm(ahead), 1e-6)
         drop = min(ankles[i, 1] - floor - build.ankle, 0.10)
@@ -275,10 +230,10 @@ def assemble(build: Build, pose: Pose, at: tuple[float, float], yaw: float) -> B
 def random_pose(
     motion: str, build: Build, rng: np.random.Generator, phase: float | None = None
 ) -> Pose:
-    """One moment of a motion, as this dancer happens to do it; every angle is within LIMITS.
+    """Draws a pose of a motion, with every angle within LIMITS.
 
-    `phase`, in radians, chooses the moment of a motion that repeats itself (walk, wave), in place
-    of a drawn one; nothing else depends on it.
+    `phase` in radians replaces the drawn phase of the periodic motions (walk, wave); all other
+    random numbers stay the same.
     """
     pose: Pose = {name: np.zeros(2 if name in _PAIRS else ()) for name in LIMITS}
     lean = 5 if motion in ("walk", "stand") else 9
@@ -295,7 +250,7 @@ def random_pose(
         pose[name] = np.array(rng.normal(mean, deviation))
     pose["wrist"] = rng.normal(0, 10, 2)
     pose["hip_rotation"] = rng.normal(12, 8, 2)
-    side = int(rng.integers(2))  # the side that does it, where it is done with one
+    side = int(rng.integers(2))  # for one-sided motions
     if motion == "walk":
         _walk(pose, rng, phase)
     else:
@@ -303,15 +258,11 @@ def random_pose(
         for i in range(2):
             _hang(pose, i, rng)
         _pose_arms(pose, motion, side, build, rng, phase)
-    return _clip(pose)
-
-
-def _clip(pose: Pose) -> Pose:
     return {name: np.clip(pose[name], *limits) for name, limits in LIMITS.items()}
 
 
 def _step(pose: Pose, rng: np.random.Generator, calm: bool) -> None:
-    """Legs that say nothing about the motion: weight on one leg, a wide stance, a small step."""
+    """Draws legs independently of the motion: weight on one leg, a wide stance, a small step."""
     kind = rng.choice(5, p=[0.5, 0.4, 0.1, 0, 0] if calm else [0.2, 0.15, 0.2, 0.27, 0.18])
     free = int(rng.integers(2))
     bend = abs(rng.normal(0, 3.5 if calm else 10)) + 2
@@ -332,10 +283,10 @@ def _step(pose: Pose, rng: np.random.Generator, calm: bool) -> None:
     pose["hip_abduction"], pose["knee"] = abduction, knees
 
 
-def _walk(pose: Pose, rng: np.random.Generator, moment: float | None) -> None:
-    """A moment of a gait, the arms swinging against the legs."""
+def _walk(pose: Pose, rng: np.random.Generator, given: float | None) -> None:
+    """Draws a gait, the arms swinging against the legs; `given` replaces the drawn phase."""
     drawn = rng.uniform(0, 2 * np.pi)
-    phase = (drawn if moment is None else moment) + np.array([0, np.pi])
+    phase = (drawn if given is None else given) + np.array([0, np.pi])
     length = rng.uniform(0.9, 1.45)
     pose["hip_flexion"] = 5 + 22 * length * np.sin(phase)
     swing_leg = np.maximum(np.cos(phase + 0.5), 0) ** 1.5
@@ -351,7 +302,7 @@ def _walk(pose: Pose, rng: np.random.Generator, moment: float | None) -> None:
 
 
 def _swing_arm(pose: Pose, i: int, forward: float, outward: float) -> None:
-    """Lowers an arm: swung forward or, if negative, backward, and held off the body."""
+    """Lowers an arm, swung forward (or backward, if negative) and outward by degrees."""
     a, b = np.radians([forward, outward])
     x, y, z = np.sin(b), np.cos(a) * np.cos(b), np.sin(a) * np.cos(b)
     pose["shoulder_elevation"][i] = np.degrees(np.arccos(y))
@@ -360,7 +311,7 @@ def _swing_arm(pose: Pose, i: int, forward: float, outward: float) -> None:
 
 
 def _hang(pose: Pose, i: int, rng: np.random.Generator) -> None:
-    """A relaxed arm: the farther the elbow is off the body, the more the forearm hangs inward."""
+    """Draws a relaxed arm; the farther the elbow is outward, the more the forearm hangs inward."""
     outward = rng.uniform(4, 32)
     _swing_arm(pose, i, rng.normal(0, 7), outward)
     bend = rng.uniform(4, 24) if rng.random() < 0.7 else rng.uniform(24, 60)
@@ -371,12 +322,14 @@ def _hang(pose: Pose, i: int, rng: np.random.Generator) -> None:
 def _reach(
     pose: Pose, i: int, build: Build, target: np.ndarray, pole: tuple[float, float, float]
 ) -> None:
-    """Brings a wrist to `target` [3] in the pelvis' axes, the elbow pointing to `pole` (out, up,
-    forward)."""
+    """Moves a wrist to `target` [3] in pelvis axes by inverse kinematics.
+
+    The elbow points to `pole` (out, up, forward).
+    """
     side = (-1, 1)[i]
     _, chest, shoulders = _bend_spine(build, pose)
     to = target - shoulders[i]
-    # Neither farther than the arm is long nor nearer than the elbow can bend.
+    # Within the arm's length, and not nearer than the elbow can bend.
     upper, fore = build.upper_arm, build.forearm
     nearest = np.sqrt(upper**2 + fore**2 - 2 * upper * fore * np.cos(np.radians(40)))
     distance = float(np.clip(np.linalg.norm(to), nearest, 0.995 * (upper + fore)))
@@ -407,9 +360,9 @@ def _pose_arms(
     side: int,
     build: Build,
     rng: np.random.Generator,
-    moment: float | None,
+    given: float | None,
 ) -> None:
-    """The arms of every motion but walk, over two that hang."""
+    """Draws the arms of every motion except walk; arms that it leaves alone hang."""
     both = (0, 1)
     height = build.height
     if motion == "akimbo":
@@ -446,7 +399,7 @@ def _pose_arms(
             _rest(pose, (1 - side,), build, rng)
     elif motion == "wave":
         drawn = rng.uniform(0, 2 * np.pi)
-        phase = drawn if moment is None else moment
+        phase = drawn if given is None else given
         if rng.random() < 0.35:  # with the elbow at the side
             elevation, elbow = rng.uniform(18, 48), rng.uniform(112, 134)
         else:
@@ -463,7 +416,7 @@ def _pose_arms(
 
 
 def _rest(pose: Pose, sides: tuple[int, ...], build: Build, rng: np.random.Generator) -> None:
-    """Hands loosely before the body, at one height."""
+    """Draws hands that rest in front of the body, at one height."""
     up = rng.uniform(-0.06, 0.03)
     for i in sides:
         target = np.array([(-1, 1)[i] * rng.uniform(0.005, 0.05), up, rng.uniform(0.085, 0.12)])
