@@ -59,7 +59,7 @@ def test_the_same_without_the_library(tiny_data, tmp_path, real_data):
         [sys.executable, "-c", _CALL, str(folder), tmp_path / "frames.npy", tmp_path / "found.npz"],
         check=True, cwd=tmp_path, timeout=300,
     )  # fmt: skip
-    expected = recognizer.start([source_image], whole_image=True, size=(112, 96))
+    expected = recognizer.dispatch([source_image], whole_image=True, size=(112, 96))
     with np.load(tmp_path / "found.npz") as found:
         for name, value in jax.device_get(expected)._asdict().items():
             np.testing.assert_allclose(found[name], value, atol=1e-4)

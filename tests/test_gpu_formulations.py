@@ -103,7 +103,7 @@ def test_recognition(monkeypatch, tiny_data, known):
     def recognized():
         estimator = None if known else PoseEstimator.load("stage")
         recognizer = Recognizer(config, list("abc"), variables, estimator)
-        found = recognizer.start(frames, people if known else None, whole_image=True)
+        found = recognizer.dispatch(frames, people if known else None, whole_image=True)
         return jax.device_get(found)
 
     expected = recognized()

@@ -140,7 +140,7 @@ def test_canvases_hold_images_and_are_no_larger_than_need_be():
 
 def test_an_image_larger_than_its_canvas():
     with pytest.raises(ValueError, match="96 x 80 pixels do not fit on a canvas of 90 x 90"):
-        canvas.place([tiny_image(0)[0]], (90, 90))
+        canvas.pad([tiny_image(0)[0]], (90, 90))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (4320, 7680), (40, 800), (800, 40)])

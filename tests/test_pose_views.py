@@ -24,7 +24,7 @@ def person(x, y, seed=0, size=30.0):
 def test_similarity_is_that_of_tracking():
     people = np.stack([person(50, 50), person(52, 51), person(50, 50, seed=1), person(90, 10)])
     people[1, 4:9] = 0
-    sizes = np.array([tracking.size_of(one) for one in people])
+    sizes = np.array([tracking.body_scale(one) for one in people])
     expected = tracking.similarity(people, people, sizes)
     expected = np.where(sizes[:, None] > sizes, expected.T, expected)  # the larger of the two sizes
     np.testing.assert_allclose(oks.similarity(jnp.asarray(people)), expected, atol=1e-5)

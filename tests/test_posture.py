@@ -36,22 +36,22 @@ def posture():
 
 def test_advice_is_the_mean_over_the_frames_of_a_motion(posture):
     person = tiny_image(0)[1][0]
-    advice = feedback.Advice(posture)
+    advice = feedback.PostureFeedback(posture)
     for angle in (-38, -40, -42, -40, -40, -40):
         advice.add(3, "a", _turned(person, angle))
         advice.add(4, "b", person)
         advice.add(4, "unknown", person)
     for _ in range(2):  # too few frames
         advice.add(3, "b", person)
-    (wrong,), (right,) = advice.of(3), advice.of(4)
+    (wrong,), (right,) = advice.for_track(3), advice.for_track(4)
     assert (wrong["motion"], wrong["frames"]) == ("a", 6)
     worst = wrong["parts"][0]
     assert worst["part"] == "left forearm" and worst["score"] < 0.05
     assert worst["angle"] == pytest.approx(40, abs=4)
-    assert feedback.advice(wrong).startswith("left forearm 0.0")
-    assert feedback.advice(wrong).endswith("degrees clockwise")
-    assert right["motion"] == "b" and feedback.advice(right) == "nothing to correct"
-    assert advice.of(9) == []
+    assert feedback.describe(wrong).startswith("left forearm 0.0")
+    assert feedback.describe(wrong).endswith("degrees clockwise")
+    assert right["motion"] == "b" and feedback.describe(right) == "nothing to correct"
+    assert advice.for_track(9) == []
 
 
 def test_advice_is_in_the_results_and_on_the_page_of_a_video(posture, tiny_data, tmp_path):

@@ -34,7 +34,7 @@ def _difference(a, b):
 @pytest.mark.parametrize("size", [(300, 200), (368, 368), (600, 900), (1100, 700), (50, 1000)])
 def test_letterbox_and_crops_are_those_of_opencv(size):
     image = _image(*size)
-    frames = canvas.place([image])
+    frames = canvas.pad([image])
     sizes = np.array([size], np.int32)
     assert _difference(_letterbox(frames, sizes)[0], letterbox(image)[0]) <= 1
     for square in [(10, 20, 150), (-50, -30, 500), (5, 5, 256), (10, -9, max(size) * 5 // 4)]:
@@ -46,7 +46,7 @@ def test_letterbox_and_crops_are_those_of_opencv(size):
 
 
 def test_black_beyond_the_image():
-    frames = canvas.place([np.full((30, 40, 3), 200, np.uint8)])
+    frames = canvas.pad([np.full((30, 40, 3), 200, np.uint8)])
     got = np.asarray(_cut(frames, 0, np.array([20, 10, 64], np.int32)))
     # The image's corner is 20 pixels into the square, 4 pixels of the crop each.
     assert (got[:76, :76] == 200).all() and (got[84:] == 0).all() and (got[:, 84:] == 0).all()
@@ -99,7 +99,7 @@ def test_frames_of_a_batch_do_not_mix_and_devices_share_them(tiny_data):
     recognizer = _recognizer(tiny_data)
     frame_images = [tiny_image(i) for i in range(8)]
     some = [k[: i % 2] for i, (_, k) in enumerate(frame_images)]
-    together = recognizer.people(recognizer.start([p for p, _ in frame_images], some))
+    together = recognizer.people(recognizer.dispatch([p for p, _ in frame_images], some))
     for i, (image, _) in enumerate(frame_images):
         alone = recognizer(image, some[i])
         assert len(alone) == len(together[i]) == i % 2

@@ -1,22 +1,22 @@
-"""Frames of any size on canvases of a few sizes, so that few programs are compiled."""
+"""Pads frames to a few canvas sizes, so that few programs are compiled."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-# In pixels, of the square canvases: one for the web's photos, one for those of phones and cameras.
-# A small image costs no more on the first than on one of its own size, and compiling takes seconds.
+# Sides of the square canvases in pixels: web photos, and photos of phones and cameras. Padding a
+# small image costs little; compiling for its own size costs seconds.
 SIDES = (2048, 4608)
-_SMALL = 2048  # up to here all canvases are square
-_STRIP = 384  # the shorter side of the longest strips
-_STEP = 2048  # sides of what no square holds are multiples of this
+_SMALL = 2048  # canvases up to this side are always square
+_STRIP = 384  # the shorter side of the canvas for extremely long images
+_STEP = 2048  # larger canvases have sides that are multiples of this
 
 
 def canvas_size(height: int, width: int) -> tuple[int, int]:
-    """Height and width of the canvas for an image.
+    """Returns the (height, width) of the canvas for an image.
 
-    It is the smallest square that holds the image. Large ones that are long and narrow get a
-    quarter of that square, and what no square holds gets a rectangle.
+    It is the smallest square that holds the image, or a quarter of that square for large, narrow
+    images. Images that fit no square get a rectangle.
     """
     longer, shorter = max(height, width), min(height, width)
     side = next((side for side in SIDES if longer <= side), -longer % _STEP + longer)
@@ -27,10 +27,15 @@ def canvas_size(height: int, width: int) -> tuple[int, int]:
     return (side, narrow) if height > width else (narrow, side)
 
 
-def place(images: Sequence[np.ndarray], size: tuple[int, int] | None = None) -> np.ndarray:
-    """Puts images uint8 [h, w, 3] at the top left of canvases uint8 [B, H, W, 3], 0 elsewhere.
+def pad(images: Sequence[np.ndarray], size: tuple[int, int] | None = None) -> np.ndarray:
+    """Zero-pads images at the bottom and right to one canvas size.
 
-    Without a size it is the canvas of the largest height and width.
+    Args:
+        images: B images uint8 [h, w, 3].
+        size: (H, W); None: `canvas_size` of the largest height and width.
+
+    Returns:
+        uint8 [B, H, W, 3].
 
     Raises:
         ValueError: an image is larger than `size`.

@@ -1,11 +1,11 @@
-"""The whole program as an artifact that runs without this library.
+"""Exports the recognition program as an artifact that runs without this library.
 
-A folder with
-    program.jax         the program by jax.export, for several platforms
-    weights.npz         its variables, in their order
+The folder holds
+    program.jax         the program, serialized by jax.export for several platforms
+    weights.npz         its variables, named by their index in the flattened tree
     program.json        version, classes, shape of the frames, names of the outputs
-    load.py             how to load and call it
-    requirements.txt    what it needs
+    load.py             loads and calls the program
+    requirements.txt    packages that load.py needs
 """
 
 import json
@@ -22,7 +22,7 @@ from jdance.errors import UserError
 from jdance.recognize.program import Options, Recognized
 from jdance.recognize.recognizer import Recognizer
 
-VERSION = 2  # of the folder
+VERSION = 2  # of the folder's format
 PLATFORMS = ("cpu", "cuda")
 
 _REQUIREMENTS = "flatbuffers\njax>={jax}\nnumpy\n"
@@ -45,14 +45,14 @@ import numpy as np
 def load(folder):
     """Returns f(frames uint8 [B, H, W, 3], sizes int32 [B, 2]) -> {name: array}, and the classes.
 
-    Frames lie at the top left of the canvas, 0 elsewhere; sizes are their true height and width.
+    Frames are zero-padded at the bottom and right; sizes are their heights and widths.
     """
     folder = pathlib.Path(folder)
     info = json.loads((folder / "program.json").read_text())
     program = jax.export.deserialize(bytearray((folder / "program.jax").read_bytes()))
     with np.load(folder / "weights.npz") as file:
         weights = jax.device_put([file[str(i)] for i in range(len(file.files))])
-    run, shape = jax.jit(program.call), info["frames"]
+    call, shape = jax.jit(program.call), info["frames"]
 
     def recognize(frames, sizes):
         frames, sizes = np.asarray(frames), np.asarray(sizes)
@@ -61,7 +61,7 @@ def load(folder):
         if sizes.shape != (shape[0], 2) or (sizes < 1).any() or (sizes > shape[1:3]).any():
             raise ValueError(f"sizes: {sizes.tolist()}, expected {shape[0]} x [height, width] "
                              f"from 1 to {shape[1:3]}")
-        return dict(zip(info["outputs"], run(weights, frames, sizes.astype(np.int32))))
+        return dict(zip(info["outputs"], call(weights, frames, sizes.astype(np.int32))))
 
     return recognize, info["classes"]
 
@@ -87,29 +87,29 @@ def export(
     platforms: Sequence[str] = PLATFORMS,
     whole_image: bool = False,
 ) -> dict[str, Any]:
-    """Writes the program of a recognizer with a pose network.
+    """Exports the program of a recognizer.
 
     Args:
-        recognizer: whose program it is.
-        folder: new or empty.
-        batch, height, width: shape of the frames; smaller ones are padded, larger ones refused.
-        platforms: where it will run.
-        whole_image: whether to classify the whole image where no person is found.
+        recognizer: has a pose network.
+        folder: is new or empty.
+        batch, height, width: shape of the frames; smaller frames are to be padded.
+        platforms: JAX platforms to lower for.
+        whole_image: whether to classify the whole image where no person is detected.
 
     Returns:
-        What program.json says.
+        The content of program.json.
 
     Raises:
-        UserError: the folder is in use.
+        UserError: the folder is not empty.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise UserError(f"{folder}: is not empty; choose another --output")
-    leaves, tree = jax.tree.flatten(recognizer.variables)
+    leaves, treedef = jax.tree.flatten(recognizer.variables)
     function, options = recognizer.function(), Options(recognizer.min_joints, whole_image)
 
     def flat(weights: list[Any], frames: Any, sizes: Any) -> tuple[Any, ...]:
-        return tuple(function(jax.tree.unflatten(tree, weights), options, frames, sizes))
+        return tuple(function(jax.tree.unflatten(treedef, weights), options, frames, sizes))
 
     shapes = (
         [jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype) for leaf in leaves],

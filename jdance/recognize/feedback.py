@@ -1,4 +1,4 @@
-"""What dancers could correct: QES's judgement of the people whom recognition found."""
+"""Posture feedback: scores of body parts by the QES model, and corrections in words."""
 
 import json
 from collections import defaultdict
@@ -11,86 +11,88 @@ from jdance import skeleton
 from jdance.errors import UserError
 from jdance.train.posture import BodyPart, PostureModel
 
-_POOR = 0.25  # mean scores under this are worth a word; who does as most do has 0.5 on average
-_FEWEST = 5  # frames of a motion that advice on it needs
+_POOR_SCORE = 0.25  # parts with a lower mean score are reported; the average is 0.5
+_MIN_FRAMES = 5  # frames of a motion that feedback on it needs
 
 
 def assess(keypoints: np.ndarray | None, motion: str, model: PostureModel) -> dict[str, Any]:
-    """How a person [18, 3] does a motion: {"motion", "parts": [{"part", "score", "angle"}]}.
+    """Scores a person's posture in a motion.
 
-    The least usual part comes first; there is none where there are no key points.
+    Args:
+        keypoints: float [18, 3]; None: no parts are scored.
+        motion: name of the motion.
+        model: the fitted posture model.
+
+    Returns:
+        {"motion", "parts": [{"part", "score", "angle"}]}, the lowest score first.
 
     Raises:
-        UserError: the model does not know the motion.
+        UserError: the model has no such motion.
     """
     if keypoints is None:
         keypoints = np.zeros((skeleton.NUM_JOINTS, 3), np.float32)
-    parts = sorted(model.assess(keypoints, motion), key=lambda part: part.score)
-    return {"motion": motion, "parts": [_to_json(part) for part in parts]}
+    return {"motion": motion, "parts": _to_json(model.score_parts(keypoints, motion))}
 
 
-class Advice:
-    """Gathers how the dancers of a video do their motions; memory does not grow with its length.
+class PostureFeedback:
+    """Running means of the posture scores in a video, with memory independent of its length.
 
-    Motions that the model does not know are left out.
+    Motions that are not in the model are skipped.
     """
 
     def __init__(self, model: PostureModel):
         self._model = model
-        # Of a track, a motion and a part: frames, and sums of score, sine and cosine of the angle.
+        # (track, motion, part) -> count, and sums of score, sine and cosine of the angle
         self._sums: dict[tuple[int, str, str], np.ndarray] = defaultdict(lambda: np.zeros(4))
 
     def add(self, track: int, motion: str, keypoints: np.ndarray) -> None:
-        """A dancer float [18, 3] in one frame."""
+        """Adds the key points float [18, 3] of one person in one frame."""
         if motion not in self._model.classes:
             return
-        for part in self._model.assess(keypoints, motion):
-            turn = np.radians(part.angle)
-            self._sums[track, motion, part.name] += (1, part.score, np.sin(turn), np.cos(turn))
+        for part in self._model.score_parts(keypoints, motion):
+            angle = np.radians(part.angle)
+            self._sums[track, motion, part.name] += (1, part.score, np.sin(angle), np.cos(angle))
 
-    def of(self, track: int) -> list[dict[str, Any]]:
-        """Of each motion of a track: as `judge`, with the means over its `frames`."""
+    def for_track(self, track: int) -> list[dict[str, Any]]:
+        """Returns the means for each motion of a track, as `assess` plus the count "frames"."""
         motions: dict[str, tuple[int, list[BodyPart]]] = {}
-        for (who, motion, name), (count, score, sine, cosine) in self._sums.items():
-            if who == track and count >= _FEWEST:
-                most, parts = motions.get(motion, (0, []))
+        for (owner, motion, name), (count, score, sine, cosine) in self._sums.items():
+            if owner == track and count >= _MIN_FRAMES:
+                frames, parts = motions.get(motion, (0, []))
                 angle = float(np.degrees(np.arctan2(sine, cosine)))
                 parts.append(BodyPart(name, score / count, angle))
-                motions[motion] = max(most, int(count)), parts
+                motions[motion] = max(frames, int(count)), parts
         return [
-            {
-                "motion": motion,
-                "frames": frames,
-                "parts": [_to_json(part) for part in sorted(parts, key=lambda part: part.score)],
-            }
+            {"motion": motion, "frames": frames, "parts": _to_json(parts)}
             for motion, (frames, parts) in motions.items()
         ]
 
 
-def advice(assessment: dict[str, Any], below: float = _POOR, most: int | None = None) -> str:
-    """What `judge` says in words: the parts with a score of at most `below`, the worst first.
+def describe(
+    assessment: dict[str, Any], below: float = _POOR_SCORE, limit: int | None = None
+) -> str:
+    """Formats the result of `assess` as text, for the parts that score at most `below`.
 
-    At most so many of them; None: all.
+    The lowest scores come first, at most `limit` of them.
     """
-    poor = [sentence(part) for part in assessment["parts"] if part["score"] <= below]
-    return "; ".join(poor[:most]) or "nothing to correct"
+    poor = [_describe_part(part) for part in assessment["parts"] if part["score"] <= below]
+    return "; ".join(poor[:limit]) or "nothing to correct"
 
 
 def assess_file(path: Path, model: PostureModel, motion: str = "") -> dict[str, Any]:
-    """Adds the judgement of everybody to a result of launch/recognize.py.
+    """Adds feedback for every person to a result of launch/recognize.py.
 
     Args:
-        path: its JSON file.
-        model: what is usual.
-        motion: what everybody is supposed to do; "": what was recognised.
+        path: the JSON file; it is not changed.
+        model: the fitted posture model.
+        motion: the motion that all people are meant to do; "": the recognized one.
 
     Returns:
-        The file's content, in which each person has `feedback`: {"motion", "parts": [{"part",
-        "score", "angle"}]}, the least usual part first, angles in degrees, positive clockwise; None
-        where the model does not know what was recognised, such as "unknown".
+        The file's content, with `feedback` for each person: the result of `assess` (angles in
+        degrees, positive clockwise), or None where the model has no such motion.
 
     Raises:
-        UserError: the file is something else, or the model does not know `motion`.
+        UserError: the file is not a result, or the model has no `motion`.
     """
     if motion:
         model.check(motion)
@@ -109,11 +111,14 @@ def assess_file(path: Path, model: PostureModel, motion: str = "") -> dict[str, 
     return content
 
 
-def sentence(part: dict[str, Any]) -> str:
-    """A correction in words: "left forearm 0.03: turn 35 degrees clockwise"."""
-    way = "clockwise" if part["angle"] > 0 else "anticlockwise"
-    return f"{part['part']} {part['score']:.2f}: turn {abs(part['angle']):.0f} degrees {way}"
+def _describe_part(part: dict[str, Any]) -> str:
+    """Formats one part: "left forearm 0.03: turn 35 degrees clockwise"."""
+    direction = "clockwise" if part["angle"] > 0 else "anticlockwise"
+    return f"{part['part']} {part['score']:.2f}: turn {abs(part['angle']):.0f} degrees {direction}"
 
 
-def _to_json(part: BodyPart) -> dict[str, Any]:
-    return {"part": part.name, "score": round(part.score, 4), "angle": round(part.angle, 1)}
+def _to_json(parts: list[BodyPart]) -> list[dict[str, Any]]:
+    return [
+        {"part": part.name, "score": round(part.score, 4), "angle": round(part.angle, 1)}
+        for part in sorted(parts, key=lambda part: part.score)
+    ]

@@ -20,7 +20,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jdance import features, models, skeleton
-from jdance.data import crop
+from jdance.data import augment, crop
 from jdance.pose.decode import People
 from jdance.recognize import resample
 
@@ -64,9 +64,9 @@ class Network:
     @classmethod
     def from_config(cls, config: Any) -> "Network":
         """Builds the network of an experiment's configuration."""
-        model = models.build(config.model)
-        size = config.data.image_size if models.uses_image(config.model) else 0
-        return cls(model.apply, models.feature_set(config.model), size)  # type: ignore[arg-type]
+        inputs = models.inputs(config.model)
+        size = config.data.image_size if inputs.image else 0
+        return cls(models.build(config.model).apply, inputs.feature_set, size)  # type: ignore[arg-type]
 
 
 class Options(NamedTuple):
@@ -253,9 +253,85 @@ def _in_batches(people: _People, valid: Array, predict: Predict, image_size: int
         clipped = jnp.minimum(index, rows - 1)
         image = None
         if image_size:
-            crops = resample.crop_matmul(
+            crops = resample.cut_all(
                 people.frames, people.frame_index[clipped], people.square[clipped]
             )
             image = jax.vmap(partial(resample.view, size=image_size))(crops)
         return done + size, result.at[index].set(predict(image, clipped), mode="drop")
 
+    start = jnp.zeros((), total.dtype), jnp.zeros((rows, motions), jnp.float32)
+    return jax.lax.while_loop(lambda state: state[0] < total, body, start)[1]
+
+
+def _example(image_size: int) -> tuple[jax.ShapeDtypeStruct | None, jax.ShapeDtypeStruct]:
+    """Returns the arguments of `Predict` for one person, as shapes."""
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.uint8)
+    return image if image_size else None, jax.ShapeDtypeStruct((1,), jnp.int32)
+
+
+def _in_groups(
+    people: _People, valid: Array, predict: Predict, image_size: int, groups: tuple[int, ...]
+) -> Array:
+    """Computes probabilities [N, M] in groups of a few static sizes: for CPUs."""
+    rows = len(valid)
+    groups = tuple(sorted({*(g for g in groups if g < rows), min(rows, groups[-1])}))
+    total = valid.sum()
+    # Compacted, then filled with an index that scatters drop.
+    valid_rows = jnp.nonzero(valid, size=rows + groups[-1], fill_value=rows)[0]
+    views = _views(people, valid_rows, total, image_size) if image_size else None
+    sizes = jnp.array(groups)
+    motions = jax.eval_shape(predict, *_example(image_size)).shape[-1]
+
+    def body(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        done, result = state
+        left = total - done
+        # The next larger group, or the next smaller one if a quarter of it would be padding.
+        larger = jnp.minimum(jnp.searchsorted(sizes, left), len(groups) - 1)
+        wasteful = (left * 4 < sizes[larger] * 3) & (larger > 0)
+        choice = larger - wasteful
+
+        def branch(count: int) -> Callable[[], Array]:
+            def run() -> Array:
+                index = jax.lax.dynamic_slice(valid_rows, (done,), (count,))
+                image = None
+                if views is not None:
+                    image = jax.lax.dynamic_slice_in_dim(views, done, count)
+                probabilities = predict(image, jnp.minimum(index, rows - 1))
+                return result.at[index].set(probabilities, mode="drop")
+
+            return run
+
+        result = jax.lax.switch(choice, [branch(count) for count in groups])
+        return done + sizes[choice], result
+
+    start = jnp.zeros((), total.dtype), jnp.zeros((rows, motions), jnp.float32)
+    return jax.lax.while_loop(lambda state: state[0] < total, body, start)[1]
+
+
+def _into_view(points: Array, square: Array, size: int) -> Array:
+    """Transforms key points [N, 18, 3] of frames to views of `size` pixels of squares [N, 3].
+
+    Equals `crop.into` followed by `augment.warp_keypoints` with `augment.plain`.
+    """
+    affine = augment.plain(size)
+    scale = (crop.SIZE / square[:, 2])[:, None, None]
+    xy = (points[..., :2] + 0.5 - square[:, None, :2]) * scale - 0.5
+    xy = xy * np.diag(affine[:, :2]).astype(np.float32) + affine[:, 2].astype(np.float32)
+    present = points[..., 2:] > 0
+    return jnp.where(present, jnp.concatenate([xy, points[..., 2:]], -1), 0)
+
+
+def _views(people: _People, valid_rows: Array, total: Array, size: int) -> Array:
+    """Crops the inputs of the motion network: uint8 [len(valid_rows), size, size, 3].
+
+    Only the first `total` are computed; the others stay 0.
+    """
+
+    def add(i: Array, views: Array) -> Array:
+        row = valid_rows[i]
+        crop_ = resample.cut(people.frames, people.frame_index[row], people.square[row])
+        view = resample.view(crop_, size)
+        return jax.lax.dynamic_update_slice_in_dim(views, view[None], i, 0)
+
+    views = jnp.zeros((len(valid_rows), size, size, 3), jnp.uint8)
+    return jax.lax.fori_loop(0, total, add, views)

@@ -1,4 +1,4 @@
-"""From images to a motion for everybody in them: what callers use of the compiled program."""
+"""The Python API of recognition: images in, people with their motions out."""
 
 import copy
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from jdance import skeleton, xla
+from jdance import models, skeleton, xla
 from jdance.errors import UserError
 from jdance.pose import DecodeConfig, PoseEstimator
 from jdance.progress import rounded
@@ -23,21 +23,20 @@ from jdance.report import draw
 from jdance.train import calibration, loop
 from jdance.train.checkpoints import NEWEST
 
-UNKNOWN = "unknown"  # the motion of whom the network is not sure enough
+UNKNOWN = "unknown"  # the motion where no probability reaches min_confidence
 
-# Of a whole troupe nobody is left out.
 DECODE = DecodeConfig(peaks_per_joint=40, max_people=40)
 
-_PEOPLE = (8, 32, 128, 512)  # numbers of known people for which a program is compiled
+_PEOPLE = (8, 32, 128, 512)  # given key points are padded to these numbers of people
 
 
 @dataclass(frozen=True)
 class Person:
-    """A recognised person.
+    """A recognized person.
 
     Attributes:
         keypoints: float32 [18, 3] in pixels of the image, or None for a whole image.
-        box: x, y, width, height of the key points, in pixels.
+        box: x, y, width, height of the key points in pixels.
         motion: the most probable motion, or UNKNOWN.
         probabilities: float32 [M], in the order of the classes.
     """
@@ -48,7 +47,7 @@ class Person:
     probabilities: np.ndarray
 
     def to_json(self, track: int) -> dict[str, Any]:
-        """The person's entry in the result file."""
+        """Returns the person's entry in the result file."""
         keypoints = self.keypoints
         return {
             "track": track,
@@ -63,17 +62,17 @@ class Recognizer:
     """A pose network and a trained motion network.
 
     Args:
-        config: the experiment of the motion network.
-        classes: the motions' names.
-        variables: the motion network's variables.
-        estimator: finds people; None: key points always come with the image.
-        min_joints: people with fewer joints do not count as found.
-        temperature: which the motion network's logits are divided by, see `calibration`.
-        min_confidence: a person's motion is UNKNOWN where no motion is as probable as this.
-        dtype: of the motion network's computation, float32 or bfloat16; None: as it was trained.
+        config: configuration of the motion network's experiment.
+        classes: names of the motions.
+        variables: variables of the motion network.
+        estimator: the pose network; None: key points are always given.
+        min_joints: minimum number of joints of a person.
+        temperature: divides the motion network's logits, see `calibration`.
+        min_confidence: motions below this probability become UNKNOWN.
+        dtype: computation dtype of the motion network, float32 or bfloat16; None: as in training.
 
     Raises:
-        UserError: the motion network is one for sequences.
+        UserError: the motion network is a sequence network or an STR network.
     """
 
     def __init__(
@@ -93,23 +92,24 @@ class Recognizer:
         inputs = models.inputs(config.model)
         if not inputs.stills:
             raise UserError(
-                "the run is a sequence network, which names motions of tracks, not of images; "
-                "name it with --sequence_model, beside another --model"
+                "the run is a sequence network, which classifies tracks, not images; give it as "
+                "--sequence_model, beside another --model"
             )
         if not inputs.feature_set:
             raise UserError(
-                "the run is an STR network, whose maps are not part of the compiled program; judge "
-                "it with launch/evaluate.py, or recognise with another --model"
+                "the run is an STR network, which recognition does not support; evaluate it with "
+                "launch/evaluate.py, or choose another --model"
             )
         self.config, self.classes, self.estimator = config, classes, estimator
         self.min_joints, self.min_confidence = min_joints, min_confidence
         self.network = Network.from_config(config)
         pose = () if estimator is None else estimator.variables
         self.variables = (pose, variables, jnp.float32(temperature))
-        self._on_one = jax.device_put(self.variables, jax.devices()[0])
-        self._on_all = self._on_one
+        self._on_first_device = jax.device_put(self.variables, jax.devices()[0])
+        self._replicated = self._on_first_device
         if jax.device_count() > 1:
-            self._on_all = jax.device_put(self.variables, NamedSharding(_mesh(), PartitionSpec()))
+            sharding = NamedSharding(_mesh(), PartitionSpec())
+            self._replicated = jax.device_put(self.variables, sharding)
         self.compiled = cache(self._compiled)
 
     @classmethod
@@ -124,39 +124,45 @@ class Recognizer:
         pose_size: int = 0,
         pose_views: Sequence[str] = (),
     ) -> "Recognizer":
-        """Loads a checkpoint of a run, and the pose network `pose` if one is named.
+        """Loads a run's checkpoint with its calibration, and a pose network.
 
-        Where the run has been calibrated, its probabilities are. Both networks compute in `dtype`;
-        None: as they were trained. `pose_size` and `pose_views` are what `PoseEstimator` calls
-        `size` and `view_names`.
+        Args:
+            model: folder of the run.
+            pose: see `PoseEstimator.load`; None: key points are always given.
+            min_joints, min_confidence: see the class.
+            dtype: computation dtype of both networks; None: as in training.
+            checkpoint: which checkpoint to load, see `train.checkpoints`.
+            pose_size, pose_views: `size` and `view_names` of `PoseEstimator`.
 
         Raises:
-            UserError: either of them cannot be used.
+            UserError: a network cannot be used.
         """
         folder = Path(model)
         config, classes, variables = loop.load(folder, checkpoint)
         if config.task == "pose":
-            raise UserError(f"{folder}: is a pose network; name it with --pose")
+            raise UserError(f"{folder}: is a pose network; give it as --pose")
         estimator = None
         if pose:
             estimator = PoseEstimator.load(pose, DECODE, dtype, pose_size, pose_views)
         temperature = calibration.temperature_of(folder, checkpoint)
-        # One copy: the checkpoint's are on all devices.
-        variables = jax.device_get(variables)
+        variables = jax.device_get(variables)  # the checkpoint's are on all devices
         return cls(
             config, classes, variables, estimator, min_joints, temperature, min_confidence, dtype
         )
 
     def function(self, known: bool = False) -> Any:
-        """The pure program: (variables, `Options`, frames uint8 [B, H, W, 3], sizes int32 [B, 2])
-        -> `Recognized`; if people are `known`, with their key points [B, P, 18, 3] as a last
-        argument.
+        """Returns the pure program.
 
-        `variables` are those of the attribute.
+        Args:
+            known: whether key points are given, as the program's last argument.
+
+        Returns:
+            (`Recognizer.variables`, `Options`, frames uint8 [B, H, W, 3], sizes int32 [B, 2]
+            [, key points float32 [B, P, 18, 3]]) -> `Recognized`.
         """
         estimator, network = self.estimator, self.network
         if not known and estimator is None:
-            raise UserError("key points are not known; choose a pose network with --pose")
+            raise UserError("no key points are given; choose a pose network with --pose")
 
         def recognize(
             variables: Any, options: Options, frames: Any, sizes: Any, *keypoints: Any
@@ -173,20 +179,20 @@ class Recognizer:
 
         return recognize
 
-    def _compiled(self, known: bool, shared: bool) -> Any:
+    def _compiled(self, known: bool, sharded: bool) -> Any:
         function = self.function(known)
-        if shared:
-            rows, all_ = PartitionSpec("frames"), PartitionSpec()
+        if sharded:
+            batch, replicated = PartitionSpec("frames"), PartitionSpec()
             function = jax.shard_map(
                 function,
                 mesh=_mesh(),
-                in_specs=(all_, all_) + (rows,) * (3 if known else 2),
-                out_specs=rows,
+                in_specs=(replicated, replicated) + (batch,) * (3 if known else 2),
+                out_specs=batch,
                 check_vma=False,
             )
         return jax.jit(function, compiler_options=xla.inference_options())
 
-    def start(
+    def dispatch(
         self,
         images: Sequence[np.ndarray],
         keypoints: Sequence[np.ndarray] | None = None,
@@ -194,15 +200,13 @@ class Recognizer:
         whole_image: bool = False,
         size: tuple[int, int] | None = None,
     ) -> Recognized:
-        """Starts to recognise everybody in images, and returns before it is done.
-
-        All devices share the images where their number divides that of the images.
+        """Dispatches recognition asynchronously, sharded if the device count divides the batch.
 
         Args:
             images: B images uint8 RGB [H, W, 3], of any sizes.
-            keypoints: float32 [N, 18, 3] of the people of each, if they are known.
-            whole_image: where nobody is found, judge the image as a whole.
-            size: height and width of the canvas; None: one of a few that suit the images.
+            keypoints: float32 [N, 18, 3] for each image; None: people are detected.
+            whole_image: whether to classify the whole image where no person is detected.
+            size: height and width of the canvas; None: see `canvas.canvas_size`.
 
         Returns:
             The result on the device; `people` waits for it.
@@ -213,40 +217,38 @@ class Recognizer:
         sizes = np.array([image.shape[:2] for image in images], np.int32)
         inputs = [canvas.pad(images, size), sizes]
         if keypoints is not None:
-            most = max([len(people) for people in keypoints] + [1])
-            rows = next((count for count in _PEOPLE if count >= most), most)
+            longest = max([len(people) for people in keypoints] + [1])
+            rows = next((count for count in _PEOPLE if count >= longest), longest)
             padded = np.zeros((len(images), rows, skeleton.NUM_JOINTS, 3), np.float32)
             for row, people in zip(padded, keypoints, strict=True):
                 row[: len(people)] = people
             inputs.append(padded)
         options = Options(np.int32(self.min_joints), np.bool_(whole_image))
-        shared = jax.device_count() > 1 and len(images) % jax.device_count() == 0
-        variables: Any = self._on_one
-        place: Any = (jax.devices()[0],) * 2
-        if shared:
-            variables = self._on_all
+        sharded = jax.device_count() > 1 and len(images) % jax.device_count() == 0
+        variables: Any = self._on_first_device
+        shardings: Any = (jax.devices()[0],) * 2
+        if sharded:
+            variables = self._replicated
             specs = PartitionSpec(), PartitionSpec("frames")
-            place = tuple(NamedSharding(_mesh(), spec) for spec in specs)
-        run = self.compiled(keypoints is not None, shared)
-        options, inputs = jax.device_put((options, inputs), place)
+            shardings = tuple(NamedSharding(_mesh(), spec) for spec in specs)
+        run = self.compiled(keypoints is not None, sharded)
+        options, inputs = jax.device_put((options, inputs), shardings)
         return run(variables, options, *inputs)
 
-    def people(self, found: Recognized) -> list[list[Person]]:
-        """What `start` recognised, for each image, from left to right (known: in their order)."""
-        host = jax.device_get(found)
-        result = []
-        for row, valid in enumerate(host.valid):
-            result.append(
-                [
-                    self._person(
-                        None if host.whole[row] else host.keypoints[row, i],
-                        host.box[row, i],
-                        host.probabilities[row, i],
-                    )
-                    for i in np.flatnonzero(valid)
-                ]
-            )
-        return result
+    def people(self, recognized: Recognized) -> list[list[Person]]:
+        """Fetches the people of each image, from left to right (given ones: in their order)."""
+        host = jax.device_get(recognized)
+        return [
+            [
+                self._person(
+                    None if host.whole[row] else host.keypoints[row, i],
+                    host.box[row, i],
+                    host.probabilities[row, i],
+                )
+                for i in np.flatnonzero(valid)
+            ]
+            for row, valid in enumerate(host.valid)
+        ]
 
     def _person(
         self, keypoints: np.ndarray | None, box: np.ndarray, probabilities: np.ndarray
@@ -262,15 +264,15 @@ class Recognizer:
         *,
         whole_image: bool = False,
     ) -> list[Person]:
-        """Recognises everybody in an image.
+        """Recognizes all people in an image.
 
         Args:
             image: uint8 RGB [H, W, 3].
-            keypoints: float32 [N, 18, 3] of the people, if they are known; else they are sought.
-            whole_image: if nobody is found, judge the image as a whole.
+            keypoints: float32 [N, 18, 3] of the people; None: they are detected.
+            whole_image: whether to classify the whole image if no person is detected.
 
         Returns:
-            The people from left to right (known ones: in their order); maybe none.
+            The people from left to right (given ones: in their order), possibly none.
         """
         known = None if keypoints is None else [keypoints]
         return self.people(self.dispatch([image], known, whole_image=whole_image))[0]
@@ -281,14 +283,16 @@ def _mesh() -> jax.sharding.Mesh:
     return jax.make_mesh((jax.device_count(),), ("frames",))
 
 
-def predicted_motion(probabilities: np.ndarray, classes: Sequence[str], min_confidence: float) -> str:
-    """The most probable motion, or UNKNOWN where it is less probable than that."""
+def predicted_motion(
+    probabilities: np.ndarray, classes: Sequence[str], min_confidence: float
+) -> str:
+    """Returns the most probable motion, or UNKNOWN below `min_confidence`."""
     best = int(probabilities.argmax())
     return classes[best] if probabilities[best] >= min_confidence else UNKNOWN
 
 
 def annotate(image: np.ndarray, people: list[Person], classes: list[str]) -> np.ndarray:
-    """Draws skeleton, box, motion and probability of every person: uint8 RGB [H, W, 3]."""
+    """Draws skeleton, box, motion and probability of all people: uint8 RGB [H, W, 3]."""
     return draw.people(
         image,
         [person.keypoints for person in people],
@@ -299,5 +303,5 @@ def annotate(image: np.ndarray, people: list[Person], classes: list[str]) -> np.
 
 
 def class_index(motion: str, classes: Sequence[str]) -> int:
-    """The number that chooses a motion's colour: its place, or -1 where it is UNKNOWN."""
+    """Returns the index of a motion, which selects its color; -1 for UNKNOWN."""
     return -1 if motion == UNKNOWN else classes.index(motion)

@@ -1,6 +1,7 @@
-"""Recognised videos of StageDance judged against what the dancers did: segment-level F1."""
+"""Scores recognized StageDance videos against the ground truth, by segmental F1."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,12 +17,12 @@ from jdance.recognize.timeline import Segment
 
 @dataclass(frozen=True)
 class Score:
-    """How well a video was recognised.
+    """Scores of one video.
 
     Attributes:
         f1: segmental F1 at an intersection over union of 0.5.
-        accuracy: share of the dancers' time, by frames, with the right motion on the right track.
-        dancers, tracks: how many there are, and how many were followed.
+        accuracy: fraction of the dancers' frames with the correct motion on the correct track.
+        dancers, tracks: numbers of true dancers and of recognized tracks.
     """
 
     f1: float
@@ -31,10 +32,10 @@ class Score:
 
 
 def score_video(result: Path, truth: Path, keypoints: Path) -> Score:
-    """Judges one video.
+    """Scores one video.
 
-    Each dancer is given the one track that is nearest to them in most frames. A second track of
-    the same dancer, after the first was lost, counts as wrong, and so does one of nobody.
+    Tracks and dancers are matched one to one, by the number of frames in which a track is closest
+    to a dancer. Unmatched tracks count as wrong, such as a dancer's second one after a loss.
 
     Args:
         result: STEM.json of launch/recognize.py.
@@ -42,7 +43,7 @@ def score_video(result: Path, truth: Path, keypoints: Path) -> Score:
         keypoints: folder STEM_keypoints of launch/stage.py.
 
     Raises:
-        UserError: one of them is missing or something else.
+        UserError: a file is missing or of another format.
     """
     true = timeline.read_csv(truth)
     try:
@@ -58,45 +59,44 @@ def score_video(result: Path, truth: Path, keypoints: Path) -> Score:
         raise UserError(f"{result}: not a result for a video ({error})") from error
     dancers = sorted({segment.track for segment in true})
     tracks = sorted({segment.track for segment in segments})
-    counts = np.array([[votes.get((t, d), 0) for d in dancers] for t in tracks])
-    chosen = {}
+    counts = np.array([[votes[t, d] for d in dancers] for t in tracks])
+    matches = {}
     if tracks:
         for row, column in zip(*linear_sum_assignment(counts, maximize=True), strict=True):
             if counts[row, column]:
-                chosen[tracks[row]] = dancers[column]
-    named = [replace(s, track=chosen.get(s.track, -1 - s.track)) for s in segments]
-    f1 = timeline.f1_at(named, true, 0.5)
-    accuracy = _accuracy(named, true, np.array([frame["time"] for frame in frames]))
+                matches[tracks[row]] = dancers[column]
+    matched = [replace(s, track=matches.get(s.track, -1 - s.track)) for s in segments]
+    f1 = timeline.segmental_f1(matched, true, 0.5)
+    accuracy = _accuracy(matched, true, np.array([frame["time"] for frame in frames]))
     return Score(f1, accuracy, len(dancers), len(tracks))
 
 
-def _votes(frames: Sequence[dict], folder: Path, stem: str) -> dict[tuple[int, int], int]:
-    """How many frames each track (first) is nearest to each dancer (second), from the left."""
-    votes: dict[tuple[int, int], int] = {}
+def _votes(frames: Sequence[dict], folder: Path, stem: str) -> Counter[tuple[int, int]]:
+    """Counts the frames in which a dancer is closest to a track: {(track, dancer): count}."""
+    votes = Counter[tuple[int, int]]()
     for frame in frames:
         dancers = openpose_json.read(openpose_json.path_for_frame(stem, frame["index"], folder))
         people = np.array([p["keypoints"] for p in frame["people"]]).reshape(-1, 18, 3)
         if not len(dancers) or not len(people):
             continue
-        sizes = np.array([tracking.size_of(dancer) for dancer in dancers])
-        alike = tracking.similarity(people, dancers, sizes)
-        for person, row in zip(frame["people"], alike, strict=True):
+        sizes = np.array([tracking.body_scale(dancer) for dancer in dancers])
+        similarity = tracking.similarity(people, dancers, sizes)
+        for person, row in zip(frame["people"], similarity, strict=True):
             if row.max() > 0.3:
-                key = person["track"], int(row.argmax())
-                votes[key] = votes.get(key, 0) + 1
+                votes[person["track"], int(row.argmax())] += 1
     return votes
 
 
 def _accuracy(found: Sequence[Segment], true: Sequence[Segment], times: np.ndarray) -> float:
-    right = total = 0
+    correct = total = 0
     for segment in true:
         inside = times[(times >= segment.start) & (times < segment.end)]
         total += len(inside)
-        right += sum(
+        correct += sum(
             any(
                 (s.track, s.motion) == (segment.track, segment.motion) and s.start <= t < s.end
                 for s in found
             )
             for t in inside
         )
-    return right / max(total, 1)
+    return correct / max(total, 1)

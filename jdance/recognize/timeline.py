@@ -185,7 +185,7 @@ def read_csv(path: Path) -> list[Segment]:
         raise UserError(f"{path}: not a timeline ({error})") from error
 
 
-def f1_at(found: Sequence[Segment], true: Sequence[Segment], overlap: float = 0.5) -> float:
+def segmental_f1(found: Sequence[Segment], true: Sequence[Segment], overlap: float = 0.5) -> float:
     """Segmental F1 (Lea et al., 2017): the harmonic mean of precision and recall of segments.
 
     A found segment is right if it has the track and the motion of a true one that no other has

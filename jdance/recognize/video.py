@@ -16,9 +16,9 @@ from jdance.errors import UserError
 from jdance.progress import counted, rounded
 from jdance.recognize import feedback, timeline
 from jdance.recognize.program import Recognized
-from jdance.recognize.recognizer import Recognizer, motion_of, number_of
+from jdance.recognize.recognizer import Recognizer, class_index, predicted_motion
 from jdance.recognize.sequences import SequenceClassifier
-from jdance.recognize.stream import TrackedFrame, Stream
+from jdance.recognize.stream import Stream, TrackedFrame
 from jdance.report import draw
 from jdance.report.video import Report
 from jdance.train.posture import PostureModel
@@ -116,7 +116,9 @@ def recognize_video(
         frames = _recognized(recognizer, video, settings, known, told)
         fps = video.fps / settings.every
         lag = 0.2 if video.is_camera else None
-        _write(recognizer, frames, str(source), video.size, fps, stem, settings, classifier, show, lag)
+        _write(
+            recognizer, frames, str(source), video.size, fps, stem, settings, classifier, show, lag
+        )
         problems = [video.problem] * bool(video.problem)
         if known and known.problems:
             first = known.problems[min(known.problems)]
@@ -177,7 +179,7 @@ def _named(recognizer: Recognizer, people: Sequence[np.ndarray]) -> list[np.ndar
     nothing = np.zeros((1, 1, 3), np.uint8)
     if not people:
         return []
-    found = recognizer.start([nothing], [np.stack(people)], size=(1, 1))
+    found = recognizer.dispatch([nothing], [np.stack(people)], size=(1, 1))
     return [person.probabilities for person in recognizer.people(found)[0]]
 
 
@@ -223,7 +225,7 @@ def _recognized(
             people = [known(frame.index) for frame in batch]
             people += [people[-1]] * (size - len(people))
         shape = batch_images[0].shape[:2]
-        running.append((batch, recognizer.start(batch_images, people, size=shape)))
+        running.append((batch, recognizer.dispatch(batch_images, people, size=shape)))
         if len(running) > 1:
             yield from finish()
     while running:
@@ -258,7 +260,7 @@ def _write(
     window = settings.sequence if classifier else settings.window
     stream = Stream(window=window, lag=window if lag is None else lag, classifier=classifier)
     times = timeline.Timeline(1 / fps)
-    advice = feedback.Advice(settings.posture) if settings.posture else None
+    advice = feedback.PostureFeedback(settings.posture) if settings.posture else None
     head = {
         "source": images.printable(source),
         "width": size[1] if size else None,
@@ -276,7 +278,8 @@ def _write(
             writer = stack.enter_context(closing(videos.VideoWriter(videos.output_path(stem), fps)))
         for frame in _followed(stream, frames):
             motions = [
-                motion_of(p.probabilities, classes, recognizer.min_confidence) for p in frame.people
+                predicted_motion(p.probabilities, classes, recognizer.min_confidence)
+                for p in frame.people
             ]
             result.add(_entry(frame, motions))
             for person, motion in zip(frame.people, motions, strict=True):
@@ -304,14 +307,14 @@ def _write(
                 # Not of motions too short for the timeline.
                 track["posture"] = [
                     assessment
-                    for assessment in advice.of(track["track"])
+                    for assessment in advice.for_track(track["track"])
                     if assessment["motion"] in track["seconds"]
                 ]
         result.finish({"tracks": tracks})
     timeline.write_csv(_beside(stem, ".csv"), segments)
     if settings.report:
         said = [
-            f"Dancer {track['track']}, {assessment['motion']}: {feedback.advice(assessment, most=3)}"
+            f"Dancer {track['track']}, {assessment['motion']}: {feedback.describe(assessment, most=3)}"
             for track in tracks
             for assessment in track.get("posture", [])
         ]
@@ -356,7 +359,7 @@ def _drawn(frame: TrackedFrame, motions: list[str], classes: Sequence[str]) -> n
             f"{person.track}: {motion} {person.probabilities.max():.2f}"
             for person, motion in zip(frame.people, motions, strict=True)
         ],
-        [number_of(motion, classes) for motion in motions],
+        [class_index(motion, classes) for motion in motions],
     )
 
 
