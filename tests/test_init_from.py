@@ -1,4 +1,4 @@
-"""Imported weights and fine-tuning: what is loaded, what stays fresh, what is frozen, and when."""
+"""Imported weights and fine-tuning: loaded, initialized and frozen variables."""
 
 import json
 from contextlib import closing
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 from flax.traverse_util import flatten_dict
-from test_weights import safe
+from safetensors.numpy import save_file
 
 from jdance import models
 from jdance.errors import UserError
@@ -29,7 +29,7 @@ def shapes(config):
 
 
 def tensors(model, **changes):
-    """Random weights as files have them, by torchvision's names, for a network of ours."""
+    """Random weights of a network under torchvision's names."""
     rng = np.random.default_rng(0)
     found = {
         resnet._torch_name(path): rng.uniform(0.5, 1, resnet._torch_shape(path, leaf.shape)).astype(
@@ -42,13 +42,7 @@ def tensors(model, **changes):
 
 
 def write(path, arrays):
-    header, end = {}, 0
-    for name, array in arrays.items():
-        offsets = [end, end + array.nbytes]
-        header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": offsets}
-        end = offsets[1]
-    data = np.concatenate([array.ravel() for array in arrays.values()])
-    path.write_bytes(safe(header, data))
+    save_file(arrays, path)
     return path
 
 

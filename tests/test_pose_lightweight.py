@@ -51,7 +51,7 @@ def test_a_convolution_without_a_bias_has_zeros(tmp_path):
         ('shape="4,3,3,3"', 'shape="4,3,3,nine"', "in place of numbers"),
         ('type="Convolution"', 'type="MatMul"', "no convolutions|not|layer"),
         ('name="c/WithoutBiases"', 'name="a"', "two layers are called 'a'"),
-        ('from-layer="0"', 'from-layer="77"', "an edge to a layer that is not there"),
+        ('from-layer="0"', 'from-layer="77"', "an edge to a missing layer"),
         ("<?xml", "<!DOCTYPE n [<!ENTITY a 'aaaa'>]><?xml", "XML|document type"),
         ('<net name="n"', '<!DOCTYPE n [<!ENTITY a "aa">]><net name="n"', "a document type"),
         ("</net>", "", "not XML"),

@@ -74,7 +74,7 @@ def test_reads_all_types_from_several_files(tmp_path):
         ({"shape": [10**9]}, "more than .* values in all"),
         ({"shape": [100]}, r"'a' of shape \[100\] does not fit its file"),
         ({"shape": [-2, -3]}, "no possible shape"),
-        ({"dtype": "string"}, "of no known type"),
+        ({"dtype": "string"}, "has an unknown type"),
         ({"name": "a"}, "two weights are called 'a'"),
         ({"quantization": {"dtype": "uint8", "scale": float("nan"), "min": 0}}, "has no scale"),
     ],
@@ -89,11 +89,11 @@ def test_damage_is_one_clear_line(tmp_path, changes, reason):
 @pytest.mark.parametrize(
     ("paths", "reason"),
     [
-        (["../m0.bin"], "a file '../m0.bin' of weights"),
-        (["/etc/passwd"], "a file '/etc/passwd' of weights"),
+        (["../m0.bin"], "an invalid weights file name '../m0.bin' of weights"),
+        (["/etc/passwd"], "an invalid weights file name '/etc/passwd' of weights"),
         (["absent.bin"], r"absent\.bin: cannot be read"),
-        (["m0.bin", "m0.bin"], "a file 'm0.bin' of weights"),
-        ([3], "a file '3' of weights"),
+        (["m0.bin", "m0.bin"], "an invalid weights file name 'm0.bin' of weights"),
+        ([3], "an invalid weights file name '3' of weights"),
     ],
 )
 def test_only_files_beside_it_are_read(tmp_path, paths, reason):

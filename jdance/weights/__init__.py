@@ -1,4 +1,4 @@
-"""Readers of published weights files: names and arrays, with nothing of the file ever run."""
+"""Readers of published weights files: names and arrays, without executing anything in a file."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from jdance.weights import pth, safetensors
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """The tensors of a .safetensors file, or of a PyTorch checkpoint of any other name.
+    """Reads the named tensors of a .safetensors file, else of a PyTorch checkpoint.
 
     Raises:
         UserError: see the two readers.

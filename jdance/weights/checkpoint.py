@@ -1,4 +1,4 @@
-"""Folders of imported weights: a small JSON file that names the network, and its variables.
+"""Checkpoints of imported weights: a folder with a JSON configuration and an orbax checkpoint.
 
 Variables are Flax collections (`params`, `batch_stats`) with NumPy leaves.
 """
@@ -23,7 +23,7 @@ _VARIABLES_FOLDER = "variables"
 
 
 def check(expected: Shapes, variables: Mapping[str, Any], source: object) -> None:
-    """Compares variables with what a network has.
+    """Checks that variables fit a network.
 
     Raises:
         UserError: names `source` and the first variable that is missing, left over, or of
@@ -49,15 +49,15 @@ def save(folder: Path, file: str, config: Mapping[str, Any], variables: Mapping[
     """Writes FOLDER/`file` (the configuration) and FOLDER/variables (orbax).
 
     Raises:
-        UserError: the folder cannot be written to, or holds something else than such a checkpoint.
+        UserError: the folder cannot be written, or holds anything but such a checkpoint.
     """
     folder = folder.absolute()
     try:
         if folder.exists() and not (folder / file).exists() and any(folder.iterdir()):
             raise UserError(f"{folder}: holds something else; choose a new or empty folder")
         folder.mkdir(parents=True, exist_ok=True)
-        # First the small file, which marks the folder as ours, then orbax's all-or-nothing save:
-        # what an interruption leaves is never taken for whole, and can be written over.
+        # The configuration first, as it marks the folder, then orbax's atomic save: an interrupted
+        # save is never mistaken for a complete one and can be overwritten.
         shutil.rmtree(folder / _VARIABLES_FOLDER, ignore_errors=True)
         (folder / file).write_text(json.dumps(dict(config), indent=2) + "\n")
         with ocp.StandardCheckpointer() as checkpointer:
@@ -69,10 +69,10 @@ def save(folder: Path, file: str, config: Mapping[str, Any], variables: Mapping[
 
 
 def read_config(folder: Path, file: str, kind: str) -> dict[str, Any]:
-    """The configuration in FOLDER/`file`; `kind` is the word for such a checkpoint in messages.
+    """The configuration in FOLDER/`file`; `kind` names such a checkpoint in error messages.
 
     Raises:
-        UserError: there is none, or it is no JSON object.
+        UserError: there is none, or it is not a JSON object.
     """
     try:
         config = json.loads((folder / file).read_text())
@@ -95,6 +95,6 @@ def read_variables(folder: Path, kind: str) -> Variables:
         with ocp.StandardCheckpointer() as checkpointer:
             restored = checkpointer.restore(folder.absolute() / _VARIABLES_FOLDER)
         return dict(jax.tree.map(np.asarray, restored))
-    except Exception as error:  # orbax and tensorstore raise many kinds for a damaged folder
+    except Exception as error:  # orbax and tensorstore raise various types
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{folder}: a damaged {kind} checkpoint ({reason})") from error

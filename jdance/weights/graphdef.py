@@ -1,9 +1,8 @@
 """Reads the constants of a frozen TensorFlow graph (a GraphDef in a .pb file), without TensorFlow.
 
-A .pb file is a protocol-buffer message. Only what holds constants is followed, by these field
-numbers of TensorFlow's public .proto files:
+Reads these fields of TensorFlow's .proto files, which hold the constants:
 GraphDef.node=1; NodeDef.name=1, op=2, attr=5 (key=1, value=2); AttrValue.tensor=8;
-TensorProto.dtype=1, tensor_shape=2, tensor_content=4, and a typed field for single values;
+TensorProto.dtype=1, tensor_shape=2, tensor_content=4, and one field of values for each type;
 TensorShapeProto.dim=2 (size=1).
 """
 
@@ -13,12 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from jdance.weights import protobuf
+from jdance.weights.parsing import MAX_AXES, MAX_ELEMENTS, Malformed, parse_file
 
-_MAX_AXES = 8
-_MAX_ELEMENTS = 2**24  # many times what a pose network's largest kernel has
-_MAX_TOTAL = 2**27  # of all constants together, of which a few bytes may stand for many
+_MAX_TENSOR = 2**24  # elements of one constant, far more than a pose network's largest kernel
 
-# TensorFlow's number of a data type -> its array type, and the TensorProto field of single values.
+# TensorFlow's data type -> NumPy's type, and the TensorProto field with values of this type.
 _TYPES: dict[int, tuple[type, int]] = {
     1: (np.float32, 5),
     2: (np.float64, 6),
@@ -34,17 +32,16 @@ def read_constants(path: str | Path) -> dict[str, np.ndarray]:
         path: a binary GraphDef.
 
     Returns:
-        Node name -> array of dtype float32, float64, int32 or int64. Constants of other types
-        (strings, say) are left out.
+        Node name -> array float32, float64, int32 or int64. Constants of other types are left out.
 
     Raises:
-        UserError: the file cannot be read, is truncated, or is something else.
+        UserError: the file cannot be read, is truncated, or is of another format.
     """
-    return protobuf.parse_file(path, parse_constants, "a frozen TensorFlow graph")
+    return parse_file(path, parse_constants, "a frozen TensorFlow graph", protobuf.MAX_FILE)
 
 
-def parse_constants(graph: bytes | memoryview) -> dict[str, np.ndarray]:
-    """`read_constants` for bytes in memory; raises an exception of this module on bad ones."""
+def parse_constants(graph: bytes) -> dict[str, np.ndarray]:
+    """`read_constants` for bytes in memory; raises `Malformed`."""
     constants: dict[str, np.ndarray] = {}
     total = 0
     for number, node in protobuf.fields(memoryview(graph)):
@@ -57,18 +54,18 @@ def parse_constants(graph: bytes | memoryview) -> dict[str, np.ndarray]:
         if array is None:
             continue
         if name in constants:
-            raise protobuf.Malformed(f"two nodes are called {name!r}")
+            raise Malformed(f"two nodes are called {name!r}")
         constants[name] = array
         total += array.size
-        if total > _MAX_TOTAL:
-            raise protobuf.Malformed(f"more than {_MAX_TOTAL} values in all")
+        if total > MAX_ELEMENTS:
+            raise Malformed(f"more than {MAX_ELEMENTS} values in all")
     if not constants:
-        raise protobuf.Malformed("it holds no constants")
+        raise Malformed("it holds no constants")
     return constants
 
 
 def _node(node: memoryview) -> tuple[str, str, memoryview | None]:
-    """Name, operation, and the tensor under the attribute "value", of a NodeDef."""
+    """Name, operation, and the attribute "value" (a tensor) of a NodeDef."""
     name, op, tensor = "", "", None
     for number, value in protobuf.fields(node):
         if number == 1:
@@ -85,7 +82,7 @@ def _node(node: memoryview) -> tuple[str, str, memoryview | None]:
 
 
 def _tensor(tensor: memoryview, name: str) -> np.ndarray | None:
-    """The array of a TensorProto, or None if its type is not numeric."""
+    """The array in a TensorProto, or None for a non-numeric type."""
     fields = list(protobuf.fields(tensor))
     single = dict(fields)
     type_number = protobuf.integer(single.get(1, 0))
@@ -94,14 +91,14 @@ def _tensor(tensor: memoryview, name: str) -> np.ndarray | None:
     dtype, values_field = _TYPES[type_number]
     shape = _shape(protobuf.message(single[2])) if 2 in single else ()
     count = math.prod(shape)
-    if math.prod(max(size, 1) for size in shape) > _MAX_ELEMENTS:
-        raise protobuf.Malformed(f"constant {name!r} claims the shape {shape}")
+    if math.prod(max(size, 1) for size in shape) > _MAX_TENSOR:
+        raise Malformed(f"constant {name!r} claims the shape {shape}")
 
     content = protobuf.message(single.get(4, memoryview(b"")))
     little_endian = np.dtype(dtype).newbyteorder("<")
     if len(content) > 0:
         if len(content) != count * little_endian.itemsize:
-            raise protobuf.Malformed(
+            raise Malformed(
                 f"constant {name!r} of shape {shape} and type {np.dtype(dtype)} has "
                 f"{len(content)} bytes"
             )
@@ -111,8 +108,8 @@ def _tensor(tensor: memoryview, name: str) -> np.ndarray | None:
         x for number, value in fields if number == values_field for x in _values(value, dtype)
     ]
     if len(values) > count or (count and not values):
-        raise protobuf.Malformed(f"constant {name!r} of shape {shape} has {len(values)} values")
-    # A row of equal values is stored once: the last value stands for all that follow.
+        raise Malformed(f"constant {name!r} of shape {shape} has {len(values)} values")
+    # The last value is repeated to the end.
     array: np.ndarray = np.empty(count, dtype)
     array[: len(values)] = values
     array[len(values) :] = values[-1] if values else 0
@@ -120,7 +117,7 @@ def _tensor(tensor: memoryview, name: str) -> np.ndarray | None:
 
 
 def _shape(message: memoryview) -> tuple[int, ...]:
-    """The sizes of a TensorShapeProto."""
+    """The sizes in a TensorShapeProto."""
     sizes = []
     for number, value in protobuf.fields(message):
         if number == 2:
@@ -128,23 +125,23 @@ def _shape(message: memoryview) -> tuple[int, ...]:
                 protobuf.integer(dict(protobuf.fields(protobuf.message(value))).get(1, 0))
             )
             if size < 0:
-                raise protobuf.Malformed("a constant with an unknown size")
+                raise Malformed("a constant with an unknown size")
             sizes.append(size)
-    if len(sizes) > _MAX_AXES:
-        raise protobuf.Malformed(f"a constant with {len(sizes)} axes")
+    if len(sizes) > MAX_AXES:
+        raise Malformed(f"a constant with {len(sizes)} axes")
     return tuple(sizes)
 
 
 def _values(value: int | memoryview, dtype: type) -> list[int] | list[float]:
-    """The numbers in one occurrence of a TensorProto's value field, packed or single."""
+    """The values in one occurrence of a TensorProto's value field, packed or not."""
     if np.issubdtype(dtype, np.floating):
         data = protobuf.message(value)
         if len(data) % np.dtype(dtype).itemsize:
-            raise protobuf.Malformed("a cut row of values")
+            raise Malformed("truncated values")
         return np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).tolist()
-    numbers = [value] if isinstance(value, int) else list(protobuf.varints(value))
-    signed = [protobuf.signed(number) for number in numbers]
+    integers = [value] if isinstance(value, int) else protobuf.varints(value)
+    signed = [protobuf.signed(integer) for integer in integers]
     limits = np.iinfo(dtype)
-    if any(not limits.min <= number <= limits.max for number in signed):
-        raise protobuf.Malformed("a value out of its type's range")
+    if any(not limits.min <= integer <= limits.max for integer in signed):
+        raise Malformed("a value out of its type's range")
     return signed

@@ -1,48 +1,20 @@
-"""Reads protocol-buffer messages, of which published graphs and weights are made.
+"""Wire-format decoder for protocol-buffer messages, without .proto files.
 
-A message is a row of fields, each a number, a wire type and a value. What a number means stands in
-the public .proto file of the format; those who call this know it.
+A message is a sequence of fields: a number, a wire type and a value. The meaning of the field
+numbers is in the .proto file of each format.
 """
 
 import struct
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Iterator
 
-from jdance.errors import UserError
-
-T = TypeVar("T")
+from jdance.weights.parsing import Malformed
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_MAX_FILE = 2**31  # a protocol buffer cannot be larger
-
-
-class Malformed(Exception):
-    """The bytes are not such a message; the text says why."""
-
-
-def parse_file(path: str | Path, parse: Callable[[memoryview], T], kind: str) -> T:
-    """`parse` of a file's bytes; `kind` is the word for such a file in messages.
-
-    Raises:
-        UserError: the file cannot be read, is truncated, or is something else.
-    """
-    path = Path(path)
-    try:
-        if path.stat().st_size > _MAX_FILE:
-            raise Malformed("larger than 2 GiB")
-        return parse(memoryview(path.read_bytes()))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except Malformed as error:
-        raise UserError(
-            f"{path}: not {kind}, or a damaged one ({error}); "
-            "get the file again from where it is published"
-        ) from error
+MAX_FILE = 2**31  # bytes; the format's own limit
 
 
 def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """The fields of a message: number, and value (an integer for varints, else its bytes)."""
+    """The fields of a message: number and value (an integer for varints, else bytes)."""
     position = 0
     while position < len(data):
         key, position = _varint(data, position)
@@ -66,7 +38,7 @@ def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    """The integer at a position (7 bits a byte, low ones first), and the position behind it."""
+    """The integer at a position (7 bits per byte, little-endian), and the position after it."""
     result = 0
     for shift in range(0, 70, 7):
         if position >= len(data):
@@ -80,7 +52,7 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
 
 
 def varints(data: memoryview) -> Iterator[int]:
-    """The numbers of a packed row."""
+    """The integers of a packed repeated field."""
     position = 0
     while position < len(data):
         number, position = _varint(data, position)
@@ -88,26 +60,26 @@ def varints(data: memoryview) -> Iterator[int]:
 
 
 def signed(number: int) -> int:
-    """A negative number is stored as its 64-bit two's complement."""
+    """Reinterprets an unsigned 64-bit integer as two's complement."""
     return struct.unpack("<q", struct.pack("<Q", number))[0]
 
 
 def message(value: int | memoryview) -> memoryview:
-    """A field's value that must be bytes: a message, a text or packed numbers."""
+    """A field's value as bytes: a message, a string or packed numbers."""
     if isinstance(value, int):
         raise Malformed("a number in place of a message")
     return value
 
 
 def integer(value: int | memoryview) -> int:
-    """A field's value that must be a number."""
+    """A field's value as an integer."""
     if not isinstance(value, int):
         raise Malformed("a message in place of a number")
     return value
 
 
 def text(value: int | memoryview) -> str:
-    """A field's value that must be UTF-8."""
+    """A field's value as a UTF-8 string."""
     try:
         return bytes(message(value)).decode()
     except UnicodeDecodeError as error:

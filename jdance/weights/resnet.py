@@ -1,10 +1,10 @@
-"""ResNet weights of torchvision and of CBAM's authors, for the image branch.
+"""Imports ResNet weights of torchvision and of CBAM's authors into the image branch.
 
-Both name their tensors alike: conv1, bn1, layer1.0.conv1, ..., layer1.0.downsample.0, fc; CBAM's
-attention is in every block, channel gate first (order 0), with batch norm in the spatial gate:
+Both use the same tensor names: conv1, bn1, layer1.0.conv1, ..., layer1.0.downsample.0, fc. CBAM
+adds attention to every block, channel gate first (order 0), with batch norm in the spatial gate:
 layer1.0.cbam.ChannelGate.mlp.1, layer1.0.cbam.SpatialGate.spatial.conv, ... Both stride in the 3x3
-convolution (v1.5). torchvision's networks expect what `jdance.models.fused` feeds: RGB less
-ImageNet's mean, by its standard deviation.
+convolution (v1.5) and expect images normalized by ImageNet's mean and standard deviation, as in
+`jdance.models.fused`.
 """
 
 from collections.abc import Mapping
@@ -34,22 +34,22 @@ CONFIG_FILE = "model.json"
 
 
 def abstract_variables(model: ConfigDict) -> Shapes:
-    """The shape and dtype of every variable of a network (`jdance.config.model`) by its path."""
+    """Path -> shape and dtype of every variable of a network (`jdance.config.model`)."""
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
-    numbers = jax.ShapeDtypeStruct((1, features.size(model.features)), jnp.float32)
-    return flatten_dict(jax.eval_shape(models.build(model).init, jax.random.key(0), image, numbers))
+    vector = jax.ShapeDtypeStruct((1, features.size(model.features)), jnp.float32)
+    return flatten_dict(jax.eval_shape(models.build(model).init, jax.random.key(0), image, vector))
 
 
 def import_file(kind: str, path: str | Path) -> tuple[ConfigDict, Variables]:
-    """Reads the weights of one of `KINDS`, with or without classifier and CBAM.
+    """Imports the weights of a ResNet, with or without classifier and CBAM.
 
     Args:
-        kind: the network.
+        kind: the network, a key of `KINDS`.
         path: a .pth or .safetensors file.
 
     Returns:
-        The configuration of an image classifier (`jdance.config.model`), and its variables;
-        without `logits` and with classes=0 where the file has no classifier.
+        The configuration of an image classifier (`jdance.config.model`) and its variables. Without
+        a classifier in the file, classes=0 and there are no `logits`.
 
     Raises:
         UserError: names the first tensor that is missing, left over or of another shape.
@@ -84,7 +84,7 @@ def save(folder: str | Path, kind: str, config: ConfigDict, variables: Variables
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """The tensors of a file, without the counters of batch norm and the prefix of DataParallel."""
+    """The tensors of a file, without batch-norm counters and DataParallel's prefix."""
     return {
         name.removeprefix("module."): tensor
         for name, tensor in weights.read(path).items()
@@ -95,21 +95,22 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 def convert(
     tensors: Mapping[str, np.ndarray], expected: Shapes, source: object
 ) -> dict[tuple[str, ...], np.ndarray]:
-    """Those variables of a network that a file has, by their path.
+    """Path -> value of the network's variables that are in a file.
+
+    A classifier of another shape is left out.
 
     Args:
         tensors: see `read`.
         expected: every variable of the network: `backbone`, and `logits` for the classifier.
-        source: named in errors.
+        source: the file, for error messages.
 
     Raises:
-        UserError: a tensor has another shape than the backbone, or no place in it; a classifier
-            of another shape is left out.
+        UserError: a tensor is not in the backbone, or has another shape there.
     """
-    places = {_torch_name(path): path for path in expected}
+    paths = {_torch_name(path): path for path in expected}
     found = {}
     for name, tensor in tensors.items():
-        path = places.get(name)
+        path = paths.get(name)
         classifier = name in ("fc.weight", "fc.bias")
         if path is None or not name:
             if classifier:
@@ -127,7 +128,7 @@ def convert(
 
 
 _LAYERS = {
-    # torchvision's names of a bottleneck's and a basic block's layers, and of CBAM's authors.
+    # The layers of bottlenecks, basic blocks (torchvision) and CBAM (its authors' code).
     ("reduce", "dense"): "conv1",
     ("reduce_norm",): "bn1",
     ("conv",): "conv2",
@@ -155,14 +156,14 @@ _LEAVES = {
 
 
 def _torch_name(path: tuple[str, ...]) -> str:
-    """The file's name of a variable, empty where files have none.
+    """A variable's name in the file; empty if it is never in a file.
 
     ("params", "backbone", "stage1_block2", "reduce", "dense", "kernel") is layer1.1.conv1.weight.
     """
-    _, part, *layer, leaf = path
-    if part == "logits":
+    _, module, *layer, leaf = path
+    if module == "logits":
         return f"fc.{_LEAVES[leaf]}"
-    if part != "backbone":
+    if module != "backbone":
         return ""
     if layer in (["stem"], ["stem_norm"]):
         return f"{'conv1' if layer == ['stem'] else 'bn1'}.{_LEAVES[leaf]}"
@@ -173,16 +174,12 @@ def _torch_name(path: tuple[str, ...]) -> str:
     return f"layer{stage}.{int(number) - 1}.{_LAYERS[tuple(inner)]}.{_LEAVES[leaf]}"
 
 
-def _is_conv1x1(path: tuple[str, ...]) -> bool:
-    return path[-2] == "dense"
-
-
 def _torch_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of a variable in the file: output channels first."""
     if path[-1] != "kernel":
         return shape
     *window, inputs, outputs = shape
-    return (outputs, inputs, *(window or ((1, 1) if _is_conv1x1(path) else ())))
+    return (outputs, inputs, *(window or ((1, 1) if path[-2] == "dense" else ())))
 
 
 def _from_torch(
@@ -190,6 +187,6 @@ def _from_torch(
 ) -> np.ndarray:
     if path[-1] == "kernel":
         if path[-3:-1] == ("spatial", "conv"):
-            tensor = tensor[:, ::-1]  # theirs sees maximum and mean, ours mean and maximum
+            tensor = tensor[:, ::-1]  # CBAM stacks maximum and mean, jdance mean and maximum
         tensor = np.moveaxis(tensor, (0, 1), (-1, -2)).reshape(leaf.shape)
     return np.ascontiguousarray(tensor, leaf.dtype)

@@ -1,21 +1,15 @@
-"""Reads a .safetensors file: 8 bytes with the header's length, a JSON header, raw numbers.
+"""Reads .safetensors files, including bfloat16, which `safetensors.numpy` does not support."""
 
-The header maps each name to {"dtype", "shape", "data_offsets": [begin, end]} (bytes, counted from
-the header's end), and "__metadata__" to free text. Everything is little-endian.
-"""
-
-import json
-import math
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError, deserialize
 
-from jdance.errors import UserError
+from jdance.weights.parsing import Malformed, parse_file
 
 _MAX_FILE = 2**32
-_MAX_HEADER = 2**26
 
 _DTYPES: dict[str, Any] = {
     "F64": np.float64,
@@ -31,63 +25,32 @@ _DTYPES: dict[str, Any] = {
 }
 
 
-class _Malformed(Exception):
-    """The bytes are no such file; the message says why."""
-
-
 def read(path: str | Path) -> dict[str, np.ndarray]:
     """Reads every tensor.
 
     Returns:
-        Name -> array, read-only, with the dtype and shape in the file.
+        Name -> array with the dtype and shape in the file.
 
     Raises:
-        UserError: the file cannot be read, is truncated or damaged, or is something else.
+        UserError: the file cannot be read, is truncated or damaged, or is of another format.
     """
-    path = Path(path)
-    try:
-        if path.stat().st_size > _MAX_FILE:
-            raise _Malformed("larger than 4 GiB")
-        return _parse(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except _Malformed as error:
-        raise UserError(
-            f"{path}: not a safetensors file, or a damaged one ({error}); "
-            "get the file again from where it is published"
-        ) from error
+    return parse_file(path, _parse, "a safetensors file", _MAX_FILE)
 
 
-def _parse(file: bytes) -> dict[str, np.ndarray]:
-    length = int.from_bytes(file[:8], "little")
-    if len(file) < 8 or length > min(len(file) - 8, _MAX_HEADER):
-        raise _Malformed("its header is longer than the file")
+def _parse(data: bytes) -> dict[str, np.ndarray]:
     try:
-        header = json.loads(file[8 : 8 + length])
-    except (ValueError, RecursionError) as error:
-        raise _Malformed("its header is not JSON") from error
-    if not isinstance(header, dict):
-        raise _Malformed("its header is not an object")
-    header.pop("__metadata__", None)
-    if not header:
-        raise _Malformed("it holds no tensors")
-    data = memoryview(file)[8 + length :]
-    return {name: _array(name, entry, data) for name, entry in header.items()}
-
-
-def _array(name: str, entry: Any, data: memoryview) -> np.ndarray:
-    try:
-        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        known = np.dtype(_DTYPES[dtype])
-    except (KeyError, TypeError, ValueError):
-        raise _Malformed(f"tensor {name!r} is of no known kind") from None
-    if not isinstance(shape, list) or any(
-        type(number) is not int or number < 0 for number in (*shape, begin, end)
-    ):
-        raise _Malformed(f"tensor {name!r} has no possible shape")
-    if begin > end or end > len(data) or math.prod(shape) * known.itemsize != end - begin:
-        raise _Malformed(f"tensor {name!r} of shape {shape} does not fit its data")
-    try:
-        return np.frombuffer(data[begin:end], known).reshape(shape)
-    except ValueError:  # more axes, or larger ones, than arrays have
-        raise _Malformed(f"tensor {name!r} has no possible shape") from None
+        tensors = deserialize(data)
+    except SafetensorError as error:
+        raise Malformed(str(error).removeprefix("Error while deserializing: ")) from error
+    if not tensors:
+        raise Malformed("it holds no tensors")
+    arrays = {}
+    for name, tensor in tensors:
+        if tensor["dtype"] not in _DTYPES:
+            raise Malformed(f"tensor {name!r} has the unsupported type {tensor['dtype']}")
+        try:
+            array = np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]])
+            arrays[name] = array.reshape(tensor["shape"])
+        except ValueError:  # more axes, or larger ones, than NumPy supports
+            raise Malformed(f"tensor {name!r} has an impossible shape") from None
+    return arrays
