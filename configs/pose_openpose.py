@@ -1,15 +1,14 @@
 """OpenPose's network and recipe on COCO's key points (Cao et al., 2017).
 
-DIR is laid out as COCO's: annotations/person_keypoints_train2017.json and ..._val2017.json beside
-the folders train2017 and val2017 of images.
-
     python launch/prepare.py --source=DIR --task=pose --output=data/coco --workers=8
     python launch/train.py --config=configs/pose_openpose.py --workdir=runs/openpose
     python launch/evaluate.py --workdir=runs/openpose --split=val
 
-SGD at 4e-5, in stages 2 to 6 four times that, multiplied by 0.333 every 136,106 steps of 10
-images; 64,115 images of train2017 have people. Not run: it needs COCO, and days of a GPU. To
-start from published weights: --config.init_from=FILE.
+DIR has COCO's layout: annotations/person_keypoints_train2017.json and ..._val2017.json beside the
+image folders train2017 and val2017. To start from published weights: --config.init_from=FILE.
+
+SGD at 4e-5, four times that in stages 2 to 6, multiplied by 0.333 every 136,106 steps of 10 images;
+64,115 images of train2017 have people. Not run: it needs COCO and days on a GPU.
 """
 
 from ml_collections import ConfigDict

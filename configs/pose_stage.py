@@ -1,14 +1,14 @@
-"""A light pose network, trained on StageDance alone.
+"""A light pose network, trained on StageDance alone; its weights ship as --pose=stage.
 
     python launch/prepare.py --source=stage:pose --task=pose --seed=7 --output=data/pose
     python launch/train.py --config=configs/pose_stage.py --workdir=runs/pose
     python launch/evaluate.py --workdir=runs/pose --split=test
 
-533,914 parameters. What ships as --pose=stage was trained in four steps on one CPU core that other
-work shared (jax 0.10.2; 64, 25, 47 and 40 minutes). The first is the configuration below, on the
-scenes that the generator drew when nobody turned their back yet: AP 0.773 on the 143 scenes of val
-of those days, 0.600 on those of today, in 15 of 100 of which a dancer's back is seen. Each of the
-others goes on from the one before on today's scenes; the second by
+533,914 parameters. The shipped weights were trained in four steps on one shared CPU core (jax
+0.10.2; 64, 25, 47 and 40 minutes). The first step is the configuration below, on an earlier version
+of StageDance without dancers seen from behind: AP 0.773 on its 143 scenes of val, and 0.600 on
+today's, where a back is visible in 15 of 100. Each further step continues on today's scenes, for
+instance the second:
 
     python launch/train.py --config=configs/pose_stage.py --workdir=runs/pose2 --config.epochs=6
       --config.init_from=runs/pose/pose.npz --config.optimizer.learning_rate=1.5e-3
@@ -28,10 +28,10 @@ others goes on from the one before on today's scenes; the second by
     AP75                   0.878  0.892  0.927  0.924  0.938  0.926  0.928
 
 On the 408 scenes of test: AP 0.775, AP50 0.979, AP75 0.890, AR 0.816. The last 12 epochs gained 1.3
-points: its size is what limits it. (The second step's network was hardly better on scenes that it
-had been trained on, 0.729, than on val.) COCO's measure misses most at nose and eyes, which it
-wants most exact: half of them are within 3.6 % of the root of the person's area, 2 or 3 pixels of
-the network's input; centroids in place of the parabolas that read their place are worse.
+points. Model size is the limit: after the second step, AP on training scenes was 0.729, hardly
+above val. Most OKS losses are at nose and eyes, for which COCO is strictest: half of them are
+within 3.6 % of the square root of the person's area, or 2 to 3 input pixels. Refining peaks by
+centroids instead of parabolas is worse.
 """
 
 from ml_collections import ConfigDict

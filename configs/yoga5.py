@@ -1,16 +1,16 @@
-"""Five yoga poses from 790 photos of the web, from scratch.
+"""Five yoga poses from 790 photos, trained from scratch.
 
-DIR is a folder of photos with a manifest.csv (path,label,split,near_dup_in_train); photos of val
-and test that have a near-duplicate in train are left out.
+    python launch/prepare.py --source=DIR/manifest.csv --where=near_dup_in_train=0 --min_joints=8
+      --also_whole --output=data/yoga5 --pose=mobilenet_v2_small
+    python launch/train.py --config=configs/yoga5.py --workdir=runs/yoga5 --config.seed=0
+    python launch/evaluate.py --workdir=runs/yoga5 --split=test [--drop_joints=all]
 
-python launch/prepare.py --source=DIR/manifest.csv --where=near_dup_in_train=0 --min_joints=8
-  --also_whole --output=data/yoga5 --pose=mobilenet_v2_small
-python launch/train.py --config=configs/yoga5.py --workdir=runs/yoga5 --config.seed=0
-python launch/evaluate.py --workdir=runs/yoga5 --split=test [--drop_joints=all]
+DIR holds photos and a manifest.csv (path,label,split,near_dup_in_train). Photos of val and test
+with a near-duplicate in train are left out.
 
-Results (2 CPU cores, jax 0.10.2, 4 minutes a seed; accuracy on the 75 test photos, seeds 0, 1, 2):
+Accuracy on the 75 test photos, seeds 0, 1, 2 (2 CPU cores, jax 0.10.2, 4 minutes a seed):
 
-                                mean   each               with somebody found (57 photos)
+                                mean   each               person detected (57 photos)
   fused                         0.938  0.920 0.933 0.960  0.924
   the same, other random draws  0.942  0.933 0.933 0.960  0.930
   the same, no key points       0.898  0.920 0.893 0.880
@@ -19,16 +19,16 @@ Results (2 CPU cores, jax 0.10.2, 4 minutes a seed; accuracy on the 75 test phot
   fused, first attempt (*)      0.916  0.907 0.920 0.920  0.918
 
 (*) prepared without --also_whole, 60 epochs; the first attempt with keypoint_dropout 0.15 and
-image_dropout 0. That the second attempt is better shows on val (65 photos), too: mean cross-entropy
-0.13 against 0.18, accuracy 0.969 against 0.959. The test photos have been looked at twice: for the
-first attempt and for the second. Rows but the first were measured with other random draws.
+image_dropout 0. The second attempt is also better on val (65 photos): mean cross-entropy 0.13
+against 0.18, accuracy 0.969 against 0.959. The test photos were used twice, once for each attempt.
+All rows except the first were measured with other random draws.
 
-The branches alone (--config.model.branches=image or keypoints) say how little the photos need both:
-fusing them gains 1 to 3 points, over the image branch less than one photo.
+The single branches (--config.model.branches=image or keypoints) are close: fusion gains 1 to 3
+points, less than one photo over the image branch. One test photo is 1.3 points.
 
-What limits it: the pose network finds nobody in nearly all photos of downdog and in few of the
-other poses, so that absence alone nearly tells one class; most other mistakes are goddess taken
-for tree or warrior2. One test photo is 1.3 points.
+Limits: the pose network detects no person in nearly all photos of downdog but in few of the other
+poses, so a missing detection almost identifies that class. Most other errors are goddess classified
+as tree or warrior2.
 """
 
 from ml_collections import ConfigDict
