@@ -63,10 +63,10 @@ def get_config() -> ConfigDict:
         warmup=1.0,
         label_smoothing=0.05,
     )
-    # x and y of a source may be divided by the width and the height of some image: stretch.
-    # Legs are often hidden by furniture or cut off: drop them together.
+    # Stretch: a source may divide x and y by image width and height.
+    # Drop both legs together: they are often hidden or cut off.
     config.augment.update(
-        flip=0.0,  # classes may be sides; 0.5 where they are not
+        flip=0.0,  # 0.5 if no class is specific to a side
         rotation=7.0,
         stretch=0.4,
         joint_noise=0.006,

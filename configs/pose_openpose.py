@@ -15,13 +15,13 @@ from ml_collections import ConfigDict
 
 from jdance import config as defaults
 
-_EPOCHS_A_PHASE = 136_106 * 10 / 64_115
+_EPOCHS_PER_PHASE = 136_106 * 10 / 64_115
 
 
 def get_config() -> ConfigDict:
     config = defaults.pose()
     config.data.dir = "data/coco"
     config.model = ConfigDict(dict(network="openpose_vgg19", stages=6))
-    config.epochs = 5 * _EPOCHS_A_PHASE
-    config.optimizer.boundaries = tuple(i * _EPOCHS_A_PHASE for i in range(1, 5))
+    config.epochs = 5 * _EPOCHS_PER_PHASE
+    config.optimizer.boundaries = tuple(i * _EPOCHS_PER_PHASE for i in range(1, 5))
     return config

@@ -1,4 +1,4 @@
-"""What every test sees: several simulated devices, and real data where there is any."""
+"""Shared fixtures: four simulated devices, a tiny data set, and optional real data."""
 
 import atexit
 import os
@@ -6,14 +6,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
-# Before the first import of jax: four devices on one CPU, and quick compilation, which is what
-# most of the tests' time is spent on.
+# Before the first import of jax: four simulated CPU devices, and quick compilation, which dominates
+# the tests' time.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# What several tests compile, here or in processes that they start, is compiled once.
+# Compiled programs are shared among tests and their subprocesses.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jdance-compiled-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
@@ -34,25 +34,25 @@ REAL_DATA = Path(os.environ.get("JDANCE_TEST_DATA", ROOT.parent / "shared"))
 
 @pytest.fixture(scope="session")
 def real_data():
-    """A function from a name to the path of real test data; skips the test where it is absent."""
+    """A function from a name to the path of real test data; skips the test if it is absent."""
 
     def find(name: str) -> Path:
         path = REAL_DATA / name
         if not path.exists():
-            pytest.skip(f"real test data {name!r} is not here (JDANCE_TEST_DATA names its folder)")
+            pytest.skip(f"no real test data {name!r} (JDANCE_TEST_DATA is its folder)")
         return path
 
     return find
 
 
 def tiny_image(number: int) -> tuple[np.ndarray, np.ndarray]:
-    """A noisy image [96, 80, 3] with a bright disc at each joint of its one person [1, 18, 3]."""
+    """Returns an image [96, 80, 3] of noise and discs at the joints of one person [1, 18, 3]."""
     rng = np.random.default_rng(number)
     image = rng.integers(0, 90, (96, 80, 3), np.uint8)
     keypoints = np.ones((1, skeleton.NUM_JOINTS, 3), np.float32)
     keypoints[0, :, 0] = rng.uniform(15, 65, skeleton.NUM_JOINTS)
     keypoints[0, :, 1] = rng.uniform(15, 80, skeleton.NUM_JOINTS)
-    # The class can be learned: it is the height of the wrists.
+    # The class is the height of the wrists, so it can be learned.
     keypoints[0, [skeleton.R_WRIST, skeleton.L_WRIST], 1] = 15 + 30 * (number % 3)
     for x, y, _ in keypoints[0]:
         cv2.circle(image, (round(float(x)), round(float(y))), 3, (250, 250, 250), -1)
@@ -70,7 +70,7 @@ def eval_batches(source, config, *arguments, **options):
 
 
 def tiny_source(count: int = 60) -> sources.Source:
-    images = [
+    items = [
         sources.Item(
             name=f"image {i}",
             people=(sources.LabeledPerson("abc"[i % 3]),),
@@ -80,7 +80,7 @@ def tiny_source(count: int = 60) -> sources.Source:
         )
         for i in range(count)
     ]
-    return sources.Source(images, list("abc"))
+    return sources.Source(items, list("abc"))
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,9 @@
-"""Starts Python scripts in processes of their own, without the seconds that importing JAX takes.
+"""Forks Python scripts from a process that has imported JAX, to save its import time.
 
-python tests/program_server.py       # for tests/programs.py
+python tests/program_server.py       # started by tests/programs.py
 
-All is imported once, and the scripts' processes are forked from here, before any device is used.
-Each line on stdin is the JSON of [words of the command line, file for stdout, file for stderr, file
-for the exit status]; the answer is a line with the number of the process.
+No device is used before the fork. Each line on stdin is the JSON of [command line, file for stdout,
+file for stderr, file for the exit status]. The reply is a line with the process id.
 """
 
 import json
@@ -18,12 +17,12 @@ import warnings
 def preload() -> None:
     import pytest  # noqa: F401
 
-    # JAX warns of its threads, which it has only when a device has been used.
+    # JAX has no threads yet: it starts them when a device is first used.
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
 
 
 def become(words: list[str], stdout: str, stderr: str) -> None:
-    """Makes this process the script, as if it had been started by these words."""
+    """Runs the script in this process, as if started with this command line."""
     for number, path, mode in ((0, os.devnull, "r"), (1, stdout, "w"), (2, stderr, "w")):
         if number == 2 and stderr == stdout:
             os.dup2(1, 2)
@@ -37,7 +36,7 @@ def become(words: list[str], stdout: str, stderr: str) -> None:
 
 def main() -> None:
     preload()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait below
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the waiting processes below need no reaping
     for line in sys.stdin:
         words, stdout, stderr, result = json.loads(line)
         if os.fork():

@@ -1,4 +1,4 @@
-"""Programs as users run them, each in a process of its own."""
+"""Runs the programs of launch/ in separate processes, as users do."""
 
 import atexit
 import json
@@ -16,7 +16,7 @@ from conftest import ROOT
 
 @cache
 def _server():
-    """See tests/program_server.py; it ends when its stdin is closed."""
+    """Starts tests/program_server.py, which exits when its stdin is closed."""
     server = subprocess.Popen(
         [sys.executable, str(ROOT / "tests" / "program_server.py")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, bufsize=1,
@@ -27,24 +27,24 @@ def _server():
 
 
 class Script:
-    """A running Python script, to be used like a `subprocess.Popen`.
+    """A running Python script with the interface of `subprocess.Popen`.
 
     Args:
         words: the script's path and its arguments.
-        stdout: the file that gets its standard output.
-        stderr: the file that gets its standard error; None: the same.
+        stdout: file for its standard output.
+        stderr: file for its standard error; None: the same file.
     """
 
     def __init__(self, words, stdout, stderr=None):
         self._folder = tempfile.TemporaryDirectory()
         self._result = Path(self._folder.name, "status")
         self.stdout, self.returncode = Path(stdout), None
-        order = [list(map(str, words)), str(stdout), str(stderr or stdout), str(self._result)]
-        print(json.dumps(order), file=_server().stdin)
+        request = [list(map(str, words)), str(stdout), str(stderr or stdout), str(self._result)]
+        print(json.dumps(request), file=_server().stdin)
         self.pid = int(_server().stdout.readline())
 
     def poll(self):
-        """The exit status, that of a signal negative; None while it runs."""
+        """Returns the exit status, negative for a signal; None while the script runs."""
         if self.returncode is None and self._result.exists():
             self.returncode = int(self._result.read_text())
             self._folder.cleanup()
@@ -67,10 +67,14 @@ class Script:
 
 
 def program(name, *arguments, status=0, errors=None, warning=None):
-    """Runs a program of launch/; returns its standard output and the one line of its error.
+    """Runs a program of launch/; returns its standard output and its error lines.
 
-    `errors` is how many lines of errors there are; by default one where the status tells of one.
-    `warning` is part of its only warning, or "" if there must be none.
+    Args:
+        name: of the program.
+        *arguments: its command line.
+        status: expected exit status.
+        errors: expected number of error lines. Default: 1 for the statuses 1 and 74, else 0.
+        warning: part of the only expected warning; "": no warning; None: not checked.
     """
     words = [ROOT / "launch" / f"{name}.py", *arguments]
     with tempfile.TemporaryDirectory() as folder:
@@ -80,8 +84,8 @@ def program(name, *arguments, status=0, errors=None, warning=None):
             run.wait(300)
         finally:
             run.kill()
-            told, reported = stdout.read_text(), stderr.read_text()
-    assert run.returncode == status, told + reported
+            captured, reported = stdout.read_text(), stderr.read_text()
+    assert run.returncode == status, captured + reported
     assert "Traceback" not in reported
     lines = [line for line in reported.splitlines() if line.startswith("error:")]
     assert len(lines) == (status in (1, 74) if errors is None else errors), reported
@@ -89,4 +93,4 @@ def program(name, *arguments, status=0, errors=None, warning=None):
     if warning is not None:
         assert len(warnings) == bool(warning), reported
         assert all(warning in line for line in warnings), reported
-    return told, "".join(lines)
+    return captured, "".join(lines)

@@ -1,6 +1,5 @@
-"""The programs in launch/, run as users run them: end to end, and with mistakes."""
+"""The programs of launch/, run end to end and with invalid input."""
 
-import importlib
 import json
 import runpy
 import shlex
@@ -14,6 +13,7 @@ import pytest
 from conftest import ROOT, tiny_config, tiny_image
 from programs import program
 
+from jdance import cli
 from jdance import config as defaults
 from jdance.data import images, openpose_json, videos
 from jdance.errors import UserError
@@ -39,7 +39,7 @@ def photos(tmp_path):
     return folder
 
 
-def test_stage_from_data_set_to_recognised_scene(tmp_path):
+def test_stage_end_to_end(tmp_path):
     program("prepare", "--source=stage:tiny", f"--output={tmp_path / 'data'}", "--workers=2")
     run = tmp_path / "run"
     program(
@@ -57,11 +57,11 @@ def test_stage_from_data_set_to_recognised_scene(tmp_path):
     assert json.loads((run / "eval_val_without_all.json").read_text())["found"]["n"] == 0
 
     scenes, out = tmp_path / "scenes", tmp_path / "out"
-    who, _ = program("stage", f"--output={scenes}", "--dancers=4", "--width=320", "--height=240")
-    told, _ = program("recognize", f"--model={run}", f"--input={scenes}", f"--keypoints={scenes}",
-                      f"--output={out}", warning="")  # fmt: skip
-    assert "wrote 1 result to" in told
-    # The run knows that it has never seen a real image, and the scene that it is none.
+    drawn, _ = program("stage", f"--output={scenes}", "--dancers=4", "--width=320", "--height=240")
+    captured, _ = program("recognize", f"--model={run}", f"--input={scenes}",
+                          f"--keypoints={scenes}", f"--output={out}", warning="")  # fmt: skip
+    assert "wrote 1 result to" in captured
+    # Without the key points beside it, the scene counts as a real image.
     (scenes / "scene-0.jpg").rename(scenes / "photo.jpg")
     program(
         "recognize", f"--model={run}", f"--input={scenes / 'photo.jpg'}", "--pose=stage",
@@ -71,16 +71,16 @@ def test_stage_from_data_set_to_recognised_scene(tmp_path):
     assert (found["width"], found["height"], found["fps"]) == (320, 240, None)
     assert found["classes"] == result["classes"]
     people = found["frames"][0]["people"]
-    assert len(people) == len(who.split("left to right ")[1].split(","))
+    assert len(people) == len(drawn.split("left to right ")[1].split(","))
     for person in people:
         assert np.shape(person["keypoints"]) == (18, 3) and len(person["box"]) == 4
         assert person["motion"] == found["classes"][int(np.argmax(person["probabilities"]))]
     assert images.read(out / "scene-0.jpg").shape == (240, 320, 3)
 
 
-def test_summary_needs_neither_data_nor_a_folder():
-    told, _ = program("train", "--config=configs/quickstart.py", "--summary")
-    assert "stage4_block1" in told and "614,681" in told
+def test_summary_needs_no_data():
+    captured, _ = program("train", "--config=configs/quickstart.py", "--summary")
+    assert "stage4_block1" in captured and "614,681" in captured
 
 
 CONFIG_WITH_ARGUMENT = """
@@ -94,8 +94,8 @@ def get_config(size="large"):
 """
 
 
-def test_a_configuration_with_an_argument(tiny_data, tmp_path):
-    """And a data set without val: what training says of it, and what comes next."""
+def test_config_with_argument(tiny_data, tmp_path):
+    """Also covers a data set without val, where the next command evaluates on train."""
     file, run, data = tmp_path / "sized.py", tmp_path / "a run", tmp_path / "data"
     file.write_text(CONFIG_WITH_ARGUMENT)
     shutil.copytree(tiny_data, data)
@@ -103,31 +103,31 @@ def test_a_configuration_with_an_argument(tiny_data, tmp_path):
     del info["splits"]["val"]
     (data / "dataset.json").write_text(json.dumps(info))
     common = f"--workdir={run}", f"--config.data.dir={data}", "--config.batch_size=8"
-    told, _ = program("train", f"--config={file}:small", *common)
+    captured, _ = program("train", f"--config={file}:small", *common)
     written = json.loads((run / "config.json").read_text())["config"]
     assert written["model"]["fusion_widths"] == [8]
-    assert told.endswith(f"next: python launch/evaluate.py --workdir='{run}' --split=train\n")
+    assert captured.endswith(f"next: python launch/evaluate.py --workdir='{run}' --split=train\n")
     for argument, message in ((":tiny", "not a configuration (KeyError('tiny'))"), ("", "fusion")):
         _, error = program("train", f"--config={file}{argument}", *common, status=1)
         assert message in error
 
 
-def test_a_source_where_a_data_set_belongs(trained, tmp_path):
+def test_source_instead_of_data_set(trained, tmp_path):
     source = tmp_path / "my poses.npz"
     source.write_bytes(b"")
     (tmp_path / "photos").mkdir()
-    for place in (source, tmp_path / "photos"):
+    for path in (source, tmp_path / "photos"):
         expected = "that is a source, not a data set (no dataset.json); prepare it first: "
-        expected += f"python launch/prepare.py --source={shlex.quote(str(place))} --output="
+        expected += f"python launch/prepare.py --source={shlex.quote(str(path))} --output="
         for name, *words in [
-            ("evaluate", f"--workdir={trained}", f"--data={place}"),
+            ("evaluate", f"--workdir={trained}", f"--data={path}"),
             ("train", "--config=configs/keypoints.py", f"--workdir={tmp_path / 'new'}",
-             f"--config.data.dir={place}"),
+             f"--config.data.dir={path}"),
         ]:  # fmt: skip
             assert expected in program(name, *words, status=1)[1]
 
 
-def test_import_of_a_resnet(tmp_path):
+def test_import_resnet(tmp_path):
     rng = np.random.default_rng(0)
     model = defaults.model()
     model.update(resnet.KINDS["resnet18"], attention=-1, branches="image")
@@ -140,14 +140,14 @@ def test_import_of_a_resnet(tmp_path):
             header[resnet._torch_name(path)] = entry
     text = json.dumps(header).encode()
     file = tmp_path / "resnet18.safetensors"
-    numbers = rng.uniform(0.01, 0.02, end // 4).astype(np.float32)
-    file.write_bytes(len(text).to_bytes(8, "little") + text + numbers.tobytes())
-    told, _ = program("import_weights", "--network=resnet18", f"--input={file}",
+    values = rng.uniform(0.01, 0.02, end // 4).astype(np.float32)
+    file.write_bytes(len(text).to_bytes(8, "little") + text + values.tobytes())
+    captured, _ = program("import_weights", "--network=resnet18", f"--input={file}",
                       f"--output={tmp_path / 'imported'}")  # fmt: skip
-    assert "resnet18, 11,176,512 parameters, no attention, no classifier" in told
+    assert "resnet18, 11,176,512 parameters, no attention, no classifier" in captured
 
 
-def test_prepare_lists_bad_files_and_keeps_the_good_ones(real_data, photos, tmp_path):
+def test_prepare_skips_bad_files(real_data, photos, tmp_path):
     pose = real_data("pose/mobilenet_v2_small.pb")
     for i, name in enumerate(("p1.jpg", "p2.jpg", "apink3.jpg", "golf.jpg")):
         folder = tmp_path / "in" / "ab"[i % 2]
@@ -155,10 +155,10 @@ def test_prepare_lists_bad_files_and_keeps_the_good_ones(real_data, photos, tmp_
         (folder / name).write_bytes(real_data(f"photos/{name}").read_bytes())
     (tmp_path / "in" / "a" / "text.jpg").write_text("no image")
     out = tmp_path / "data"
-    told, error = program(
+    captured, error = program(
         "prepare", f"--source={tmp_path / 'in'}", f"--output={out}", f"--pose={pose}", status=1
     )
-    assert "1 of the inputs skipped" in error and "text.jpg: not a readable image" in told
+    assert "1 of the inputs skipped" in error and "text.jpg: not a readable image" in captured
     info = json.loads((out / "dataset.json").read_text())
     assert sum(split["count"] for split in info["splits"].values()) == 4
     assert sum(split["people_found"] for split in info["splits"].values()) == 4
@@ -190,24 +190,24 @@ def test_prepare_lists_bad_files_and_keeps_the_good_ones(real_data, photos, tmp_
          "model.block='wide': expected basic or bottleneck"),
     ],
 )  # fmt: skip
-def test_mistakes_get_one_line(name, arguments, message, photos, tmp_path):
+def test_invalid_input_gets_one_line(name, arguments, message, photos, tmp_path):
     (tmp_path / "empty").mkdir()
-    places = {
+    paths = {
         "=empty": f"={tmp_path / 'empty'}",
         "=photos": f"={photos}",
         "=o": f"={tmp_path / 'o'}",
         "=CONFIG": "=configs/quickstart.py",
     }
-    for short, place in places.items():
+    for short, path in paths.items():
         arguments = [
-            word.replace(short, place, 1) if word.startswith("--") and short in word else word
+            word.replace(short, path, 1) if word.startswith("--") and short in word else word
             for word in arguments
         ]
     _, error = program(name, *arguments, status=1)
     assert message in error
 
 
-def test_evaluating_and_recognising_with_mistakes(trained, photos, tmp_path):
+def test_evaluate_and_recognize_with_invalid_input(trained, photos, tmp_path):
     _, error = program("evaluate", f"--workdir={trained}", "--split=dev", status=1)
     assert "it has train, val" in error
     (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff")
@@ -215,13 +215,13 @@ def test_evaluating_and_recognising_with_mistakes(trained, photos, tmp_path):
     points.mkdir()
     for name, number in (("0", 0), ("broken", 1)):
         openpose_json.write(points / f"{name}_keypoints.json", tiny_image(number)[1])
-    told, error = program(
+    captured, error = program(
         "recognize", f"--model={trained}", f"--input={photos}", f"--keypoints={points}",
         f"--output={tmp_path / 'out'}", status=1,
     )  # fmt: skip
     assert "2 of 3 inputs skipped" in error
-    assert "broken.jpg: not a readable image" in told
-    assert "1_keypoints.json: no such file" in told
+    assert "broken.jpg: not a readable image" in captured
+    assert "1_keypoints.json: no such file" in captured
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0.json", "0.png"]
     _, error = program(
         "recognize", f"--model={trained}", f"--input={photos}", f"--pose={photos / '0.png'}",
@@ -230,8 +230,8 @@ def test_evaluating_and_recognising_with_mistakes(trained, photos, tmp_path):
     assert "0.png" in error
 
 
-def test_what_recognize_cannot_read_is_listed(trained, photos, tmp_path):
-    """All but hidden files, key points of the inputs, and the results."""
+def test_recognize_lists_unreadable_files(trained, photos, tmp_path):
+    """Hidden files, key points of the inputs, and results are not listed."""
     points = photos / "points"
     points.mkdir()
     for name in ("0", "1"):
@@ -239,38 +239,37 @@ def test_what_recognize_cannot_read_is_listed(trained, photos, tmp_path):
     (photos / "0_keypoints.json").write_text("{}")
     (photos / ".hidden").touch()
     run = f"--model={trained}", f"--input={photos}", f"--keypoints={points}"
-    told, _ = program("recognize", *run, f"--output={photos / 'out'}")
-    assert "wrote 2 results" in told and "skipped" not in told
-    others = ["0_notes.xcf", "c.psd", "more"]
+    captured, _ = program("recognize", *run, f"--output={photos / 'out'}")
+    assert "wrote 2 results" in captured and "skipped" not in captured
+    unreadable = ["0_notes.xcf", "c.psd", "more"]
     (photos / "more").mkdir()
-    for name in others[:2]:
+    for name in unreadable[:2]:
         (photos / name).write_bytes(b"no image that can be read")
-    told, error = program("recognize", *run, f"--output={photos / 'out'}", status=1)
-    assert "wrote 2 results" in told and "3 of 5 inputs skipped" in error
-    for name in others[:2]:
-        assert f"skipped {photos / name}: not a kind of image or video that can be read" in told
-    assert f"skipped {photos / 'more'}: a folder, which is not looked into" in told
+    captured, error = program("recognize", *run, f"--output={photos / 'out'}", status=1)
+    assert "wrote 2 results" in captured and "3 of 5 inputs skipped" in error
+    for name in unreadable[:2]:
+        assert f"skipped {photos / name}: not a kind of image or video that can be read" in captured
+    assert f"skipped {photos / 'more'}: a folder, which is not looked into" in captured
     for name in ("0.png", "1.png", "0_keypoints.json"):
         (photos / name).unlink()
-    told, error = program("recognize", *run, f"--output={tmp_path / 'none'}", status=1)
-    assert "c.psd" in told and "inputs skipped" in error
+    captured, error = program("recognize", *run, f"--output={tmp_path / 'none'}", status=1)
+    assert "c.psd" in captured and "inputs skipped" in error
 
 
-def test_a_full_disk_ends_recognition_at_once(trained, photos, tmp_path):
+def test_full_disk_ends_recognition(trained, photos, tmp_path):
     for name in ("0", "1"):
         openpose_json.write(photos / f"{name}_keypoints.json", tiny_image(int(name))[1])
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "0.json").symlink_to("/dev/full")
-    told, error = program(
+    captured, error = program(
         "recognize", f"--model={trained}", f"--input={photos}", f"--keypoints={photos}",
         f"--output={tmp_path / 'out'}", status=74,
     )  # fmt: skip
-    assert "No space left on device" in told and "wrote 0 results" in told
+    assert "No space left on device" in captured and "wrote 0 results" in captured
     assert "out: the disk is full" in error and not (tmp_path / "out" / "1.json").exists()
 
 
-def test_a_damaged_checkpoint_is_one_line(trained, tmp_path):
-    """Not the tracebacks of threads, which `program` refuses."""
+def test_damaged_checkpoint_is_one_line(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     for path in (tmp_path / "run" / "checkpoints").glob("*/default/d/*"):
         path.write_bytes(path.read_bytes()[:10])
@@ -278,23 +277,22 @@ def test_a_damaged_checkpoint_is_one_line(trained, tmp_path):
     assert "every checkpoint in it is damaged" in error
 
 
-def test_home_folder_in_flags_and_configurations(tiny_data, tmp_path, monkeypatch):
+def test_home_folder_in_flags_and_configs(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     config = tmp_path / "c.py"
     config.write_text(
         "from jdance import config\n\n\ndef get_config():\n    base = config.base()\n"
         "    base.data.dir = '~/none'\n    return base\n"
     )
-    launcher = importlib.import_module("jdance.cli")
     words = ["--config=~/c.py", "--workdir", "~/a", "--x=~/b,~/c", "--y=a~b", "~", "--z"]
-    assert [launcher._expand_flag(word) for word in words] == [
+    assert [cli._expand_flag(word) for word in words] == [
         f"--config={config}", "--workdir", f"{tmp_path}/a", f"--x={tmp_path}/b,{tmp_path}/c",
         "--y=a~b", str(tmp_path), "--z",
     ]  # fmt: skip
     with pytest.raises(UserError, match="no such home folder"):
-        launcher._expand_flag("--output=~nobody-of-this-name/x")
+        cli._expand_flag("--output=~nobody-of-this-name/x")
     loaded = runpy.run_path(str(config))["get_config"]()
-    launcher._expand_config(loaded)
+    cli._expand_config(loaded)
     assert loaded.data.dir == f"{tmp_path}/none"
     (tmp_path / "data").symlink_to(tiny_data)
     script = (
@@ -304,14 +302,14 @@ def test_home_folder_in_flags_and_configurations(tiny_data, tmp_path, monkeypatc
         "run(lambda: print(config.value.data.dir))"
     )
     for override, folder in ((), "none"), (("--config.data.dir=~/data",), "data"):
-        told = subprocess.run(
+        captured = subprocess.run(
             [sys.executable, "-c", script, "--config=~/c.py", *override],
             check=True, capture_output=True, text=True, cwd=ROOT,
         ).stdout  # fmt: skip
-        assert told.strip() == f"{tmp_path}/{folder}"
+        assert captured.strip() == f"{tmp_path}/{folder}"
 
 
-def test_a_video_from_file_to_timeline(trained, tmp_path):
+def test_video_end_to_end(trained, tmp_path):
     points = tmp_path / "points"
     points.mkdir()
     (tmp_path / "in").mkdir()
@@ -325,11 +323,11 @@ def test_a_video_from_file_to_timeline(trained, tmp_path):
             openpose_json.write(openpose_json.path_for_frame("x.webm", i, points), both)
     (tmp_path / "in" / "y.webm").write_bytes(b"no video")
     out = tmp_path / "out"
-    told, error = program(
+    captured, error = program(
         "recognize", f"--model={trained}", f"--input={tmp_path / 'in'}", f"--keypoints={points}",
         f"--output={out}", "--every=2", "--end=2.05", "--min_confidence=0.1", status=1,
     )  # fmt: skip
-    assert "y.webm: not a readable video" in told and "1 of 2 inputs skipped" in error
+    assert "y.webm: not a readable video" in captured and "1 of 2 inputs skipped" in error
     found = json.loads((out / "x.json").read_text())
     assert (found["width"], found["height"], found["fps"]) == (160, 96, 5.0)
     assert [frame["index"] for frame in found["frames"]] == list(range(0, 21, 2))
@@ -343,14 +341,14 @@ def test_a_video_from_file_to_timeline(trained, tmp_path):
     assert sorted(p.suffix for p in out.iterdir()) == sorted(
         [".json", ".csv", ".html", videos.output_path(out / "x").suffix]
     )
-    # The same key points without the video: this network needs images.
+    # Key points alone are not enough for a network with an image branch.
     _, error = program("recognize", f"--model={trained}", f"--input={points}",
                        f"--output={out}", status=1)  # fmt: skip
     assert "1 of 1 input skipped" in error
 
 
-def test_calibration_is_kept_with_the_run(trained):
-    told, _ = program("evaluate", f"--workdir={trained}", "--split=val", "--calibrate")
-    kept = json.loads((trained / "calibration.json").read_text())
-    assert 0.05 <= kept["temperature"] <= 20 and kept["n"] == 15
-    assert f"temperature {kept['temperature']:.3f}" in told
+def test_calibration_is_stored_in_the_run(trained):
+    captured, _ = program("evaluate", f"--workdir={trained}", "--split=val", "--calibrate")
+    stored = json.loads((trained / "calibration.json").read_text())
+    assert 0.05 <= stored["temperature"] <= 20 and stored["n"] == 15
+    assert f"temperature {stored['temperature']:.3f}" in captured

@@ -1,4 +1,4 @@
-"""Long runs, left out by default: bash launch/test.sh -m slow."""
+"""Long runs: bash launch/test.sh -m slow."""
 
 import json
 import os
@@ -31,14 +31,14 @@ def quickstart(tmp_path_factory):
     return folder
 
 
-def test_quickstart_learns_what_the_features_alone_do_not_show(quickstart):
+def test_quickstart_beats_the_nearest_class_mean(quickstart):
     result = json.loads((quickstart / "eval_test.json").read_text())
     assert result["accuracy"] >= 0.78
     assert result["nearest_mean_accuracy"] < 0.70
     assert len(list((quickstart / "recognized").glob("*.jpg"))) == 3
 
 
-def test_motions_in_films(quickstart, tmp_path):
+def test_timelines_of_stage_videos(quickstart, tmp_path):
     program(
         "stage", f"--output={tmp_path}", "--video", "--scenes=5", "--seconds=15", "--fps=10",
         "--seed=1001", "--width=640", "--height=480",
@@ -56,13 +56,13 @@ def test_motions_in_films(quickstart, tmp_path):
     assert np.mean([score.f1 for score in scores]) >= 0.7
 
 
-def test_the_bench_of_recognition(capfd):
+def test_bench_recognize(capfd):
     program("bench_recognize", "--config=configs/quickstart.py", "--pose=stage", "--people=1,20",
             "--rounds=1")  # fmt: skip
     assert "one more person:" in capfd.readouterr().out
 
 
-def test_the_papers_network_takes_real_steps_at_batch_4(tmp_path):
+def test_paper_network_trains_at_batch_4(tmp_path):
     program("prepare", "--source=stage:tiny", f"--output={tmp_path / 'data'}")
     program(
         "train", "--config=configs/paper.py", f"--workdir={tmp_path / 'run'}",
@@ -77,7 +77,7 @@ def test_the_papers_network_takes_real_steps_at_batch_4(tmp_path):
 
 
 def test_yoga5(real_data, tmp_path):
-    """One seed of configs/yoga5.py, from photos to the test photos that are not nearly in train."""
+    """One seed of configs/yoga5.py, evaluated without near-duplicates of training photos."""
     manifest = real_data("photos/yoga5/manifest.csv")
     pose = real_data("pose/mobilenet_v2_small.pb")
     run(
@@ -99,7 +99,7 @@ def test_yoga5(real_data, tmp_path):
     assert result["n"] == 75 and result["accuracy"] >= 0.89
 
 
-def test_a_reduced_reproduction(tmp_path):
+def test_reduced_reproduction(tmp_path):
     program("prepare", "--source=stage:quickstart", f"--output={tmp_path / 'data'}", "--workers=2")
     arguments = (f"--data={tmp_path / 'data'}", f"--output={tmp_path / 'out'}", "--preset=reduced")
     program("reproduce", *arguments)
@@ -107,5 +107,5 @@ def test_a_reduced_reproduction(tmp_path):
     scores = {row["variant"]: row["runs"][0]["score"] for row in rows}
     assert len(scores) == 4 and scores["proposed"] >= 0.8 and min(scores.values()) >= 0.5
     before = (tmp_path / "out" / "tables.md").read_text()
-    program("reproduce", *arguments)  # nothing is left to do
+    program("reproduce", *arguments)  # all runs are completed
     assert (tmp_path / "out" / "tables.md").read_text() == before
