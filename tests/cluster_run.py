@@ -60,7 +60,7 @@ def main() -> int:
     MotionTask.train_batches = recorded
     where = distributed.address_from_flags(FLAGS.coordinator, FLAGS.process_id, FLAGS.num_processes, {})
     try:
-        with distributed.member(where, FLAGS.watchdog):
+        with distributed.initialized(where, FLAGS.watchdog):
             result = loop.train(config, workdir, resume=FLAGS.resume, watchdog=FLAGS.watchdog)
             print("result", result["n"], result["confusion"], flush=True)
     except Preempted as notice:

@@ -45,6 +45,7 @@ from jdance.data import (
     sources,
     videos,
 )
+from jdance.pose import importers
 from jdance.pose import weights as pose_weights
 from jdance.train import calibration, distributed, experiment, loop, posture, tasks
 from jdance.train.checkpoints import Checkpoints
@@ -234,7 +235,7 @@ def _read_graphs(folder: Path) -> None:
     (path,) = folder.iterdir()
     graphdef.read_constants(path)
     if path.name == "graph.pb":
-        pose_weights.import_mobilenet_v2_small(path)
+        importers.import_mobilenet_v2_small(path)
 
 
 def _caffe(folder: Path) -> list[Sample]:
@@ -412,13 +413,13 @@ def _runs(folder: Path) -> list[Sample]:
 
 def _read_run(folder: Path) -> None:
     loop.load(folder / "run")
-    calibration.temperature_of(folder / "run")
+    calibration.load_temperature(folder / "run")
 
 
 def _read_config(folder: Path) -> None:
     config, _ = experiment.read(folder / "run")
     experiment.check(tasks.make(config, ["a", "b", "c"]))
-    calibration.temperature_of(folder / "run")
+    calibration.load_temperature(folder / "run")
 
 
 TARGETS: dict[str, Target] = {

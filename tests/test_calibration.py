@@ -11,9 +11,9 @@ def _examples(temperature, count=4000):
     """Labels drawn from softmax(logits / temperature), and the probabilities softmax(logits)."""
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 3, (count, 4))
-    true = calibration.soften(np.exp(logits), temperature)
+    true = calibration.apply_temperature(np.exp(logits), temperature)
     labels = (true.cumsum(-1) > rng.random((count, 1))).argmax(-1)
-    return calibration.soften(np.exp(logits), 1.0), labels
+    return calibration.apply_temperature(np.exp(logits), 1.0), labels
 
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0, 2.5])
@@ -23,19 +23,19 @@ def test_finds_the_temperature(tmp_path, temperature):
     assert result["temperature"] == pytest.approx(temperature, rel=0.1)
     error = result["expected_calibration_error"]
     assert error["after"] < 0.03 and error["after"] <= error["before"] + 0.01
-    assert calibration.temperature_of(tmp_path) == result["temperature"]
-    assert calibration.temperature_of(tmp_path, "best") == 1  # another network
+    assert calibration.load_temperature(tmp_path) == result["temperature"]
+    assert calibration.load_temperature(tmp_path, "best") == 1  # another network
 
 
 def test_expected_error():
     sure = np.array([[0.9, 0.1]] * 10)
-    assert calibration.expected_error(sure, np.array([0] * 9 + [1])) == pytest.approx(0)
-    assert calibration.expected_error(sure, np.ones(10, int)) == pytest.approx(0.9)
+    assert calibration.expected_calibration_error(sure, np.array([0] * 9 + [1])) == pytest.approx(0)
+    assert calibration.expected_calibration_error(sure, np.ones(10, int)) == pytest.approx(0.9)
 
 
 def test_no_or_a_damaged_calibration(tmp_path):
-    assert calibration.temperature_of(tmp_path) == 1
+    assert calibration.load_temperature(tmp_path) == 1
     for text in ("", "[]", '{"temperature": "x"}', '{"temperature": 0}', '{"temperature": NaN}'):
         (tmp_path / "calibration.json").write_text(text)
         with pytest.raises(UserError, match=r"calibration\.json"):
-            calibration.temperature_of(tmp_path)
+            calibration.load_temperature(tmp_path)

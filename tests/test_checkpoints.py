@@ -133,7 +133,7 @@ def test_a_checkpoint_of_the_oldest_orbax(tmp_path):
     assert newest(tmp_path, owner=False) == (2, [])
     with closing(Checkpoints(tmp_path)) as checkpoints:
         assert checkpoints.score(1) == 0.5 and checkpoints.score(2) is None
-        assert checkpoints.as_numpy(1)["step"] == 1
+        assert checkpoints.restore_numpy(1)["step"] == 1
     save(tmp_path, {3: None, 4: 0.3}, kept=2, best=1)
     assert steps_in(tmp_path) == [1, 3, 4] and newest(tmp_path) == (4, [])
 

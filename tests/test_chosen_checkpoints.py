@@ -41,8 +41,8 @@ def run(tiny_data, tmp_path_factory):
 
 def test_the_right_variables_are_loaded(run):
     with closing(checkpoints.Checkpoints(run)) as saved:
-        assert [saved.step_of(which) for which in ("newest", "best", "4")] == [5, 2, 4]
-        expected = {step: saved.as_numpy(step)["params"] for step in (2, 4, 5)}
+        assert [saved.resolve(which) for which in ("newest", "best", "4")] == [5, 2, 4]
+        expected = {step: saved.restore_numpy(step)["params"] for step in (2, 4, 5)}
     for which, step in {"newest": 5, "best": 2, "4": 4, "2": 2}.items():
         _, _, variables = loop.load(run, which)
         jax.tree.map(np.testing.assert_array_equal, variables["params"], expected[step])
@@ -62,7 +62,7 @@ def test_every_score_has_its_checkpoint(tiny_data, tmp_path, monkeypatch):
     loop.train(config, tmp_path)
     with closing(checkpoints.Checkpoints(tmp_path)) as saved:
         assert saved.steps() == [4, 8]  # the best and the newest: no more are kept
-        assert saved.step_of("best") == 4 and saved.score(4) == 0.9
+        assert saved.resolve("best") == 4 and saved.score(4) == 0.9
 
 
 @pytest.mark.parametrize("which", ["3", "-1", "latest", "", "4.0"])

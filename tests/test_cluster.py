@@ -78,7 +78,7 @@ def final_state(workdir):
     """The newest checkpoint: its step, and its leaves by path."""
     with closing(Checkpoints(Path(workdir))) as checkpoints:
         step = checkpoints.latest_step()
-        flat, _ = jax.tree_util.tree_flatten_with_path(checkpoints.as_numpy(step))
+        flat, _ = jax.tree_util.tree_flatten_with_path(checkpoints.restore_numpy(step))
     return step, {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in flat}
 
 
@@ -109,14 +109,14 @@ def test_flags_say_who_is_who():
 
 def test_a_job_step_of_several_tasks_is_a_cluster():
     slurm = dict.fromkeys(distributed._SLURM, "1")
-    assert distributed.launcher({}) is None
-    assert distributed.launcher(slurm) is None  # srun with one task
-    assert distributed.launcher(slurm | {"SLURM_NTASKS": "2"}) == "slurm"
-    assert distributed.launcher({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2"}) is None  # no srun
+    assert distributed.detect_launcher({}) is None
+    assert distributed.detect_launcher(slurm) is None  # srun with one task
+    assert distributed.detect_launcher(slurm | {"SLURM_NTASKS": "2"}) == "slurm"
+    assert distributed.detect_launcher({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2"}) is None  # no srun
     mpi = {"OMPI_COMM_WORLD_SIZE": "2"}
-    assert distributed.launcher(mpi) == distributed.launcher(slurm | mpi) == "mpi4py"
-    assert distributed.launcher(mpi | {"OMPI_MCA_orte_hnp_uri": "x"}) == "ompi"
-    assert distributed.launcher({"OMPI_COMM_WORLD_SIZE": "1"}) is None
+    assert distributed.detect_launcher(mpi) == distributed.detect_launcher(slurm | mpi) == "mpi4py"
+    assert distributed.detect_launcher(mpi | {"OMPI_MCA_orte_hnp_uri": "x"}) == "ompi"
+    assert distributed.detect_launcher({"OMPI_COMM_WORLD_SIZE": "1"}) is None
 
 
 # --- One run in three layouts -------------------------------------------------------------------

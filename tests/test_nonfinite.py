@@ -93,7 +93,7 @@ def test_an_unknown_policy(config, tmp_path):
     config.on_nonfinite = "ignore"
     with pytest.raises(UserError, match="on_nonfinite=ignore: expected one of stop, skip"):
         loop.train(config, tmp_path)
-    assert distributed.is_first()
+    assert distributed.is_main_process()
 
 
 def test_the_same_seed_gives_the_same_numbers(config, tmp_path):

@@ -26,7 +26,7 @@ def test_version_5_needs_mpi4py(monkeypatch):
     monkeypatch.delenv("OMPI_MCA_orte_hnp_uri", raising=False)
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     monkeypatch.setattr(distributed, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install mpi4py"), distributed.member(None):
+    with pytest.raises(UserError, match="pip install mpi4py"), distributed.initialized(None):
         pass
 
 

@@ -91,13 +91,13 @@ def test_steered_training_without_its_memory(tiny_data, tmp_path):
     with pytest.raises(UserError, match=r"sampling.json: is damaged"):
         loop.train(config, tmp_path)
     (tmp_path / "sampling.json").unlink()
-    with pytest.raises(UserError, match=r"sampling.json: does not tell the sampling at step 9"):
+    with pytest.raises(UserError, match=r"sampling.json: has no entry up to step 9"):
         loop.train(config, tmp_path)
 
 
 def test_sampling_is_off_by_default_and_checked(tiny_data, tmp_path):
     plain = Sampler(tiny_config(tiny_data), tmp_path, [], 3, 5)
-    assert plain.shares(0, dict) is None and not plain.changes(5)
+    assert plain.class_fractions(0, dict) is None and not plain.changes(5)
     config = sampled_config(tiny_data, "even")
     with pytest.raises(UserError, match="sampling=even: expected one of shuffled, balanced, conf"):
         loop.train(config, tmp_path)

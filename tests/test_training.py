@@ -4,6 +4,7 @@ import json
 from contextlib import closing
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -148,8 +149,10 @@ def test_summary_counts():
         "probabilities": probabilities,
         "label": np.array([0, 1, 1, 0, 1]),
         "valid": np.array([True, True, False, False, True]),
+        "index": np.arange(5),
     }
-    result = evaluation.summarize(predictions, ["a", "b", "c"])
+    result = evaluation.summarize(predictions, ["a", "b", "c"], Path("data"), "val")
+    assert result["data"] == "data" and [m["index"] for m in result["mistakes"]] == [1, 3]
     assert result["n"] == 5 and result["accuracy"] == pytest.approx(3 / 5)
     assert result["mean_class_accuracy"] == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert result["loss"] == pytest.approx(-(3 * np.log(0.8) + 2 * np.log(0.1)) / 5)
@@ -176,9 +179,7 @@ def test_training_learns_and_writes_what_it_should(tiny_data, tmp_path):
     assert classes == ["a", "b", "c"] and read.model.classes == 3
     source = records.Dataset(tiny_data).source("val")
     again = evaluation.summarize(
-        evaluation.predict(
-            evaluation.make_eval_step(read), variables, eval_batches(source, read)
-        ),
+        evaluation.predict(evaluation.make_eval_step(read), variables, eval_batches(source, read)),
         *(classes, tiny_data, "val"),
     )
     assert again | {"step": 168} == result
@@ -199,7 +200,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tiny_data, tmp_path)
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("batch_size", 6, "cannot be shared equally by 4 devices"),
+        ("batch_size", 6, "batch_size=6: not divisible by 4 devices"),
         ("optimizer.schedule", "linear", "expected piecewise or cosine"),
         ("optimizer.name", "lion", "expected sgd, adam or adamw"),
         ("model.features", "foo", "expected one of fused18, pos18, full"),
@@ -212,7 +213,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tiny_data, tmp_path)
         ("epochs", float("nan"), "epochs=nan"),
         ("data.dir", "nothing", "no such file"),
         ("model.dropout", 1.5, "must be less than 1"),
-        ("augment.flip", 7.0, "a share, must be at most 1"),
+        ("augment.flip", 7.0, "a fraction, must be at most 1"),
     ],
 )
 def test_mistakes_in_the_configuration(tiny_data, tmp_path, key, value, message):

@@ -1,7 +1,7 @@
-"""Probabilities that mean what they say: one temperature, fitted on held-out examples.
+"""Temperature scaling of a classifier's logits, fitted on held-out examples.
 
-Logits are divided by the temperature before the softmax (Guo et al., "On Calibration of Modern
-Neural Networks", 2017). It changes no decision, only how sure the network says it is.
+Logits are divided by one temperature before the softmax, which changes confidences but no
+prediction (Guo et al., "On Calibration of Modern Neural Networks", 2017).
 """
 
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import optimize
+from scipy import optimize, special
 
 from jdance.errors import UserError
 from jdance.train.checkpoints import NEWEST, suffix
@@ -17,35 +17,36 @@ from jdance.train.checkpoints import NEWEST, suffix
 _RANGE = (0.05, 20.0)  # of temperatures
 
 
-def expected_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error: the mean gap between confidence and accuracy over equal bins.
+def expected_calibration_error(
+    probabilities: np.ndarray, labels: np.ndarray, bins: int = 15
+) -> float:
+    """Mean gap between confidence and accuracy over equal-width bins of the confidence.
 
     Args:
         probabilities: float [N, M].
         labels: int [N].
-        bins: of the confidence, from 0 to 1.
+        bins: their number.
     """
     confidence = probabilities.max(-1)
-    right = probabilities.argmax(-1) == labels
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(place, weights=confidence - right, minlength=bins)
+    correct = probabilities.argmax(-1) == labels
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(index, weights=confidence - correct, minlength=bins)
     return float(np.abs(gaps).sum() / max(len(labels), 1))
 
 
-def soften(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities [N, M] as they would be with their logits divided by the temperature."""
+def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities float64 [N, M] whose logits are divided by the temperature."""
     logits = np.log(np.maximum(probabilities.astype(np.float64), 1e-30)) / temperature
-    logits -= logits.max(-1, keepdims=True)
-    return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    return special.softmax(logits, -1)
 
 
 def fit(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature with the smallest cross-entropy on N examples."""
+    """The temperature with the lowest cross-entropy; shapes as above."""
     rows = np.arange(len(labels))
 
     def loss(log_temperature: float) -> float:
-        own = soften(probabilities, np.exp(log_temperature))[rows, labels]
-        return float(-np.log(np.maximum(own, 1e-30)).mean())
+        true = apply_temperature(probabilities, np.exp(log_temperature))[rows, labels]
+        return float(-np.log(np.maximum(true, 1e-30)).mean())
 
     low, high = np.log(_RANGE)
     return float(np.exp(optimize.minimize_scalar(loss, bounds=(low, high), method="bounded").x))
@@ -58,20 +59,21 @@ def calibrate(
     workdir: Path,
     checkpoint: str = NEWEST,
 ) -> tuple[dict[str, Any], Path]:
-    """Fits the temperature of a checkpoint and writes it where `temperature_of` finds it.
+    """Fits the temperature of a checkpoint and writes it for `load_temperature`.
 
     Returns:
-        What is written: temperature, split, n, and expected_calibration_error before and after;
-        and the file, WORKDIR/calibration[_best|_stepN].json.
+        The content: temperature, split, n, and expected_calibration_error before and after; and the
+        file, WORKDIR/calibration[_best|_stepN].json.
     """
     temperature = fit(probabilities, labels)
+    scaled = apply_temperature(probabilities, temperature)
     result = {
         "temperature": temperature,
         "split": split,
         "n": len(labels),
         "expected_calibration_error": {
-            "before": expected_error(probabilities, labels),
-            "after": expected_error(soften(probabilities, temperature), labels),
+            "before": expected_calibration_error(probabilities, labels),
+            "after": expected_calibration_error(scaled, labels),
         },
     }
     path = _path(workdir, checkpoint)
@@ -79,11 +81,11 @@ def calibrate(
     return result, path
 
 
-def temperature_of(workdir: Path, checkpoint: str = NEWEST) -> float:
+def load_temperature(workdir: Path, checkpoint: str = NEWEST) -> float:
     """The temperature of a run's checkpoint; 1 if it has not been calibrated.
 
     Raises:
-        UserError: its calibration.json is damaged.
+        UserError: the calibration file is damaged.
     """
     path = _path(workdir, checkpoint)
     try:

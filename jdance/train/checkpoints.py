@@ -1,4 +1,4 @@
-"""Checkpoints of the training state, by orbax: written in the background, by all processes."""
+"""Checkpoints of the training state: orbax, written asynchronously by all processes."""
 
 import json
 import os
@@ -8,9 +8,11 @@ import threading
 import time
 import traceback
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache, cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,21 +25,21 @@ from etils import epath
 from jdance import files
 from jdance.errors import UserError, exit_status, os_error
 from jdance.train import distributed
-from jdance.train.distributed import of_this_process, over_processes
 
 policies = ocp.checkpoint_managers.preservation_policy
 NEWEST, BEST = "newest", "best"
 _SCORE = "score"
-_ITEM = "default"  # orbax's name for the only thing in a checkpoint, the state
-_DAMAGED = "damaged"  # where damaged checkpoints go
-_DESCRIPTION = "_CHECKPOINT_METADATA"  # orbax's file in each checkpoint
-# What orbax must be able to read in it, where it is there; whatever else there is does not matter.
-_TYPES = {
+_ITEM = "default"  # orbax's name for the only item of a checkpoint, the state
+_METRICS = Path("metrics", "metrics")
+_DAMAGED = "damaged"  # folder for damaged checkpoints
+_METADATA = "_CHECKPOINT_METADATA"  # orbax's file in each checkpoint
+# Types of the metadata that orbax reads when it opens a folder; other keys do not matter.
+_METADATA_TYPES = {
     "item_handlers": dict | str, "metrics": dict, "performance_metrics": dict,
     "init_timestamp_nsecs": int, "commit_timestamp_nsecs": int, "custom_metadata": dict,
 }  # fmt: skip
 _CHECKSUMS = "crc32"
-_PATIENCE = 50
+_RETRIES = 50
 _T = TypeVar("_T")
 
 
@@ -46,71 +48,67 @@ class DamagedCheckpoint(UserError):
 
 
 class Checkpoints:
-    """The checkpoints of one run, a folder each, named by the step.
+    """The checkpoints of one run, in folders named by their steps.
 
-    Reading needs nothing but a checkpoint's own files: it neither depends on the other checkpoints
-    nor writes anything. Saving, and deciding what is kept, is left to orbax's manager.
+    Reading depends only on the files of the checkpoint itself and writes nothing. Saving, and
+    choosing what to keep, is left to orbax's manager.
 
     Args:
-        workdir: of the run.
-        kept: how many of the newest stay.
-        best: how many of those with the highest score stay, too.
-        owner: whether this is the run itself, which may tidy up what was half written or damaged.
+        workdir: folder of the run.
+        kept: number of newest checkpoints to keep.
+        best: number of checkpoints with the highest scores to keep as well.
+        owner: whether this is the training run, which may remove partial and move damaged
+            checkpoints.
     """
 
     def __init__(self, workdir: Path, kept: int = 2, best: int = 0, owner: bool = False):
         self._folder, self._owner = (workdir / "checkpoints").absolute(), owner
         self._kept, self._best = kept, best
-        _silence_threads()
+        _silence_orbax_threads()
         self._handler = ocp.StandardCheckpointHandler()
 
     @cached_property
     def _manager(self) -> ocp.CheckpointManager:
-        """What saves; it opens no folder with a checkpoint whose description it cannot read."""
+        """Orbax's manager; it refuses a folder that has a checkpoint with unreadable metadata."""
         if self._owner:
-            distributed.on_main_process(lambda: _drop_unknown_keys(self._folder))
+            distributed.on_main_process(lambda: _drop_unknown_metadata(self._folder))
+        score = itemgetter(_SCORE)
+        newest = policies.LatestN(self._kept)
+        best = policies.BestN(
+            get_metric_fn=score, n=self._best, keep_checkpoints_without_metrics=False
+        )
         return ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy(
-                    [
-                        policies.LatestN(self._kept),
-                        policies.BestN(
-                            get_metric_fn=_score,
-                            n=self._best,
-                            keep_checkpoints_without_metrics=False,
-                        ),
-                    ]
-                ),
-                best_fn=_score,
-                # Else threads wait minutes for a folder that cannot be made, at the end, too.
+                preservation_policy=policies.AnyPreservationPolicy([newest, best]),
+                best_fn=score,
+                # Otherwise threads wait minutes for a folder that cannot be created.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             ),
             item_handlers=ocp.StandardCheckpointHandler(),
         )
 
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint on the disk, in their order."""
-        return [int(path.name) for path in _steps(self._folder)]
+        """The steps of all checkpoints on disk, in ascending order."""
+        return [int(path.name) for path in _step_folders(self._folder)]
 
     def latest_step(self) -> int | None:
         return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
-        """The step with the highest score, of equals the later one; None where none has one."""
+        """The step with the highest score, the later one of equals; None without any score."""
         scores = {step: score for step in self.steps() if (score := self.score(step)) is not None}
         return max(scores, key=lambda step: (scores[step], step), default=None)
 
     def score(self, step: int) -> float | None:
-        """The score that a checkpoint was saved with; None: without any, or not to be read."""
+        """The score saved with a checkpoint; None if there is none or it cannot be read."""
         try:
-            path = self._folder / str(step) / "metrics" / "metrics"
-            return float(json.loads(path.read_bytes())[_SCORE])
+            return _read_score(self._path(step))
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
 
-    def step_of(self, which: str) -> int:
-        """The step of the checkpoint called `which`: NEWEST, BEST, or a step's number.
+    def resolve(self, which: str) -> int:
+        """The step of a checkpoint given as NEWEST, BEST or a step's number.
 
         Raises:
             UserError: there is no such checkpoint.
@@ -118,7 +116,7 @@ class Checkpoints:
         steps = self.steps()
         if not steps:
             raise UserError(
-                f"{self._folder.parent}: has no checkpoint yet; train with launch/train.py first"
+                f"{self._folder.parent}: holds no checkpoint yet; train with launch/train.py first"
             )
         if which == NEWEST:
             return steps[-1]
@@ -132,43 +130,52 @@ class Checkpoints:
         return int(which)
 
     def save(self, step: int, state: Any, score: float | None = None) -> None:
-        """Starts to write a checkpoint; does nothing if the step has one.
+        """Starts to write a checkpoint, unless the step has one.
 
         Args:
-            step: names it.
-            state: on every device of this process.
-            score: of the evaluation at this step, if there was one; the higher, the better.
+            step: its name.
+            state: replicated over this process's devices.
+            score: of an evaluation at this step, the higher the better.
 
         Raises:
-            UserError: this checkpoint or the one before cannot be written.
+            UserError: this checkpoint or the previous one cannot be written.
         """
-        metrics = None if score is None else {_SCORE: score}
-        with _Writing(self._folder):
+        with _write_errors(self._folder):
             if self._manager.latest_step() == step:
                 return
-            whole = ocp.args.StandardSave(over_processes(state))
-            sums = {_CHECKSUMS: _checksums(state)}
-            self._manager.save(step, args=whole, metrics=metrics, custom_metadata=sums)
+            self._manager.save(
+                step,
+                args=ocp.args.StandardSave(distributed.to_global(state)),
+                metrics=None if score is None else {_SCORE: score},
+                custom_metadata={_CHECKSUMS: _checksums(state)},
+            )
 
     def wait(self) -> None:
-        """Returns when all that was saved is on the disk; raises UserError if it cannot be."""
+        """Waits until all checkpoints are on disk; raises UserError if one cannot be written."""
         if "_manager" in vars(self):
-            with _Writing(self._folder):
+            with _write_errors(self._folder):
                 self._manager.wait_until_finished()
 
-    def restore_newest(self, like: Any, warn: Callable[[str], None]) -> tuple[int, Any] | None:
-        """The newest checkpoint that can be read: its step and the state on this process's devices.
+    def close(self) -> None:
+        """Like `wait`; nothing can be saved afterwards."""
+        if "_manager" in vars(self):
+            with _write_errors(self._folder):
+                self._manager.wait_until_finished()
+                self._manager.close()
 
-        Damaged ones after it are moved to DIR/damaged, so that their steps can be saved again, and
-        older ones whose description is damaged, which would keep orbax from saving, if this is the
-        run itself. Nothing is moved unless there is one to continue from.
+    def restore_newest(self, like: Any, warn: Callable[[str], None]) -> tuple[int, Any] | None:
+        """Restores the newest readable checkpoint.
+
+        If there is one and this is the owner, damaged checkpoints move to DIR/damaged: newer ones,
+        to free their steps, and older ones with unreadable metadata, which would keep orbax from
+        saving.
 
         Args:
             like: as for `restore`.
-            warn: gets a line about each that is damaged.
+            warn: receives a line for each damaged checkpoint.
 
         Returns:
-            None if there are no checkpoints.
+            Its step and the state on this process's devices; None without any checkpoint.
 
         Raises:
             UserError: the newest is of another network or configuration, or all are damaged.
@@ -183,9 +190,9 @@ class Checkpoints:
                 if exit_status(error) != 1:  # the disk fails, not the checkpoint
                     raise
                 problem = str(error)
-            if distributed.all_of(state is not None):
-                self._tidy(damaged, steps)
-                return step, of_this_process(state)
+            if distributed.all_true(state is not None):
+                self._prepare_saving(damaged, steps)
+                return step, distributed.local_data(state)
             damaged.append(step)
             warn(f"warning: {problem}; trying the checkpoint before it")
         if damaged:
@@ -193,139 +200,119 @@ class Checkpoints:
                 f"{self._folder}: every checkpoint in it is damaged; remove the folder to start "
                 "again, or use another --workdir"
             )
-        aside = self._folder.parent / _DAMAGED
-        if self._owner and aside.is_dir():
+        moved = self._folder.parent / _DAMAGED
+        if self._owner and moved.is_dir():
             raise UserError(
-                f"{aside}: holds all the checkpoints that there were; use another --workdir, or "
+                f"{moved}: holds all the checkpoints that there were; use another --workdir, or "
                 "remove the folder to start again"
             )
-        self._tidy([], [])
+        self._prepare_saving([], [])
         return None
 
-    def _tidy(self, damaged: list[int], older: list[int]) -> None:
-        """Makes the folder ready for saving, if this is the run itself."""
+    def _prepare_saving(self, damaged: list[int], older: list[int]) -> None:
         if self._owner:
-            distributed.on_main_process(lambda: self._set_aside(damaged, older))
-            distributed.on_main_process(self._remove_half_written)
+            distributed.on_main_process(lambda: self._clean_up(damaged, older))
 
-    def _remove_half_written(self) -> None:
-        # Orbax would do so in the background, where it meets what is saved meanwhile.
+    def _clean_up(self, damaged: list[int], older: list[int]) -> None:
+        """Moves damaged and unreadable older checkpoints to DIR/damaged; removes partial ones."""
+        folder = self._folder.parent / _DAMAGED
+        unreadable = [step for step in older if not _has_valid_metadata(self._path(step))]
+        for step in damaged + unreadable:
+            folder.mkdir(exist_ok=True)
+            number = sum(1 for _ in folder.glob(f"{step}-*"))
+            os.replace(self._path(step), folder / f"{step}-{number}")
+        # Orbax would remove them in the background, in a race with the next save.
         for path in self._folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
             shutil.rmtree(path)
 
-    def _set_aside(self, damaged: list[int], older: list[int]) -> None:
-        """Moves checkpoints to DIR/damaged: some, and those older ones that orbax cannot read."""
-        folder = self._folder.parent / _DAMAGED
-        for step in damaged + [
-            step for step in older if not _is_described(self._folder / str(step))
-        ]:
-            folder.mkdir(exist_ok=True)
-            number = sum(1 for _ in folder.glob(f"{step}-*"))
-            os.replace(self._folder / str(step), folder / f"{step}-{number}")
-
     def restore(self, step: int, like: Any) -> Any:
-        """The state at a step, with the tree, shapes, dtypes and places of `like`.
+        """Restores the state at a step, saved on any number of devices and processes.
 
-        It may have been saved by any number of devices and processes.
+        Args:
+            step: of the checkpoint.
+            like: tree with the shapes, dtypes and shardings to restore.
 
         Raises:
-            Damaged: it cannot be read.
-            UserError: the checkpoint is of another network or configuration; the first difference
-                is named.
+            DamagedCheckpoint: it cannot be read.
+            UserError: it is of another network or configuration; the first difference is named.
         """
-        place = self._folder / str(step)
-        difference = first_difference(like, self._tree(step))
-        if difference:
+        path = self._path(step)
+        if difference := first_difference(like, self._tree(step)):
             raise UserError(
-                f"{place}: does not fit this configuration: {difference}; use another --workdir"
+                f"{path}: does not fit this configuration: {difference}; use another --workdir"
             )
         try:
             state = self._handler.restore(
-                epath.Path(place / _ITEM), args=ocp.args.StandardRestore(like)
+                epath.Path(path / _ITEM), args=ocp.args.StandardRestore(like)
             )
         except Exception as error:
-            raise DamagedCheckpoint(f"{place}: is damaged ({_reason(error)})") from error
-        self._compare(step, of_this_process(state))
+            raise DamagedCheckpoint(f"{path}: is damaged ({_reason(error)})") from error
+        self._verify(step, distributed.local_data(state))
         return state
 
-    def _tree(self, step: int) -> Any:
-        """Shapes and dtypes of what a checkpoint holds; raises Damaged if it does not tell."""
-        place = self._folder / str(step)
-        try:
-            return self._handler.metadata(epath.Path(place / _ITEM)).tree
-        except Exception as error:  # of many kinds, depending on what is damaged
-            raise DamagedCheckpoint(f"{place}: not a readable checkpoint ({_reason(error)})") from error
-
-    def _compare(self, step: int, state: Any) -> None:
-        """Raises Damaged, naming the first array that is not as it was saved.
-
-        The files' own format would not notice a changed bit in every place.
-        """
-        place = self._folder / str(step)
-        if not _is_described(place):
-            raise DamagedCheckpoint(f"{place}: is damaged (its description cannot be read)")
-        expected = (_description(place).get("custom_metadata") or {}).get(_CHECKSUMS)
-        if expected is None:  # from before there were checksums
-            return
-        found = _checksums(state)
-        for name in sorted(found.keys() | expected.keys()):
-            if found.get(name) != expected.get(name):
-                raise DamagedCheckpoint(f"{place}: is damaged ({name} is not as it was saved)")
-
-    def newest_variables(self) -> dict[str, Any]:
-        """Parameters and batch-norm statistics of the newest checkpoint, of whatever network.
-
-        Returns:
-            `params` and `batch_stats`, with NumPy leaves.
+    def restore_numpy(self, step: int) -> dict[str, Any]:
+        """Restores everything in a checkpoint as NumPy arrays, without knowing its tree.
 
         Raises:
-            UserError: there is no checkpoint, or it is damaged.
-        """
-        step = self.latest_step()
-        if step is None:
-            raise UserError(f"{self._folder}: holds no checkpoint")
-        whole = self.as_numpy(step)
-        try:
-            return {name: whole[name] for name in ("params", "batch_stats")}
-        except KeyError as error:
-            raise DamagedCheckpoint(f"{self._folder / str(step)}: is damaged (no {error})") from error
-
-    def as_numpy(self, step: int) -> dict[str, Any]:
-        """Everything in a checkpoint, as NumPy arrays, whatever devices it was saved on.
-
-        Raises:
-            Damaged: it cannot be read.
+            DamagedCheckpoint: it cannot be read.
         """
         return self.restore(
             step, jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), self._tree(step))
         )
 
-    def close(self) -> None:
-        """Returns when all that was saved is on the disk; raises UserError if it cannot be."""
-        if "_manager" in vars(self):
-            with _Writing(self._folder):
-                self._manager.wait_until_finished()
-                self._manager.close()
+    def newest_variables(self) -> dict[str, Any]:
+        """`params` and `batch_stats` of the newest checkpoint, of any network, with NumPy leaves.
+
+        Raises:
+            UserError: there is no checkpoint, or it is damaged.
+        """
+        step = self.resolve(NEWEST)
+        state = self.restore_numpy(step)
+        try:
+            return {name: state[name] for name in ("params", "batch_stats")}
+        except KeyError as error:
+            raise DamagedCheckpoint(f"{self._path(step)}: is damaged (no {error})") from error
+
+    def _path(self, step: int) -> Path:
+        return self._folder / str(step)
+
+    def _tree(self, step: int) -> Any:
+        """Shapes and dtypes of a checkpoint; raises DamagedCheckpoint if they cannot be read."""
+        path = self._path(step)
+        try:
+            return self._handler.metadata(epath.Path(path / _ITEM)).tree
+        except Exception as error:  # its type depends on the kind of damage
+            problem = f"{path}: not a readable checkpoint ({_reason(error)})"
+            raise DamagedCheckpoint(problem) from error
+
+    def _verify(self, step: int, state: Any) -> None:
+        """Raises DamagedCheckpoint, naming the first array whose checksum differs.
+
+        The file format does not detect every flipped bit.
+        """
+        path = self._path(step)
+        if not _has_valid_metadata(path):
+            raise DamagedCheckpoint(f"{path}: is damaged (its description cannot be read)")
+        expected = (_metadata(path).get("custom_metadata") or {}).get(_CHECKSUMS)
+        if expected is None:  # written before there were checksums
+            return
+        actual = _checksums(state)
+        for name in sorted(actual.keys() | expected.keys()):
+            if actual.get(name) != expected.get(name):
+                raise DamagedCheckpoint(f"{path}: is damaged ({name} is not as it was saved)")
 
 
-class _Writing:
-    """Tells what prevented a checkpoint from being written, such as a full disk, in one line."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, UserError):
-            raise UserError(
-                f"{self._folder}: a checkpoint cannot be written ({_reason(error)}); those before "
-                "it are kept"
-            ) from error
-
-
-def _score(metrics: Any) -> float:
-    return metrics[_SCORE]
+@contextmanager
+def _write_errors(folder: Path) -> Iterator[None]:
+    """Converts errors of writing a checkpoint, such as a full disk, to a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{folder}: a checkpoint cannot be written ({_reason(error)}); those before it are kept"
+        ) from error
 
 
 def _reason(error: Exception) -> str:
@@ -334,128 +321,126 @@ def _reason(error: Exception) -> str:
 
 
 @cache
-def _silence_threads() -> None:
-    """Keeps orbax's threads from printing what `_Writing` and `Damaged` tell in one line.
+def _silence_orbax_threads() -> None:
+    """Silences tracebacks of orbax's threads; `Checkpoints` raises their errors as UserError.
 
-    They log each failed read or write, with a traceback, and end with it; tensorstore's own threads
-    then find orbax's event loops closed, which no Python code can catch.
+    tensorstore's threads then find orbax's event loops closed, which no Python code can catch.
     """
     unraisable, thread = sys.unraisablehook, threading.excepthook
 
-    def is_orbax(trace: Any) -> bool:
-        return any("orbax" in Path(frame.filename).parts for frame in traceback.extract_tb(trace))
-
-    def of_tensorstore(failed: Any) -> None:
+    def unraisable_hook(failed: Any) -> None:
         if not (failed.object is None and "Event loop is closed" in str(failed.exc_value)):
             unraisable(failed)
 
-    def in_thread(failed: threading.ExceptHookArgs) -> None:
-        if not is_orbax(failed.exc_traceback):
+    def thread_hook(failed: threading.ExceptHookArgs) -> None:
+        frames = traceback.extract_tb(failed.exc_traceback)
+        if not any("orbax" in Path(frame.filename).parts for frame in frames):
             thread(failed)
 
-    def is_logged(record: Any) -> bool:
-        asked_for = absl_logging.get_verbosity() >= absl_logging.INFO  # by --verbosity
-        return asked_for or "orbax" not in Path(record.pathname).parts
+    def keep_record(record: Any) -> bool:
+        verbose = absl_logging.get_verbosity() >= absl_logging.INFO  # --verbosity
+        return verbose or "orbax" not in Path(record.pathname).parts
 
-    sys.unraisablehook, threading.excepthook = of_tensorstore, in_thread
-    absl_logging.get_absl_logger().addFilter(is_logged)
+    sys.unraisablehook, threading.excepthook = unraisable_hook, thread_hook
+    absl_logging.get_absl_logger().addFilter(keep_record)
 
 
 def suffix(which: str) -> str:
-    """What the names of files end in that are about one checkpoint of a run; of the newest, ""."""
+    """Suffix of file names for results of one checkpoint: "", "_best" or "_stepN"."""
     return {NEWEST: "", BEST: "_best"}.get(which, f"_step{which}")
 
 
 def has_checkpoint(workdir: Path) -> bool:
-    """Whether a run has a checkpoint to continue from; makes no folders."""
-    return bool(_steps(workdir / "checkpoints"))
+    """Whether a run can be resumed; creates no folders."""
+    return bool(_step_folders(workdir / "checkpoints"))
 
 
-def beside_training(workdir: Path, read: Callable[[], _T]) -> _T:
-    """`read()` from a run's checkpoints, which its training may be writing and deleting meanwhile.
+def retry_during_training(workdir: Path, read: Callable[[], _T]) -> _T:
+    """Calls `read`, which may fail because training deletes checkpoints at the same time.
 
-    Whatever fails is tried again where one of the checkpoints that there were has gone.
+    A failure is retried if any of the checkpoints has disappeared meanwhile.
     """
     folder = workdir / "checkpoints"
-    for _ in range(_PATIENCE):
-        before = set(_steps(folder))
+    for _ in range(_RETRIES):
+        before = set(_step_folders(folder))
         try:
             return read()
         except (OSError, UserError):
-            time.sleep(0.2)  # until what is being deleted is gone
-            if before <= set(_steps(folder)):
+            time.sleep(0.2)  # until the deletion has finished
+            if before <= set(_step_folders(folder)):
                 raise
     return read()
 
 
-def _steps(folder: Path) -> list[Path]:
-    """The folders of checkpoints, in the order of their steps."""
+def _step_folders(folder: Path) -> list[Path]:
+    """The folders of all checkpoints, ordered by step."""
     found = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
     return sorted(found, key=lambda path: int(path.name))
 
 
-def _is_described(folder: Path) -> bool:
-    """Whether orbax can read its description of a checkpoint, and its score, if they are there."""
-    metrics = folder / "metrics" / "metrics"
+def _has_valid_metadata(folder: Path) -> bool:
+    """Whether orbax can read the metadata and the score of a checkpoint, as far as they exist."""
     try:
-        if metrics.exists():
-            float(json.loads(metrics.read_bytes())[_SCORE])
-        content = _description(folder)
-        sums = (content.get("custom_metadata") or {}).get(_CHECKSUMS, {})
-        return isinstance(sums, dict) and all(
-            isinstance(content.get(name), kind | None) for name, kind in _TYPES.items()
+        if (folder / _METRICS).exists():
+            _read_score(folder)
+        content = _metadata(folder)
+        checksums = (content.get("custom_metadata") or {}).get(_CHECKSUMS, {})
+        return isinstance(checksums, dict) and all(
+            isinstance(content.get(name), type_ | None) for name, type_ in _METADATA_TYPES.items()
         )
     except (ValueError, AttributeError, TypeError, KeyError, RecursionError):
         return False
 
 
-def _description(folder: Path) -> dict[str, Any]:
-    """Orbax's description of a checkpoint; empty where there is none."""
+def _read_score(folder: Path) -> float:
+    return float(json.loads((folder / _METRICS).read_bytes())[_SCORE])
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
+    """Orbax's metadata of a checkpoint; empty if it has none."""
     try:
-        return json.loads((folder / _DESCRIPTION).read_bytes())
+        return json.loads((folder / _METADATA).read_bytes())
     except FileNotFoundError:
         return {}
 
 
-def _drop_unknown_keys(checkpoints: Path) -> None:
-    """Takes from descriptions what a newer orbax has added: this one would open no such folder."""
+def _drop_unknown_metadata(checkpoints: Path) -> None:
+    """Removes metadata keys of a newer orbax, with which this version would not open the folder."""
     known = {field.name for field in fields(ocp.metadata.StepMetadata)}
-    for folder in _steps(checkpoints):
-        content = _description(folder)
+    for folder in _step_folders(checkpoints):
+        content = _metadata(folder)
         if content.keys() - known:
             kept = {name: value for name, value in content.items() if name in known}
-            files.atomic_write(folder / _DESCRIPTION, json.dumps(kept))
+            files.atomic_write(folder / _METADATA, json.dumps(kept))
 
 
 def _checksums(state: Any) -> dict[str, int]:
-    """CRC-32 of each array of a replicated state, by its name."""
+    """CRC-32 of each array of a replicated state, by its path."""
 
-    def bytes_of(leaf: Any) -> np.ndarray:
+    def to_numpy(leaf: Any) -> np.ndarray:
         local = leaf.addressable_shards[0].data if isinstance(leaf, jax.Array) else leaf
         return np.ascontiguousarray(jax.device_get(local))
 
-    return {name: zlib.crc32(bytes_of(leaf).tobytes()) for name, leaf in _leaves(state).items()}
+    return {path: zlib.crc32(to_numpy(leaf).tobytes()) for path, leaf in _leaves(state).items()}
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    """The leaves of a tree by their paths, such as "params/fusion/Dense_0/kernel"."""
     return {
-        "/".join(
-            str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path
-        ): leaf
-        for path, leaf in flat
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree.leaves_with_path(tree)
     }
 
 
 def first_difference(expected: Any, saved: Any) -> str:
-    """Describes the first leaf whose name, shape or dtype differs; empty if none does."""
-    ours, theirs = _leaves(expected), _leaves(saved)
-    for name in sorted(ours.keys() | theirs.keys()):
-        if name not in theirs:
+    """Describes the first leaf whose path, shape or dtype differs; empty if none does."""
+    wanted, found = _leaves(expected), _leaves(saved)
+    for name in sorted(wanted.keys() | found.keys()):
+        if name not in found:
             return f"{name} is missing in the checkpoint"
-        if name not in ours:
+        if name not in wanted:
             return f"{name} is not in the network"
-        want, have = ours[name], theirs[name]
+        want, have = wanted[name], found[name]
         if tuple(want.shape) != tuple(have.shape):
             return f"{name} has shape {tuple(have.shape)}, expected {tuple(want.shape)}"
         if jax.numpy.dtype(want.dtype) != jax.numpy.dtype(have.dtype):

@@ -1,11 +1,22 @@
-"""The processes of a run: how they find each other, agree, gather, are preempted, and end.
+"""Multi-process training: initialization, agreement, collectives, preemption and shutdown.
 
-Built on jax.distributed, which knows Slurm and Open MPI; where they are not, flags say who is who.
-Everything here works with one process, too, and then costs next to nothing.
+Built on jax.distributed, which detects Slurm and Open MPI; elsewhere flags give the address.
+Everything here also works with a single process, at next to no cost.
+
+Data parallelism: every process runs the same program. `steps.AXIS` is the mapped axis of pmap over
+all devices of all processes.
+
+- The state is replicated without a leading device axis (`in_axes=None, out_axes=None`): `replicate`
+  puts a host tree on the local devices, after `broadcast` where processes may differ. The step
+  averages gradients, batch statistics and metrics with pmean, so that the copies stay equal.
+- Process p loads the examples p, p + P, ... of each global batch, and `shard` splits them over its
+  devices; `interleave` restores the order. Each example carries its `index` in the data set, which
+  seeds augmentation and dropout: results do not depend on the number of devices.
+- pmap returns arrays of this process only; checkpoints need arrays over all processes:
+  `to_global` and `local_data` convert.
 """
 
 import os
-import re
 import signal
 import socket
 import sys
@@ -25,18 +36,18 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jdance.errors import Preempted, UserError, exit_status, os_error
 from jdance.train.steps import AXIS
 
-# The watchdog, or the death of another process, ended the run: EX_SOFTWARE of sysexits.h.
+# Exit status after a timeout of the watchdog or the death of a peer: EX_SOFTWARE of sysexits.h.
 BROKEN = 70
 
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
-_OPEN_MPI_4 = "OMPI_MCA_orte_hnp_uri"  # by which JAX knows it; version 5 has it no longer
+_OPEN_MPI_4 = "OMPI_MCA_orte_hnp_uri"  # how JAX detects Open MPI; gone since version 5
 _OPEN_MPI_SIZE = "OMPI_COMM_WORLD_SIZE"
-_PATIENCE_MS = 600_000  # for what the first process does alone
-_numbers = count()
+_MAIN_PROCESS_TIMEOUT_MS = 600_000
+_call_ids = count()
 
 
 class ProcessAddress(NamedTuple):
-    """Where the processes meet, HOST:PORT, and which of them this one is."""
+    """HOST:PORT of the coordinator, the index of this process, and the number of processes."""
 
     coordinator: str
     process: int
@@ -49,13 +60,12 @@ def address_from_flags(
     processes: int | None,
     environment: Mapping[str, str],
 ) -> ProcessAddress | None:
-    """What the flags say about this process; None where they say nothing.
+    """The address given by the flags, or None without any.
 
-    Kubernetes numbers the pods of an Indexed Job in JOB_COMPLETION_INDEX: with a coordinator and a
-    number of processes that takes the place of `process`.
+    In an Indexed Job of Kubernetes, JOB_COMPLETION_INDEX is the default of `process`.
 
     Raises:
-        UserError: the flags do not make sense together.
+        UserError: the flags are incomplete or contradictory.
     """
     if not coordinator:
         if process is not None or processes is not None:
@@ -77,9 +87,9 @@ def address_from_flags(
     return ProcessAddress(coordinator, process, processes)
 
 
-def launcher(environment: Mapping[str, str]) -> str | None:
-    """What started this process as one of several, by JAX's name for it; None: nothing did."""
-    # In a job of Slurm's, mpirun is the one that knows: its processes are no tasks of their own.
+def detect_launcher(environment: Mapping[str, str]) -> str | None:
+    """The cluster launcher detected from the environment, by JAX's name for it, or None."""
+    # Before Slurm: inside a Slurm job, mpirun's processes are not Slurm tasks of their own.
     if int(environment.get(_OPEN_MPI_SIZE, 1)) > 1:
         return "ompi" if _OPEN_MPI_4 in environment else "mpi4py"
     if all(name in environment for name in _SLURM) and int(environment["SLURM_NTASKS"]) > 1:
@@ -88,22 +98,21 @@ def launcher(environment: Mapping[str, str]) -> str | None:
 
 
 @contextmanager
-def member(where: ProcessAddress | None, timeout: float = 0.0) -> Iterator[None]:
-    """Makes this process one of the run's, before anything touches a device.
+def initialized(address: ProcessAddress | None, timeout: float = 0.0) -> Iterator[None]:
+    """Initializes jax.distributed, before any device is used, and handles signals and failures.
 
-    SIGTERM then asks for a checkpoint, see `preempted`; SIGUSR1 and the first Ctrl-C do the same.
-    Where one of several processes fails, it ends at once and without ceremony: an orderly exit
-    would wait for the others, which wait for it.
+    SIGTERM, SIGUSR1 and the first Ctrl-C request a checkpoint, see `preempted`. If one of several
+    processes fails, it exits immediately: an orderly exit would wait for peers that wait for it.
 
     Args:
-        where: see `place`; None: as Slurm or Open MPI say, or else alone.
-        patience: of the watchdog, in seconds; 0: there is none. Processes that are silent for
-            twice as long, and at most for 100 s, count as dead.
+        address: see `address_from_flags`; None: from Slurm or Open MPI, or a single process.
+        timeout: of the watchdog in seconds, 0 without one. A peer whose heartbeats are missing for
+            twice as long, and at most 100 s, counts as dead.
 
     Raises:
-        UserError: the others could not be found.
+        UserError: the coordinator cannot be reached.
     """
-    _join(where, timeout)
+    _initialize(address, timeout)
     # JAX owns SIGTERM: a handler of our own would disable its preemption notice.
     if hasattr(signal, "SIGUSR1"):  # not on Windows
         signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
@@ -119,7 +128,7 @@ def member(where: ProcessAddress | None, timeout: float = 0.0) -> Iterator[None]
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupt)
     try:
-        with failing_at_once():
+        with exit_on_failure():
             yield
     except Preempted as notice:
         if not interrupted:
@@ -130,15 +139,15 @@ def member(where: ProcessAddress | None, timeout: float = 0.0) -> Iterator[None]
         if jax.process_count() == 1:
             raise
         print(f"error: {error}", file=sys.stderr)
-        end(exit_status(error))
+        exit_now(exit_status(error))
 
 
 @contextmanager
-def failing_at_once() -> Iterator[None]:
-    """Ends one of several processes where it fails alone, or because another one has died.
+def exit_on_failure() -> Iterator[None]:
+    """Exits immediately if one of several processes fails alone or a peer has died.
 
-    Other clean-up, inside or outside, would wait for processes that do not answer. A UserError is
-    everybody's and passes.
+    Any other cleanup would wait for peers that no longer answer. UserError and Preempted are raised
+    by all processes alike and pass through.
     """
     try:
         yield
@@ -154,40 +163,38 @@ def failing_at_once() -> Iterator[None]:
             f"{(str(error) or repr(error)).splitlines()[0]}",
             file=sys.stderr,
         )
-        end(BROKEN)
+        exit_now(BROKEN)
 
 
-def _join(where: ProcessAddress | None, timeout: float) -> None:
-    # JAX's own heartbeats end a process without its stacks: give the watchdog the first word.
-    silence = int(min(100, 2 * timeout + 10)) if timeout else 100
-    found = launcher(os.environ)
-    if where is None and found == "mpi4py" and not find_spec("mpi4py"):
+def _initialize(address: ProcessAddress | None, timeout: float) -> None:
+    # A missed heartbeat ends a process without its stack traces: the watchdog must fire first.
+    options = {
+        "heartbeat_timeout_seconds": int(min(100, 2 * timeout + 10)) if timeout else 100,
+        "shutdown_timeout_seconds": 60,
+    }
+    launcher = detect_launcher(os.environ)
+    if address is None and launcher == "mpi4py" and not find_spec("mpi4py"):
         raise UserError("Open MPI from version 5 on needs mpi4py: pip install mpi4py")
     try:
-        if where is not None:
+        if address is not None:
             jax.distributed.initialize(
-                *(where.coordinator, where.processes, where.process),
+                *(address.coordinator, address.processes, address.process),
                 cluster_detection_method="deactivate",
-                heartbeat_timeout_seconds=silence,
-                shutdown_timeout_seconds=60,
+                **options,
             )
-        elif found:
-            jax.distributed.initialize(
-                cluster_detection_method=found,
-                heartbeat_timeout_seconds=silence,
-                shutdown_timeout_seconds=60,
-            )
+        elif launcher:
+            jax.distributed.initialize(cluster_detection_method=launcher, **options)
         else:
-            _alone()
+            _initialize_single()
     except (RuntimeError, ValueError) as error:
-        place_of_meeting = where.coordinator if where else "the cluster's first node"
+        coordinator = address.coordinator if address else "the cluster's first node"
         raise UserError(
-            f"cannot reach the other processes by {place_of_meeting}: {str(error).splitlines()[0]}"
+            f"cannot reach the other processes by {coordinator}: {str(error).splitlines()[0]}"
         ) from error
 
 
-def _alone() -> None:
-    """One process: only for the preemption notice, which needs the service of jax.distributed."""
+def _initialize_single() -> None:
+    """Starts the service of jax.distributed for one process: preemption notices need it."""
     # The devices of one process need no sockets between them.
     jax.config.update("jax_cpu_collectives_implementation", None)
     with socket.socket() as free:
@@ -197,62 +204,63 @@ def _alone() -> None:
         *(address, 1, 0),
         cluster_detection_method="deactivate",
         coordinator_bind_address=address,
-        heartbeat_timeout_seconds=10**6,  # a process that was stopped for a while is not dead
+        heartbeat_timeout_seconds=10**6,  # a process that was suspended for a while is not dead
     )
 
 
-def end(status: int) -> None:
-    """Ends this process now, without waiting for anything or anybody."""
+def exit_now(status: int) -> None:
+    """Exits without cleanup: no exit handlers, no waiting for threads or peers."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
-def is_first() -> bool:
-    """Whether this process is the one that writes what is written once."""
+def is_main_process() -> bool:
+    """Whether this is process 0, which writes config, metrics and results."""
     return jax.process_index() == 0
 
 
-def stream() -> TextIO:
-    """Where this process reports progress: stderr for the first, nowhere for the others."""
-    return sys.stderr if is_first() else open(os.devnull, "w")
+def progress_stream() -> TextIO:
+    """Stderr on the main process, os.devnull on the others."""
+    return sys.stderr if is_main_process() else open(os.devnull, "w")
 
 
 def preempted(dispatch: int) -> bool:
-    """Whether all processes are to save and end after this dispatch, because one got SIGTERM.
+    """Whether all processes must save and exit after this dispatch, since one received SIGTERM.
 
-    To be asked by every process after every dispatch, numbered without gaps: only so can they agree
-    on one.
+    Every process has to call it after every dispatch, numbered without gaps, so that all agree on
+    the same one.
     """
     return multihost_utils.reached_preemption_sync_point(dispatch)
 
 
 def on_main_process(action: Callable[[], None]) -> None:
-    """The first process does something while the others wait; its UserError is everybody's.
+    """Runs `action` on the main process while the others wait; its UserError is raised on all.
 
-    To be called by all processes.
+    Collective: every process has to call it.
     """
     if jax.process_count() == 1:
         action()
         return
-    name = f"jdance/first/{next(_numbers)}"
-    if not is_first():
-        number, _, problem = client().blocking_key_value_get(name, _PATIENCE_MS).partition(" ")
+    key, client = f"jdance/first/{next(_call_ids)}", coordinator_client()
+    if not is_main_process():
+        value = client.blocking_key_value_get(key, _MAIN_PROCESS_TIMEOUT_MS)
+        number, _, problem = value.partition(" ")
         if problem:
             raise UserError(problem) from (OSError(int(number), problem) if int(number) else None)
         return
     try:
         action()
     except UserError as error:
-        client().key_value_set(name, f"{os_error(error) or 0} {error}")
+        client.key_value_set(key, f"{os_error(error) or 0} {error}")
         raise
-    client().key_value_set(name, "done")
+    client.key_value_set(key, "done")
 
 
-def gather(array: np.ndarray) -> np.ndarray:
-    """From every process's array [...], of one shape and dtype, the array [processes, ...].
+def all_gather(array: np.ndarray) -> np.ndarray:
+    """Stacks the arrays [...] of all processes, equal in shape and dtype: [processes, ...].
 
-    Exact for every dtype: it is bytes that travel.
+    The bytes are sent, so that the result is exact for every dtype.
     """
     if jax.process_count() == 1:
         return array[None]
@@ -261,26 +269,22 @@ def gather(array: np.ndarray) -> np.ndarray:
 
 
 def interleave(array: np.ndarray) -> np.ndarray:
-    """The rows [N, ...] of an order of which process p holds the rows p, p + processes, ....
-
-    Every process brings equally many.
-    """
-    parts = gather(array)
-    return np.moveaxis(parts, 0, 1).reshape(-1, *array.shape[1:])
+    """Gathers rows [N, ...] in global order: process p of P holds the rows p, p + P, ...."""
+    return np.moveaxis(all_gather(array), 0, 1).reshape(-1, *array.shape[1:])
 
 
-def all_of(good: bool) -> bool:
-    """Whether something is true of every process."""
-    return bool(gather(np.array([good])).all())
+def all_true(value: bool) -> bool:
+    """Whether `value` is true on every process."""
+    return bool(all_gather(np.array([value])).all())
 
 
 def broadcast(tree: Any) -> Any:
-    """The first process's values of a pytree, on all processes."""
+    """The main process's values of a pytree, on all processes."""
     return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
 
 
-def client() -> Any:
-    """The key-value store that the processes share, or None."""
+def coordinator_client() -> Any:
+    """Client of the coordinator's key-value store, or None before initialization."""
     from jax._src import distributed  # JAX offers no public name for it
 
     return distributed.global_state.client
@@ -290,125 +294,74 @@ def _local_mesh() -> Mesh:
     return Mesh(np.array(jax.local_devices()), (AXIS,))
 
 
-def _mesh() -> Mesh:
+def _global_mesh() -> Mesh:
     return Mesh(np.array(jax.devices()), (AXIS,))
 
 
 def replicate(tree: Any) -> Any:
-    """Puts a whole pytree on every device; the first process's values, where there are several."""
-    return replicate(broadcast(tree))
-
-
-def replicate(tree: Any) -> Any:
-    """Puts a whole pytree, which all processes have alike, on every device of this process."""
+    """Copies a pytree, equal on all processes, to every local device."""
     return jax.device_put(tree, NamedSharding(_local_mesh(), PartitionSpec()))
 
 
 def replicated_like(tree: Any) -> Any:
-    """Shapes and dtypes of a pytree (of arrays or of their shapes), to be on every device."""
-    sharding = NamedSharding(_mesh(), PartitionSpec())
+    """Abstract arrays of a pytree's shapes and dtypes, replicated over all devices."""
+    sharding = NamedSharding(_global_mesh(), PartitionSpec())
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
     )
 
 
-def over_processes(tree: Any) -> Any:
-    """A replicated pytree as arrays over all processes, which is what checkpoints are made of."""
+def to_global(tree: Any) -> Any:
+    """A locally replicated pytree as global arrays, as checkpoints need them."""
     if jax.process_count() == 1:
         return tree
-    return multihost_utils.host_local_array_to_global_array(tree, _mesh(), PartitionSpec())
+    return multihost_utils.host_local_array_to_global_array(tree, _global_mesh(), PartitionSpec())
 
 
-def of_this_process(tree: Any) -> Any:
-    """The inverse of `over_processes`."""
+def local_data(tree: Any) -> Any:
+    """Global arrays as arrays on this process's devices: the inverse of `to_global`."""
     if jax.process_count() == 1:
         return tree
-    return multihost_utils.global_array_to_host_local_array(tree, _mesh(), PartitionSpec())
+    return multihost_utils.global_array_to_host_local_array(tree, _global_mesh(), PartitionSpec())
 
 
 def shard(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Divides this process's batch [B, ...] over its devices: [devices, B / devices, ...]."""
-    sharding = NamedSharding(_local_mesh(), PartitionSpec(AXIS))
-    devices = jax.local_device_count()
-    split = {k: v.reshape(devices, -1, *v.shape[1:]) for k, v in batch.items()}
-    return jax.device_put(split, sharding)
+    """Splits this process's batch [B, ...] over its devices: [devices, B / devices, ...]."""
+    return _shard({name: _per_device(array) for name, array in batch.items()})
 
 
-def shard_several(batches: list[dict[str, np.ndarray]]) -> dict[str, jax.Array]:
-    """Several batches, each divided as by `shard`: [devices, N, B / devices, ...]."""
-    sharding = NamedSharding(_local_mesh(), PartitionSpec(AXIS))
-    devices = jax.local_device_count()
-    parts = {
-        name: np.stack([b[name].reshape(devices, -1, *b[name].shape[1:]) for b in batches], 1)
-        for name in batches[0]
-    }
-    return jax.device_put(parts, sharding)
+def shard_batches(batches: list[dict[str, np.ndarray]]) -> dict[str, jax.Array]:
+    """Stacks N batches, each split as by `shard`: [devices, N, B / devices, ...]."""
+    return _shard(
+        {name: np.stack([_per_device(batch[name]) for batch in batches], 1) for name in batches[0]}
+    )
+
+
+def _per_device(array: np.ndarray) -> np.ndarray:
+    return array.reshape(jax.local_device_count(), -1, *array.shape[1:])
+
+
+def _shard(arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    return jax.device_put(arrays, NamedSharding(_local_mesh(), PartitionSpec(AXIS)))
 
 
 def check_batch_size(batch_size: int, accumulate: int = 1) -> None:
-    """Raises UserError where the devices cannot share a batch equally.
-
-    `accumulate` is the number of parts in which each device works through its share.
-    """
-    devices = Counter(device.process_index for device in jax.devices())
-    if len(set(devices.values())) > 1:
-        number, least = min(devices.items(), key=lambda item: item[1])
+    """Raises UserError unless all devices get equal shards and `accumulate` equal micro-batches."""
+    local = Counter(device.process_index for device in jax.devices())
+    if len(set(local.values())) > 1:
+        process, fewest = min(local.items(), key=lambda item: item[1])
         raise UserError(
-            f"process {number} has {least} devices and others have {max(devices.values())}; "
-            "give every process equally many"
+            f"process {process} has {fewest} devices and others have {max(local.values())}; "
+            "give every process the same number"
         )
-    if batch_size < 1 or batch_size % jax.device_count():
+    devices = jax.device_count()
+    if batch_size < 1 or batch_size % devices:
         raise UserError(
-            f"--config.batch_size={batch_size}: cannot be shared equally by {jax.device_count()} "
-            "devices; choose a multiple"
+            f"--config.batch_size={batch_size}: not divisible by {devices} devices; choose a "
+            "multiple"
         )
-    if batch_size % (jax.device_count() * accumulate):
+    if batch_size % (devices * accumulate):
         raise UserError(
-            f"--config.accumulate={accumulate}: each device's {batch_size // jax.device_count()} "
-            "examples cannot be divided into so many equal parts"
+            f"--config.accumulate={accumulate}: each device's {batch_size // devices} examples "
+            f"cannot be divided into {accumulate} equal micro-batches"
         )
-
-
-_BITS = {"pred": 8, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "f16": 16, "bf16": 16,
-         "s32": 32, "u32": 32, "f32": 32, "s64": 64, "u64": 64, "f64": 64}  # fmt: skip
-# One line of HLO: "%name = f32[3,4]{1,0} all-reduce(...)", or a tuple of such shapes. An
-# asynchronous one has its shape in -start, and -done repeats it.
-_LINE = re.compile(r"= (.*?) all-reduce(?:-start)?\(")
-_SHAPE = re.compile(r"\b([a-z]+[0-9]*)\[([0-9,]*)\]")
-
-
-class AllReduce(NamedTuple):
-    """Number of all-reduce operations, and the bytes that each device brings to them together."""
-
-    operations: int
-    bytes: int
-
-
-def all_reduce(program: str) -> AllReduce:
-    """Counts the all-reduce operations of a program in HLO, as `compiled.as_text()` gives it.
-
-    Raises:
-        ValueError: a type of numbers that is not known.
-    """
-    sizes = [sum(_sizes(match[1])) for match in map(_LINE.search, program.splitlines()) if match]
-    return AllReduce(len(sizes), sum(sizes))
-
-
-def _sizes(shapes: str) -> Iterator[int]:
-    for kind, dimensions in _SHAPE.findall(shapes):
-        if kind not in _BITS:
-            raise ValueError(f"HLO has an all-reduce of the unknown type {kind!r}")
-        count = 1
-        for size in filter(None, dimensions.split(",")):
-            count *= int(size)
-        yield count * _BITS[kind] // 8
-
-
-def ring_seconds(total: int, devices: int, bytes_per_second: float) -> float:
-    """The least time for an all-reduce by a ring: each device sends 2 (n - 1) / n of the bytes."""
-    return 2 * (devices - 1) / devices * total / bytes_per_second
-
-
-def of_step(step: Any, *arguments: Any) -> AllReduce:
-    """`all_reduce` of a mapped step, compiled for these arguments."""
-    return all_reduce(step.lower(*arguments).compile().as_text())

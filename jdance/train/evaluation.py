@@ -30,12 +30,13 @@ def predict(eval_step: EvalStep, variables: Any, batches: Iterable[Batch]) -> Pr
 
     Args:
         eval_step: see `make_eval_step`.
-        variables: on every device.
-        batches: this process's, see `pipeline.eval_batches`.
+        variables: replicated over the devices.
+        batches: of this process, see `loader.eval_batches`.
 
     Returns:
-        probabilities float32 [N, M], label int32 [N], valid bool [N] (somebody was found),
-        index int32 [N], of all processes' examples in their order; padding is left out.
+        Arrays over the examples of all processes in the order of the data set, without padding:
+        probabilities float32 [N, M], label int32 [N], valid bool [N] (a person was detected), and
+        index int32 [N].
     """
     rows: dict[str, list[np.ndarray]] = {}
     for batch in batches:
@@ -44,33 +45,33 @@ def predict(eval_step: EvalStep, variables: Any, batches: Iterable[Batch]) -> Pr
         found["probabilities"] = output.reshape(-1, output.shape[-1])
         for name, value in found.items():
             rows.setdefault(name, []).append(value)
-    all_rows = {name: distributed.interleave(np.concatenate(parts)) for name, parts in rows.items()}
-    real = all_rows.pop("weight") > 0
-    return {name: value[real] for name, value in all_rows.items()}
+    merged = {name: distributed.interleave(np.concatenate(parts)) for name, parts in rows.items()}
+    real = merged.pop("weight") > 0
+    return {name: value[real] for name, value in merged.items()}
 
 
-def average(parts: Sequence[Predictions]) -> Predictions:
-    """Predictions for the same examples by several views or networks: the mean probability."""
-    probabilities = np.mean([part["probabilities"] for part in parts], axis=0)
-    return parts[0] | {"probabilities": probabilities}
+def average(predictions: Sequence[Predictions]) -> Predictions:
+    """Mean probabilities over several views or networks of the same examples."""
+    probabilities = np.mean([part["probabilities"] for part in predictions], axis=0)
+    return predictions[0] | {"probabilities": probabilities}
 
 
 def mistakes(predictions: Predictions, classes: list[str], limit: int = 24) -> list[dict[str, Any]]:
-    """Misclassified examples, those first of which the network was most certain.
+    """Misclassified examples, by decreasing confidence.
 
     Returns:
-        {"index" (place in the split), "true", "guess", "probability" (of the guess)} of each.
+        For each: index (in the split), true, guess, and probability (of the guess).
     """
     probabilities = predictions["probabilities"]
-    guesses, certain = probabilities.argmax(-1), probabilities.max(-1)
+    guesses, confidence = probabilities.argmax(-1), probabilities.max(-1)
     wrong = np.flatnonzero(guesses != predictions["label"])
-    wrong = wrong[np.argsort(-certain[wrong], kind="stable")][:limit]
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:limit]
     return [
         {
             "index": int(predictions["index"][i]),
             "true": classes[predictions["label"][i]],
             "guess": classes[guesses[i]],
-            "probability": round(float(certain[i]), 4),
+            "probability": round(float(confidence[i]), 4),
         }
         for i in wrong
     ]
@@ -79,49 +80,46 @@ def mistakes(predictions: Predictions, classes: list[str], limit: int = 24) -> l
 def summarize(
     predictions: Predictions, classes: list[str], folder: Path, split: str
 ) -> dict[str, Any]:
-    """`summarize`, with the data set's folder as `data`, `split`, and `mistakes`."""
-    return summarize(predictions, classes) | {
+    """Evaluation result as written to eval_SPLIT.json.
+
+    Returns:
+        accuracy, mean_class_accuracy (over the classes that occur), loss (mean cross-entropy), n,
+        classes, per_class {class: {accuracy, n}}, confusion [M][M] (true, predicted), found (n and
+        accuracy of the examples with a detected person), data (`folder`), split, and mistakes.
+    """
+    labels, guesses = predictions["label"], predictions["probabilities"].argmax(-1)
+    confusion = np.zeros((len(classes), len(classes)), int)
+    np.add.at(confusion, (labels, guesses), 1)
+    counts = confusion.sum(1)
+    true = predictions["probabilities"][np.arange(len(labels)), labels]
+    correct = labels == guesses
+    valid = predictions["valid"]
+    recalls = confusion.diagonal() / np.maximum(counts, 1)
+    return {
+        "accuracy": float(correct.mean()),
+        "mean_class_accuracy": float(recalls[counts > 0].mean()),
+        "loss": float(-np.log(np.maximum(true, 1e-30)).mean()),
+        "n": len(labels),
+        "classes": classes,
+        "per_class": {
+            name: {"accuracy": float(recall) if count else None, "n": int(count)}
+            for name, recall, count in zip(classes, recalls, counts, strict=True)
+        },
+        "confusion": confusion.tolist(),
+        "found": {
+            "n": int(valid.sum()),
+            "accuracy": float(correct[valid].mean()) if valid.any() else None,
+        },
         "data": str(folder),
         "split": split,
         "mistakes": mistakes(predictions, classes),
     }
 
 
-def summarize(predictions: Predictions, classes: list[str]) -> dict[str, Any]:
-    """The evaluation's result, as written to eval_SPLIT.json.
-
-    Keys: accuracy, mean_class_accuracy (over the classes that occur), loss (mean cross-entropy),
-    n, classes, per_class {class: {accuracy, n}}, confusion [M][M] (true class, predicted class),
-    and found: n and accuracy of the examples in which somebody was found.
-    """
-    labels, guesses = predictions["label"], predictions["probabilities"].argmax(-1)
-    confusion = np.zeros((len(classes), len(classes)), int)
-    np.add.at(confusion, (labels, guesses), 1)
-    counts = confusion.sum(1)
-    own = predictions["probabilities"][np.arange(len(labels)), labels]
-    right = labels == guesses
-    valid = predictions["valid"]
-    shares = confusion.diagonal() / np.maximum(counts, 1)
-    return {
-        "accuracy": float(right.mean()),
-        "mean_class_accuracy": float(shares[counts > 0].mean()),
-        "loss": float(-np.log(np.maximum(own, 1e-30)).mean()),
-        "n": len(labels),
-        "classes": classes,
-        "per_class": {
-            name: {"accuracy": float(share) if count else None, "n": int(count)}
-            for name, share, count in zip(classes, shares, counts, strict=True)
-        },
-        "confusion": confusion.tolist(),
-        "found": {
-            "n": int(valid.sum()),
-            "accuracy": float(right[valid].mean()) if valid.any() else None,
-        },
-    }
-
-
-def accuracy(dataset: records.Dataset, split: str, feature_set: str = "fused18") -> float:
-    """Accuracy on a split of the nearest (Euclidean) class mean of the training features."""
+def nearest_mean_accuracy(
+    dataset: records.Dataset, split: str, feature_set: str = "fused18"
+) -> float:
+    """Baseline accuracy: the nearest (Euclidean) class mean of the training features."""
     train, train_labels = _features(dataset.source("train"), feature_set)
     test, test_labels = _features(dataset.source(split), feature_set)
     means = np.stack([train[train_labels == label].mean(0) for label in np.unique(train_labels)])

@@ -1,4 +1,4 @@
-"""The configuration of a run: checked before anything is done, and kept in DIR/config.json."""
+"""The configuration of a run: validation, and DIR/config.json."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from jdance import config as defaults
@@ -16,24 +17,22 @@ from jdance.train import nonfinite, state
 from jdance.train.checkpoints import has_checkpoint
 from jdance.train.tasks import Task
 
-# What may differ when a run is continued: a run may go on longer, and the data may have moved.
-_FREE = ("epochs", "on_nonfinite", "log_every", "eval_every", "checkpoint_every",
-         "checkpoints_kept", "best_checkpoints_kept", "steps_per_dispatch", "data.dir",
-         "data.threads", "data.workers")  # fmt: skip
-
-
-_SHARES = {
+# Keys that may change when a run resumes.
+_MUTABLE = ("epochs", "on_nonfinite", "log_every", "eval_every", "checkpoint_every",
+            "checkpoints_kept", "best_checkpoints_kept", "steps_per_dispatch", "data.dir",
+            "data.threads", "data.workers")  # fmt: skip
+_FRACTIONS = {
     "augment.flip", "augment.erase", "augment.joint_dropout", "augment.legs_dropout",
     "augment.time_crop",
 }  # fmt: skip
-_RATES = {
+_DROPOUT_RATES = {
     "model.dropout", "model.stage_dropout", "model.keypoint_dropout", "model.image_dropout",
     "model.str.dropout", "optimizer.label_smoothing",
 }  # fmt: skip
 
 
 def check(task: Task) -> None:
-    """Raises UserError, naming the key, for values with which nothing can be trained."""
+    """Raises UserError, naming the key, for invalid values."""
     config = task.config
     positive = {
         "batch_size", "accumulate", "steps_per_dispatch", "epochs", "log_every", "eval_every",
@@ -42,7 +41,7 @@ def check(task: Task) -> None:
         "model.str.growth", "model.qes.hidden", "model.qes.prototypes",
     }  # fmt: skip
     for key, value in _flat(config).items():
-        if key in positive | _SHARES | _RATES and not isinstance(value, int | float):
+        if key in positive | _FRACTIONS | _DROPOUT_RATES and not isinstance(value, int | float):
             raise UserError(f"--config.{key}={value}: must be a number")
         if key in positive and not value > 0:
             raise UserError(f"--config.{key}={value}: must be greater than 0")
@@ -50,9 +49,9 @@ def check(task: Task) -> None:
             raise UserError(f"--config.{key}={value}: must be finite")
         if isinstance(value, int | float) and value < 0 and key != "model.attention":
             raise UserError(f"--config.{key}={value}: must not be negative")
-        if key in _SHARES and value > 1:
-            raise UserError(f"--config.{key}={value}: a share, must be at most 1")
-        if key in _RATES and value >= 1:
+        if key in _FRACTIONS and value > 1:
+            raise UserError(f"--config.{key}={value}: a fraction, must be at most 1")
+        if key in _DROPOUT_RATES and value >= 1:
             raise UserError(f"--config.{key}={value}: must be less than 1")
     if config.on_nonfinite not in nonfinite.POLICIES:
         raise UserError(
@@ -68,9 +67,7 @@ def check(task: Task) -> None:
 
 
 def claim(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
-    """Makes the folder this run's own: writes DIR/config.json, or compares it if it is there.
-
-    A run that has saved no checkpoint yet has nothing to lose and may become another one.
+    """Writes DIR/config.json, or compares it if the folder has checkpoints.
 
     Raises:
         UserError: the folder cannot be written to, or belongs to another experiment; the first
@@ -86,10 +83,10 @@ def claim(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
                 f"{path}: trained on other data than {dataset.folder} holds; use another --workdir"
             )
         before, now = _flat(old), _flat(config)
-        # The whole course of this schedule depends on where it ends.
+        # The cosine schedule depends on the total number of steps.
         fixed = {"epochs"} if config.optimizer.schedule == "cosine" else set()
         for key in now:
-            if key not in set(_FREE) - fixed and before.get(key) != now[key]:
+            if key not in set(_MUTABLE) - fixed and before.get(key) != now[key]:
                 raise UserError(
                     f"{path}: this run has {key}={before.get(key)}, not {now[key]}; use another "
                     "--workdir, or the same configuration"
@@ -109,7 +106,7 @@ def claim(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
 
 
 def read(workdir: Path) -> tuple[ConfigDict, list[str]]:
-    """The configuration and the classes of a run.
+    """Configuration and classes of a run.
 
     Raises:
         UserError: the folder holds no run.
@@ -118,7 +115,7 @@ def read(workdir: Path) -> tuple[ConfigDict, list[str]]:
     try:
         content = json.loads(path.read_text())
         config = defaults.pose() if content["config"].get("task") == "pose" else defaults.base()
-        if config.task == "pose":  # every pose network has attributes of its own
+        if config.task == "pose":  # its keys depend on the pose network
             config.model = ConfigDict()
         config.update(content["config"])
         return config, [str(name) for name in content["classes"]]
@@ -130,16 +127,11 @@ def read(workdir: Path) -> tuple[ConfigDict, list[str]]:
 
 
 def source(workdir: Path) -> str:
-    """What a run's data set was prepared from, see `sources.Source`; "" where that is not known."""
+    """What a run's data set was prepared from, see `sources.Source`; "" if unknown."""
     return str(json.loads((workdir / "config.json").read_text()).get("source", ""))
 
 
-def _flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """{"data.image_size": 224, ...}; lists as tuples, as JSON does not tell them apart."""
-    result: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            result |= _flat(value, f"{prefix}{key}.")
-        else:
-            result[prefix + key] = tuple(value) if isinstance(value, list) else value
-    return result
+def _flat(config: ConfigDict) -> dict[str, Any]:
+    """{"data.image_size": 224, ...}, with tuples for lists: JSON does not distinguish them."""
+    flat = flatten_dict(config.to_dict(), sep=".")
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in flat.items()}

@@ -1,4 +1,4 @@
-"""Fine-tuning: what a network starts from instead of random numbers."""
+"""Fine-tuning: initial variables from another run or from imported weights."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jdance.errors import UserError
-from jdance.train.checkpoints import Checkpoints, beside_training
+from jdance.train.checkpoints import Checkpoints, retry_during_training
 from jdance.train.state import TrainState
 from jdance.weights import checkpoint, resnet
 
@@ -18,18 +18,18 @@ Flat = dict[tuple[str, ...], np.ndarray]
 
 
 def read(path: str | Path, shapes: Mapping[str, Any]) -> tuple[Flat, str]:
-    """The variables that a network can take over from elsewhere.
+    """Reads the variables that fit a network.
 
-    The backbone comes whole, but for an attention that the source lacks. Of the other parts every
-    layer comes whose variables have the same paths and shapes.
+    The backbone must fit as a whole, except for attention blocks that the source lacks. Other
+    layers are loaded if all their variables have the same paths and shapes.
 
     Args:
-        path: the folder of a run (its newest checkpoint), a folder of launch/import_weights.py, or
-            a .pth or .safetensors file of a ResNet.
+        path: a run (its newest checkpoint), a folder by launch/import_weights.py, or a .pth or
+            .safetensors file of a ResNet.
         shapes: the network's variables or their shapes.
 
     Returns:
-        The variables by path, and one line for the user about what comes and what stays fresh.
+        The variables by path, and a line for the user on what is loaded and what stays random.
 
     Raises:
         UserError: nothing fits, or the backbone is another one; the first difference is named.
@@ -41,7 +41,7 @@ def read(path: str | Path, shapes: Mapping[str, Any]) -> tuple[Flat, str]:
     fits = {
         name: name in found and found[name].shape == leaf.shape for name, leaf in expected.items()
     }
-    # By layers: a bias of the right length is of no use beside a fresh kernel.
+    # By layers: a pretrained bias is useless beside a random kernel.
     unfit = {name[1:-1] for name in expected if not fits[name]}
     loaded = {
         name: np.asarray(found[name], leaf.dtype)
@@ -58,7 +58,7 @@ def read(path: str | Path, shapes: Mapping[str, Any]) -> tuple[Flat, str]:
 
 
 def apply(state: TrainState, loaded: Flat) -> TrainState:
-    """The state with `loaded` in place of its own variables."""
+    """Replaces variables of the state by the loaded ones."""
     variables = unflatten_dict(flatten_dict(state.variables) | loaded)
     return dataclasses.replace(
         state, params=variables["params"], batch_stats=variables.get("batch_stats", {})
@@ -74,7 +74,7 @@ def _read(path: Path, expected: Mapping[tuple[str, ...], Any]) -> Flat:
         return flatten_dict(checkpoint.read_variables(path, "ResNet"))
     if not (path / "checkpoints").is_dir():
         raise UserError(f"--config.init_from={path}: neither a run nor imported weights")
-    return beside_training(path, lambda: _newest(path))
+    return retry_during_training(path, lambda: _newest(path))
 
 
 def _newest(workdir: Path) -> Flat:
@@ -103,7 +103,7 @@ def _in_backbone(name: tuple[str, ...]) -> bool:
 
 
 def _parts(names: Any) -> str:
-    """The parts of the network that paths belong to: "backbone, fusion"; attention by itself."""
+    """Lists the network's modules in variable paths: "backbone, backbone/attention, fusion"."""
     parts = {
         "/".join(name[1 : name.index("attention") + 1]) if "attention" in name else name[1]
         for name in names

@@ -1,8 +1,9 @@
-"""The training loop: it owns every side effect. Read it from top to bottom."""
+"""The training loop, which owns all side effects of training."""
 
 import math
 import time
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,8 @@ from jdance.data.records import Dataset
 from jdance.errors import Preempted, UserError
 from jdance.progress import Progress
 from jdance.train import compiled, distributed, experiment, init_from, state, steps, tasks
-from jdance.train.checkpoints import NEWEST, Checkpoints, beside_training, has_checkpoint
+from jdance.train.checkpoints import NEWEST, Checkpoints, has_checkpoint, retry_during_training
+from jdance.train.compiled import StepState
 from jdance.train.journal import Journal
 from jdance.train.metrics import MetricWriter, NoMetrics
 from jdance.train.sampler import Sampler
@@ -28,25 +30,25 @@ from jdance.train.watchdog import Watchdog
 def train(
     config: ConfigDict, workdir: Path, *, resume: str = "auto", watchdog: float = 0.0
 ) -> dict[str, Any]:
-    """Trains until the configured epoch and returns the last evaluation on `val`, if there is one.
+    """Trains to the configured epoch and returns the last evaluation on `val`, if there is one.
 
-    Running it again on the same folder continues from the newest checkpoint; the numbers are those
-    of a run that was never interrupted.
+    On a folder with checkpoints it resumes from the newest; the result equals that of an
+    uninterrupted run.
 
     Args:
         config: the experiment, see `jdance.config.base`.
-        workdir: gets config.json, metrics.jsonl, tensorboard/ and checkpoints/.
-        resume: "auto" continues where there is a checkpoint, "must" demands one, "never" refuses
-            a folder that has one.
-        watchdog: seconds that a step may take before the process is ended; 0: any time.
+        workdir: receives config.json, metrics.jsonl, tensorboard/ and checkpoints/.
+        resume: "auto" resumes if there is a checkpoint, "must" requires one, "never" refuses one.
+        watchdog: timeout per step in seconds, after which the process exits; 0: none.
 
     Raises:
-        Preempted: the run was told to end; it is saved.
-        UserError: the data set or the configuration cannot be used, the folder belongs to another
+        Preempted: SIGTERM was received, and a checkpoint is saved.
+        UserError: the data set or the configuration is unusable, the folder belongs to another
             experiment or is in use, or the loss is not finite.
     """
     dataset = Dataset(config.data.dir, tasks.data_kind(config))
-    distributed.on_main_process(lambda: dataset.check(("train", "val")))  # once, whoever else reads them
+    # Checks all files once, not once per process.
+    distributed.on_main_process(lambda: dataset.check(("train", "val")))
     dataset.trust()
     train_source = dataset.source("train")
     task = tasks.make(config, dataset.classes)
@@ -56,25 +58,25 @@ def train(
     _check_resume(resume, workdir)
     initial = _initial_variables(task, workdir)
     with ExitStack() as stack:
-        # All that is written once is written by the first process.
         distributed.on_main_process(lambda: stack.enter_context(lock.held(workdir)))
         distributed.on_main_process(lambda: experiment.claim(workdir, task.config, dataset))
+        timer = stack.enter_context(closing(Watchdog(watchdog)))
         kept, best = config.checkpoints_kept, config.best_checkpoints_kept
-        watchdog = stack.enter_context(closing(Watchdog(watchdog)))
-        with watchdog.exempt():
+        with timer.exempt():
             opened = Checkpoints(workdir, kept, best, owner=True)
         checkpoints = stack.enter_context(closing(opened))
         like = distributed.replicated_like(_abstract_state(task))
-        with watchdog.exempt():
-            say = Progress("", 0, stream=distributed.stream()).say
+        with timer.exempt():
+            say = Progress("", 0, stream=distributed.progress_stream()).say
             restored = checkpoints.restore_newest(like, say)
         start_step = restored[0] if restored else 0
-        writer = MetricWriter(workdir, start_step) if distributed.is_first() else NoMetrics()
+        is_main = distributed.is_main_process()
+        writer = MetricWriter(workdir, start_step) if is_main else NoMetrics()
         stack.enter_context(closing(writer))
         stack.callback(loader.close_processes)
-        stack.enter_context(distributed.failing_at_once())
+        stack.enter_context(distributed.exit_on_failure())
         return _train(
-            task, workdir, dataset, train_source, initial, checkpoints, restored, writer, watchdog
+            task, workdir, dataset, train_source, initial, checkpoints, restored, writer, timer
         )
 
 
@@ -89,7 +91,7 @@ def _train(
     writer: MetricWriter | NoMetrics,
     watchdog: Watchdog,
 ) -> dict[str, Any]:
-    # --- Model and optimiser ------------------------------------------------------------------
+    # --- Model and optimizer ------------------------------------------------------------------
     config = task.config
     steps_per_epoch = len(train_source) / config.batch_size
     total_steps = max(1, int(config.epochs * len(train_source) / config.batch_size))
@@ -101,19 +103,20 @@ def _train(
     )
     optimizer = state.make_optimizer(config.optimizer, schedule, freeze_steps, task.lr_multipliers)
 
-    # --- Resumption: the newest checkpoint of this folder, else init_from, else from scratch -----
+    # --- Initial state: newest checkpoint of this folder, else init_from, else random ------------
     if restored:
-        start_step, current = restored
+        start_step, train_state = restored
     else:
         with watchdog.exempt():
             fresh = state.create(model, optimizer, config.seed, task.inputs())
-            start_step, current = 0, distributed.replicate(init_from.apply(fresh, initial))
+            fresh = distributed.broadcast(init_from.apply(fresh, initial))
+            start_step, train_state = 0, distributed.replicate(fresh)
     watchdog.step(start_step)
     packing = compiled.packing(task, optimizer)
     pack, unpack = jax.jit(packing.pack), jax.jit(packing.unpack)
-    current = pack(current)
+    train_state = pack(train_state)
 
-    # --- Images that stay on the devices, if they do -------------------------------------------
+    # --- Images cached on the devices (data.resident), or None ----------------------------------
     with watchdog.exempt():
         images = distributed.replicate(task.resident(train_source))
 
@@ -126,7 +129,7 @@ def _train(
     )
 
     # --- The loop -------------------------------------------------------------------------------
-    progress = Progress("training", total_steps, start_step, distributed.stream())
+    progress = Progress("training", total_steps, start_step, distributed.progress_stream())
     if start_step:
         progress.say(f"resuming from step {start_step} of {total_steps}")
     if not dataset.count("val"):
@@ -140,78 +143,82 @@ def _train(
     batches = None
     result: dict[str, Any] = {}
     metrics: dict[str, jax.Array] = {}
-    clock = _Clock()
+    throughput = _Throughput()
     step, dispatches = start_step, 0
-    compiled_already: set[int] = set()
+    compiled_steps: set[int] = set()
 
     def due(step: int) -> tuple[bool, bool, bool]:
         """Whether to log, to evaluate and to save after a step."""
         last = step == total_steps
         log = step % config.log_every == 0 or last
         evaluate = _due(step, config.eval_every, steps_per_epoch, last) and dataset.count("val") > 0
-        # Every score has its checkpoint, from which the best is chosen.
+        # Every evaluation saves a checkpoint: BEST chooses among them.
         save = evaluate or _due(step, config.checkpoint_every, steps_per_epoch, last)
         return log, evaluate, save
 
-    def together(first: int) -> int:
-        """How many steps from `first` on go to the device at once: nothing is due in between."""
+    def dispatch_size(first: int) -> int:
+        """Number of steps from `first` on in one dispatch: nothing may be due in between."""
         last = first + config.steps_per_dispatch - 1
         between = range(first, last)
         free = not any(any(due(s)) or sampler.changes(s) or s == freeze_steps for s in between)
         return config.steps_per_dispatch if free and last <= total_steps else 1
 
-    # Anything that goes to or from the device unasked would be slow: make it an error.
+    # Implicit transfers are slow: the guard makes them errors.
     with jax.transfer_guard("disallow"):
         while step < total_steps:
             if batches is None or sampler.changes(step):
-                evaluate = partial(task.evaluate, unpack(current).variables, dataset, "train")
-                with jax.transfer_guard("allow"), clock.paused(), watchdog.exempt():
-                    shares = sampler.shares(step, evaluate)
-                batches = task.train_batches(train_source, step, shares)
-            number = together(step + 1)
-            step += number
+                evaluate_train = partial(
+                    task.evaluate, unpack(train_state).variables, dataset, "train"
+                )
+                with jax.transfer_guard("allow"), throughput.paused(), watchdog.exempt():
+                    fractions = sampler.class_fractions(step, evaluate_train)
+                batches = task.train_batches(train_source, step, fractions)
+            count = dispatch_size(step + 1)
+            step += count
             log, evaluate, save = due(step)
-            with clock.waiting():
-                several = [next(batches) for _ in range(number)]
-            for one, batch in enumerate(several, step - number + 1):
-                journal.add(one, batch)
-            previous = metrics
-            if number > 1:
-                update, share = train_steps, distributed.shard_several(several)
+            with throughput.waiting():
+                host_batches = [next(batches) for _ in range(count)]
+            for number, batch in enumerate(host_batches, step - count + 1):
+                journal.add(number, batch)
+            previous_metrics = metrics
+            if count > 1:
+                update, sharded = train_steps, distributed.shard_batches(host_batches)
             else:
-                update, share = train_step, distributed.shard(several[0])
+                update, sharded = train_step, distributed.shard(host_batches[0])
             if step <= freeze_steps:
-                update = frozen_steps if number > 1 else frozen_step
-            compiles = id(update) not in compiled_already  # the first call does
+                update = frozen_steps if count > 1 else frozen_step
+            compiles = id(update) not in compiled_steps  # on its first call
             if compiles:
                 progress.prepare("compiling")
             with watchdog.exempt(compiles):
-                state_and_log, metrics = update((current, journal.nonfinite_log), share, images)
-            current, journal.nonfinite_log = state_and_log
+                step_state = StepState(train_state, journal.nonfinite_log)
+                step_state, metrics = update(step_state, sharded, images)
+            train_state, journal.nonfinite_log = step_state
             if compiles:
-                compiled_already.add(id(update))
+                compiled_steps.add(id(update))
                 progress.resume(step)
-            clock.images += number * config.batch_size
+            throughput.images += count * config.batch_size
             # At most two dispatches in flight: batches must not pile up on the device.
-            jax.block_until_ready(previous)
+            jax.block_until_ready(previous_metrics)
             watchdog.step(step)
-            # Asked after every one: all processes must agree on the one at which they end.
+            # On every dispatch: all processes must agree on the one after which they exit.
             dispatches += 1
             preempted = distributed.preempted(dispatches) and step < total_steps
             save |= preempted
 
             values: dict[str, float] = {}
             if log or save:
-                told, nonfinite_log = jax.device_get((metrics, journal.nonfinite_log))
-                values = {name: float(value) for name, value in told.items()}
+                host_metrics, nonfinite_log = jax.device_get((metrics, journal.nonfinite_log))
+                values = {name: float(value) for name, value in host_metrics.items()}
                 with jax.transfer_guard("allow"):
-                    for line in journal.look(nonfinite_log, schedule, checkpoints.latest_step() or 0):
+                    latest = checkpoints.latest_step() or 0
+                    for line in journal.check(nonfinite_log, schedule, latest):
                         progress.say(line)
             if log:
                 with jax.transfer_guard("allow"):
                     values["learning_rate"] = float(schedule(step - 1))
                 values["epoch"] = step / steps_per_epoch
-                values |= clock.rates()
+                values |= throughput.read()
                 learned = ", ".join(
                     f"{name} {values[name]:.3f}" for name in metrics if name != "gradient_norm"
                 )
@@ -221,38 +228,38 @@ def _train(
                     f"{values['data_wait']:.0%} of the time waiting for data",
                 )
             if evaluate:
-                with jax.transfer_guard("allow"), clock.paused(), watchdog.exempt():
-                    result = task.evaluate(unpack(current).variables, dataset, "val")
+                with jax.transfer_guard("allow"), throughput.paused(), watchdog.exempt():
+                    result = task.evaluate(unpack(train_state).variables, dataset, "val")
                 values |= {f"val_{name}": result[name] for name in task.main_metrics}
                 if not np.isfinite([result[name] for name in task.main_metrics]).all():
                     raise UserError(
-                        f"{workdir}: at step {step} the network answers with numbers that are not "
-                        "finite; lower --config.optimizer.learning_rate (nothing of it was saved)"
+                        f"{workdir}: at step {step} the network's outputs on val are not finite; "
+                        "lower --config.optimizer.learning_rate (this step is not saved)"
                     )
                 name = task.main_metrics[0]
                 progress.say(f"epoch {step / steps_per_epoch:.4g}: val {name} {result[name]:.4f}")
             if log or evaluate:
                 writer.write(step, {k: v for k, v in values.items() if np.isfinite(v)})
             if save:
-                with jax.transfer_guard("allow"), clock.paused(), watchdog.exempt():
+                with jax.transfer_guard("allow"), throughput.paused(), watchdog.exempt():
                     score = result[task.main_metrics[0]] if evaluate else None
-                    checkpoints.save(step, unpack(current), score)
+                    checkpoints.save(step, unpack(train_state), score)
             if preempted:
                 with watchdog.exempt():
                     checkpoints.wait()
                 raise Preempted(f"preempted: saved at step {step} of {total_steps}; start again")
-    if start_step >= total_steps and dataset.count("val"):  # there was nothing left to train
+    if start_step >= total_steps and dataset.count("val"):  # the run was already complete
         with watchdog.exempt():
-            result = task.evaluate(unpack(current).variables, dataset, "val")
-    if distributed.is_first():
-        task.export_artifacts(unpack(current).variables, workdir)
+            result = task.evaluate(unpack(train_state).variables, dataset, "val")
+    if distributed.is_main_process():
+        task.export_artifacts(unpack(train_state).variables, workdir)
     with watchdog.exempt():
         checkpoints.wait()
     return result | {"step": step} if result else {}
 
 
 def _check_resume(resume: str, workdir: Path) -> None:
-    """Raises UserError where a folder's checkpoints are not what `resume` expects."""
+    """Raises UserError if `resume` contradicts the checkpoints of the folder."""
     if resume == "must" and not has_checkpoint(workdir):
         raise UserError(f"--resume=must: {workdir} has no checkpoint to continue from")
     if resume == "never" and has_checkpoint(workdir):
@@ -262,14 +269,14 @@ def _check_resume(resume: str, workdir: Path) -> None:
 
 
 def _initial_variables(task: Task, workdir: Path) -> init_from.Flat:
-    """What a run that has no checkpoint starts from, if not from random numbers."""
+    """Variables of config.init_from for a new run; empty for one that resumes."""
     if has_checkpoint(workdir):
         return {}
     return task.initial(_abstract_state(task).variables)
 
 
 class Restored(NamedTuple):
-    """What a run has trained: its variables are on every device."""
+    """A trained run; its variables are replicated over the devices."""
 
     config: ConfigDict
     classes: list[str]
@@ -278,47 +285,49 @@ class Restored(NamedTuple):
 
 
 def load(workdir: Path, checkpoint: str = NEWEST) -> tuple[ConfigDict, list[str], Any]:
-    """The configuration, classes and variables of a run, see `restore`."""
+    """Configuration, classes and variables of a run, see `restore`."""
     return restore(workdir, checkpoint)[:3]
 
 
 def restore(workdir: Path, checkpoint: str = NEWEST) -> Restored:
-    """Reads a checkpoint of a run, and writes nothing.
+    """Reads a checkpoint of a run without writing anything.
 
     Args:
-        workdir: the run's folder.
-        checkpoint: see `Checkpoints.step_of`; in place of a newest one that is damaged the one
-            before it is taken, with a warning.
+        workdir: folder of the run.
+        checkpoint: see `Checkpoints.resolve`. If the newest is damaged, the previous one is used,
+            with a warning.
 
     Raises:
         UserError: the folder holds no run, or no such checkpoint.
     """
     config, classes = experiment.read(workdir)
     like = distributed.replicated_like(_abstract_state(tasks.make(config, classes)))
-    warnings, restored = beside_training(workdir, partial(_restored, workdir, checkpoint, like))
+    read = partial(_restore_state, workdir, checkpoint, like)
+    warnings, (step, restored) = retry_during_training(workdir, read)
     for line in warnings:
         Progress("", 0).say(line)
-    step, restored_state = restored
-    return Restored(config, classes, restored_state.variables, step)
+    return Restored(config, classes, restored.variables, step)
 
 
-def _restored(workdir: Path, checkpoint: str, like: Any) -> tuple[list[str], tuple[int, Any]]:
-    """Warnings, and the step and the state of the checkpoint called so."""
+def _restore_state(
+    workdir: Path, checkpoint: str, like: Any
+) -> tuple[list[str], tuple[int, state.TrainState]]:
+    """Warnings, and the step and the state of a checkpoint."""
     warnings: list[str] = []
     with closing(Checkpoints(workdir)) as checkpoints:
-        step = checkpoints.step_of(checkpoint)
+        step = checkpoints.resolve(checkpoint)
         if checkpoint != NEWEST:
-            return [], (step, distributed.of_this_process(checkpoints.restore(step, like)))
+            return [], (step, distributed.local_data(checkpoints.restore(step, like)))
         newest = checkpoints.restore_newest(like, warnings.append)
-    assert newest is not None, "there is a step"
+    assert newest is not None, "resolve has found a checkpoint"
     return warnings, newest
 
 
 def _abstract_state(task: Task) -> Any:
-    """The tree, shapes and dtypes of a run's state."""
+    """Tree, shapes and dtypes of a run's state."""
     config = task.config
     schedule = state.make_schedule(config.optimizer, 1, 1)
-    # Of freezing only whether it takes place shows in the tree.
+    # The tree depends on whether the backbone is frozen at first, not on the number of steps.
     optimizer = state.make_optimizer(
         config.optimizer, schedule, config.freeze_epochs, task.lr_multipliers
     )
@@ -328,43 +337,41 @@ def _abstract_state(task: Task) -> Any:
 
 
 def _due(step: int, epochs: float, steps_per_epoch: float, last: bool) -> bool:
-    """Whether an event that happens every so many epochs falls on this step."""
+    """Whether an event with a period in epochs falls on this step."""
     period = max(1, round(epochs * steps_per_epoch))
     return last or step % period == 0
 
 
-class _Clock:
-    """Speed, and the share of the time spent waiting for data, since the last look."""
+class _Throughput:
+    """Images per second, and the fraction of time spent waiting for data, since the last `read`."""
 
     def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
         self.images = 0
         self._waited = self._paused = 0.0
         self._start = time.monotonic()
 
-    def waiting(self) -> "_Span":
-        return _Span(self, "_waited")
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts a block as waiting for data."""
+        start = time.monotonic()
+        yield
+        self._waited += time.monotonic() - start
 
-    def paused(self) -> "_Span":
-        return _Span(self, "_paused")
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves a block out of the measurement."""
+        start = time.monotonic()
+        yield
+        self._paused += time.monotonic() - start
 
-    def rates(self) -> dict[str, float]:
+    def read(self) -> dict[str, float]:
         elapsed = max(time.monotonic() - self._start - self._paused, 1e-9)
         result = {
             "images_per_second": self.images / elapsed,
             "data_wait": self._waited / elapsed,
         }
-        self.images, self._waited, self._paused = 0, 0.0, 0.0
-        self._start = time.monotonic()
+        self._reset()
         return result
-
-
-class _Span:
-    def __init__(self, clock: _Clock, name: str):
-        self._clock, self._name = clock, name
-
-    def __enter__(self) -> None:
-        self._start = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        elapsed = time.monotonic() - self._start
-        setattr(self._clock, self._name, getattr(self._clock, self._name) + elapsed)

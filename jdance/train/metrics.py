@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: metrics.jsonl and TensorBoard."""
+"""Writers of a run's metrics: metrics.jsonl and TensorBoard events."""
 
 import json
 from pathlib import Path
@@ -9,16 +9,14 @@ from jdance import files
 
 
 class MetricWriter:
-    """Writes one row a logged step to DIR/metrics.jsonl, and the same to TensorBoard events.
+    """Appends one row per logged step to DIR/metrics.jsonl and to TensorBoard events.
 
-    Rows after `start_step`, which an interrupted run wrote and this one will write again, go.
+    Rows after `start_step`, left by an interrupted run, are removed: they will be written again.
     """
 
     def __init__(self, workdir: Path, start_step: int):
         path = workdir / "metrics.jsonl"
-        rows = _rows_until(path, start_step)
-        # At once, so that nothing is lost whatever happens in between.
-        files.atomic_write(path, "".join(rows))
+        files.atomic_write(path, "".join(_rows_until(path, start_step)))
         self._file = path.open("a")
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
 
@@ -35,7 +33,7 @@ class MetricWriter:
 
 
 class NoMetrics:
-    """The `MetricWriter` of processes that write nothing."""
+    """Null `MetricWriter` of all processes but the main one."""
 
     def write(self, step: int, values: dict[str, float]) -> None: ...
 
@@ -43,12 +41,12 @@ class NoMetrics:
 
 
 def _rows_until(path: Path, step: int) -> list[str]:
-    """The whole rows of a metrics file that belong to steps up to `step`."""
+    """The complete rows of a metrics file up to a step."""
     rows = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
             if json.loads(line)["step"] <= step:
                 rows.append(line + "\n")
-        except (ValueError, KeyError, TypeError):  # half written when the run was killed
+        except (ValueError, KeyError, TypeError):  # truncated when the run was killed
             continue
     return rows

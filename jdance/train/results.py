@@ -1,4 +1,4 @@
-"""Judging finished runs: motion networks, alone or as an ensemble, and pose networks."""
+"""Evaluation of finished runs: motion networks, single or ensembles, and pose networks."""
 
 import json
 import re
@@ -32,22 +32,22 @@ def evaluate(
     """Evaluates a run on a split and writes the result.
 
     Args:
-        workdirs: folders of runs. Several motion networks are judged as an ensemble, by their mean
-            probabilities.
-        split: which part of the data set.
-        data: another data set than the run's own.
+        workdirs: folders of runs. Several motion networks form an ensemble: their probabilities
+            are averaged.
+        split: of the data set.
+        data: folder of a data set, by default the run's own.
         drop_joints: see `loader.eval_batches`.
-        views: mean probability over so many views of each example, see `loader.eval_batches`.
-        checkpoint: which one of each run, see `Checkpoints.step_of`.
-        output: the folder for the result; by default that of the first run.
+        views: number of augmented views per example to average, see `loader.eval_batches`.
+        checkpoint: of each run, see `Checkpoints.resolve`.
+        output: folder for the result, by default that of the first run.
 
     Returns:
-        The result (see `evaluation.judged` and `pose.evaluation.average_precision`), with what was
-        evaluated: data, split, views, drop_joints, checkpoint and step, of an ensemble runs; and
-        its file, eval_SPLIT[_ensemble][_on_DATA][_without_...][_viewsN][_best|_stepN].json.
+        The result (see `evaluation.summarize` and `pose.evaluation.average_precision`) with data,
+        split, views, drop_joints, checkpoint, and step (an ensemble: runs); and its file,
+        eval_SPLIT[_ensemble][_on_DATA][_without_...][_viewsN][_best|_stepN].json.
 
     Raises:
-        UserError: a folder holds no finished run, or the data does not suit it.
+        UserError: a folder holds no finished run, or the data set does not fit it.
     """
     config, classes = experiment.read(workdirs[0])
     if config.task == "pose":
@@ -67,11 +67,14 @@ def evaluate(
             steps.append(run.step)
             runs.append(_predict(run, split, data, drop_joints, views))
         folder, _, first = runs[0]
-        for workdir, (other, theirs, predictions) in zip(workdirs, runs, strict=True):
-            if theirs != classes or not np.array_equal(predictions["label"], first["label"]):
-                raise UserError(f"{workdir}: was trained on other classes, or judges {other}")
-        joint = average([predictions for _, _, predictions in runs])
-        result = summarize(joint, classes, folder, split)
+        for workdir, (other, run_classes, predictions) in zip(workdirs, runs, strict=True):
+            if run_classes != classes or not np.array_equal(predictions["label"], first["label"]):
+                raise UserError(
+                    f"{workdir}: was trained on other classes, or evaluates {other}; an ensemble "
+                    "needs the same classes and examples"
+                )
+        averaged = average([predictions for _, _, predictions in runs])
+        result = summarize(averaged, classes, folder, split)
     result |= {"views": views, "drop_joints": drop_joints, "checkpoint": checkpoint}
     result["step"] = steps[0]
     if len(workdirs) > 1:
@@ -89,13 +92,13 @@ def evaluate(
 
 
 def _short_name(folder: Path) -> str:
-    """A name for a folder that fits into that of a file, and that no other folder has."""
+    """A unique name for a folder, fit for use in a file name."""
     name = re.sub(r"[^\w.=+-]+", "_", folder.name)[:60]
     return f"{name}-{zlib.crc32(str(folder).encode()):08x}"
 
 
 def write(result: dict[str, Any], folder: Path, name: str) -> Path:
-    """Writes an evaluation's result to FOLDER/eval_NAME.json, which it returns.
+    """Writes a result to FOLDER/eval_NAME.json and returns this path.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -114,15 +117,14 @@ def write(result: dict[str, Any], folder: Path, name: str) -> Path:
 def calibrate(
     workdir: Path, split: str, *, data: str = "", checkpoint: str = NEWEST
 ) -> tuple[dict[str, Any], Path]:
-    """Fits a motion network's temperature on a split and keeps it with the run.
-
-    Every checkpoint has a temperature of its own.
+    """Fits the temperature of a motion network's checkpoint on a split.
 
     Returns:
         See `calibration.calibrate`.
 
     Raises:
-        UserError: the folder holds no finished run of a motion network, or the data does not suit.
+        UserError: the folder holds no finished run of a motion network, or the data set does not
+            fit it.
     """
     config, _ = experiment.read(workdir)
     if config.task == "pose":
@@ -138,17 +140,17 @@ def _predict(
 ) -> tuple[Path, list[str], Predictions]:
     config, classes = run.config, run.classes
     dataset = Dataset(data or config.data.dir)
-    foreign = sorted(set(dataset.classes) - set(classes))
-    if foreign:
-        raise UserError(f"{dataset.folder}: the run knows no class {foreign[0]!r}, only {classes}")
-    config.batch_size += -config.batch_size % jax.device_count()  # a multiple of the devices
+    unknown = sorted(set(dataset.classes) - set(classes))
+    if unknown:
+        raise UserError(f"{dataset.folder}: the run knows no class {unknown[0]!r}, only {classes}")
+    config.batch_size += -config.batch_size % jax.device_count()  # rounded up to a multiple
     source, eval_step = dataset.source(split), make_eval_step(config)
     inputs = models.inputs(config.model)
-    parts = []
+    per_view = []
     for view in range(views):
         batches = loader.eval_batches(source, config, inputs, drop=drop_joints, view=view)
-        parts.append(predict(eval_step, run.variables, batches))
-    result = average(parts)
-    # The data set may have fewer classes than the run, and so other numbers for them.
-    own = np.array([classes.index(name) for name in dataset.classes])
-    return dataset.folder, classes, result | {"label": own[result["label"]]}
+        per_view.append(predict(eval_step, run.variables, batches))
+    result = average(per_view)
+    # The data set may have fewer classes than the run: map its labels to the run's.
+    labels = np.array([classes.index(name) for name in dataset.classes])
+    return dataset.folder, classes, result | {"label": labels[result["label"]]}

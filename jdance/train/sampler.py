@@ -1,8 +1,8 @@
-"""The course of a run's sampling: which shares the classes have, from which step on.
+"""Class sampling during a run: the fraction of examples drawn from each class.
 
-Steered sampling looks, before each round of training but the first, at the confusion matrix on the
-training data. What it saw, and after how many steps, is kept in DIR/sampling.json, so that an
-interrupted run continues with the shares that it had.
+Steered sampling evaluates the confusion matrix on the training data before each round of training
+except the first. DIR/sampling.json keeps the matrices by step, so that an interrupted run resumes
+with the same fractions.
 """
 
 import json
@@ -18,18 +18,18 @@ from jdance import files
 from jdance.data import records, sampling
 from jdance.errors import UserError
 
-_FADE = 0.5  # weight of the confusion of earlier rounds against that of the newest
+_DECAY = 0.5  # weight of the confusion of earlier rounds
 
 
 class Sampler:
-    """Class shares of a run.
+    """Class fractions of a run.
 
     Args:
         config: the experiment.
         workdir: of the run.
         source: packed training records.
-        classes: M.
-        round_steps: steps of a round, the period in which steered sampling looks again.
+        classes: their number M.
+        round_steps: steps between two evaluations of steered sampling.
     """
 
     def __init__(
@@ -42,33 +42,34 @@ class Sampler:
             self._balanced = sampling.balanced(records.labels(source), classes)
 
     def changes(self, step: int) -> bool:
-        """Whether the shares after `step` steps may be others than before."""
+        """Whether the fractions may change after `step` steps."""
         return self._kind == "confusion" and step % self._round_steps == 0
 
-    def shares(self, step: int, evaluate: Callable[[], dict[str, Any]]) -> np.ndarray | None:
-        """Shares [M] from step `step` on; None: as the examples come.
+    def class_fractions(
+        self, step: int, evaluate: Callable[[], dict[str, Any]]
+    ) -> np.ndarray | None:
+        """Fractions float64 [M] from `step` on; None: every example once per epoch.
 
         Args:
-            step: how many steps have been done.
-            judge: evaluates the network as it is now on the training data.
+            step: number of finished steps.
+            evaluate: evaluates the current network on the training data.
 
         Raises:
-            UserError: a run is continued whose sampling.json is missing or damaged.
+            UserError: sampling.json of a resumed run is missing or damaged.
         """
         if self._kind != "confusion" or step < self._round_steps:
             return self._balanced
-        seen = {at: matrix for at, matrix in self._read().items() if at <= step}
+        matrices = {at: matrix for at, matrix in self._read().items() if at <= step}
         if self.changes(step):
-            seen.pop(step, None)
-            before = np.array(seen[max(seen)] if seen else 0.0)
-            seen[step] = (_FADE * before + np.array(evaluate()["confusion"])).tolist()
-            self._write(seen)
-        if not seen:
+            matrices.pop(step, None)
+            before = np.array(matrices[max(matrices)] if matrices else 0.0)
+            matrices[step] = (_DECAY * before + np.array(evaluate()["confusion"])).tolist()
+            self._write(matrices)
+        if not matrices:
             raise UserError(
-                f"{self._path}: does not tell the sampling at step {step}; train anew with another "
-                "--workdir"
+                f"{self._path}: has no entry up to step {step}; train again with another --workdir"
             )
-        return sampling.steered(np.array(seen[max(seen)]), self._strength)
+        return sampling.steered(np.array(matrices[max(matrices)]), self._strength)
 
     def _read(self) -> dict[int, Any]:
         if not self._path.exists():
@@ -77,10 +78,9 @@ class Sampler:
             return {int(step): c for step, c in json.loads(self._path.read_text()).items()}
         except (ValueError, AttributeError) as error:
             raise UserError(
-                f"{self._path}: is damaged ({error}); train anew with another --workdir"
+                f"{self._path}: is damaged ({error}); train again with another --workdir"
             ) from error
 
-    def _write(self, seen: dict[int, Any]) -> None:
-        if jax.process_index():  # all processes have seen the same
-            return
-        files.atomic_write(self._path, json.dumps(seen) + "\n")
+    def _write(self, matrices: dict[int, Any]) -> None:
+        if jax.process_index() == 0:  # the matrices are the same on all processes
+            files.atomic_write(self._path, json.dumps(matrices) + "\n")

@@ -1,7 +1,7 @@
-"""One step of training and of evaluation: pure functions, to be mapped over devices.
+"""Pure training and evaluation steps, mapped over devices along the axis `AXIS`.
 
-The mapped axis is called "batch". Gradients, batch statistics and metrics are averaged over it, so
-that every device ends a step with the same numbers.
+Gradients, batch statistics and metrics are averaged over the axis, so that every device ends a step
+with the same state; `distributed` describes the data parallelism as a whole.
 """
 
 from collections.abc import Callable
@@ -39,9 +39,14 @@ def motion_loss(
     *,
     smoothing: float = 0.0,
 ) -> tuple[Array, tuple[dict[str, Array], Any]]:
-    """Mean cross-entropy and accuracy of a motion network in training.
+    """Mean cross-entropy and accuracy of a motion network in training mode.
 
-    The batch: image [B, S, S, 3], features [B, D], valid [B], label [B], index [B].
+    Args:
+        model: the network.
+        variables: its params and batch_stats.
+        batch: image [B, S, S, 3] (optional), features [B, D], valid, label and index [B].
+        key: for dropout.
+        smoothing: label smoothing.
     """
     logits, updates = model.apply(
         variables,
@@ -71,18 +76,18 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
     """Updates the state with this device's shard of the batch.
 
-    Randomness comes from (seed, step, the examples' indices), never from the device.
+    Randomness comes from (seed, step, index of the example), never from the device.
 
     Args:
         state: replicated.
         batch: arrays [B, ...], as `loss` takes them.
         model, optimizer, seed, loss: constants of the run.
-        accumulate: gradient-accumulation micro-batches: the same update as in one piece, but for
-            batch norm, which sees a micro-batch at a time. Divides B.
+        accumulate: number of gradient-accumulation micro-batches, a divisor of B. The update is
+            that of the whole batch, except that batch norm sees one micro-batch at a time.
         packing: of the state; None: it is not packed.
 
     Returns:
-        The new state, and the mean loss, the loss's own metrics, and the gradient norm: float32 [].
+        The new state, and the metrics float32 []: `loss`, those of the loss, and `gradient_norm`.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     variables = state if packing is None else packing.unpack_variables(state)
@@ -101,13 +106,13 @@ def train_step(
     if accumulate == 1:
         (value, metrics, gradients), batch_stats = gradient(batch, variables.batch_stats)
     else:
-        parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
-        (value, metrics, gradients), batch_stats = _mean_over(
-            parts, gradient, variables.batch_stats
+        micro_batches = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+        (value, metrics, gradients), batch_stats = _accumulate(
+            micro_batches, gradient, variables.batch_stats
         )
     if packing is not None:
         batch_stats = packing.pack_batch_stats(batch_stats)
-    # Batch norm has averaged its statistics over the devices already; the mean makes that certain.
+    # Synchronized batch norm has averaged its statistics already; without it, this does.
     gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), AXIS)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     metrics = {"loss": value, **metrics, "gradient_norm": optax.tree.norm(gradients)}
@@ -128,36 +133,35 @@ def guarded_step(
     skip: bool,
     **constants: Any,
 ) -> tuple[TrainState, nonfinite.NonfiniteLog, dict[str, Array]]:
-    """`train_step`, whose update is taken only if it is finite; see `nonfinite.guard`."""
+    """`train_step` whose update is dropped if it is not finite; see `nonfinite.guard`."""
     new_state, metrics = train_step(state, batch, **constants)
     return *nonfinite.guard(state, new_state, metrics, nonfinite_log, skip), metrics
 
 
-def _mean_over(
-    parts: dict[str, Array],
+def _accumulate(
+    micro_batches: dict[str, Array],
     gradient: Callable[[dict[str, Array], Any], tuple[Any, Any]],
     batch_stats: Any,
 ) -> tuple[Any, Any]:
-    """The mean of `gradient`'s first result over parts [N, B / N, ...], and its last second one.
+    """Scans `gradient` over micro-batches [N, B / N, ...].
 
-    One sum in memory, whatever the number of parts.
+    Returns:
+        The mean of its first results, of which memory holds a single sum, and the last batch_stats.
     """
-    first = jax.tree.map(lambda x: x[0], parts)
-    start = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, first, batch_stats)[0]
-    )
+    first = jax.tree.map(lambda x: x[0], micro_batches)
+    zeros = optax.tree.zeros_like(jax.eval_shape(gradient, first, batch_stats)[0])
 
-    def add(state_and_log: tuple[Any, Any], part: dict[str, Array]) -> tuple[tuple[Any, Any], None]:
-        total, batch_stats = state_and_log
-        found, batch_stats = gradient(part, batch_stats)
-        return (jax.tree.map(jnp.add, total, found), batch_stats), None
+    def add(carry: tuple[Any, Any], micro_batch: dict[str, Array]) -> tuple[tuple[Any, Any], None]:
+        total, batch_stats = carry
+        value, batch_stats = gradient(micro_batch, batch_stats)
+        return (jax.tree.map(jnp.add, total, value), batch_stats), None
 
-    (total, batch_stats), _ = jax.lax.scan(add, (start, batch_stats), parts)
-    count = len(jax.tree.leaves(parts)[0])
+    (total, batch_stats), _ = jax.lax.scan(add, (zeros, batch_stats), micro_batches)
+    count = len(jax.tree.leaves(micro_batches)[0])
     return jax.tree.map(lambda x: x / count, total), batch_stats
 
 
 def eval_step(variables: dict[str, Any], batch: dict[str, Array], *, model: nn.Module) -> Array:
-    """Class probabilities float32 [B, M] of this device's part of the batch, on all devices."""
+    """Class probabilities float32 [B, M] of this device's shard of the batch."""
     logits = model.apply(variables, batch.get("image"), batch["features"], batch["valid"])
     return jax.nn.softmax(jnp.asarray(logits))

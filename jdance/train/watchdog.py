@@ -1,7 +1,7 @@
-"""A run that stands still must end: nothing else notices a stalled process.
+"""Terminates a hung run.
 
-JAX tells of processes that died, not of one that is stopped, swaps, or waits for a disk for ever;
-the others then wait for it in the middle of a step.
+JAX detects processes that died, but not one that is stopped, swaps, or waits for a disk forever;
+its peers then block in the middle of a step.
 """
 
 import faulthandler
@@ -21,21 +21,24 @@ _KEY = "jdance/step/"
 
 
 class Watchdog:
-    """Ends the process when no step has been finished for a while.
+    """Exits the process when no step has finished within a timeout.
 
-    Every process tells the others its step. On a timeout each prints the stacks of all its threads
-    and which process lags behind, and ends with status `distributed.BROKEN`.
+    Every process publishes its step. On a timeout each prints the stacks of all its threads and the
+    process that lags behind, and exits with status `distributed.BROKEN`.
 
     Args:
-        seconds: how long a step may take; 0: for ever.
-        step: to start from.
-        end: what ends the process.
+        seconds: timeout per step; 0: none.
+        step: the current step.
+        on_timeout: called with the exit status.
     """
 
     def __init__(
-        self, seconds: float, step: int = 0, end: Callable[[int], None] = distributed.end
+        self,
+        seconds: float,
+        step: int = 0,
+        on_timeout: Callable[[int], None] = distributed.exit_now,
     ) -> None:
-        self._seconds, self._end, self._step = seconds, end, step
+        self._seconds, self._on_timeout, self._step = seconds, on_timeout, step
         self._exempt = 0
         self._last = time.monotonic()
         self._closed = threading.Event()
@@ -45,15 +48,15 @@ class Watchdog:
             self._thread.start()
 
     def step(self, step: int) -> None:
-        """Tells that a step is finished."""
+        """Restarts the timeout after a finished step."""
         self._step, self._last = step, time.monotonic()
 
     def exempt(self, when: bool = True) -> AbstractContextManager[None]:
-        """Work that may take any time: compilation, evaluation, checkpoints."""
-        return self._paused() if when else nullcontext()
+        """Suspends the timeout for work of any length: compilation, evaluation, checkpoints."""
+        return self._suspended() if when else nullcontext()
 
     @contextmanager
-    def _paused(self) -> Iterator[None]:
+    def _suspended(self) -> Iterator[None]:
         self._exempt += 1
         try:
             yield
@@ -68,26 +71,28 @@ class Watchdog:
 
     def _watch(self) -> None:
         period = min(10.0, self._seconds / 5)
-        self._publish()  # at once, so that a process that stops soon is known to the others
+        self._publish()  # immediately, so that peers know a process that hangs early
         while True:
             before = time.monotonic()
             if self._closed.wait(period):
                 return
             now = time.monotonic()
             if now - before > 3 * period + 1:
-                self._last = now  # this process was stopped itself, by Ctrl-Z for instance
+                self._last = now  # this process itself was suspended, by Ctrl-Z for instance
             self._publish()
             if not self._exempt and now - self._last > self._seconds:
-                self._bark(now - self._last)
+                self._report(now - self._last)
+                self._on_timeout(distributed.BROKEN)
                 return
 
     def _publish(self) -> None:
         if jax.process_count() > 1:
-            name = f"{_KEY}{jax.process_index()}"
+            key = f"{_KEY}{jax.process_index()}"
             value = f"{self._step} {time.time():.1f} {socket.gethostname()}"
-            _bounded(lambda: distributed.client().key_value_set(name, value, allow_overwrite=True))
+            client = distributed.coordinator_client()
+            _with_timeout(lambda: client.key_value_set(key, value, allow_overwrite=True))
 
-    def _bark(self, silent: float) -> None:
+    def _report(self, silent: float) -> None:
         faulthandler.dump_traceback(sys.stderr, all_threads=True)
         lines = [
             f"error: watchdog: process {jax.process_index()} on {socket.gethostname()} has not "
@@ -95,52 +100,52 @@ class Watchdog:
             f"{self._step}"
         ]
         if jax.process_count() > 1:
-            told = _bounded(lambda: distributed.client().key_value_dir_get(_KEY))
+            client = distributed.coordinator_client()
+            published = _with_timeout(lambda: client.key_value_dir_get(_KEY))
             lines.append(
-                "  " + lagging(told, jax.process_count(), time.time())
-                if told is not None
-                else "  process 0, which keeps everybody's step, does not answer: it lags"
+                "  " + lagging(published, jax.process_count(), time.time())
+                if published is not None
+                else "  process 0, the coordinator, does not answer: it lags"
             )
         print("\n".join(lines), file=sys.stderr)
-        self._end(distributed.BROKEN)
 
 
-def lagging(told: list[tuple[str, str]], processes: int, now: float) -> str:
-    """Which process holds the others up.
+def lagging(published: list[tuple[str, str]], processes: int, now: float) -> str:
+    """Describes the process that the others are waiting for.
 
     Args:
-        told: pairs of a key that ends in the process's number, and "STEP TIME HOST".
-        processes: how many there should be.
+        published: keys ending in "/PROCESS", with values "STEP TIME HOST".
+        processes: their expected number.
         now: seconds since the epoch.
 
     Returns:
-        A line with the process that has done the fewest steps, among equals the one that has been
-        silent for longest, and everybody's step; or with one that has never told its step.
+        One line: a process that has never published; else the one with the fewest steps, and among
+        equals the one silent for longest, with the steps of all.
     """
     known = {}
-    for key, value in told:
+    for key, value in published:
         step, when, host = value.split(" ", 2)
         known[int(key.rpartition("/")[2])] = (int(step), float(when), host)
     missing = sorted(set(range(processes)) - known.keys())
     if missing:
         return f"process {missing[0]} lags: it has never been heard of"
-    slowest = min(known, key=lambda number: known[number][:2])
-    done, last, machine = known[slowest]
-    steps = ", ".join(f"{number}: {known[number][0]}" for number in sorted(known)[:64])
+    slowest = min(known, key=lambda process: known[process][:2])
+    step, when, host = known[slowest]
+    steps = ", ".join(f"{process}: {known[process][0]}" for process in sorted(known)[:64])
     return (
-        f"process {slowest} on {machine} lags: step {done}, last heard of {now - last:.0f} s ago "
+        f"process {slowest} on {host} lags: step {step}, last heard of {now - when:.0f} s ago "
         f"(steps by process: {steps})"
     )
 
 
-def _bounded(call: Callable[[], Any], seconds: float = 5.0) -> Any:
-    """The result of a call to the coordinator, or None if it fails or does not answer in time."""
+def _with_timeout(call: Callable[[], Any], seconds: float = 5.0) -> Any:
+    """Result of a call to the coordinator, or None if it fails or does not return in time."""
     result: list[Any] = []
 
     def run() -> None:
         try:
             result.append(call())
-        except Exception:  # whatever a coordinator that is ending may raise
+        except Exception:  # anything, while the coordinator is shutting down
             return
 
     thread = threading.Thread(target=run, daemon=True)

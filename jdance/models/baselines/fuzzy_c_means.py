@@ -77,8 +77,8 @@ def _spread(points: Array, weights: Array, key: Array, count: int) -> Array:
     Each is a point, drawn in proportion to the squared distance to those that are there.
     """
 
-    def draw(state_and_log: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], None]:
-        chosen, nearest = state_and_log
+    def draw(carry: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], None]:
+        chosen, nearest = carry
         index = jax.random.categorical(
             jax.random.fold_in(key, number), jnp.log(weights) + jnp.log(nearest)
         )
