@@ -42,11 +42,11 @@ def test_memory_is_flat_over_ten_minutes(tiny_data, tmp_path):
     recognizer = Recognizer(config, list("abc"), variables, estimator, min_joints=4)
     peaks = np.zeros(_MINUTES)
 
-    def told(done: int, total: int) -> None:
+    def on_progress(done: int, total: int) -> None:
         minute = min(int((done - 1) / _FPS / 60), _MINUTES - 1)
         peaks[minute] = max(peaks[minute], _resident())
 
-    assert video.recognize_video(recognizer, path, tmp_path / "out", told=told,
+    assert video.recognize_video(recognizer, path, tmp_path / "out", on_progress=on_progress,
                                  settings=video.Settings()) == ""  # fmt: skip
     print("MiB at most in each minute:", *np.round(peaks))
     assert peaks.max() <= 1.1 * peaks[0]

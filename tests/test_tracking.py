@@ -5,10 +5,10 @@ import pytest
 from conftest import tiny_image
 
 from jdance.recognize import timeline, tracking
+from jdance.recognize.page import VideoPage
 from jdance.recognize.stream import Stream
 from jdance.recognize.timeline import Segment, Timeline
 from jdance.recognize.tracking import Tracker
-from jdance.report import video
 
 
 def _body(x, y=100.0, size=100.0):
@@ -156,16 +156,16 @@ def test_timeline_joins_flicker_and_ends_with_gaps(tmp_path):
 
 def test_segmental_f1():
     true = [Segment(0, 0, 10, "a", 1), Segment(0, 10, 20, "b", 1)]
-    assert timeline.f1_at(true, true) == 1
+    assert timeline.segmental_f1(true, true) == 1
     found = [Segment(0, 0, 6, "a", 1), Segment(0, 6, 20, "b", 1)]
-    assert timeline.f1_at(found, true) == 1  # both overlap by more than a half
+    assert timeline.segmental_f1(found, true) == 1  # both overlap by more than a half
     split = [Segment(0, 0, 5.5, "a", 1), Segment(0, 5.5, 10, "a", 1)]
-    assert timeline.f1_at(split, true) == pytest.approx(2 * 1 / 4)
-    assert timeline.f1_at([Segment(1, 0, 10, "a", 1)], true) == 0
-    assert timeline.f1_at([], []) == 0
+    assert timeline.segmental_f1(split, true) == pytest.approx(2 * 1 / 4)
+    assert timeline.segmental_f1([Segment(1, 0, 10, "a", 1)], true) == 0
+    assert timeline.segmental_f1([], []) == 0
     moment = [Segment(0, 3, 3, "a", 1), Segment(0, 5, 5, "a", 1)]  # both are empty
-    assert timeline.f1_at(moment, moment) == 1
-    assert timeline.f1_at(moment, true) == 0 and timeline.f1_at(moment[:1], moment[1:]) == 0
+    assert timeline.segmental_f1(moment, moment) == 1
+    assert timeline.segmental_f1(moment, true) == 0 and timeline.segmental_f1(moment[:1], moment[1:]) == 0
 
 
 def test_empty_segments_of_one_motion_are_joined():
@@ -174,12 +174,12 @@ def test_empty_segments_of_one_motion_are_joined():
         same.add(1.0, 0, motion, probability)
     first, *_ = same.finish()
     assert (first.start, first.end) == (1.0, 1.0)
-    joined = timeline._joined([Segment(0, 1, 1, "a", 0.4), Segment(0, 1, 1, "a", 0.8)])
+    joined = timeline._merge_equal([Segment(0, 1, 1, "a", 0.4), Segment(0, 1, 1, "a", 0.8)])
     assert joined == [Segment(0, 1, 1, "a", pytest.approx(0.6))]
 
 
 def test_report_is_one_safe_file(tmp_path):
-    page = video.Report("<b>&.mp4", ["walk", "wave"])
+    page = VideoPage("<b>&.mp4", ["walk", "wave"])
     page.add_image(1.5, b"\xff\xd8")
     segments = [Segment(0, 0, 62, "walk", 0.9), Segment(3, 5, 9, "unknown", 0.2)]
     page.write(tmp_path / "x.html", segments, 70.0)

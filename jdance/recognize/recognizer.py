@@ -144,7 +144,7 @@ class Recognizer:
         estimator = None
         if pose:
             estimator = PoseEstimator.load(pose, DECODE, dtype, pose_size, pose_views)
-        temperature = calibration.temperature_of(folder, checkpoint)
+        temperature = calibration.load_temperature(folder, checkpoint)
         variables = jax.device_get(variables)  # the checkpoint's are on all devices
         return cls(
             config, classes, variables, estimator, min_joints, temperature, min_confidence, dtype

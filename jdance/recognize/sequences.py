@@ -48,7 +48,10 @@ class SequenceClassifier:
         config, classes, variables = loop.load(Path(folder))
         try:
             return cls(
-                config, classes, jax.device_get(variables), calibration.temperature_of(Path(folder))
+                config,
+                classes,
+                jax.device_get(variables),
+                calibration.load_temperature(Path(folder)),
             )
         except UserError as error:
             raise UserError(f"{folder}: {error}") from None

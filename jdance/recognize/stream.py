@@ -1,7 +1,6 @@
-"""Recognised frames to tracked ones: a stream that runs a little behind, so that it can look ahead.
+"""Tracks recognized frames as a stream with a small lag, in bounded memory.
 
-Motions are averaged over the frames around, and short gaps in a track are bridged, once the frames
-after them are known. Nothing older is kept: memory does not grow with the video.
+With the lag, motions are averaged over the surrounding frames and short gaps in tracks are bridged.
 """
 
 from collections import deque
@@ -23,11 +22,11 @@ class TrackedPerson:
     """One person in one frame.
 
     Attributes:
-        track: its number.
+        track: number of the track.
         keypoints: float32 [18, 3], smoothed.
         box: x, y, width, height of the key points.
         probabilities: float [M], smoothed.
-        bridged: nobody was found there; the person was before and after.
+        bridged: whether the key points are interpolated over a gap in the track.
     """
 
     track: int
@@ -39,7 +38,7 @@ class TrackedPerson:
 
 @dataclass(frozen=True)
 class TrackedFrame:
-    """A frame with everybody in it, by track; the image is uint8 RGB [H, W, 3] or None."""
+    """A frame with its people, sorted by track; the image is uint8 RGB [H, W, 3] or None."""
 
     index: int
     time: float
@@ -52,18 +51,19 @@ class _Entry:
     index: int
     time: float
     image: np.ndarray | None
-    seen: dict[int, tuple[Track, np.ndarray, np.ndarray]] = field(default_factory=dict)
+    # id(track) -> track, key points, probabilities
+    detections: dict[int, tuple[Track, np.ndarray, np.ndarray]] = field(default_factory=dict)
 
 
 class Stream:
-    """Follows everybody through frames that come one after the other.
+    """Tracks people through consecutive frames.
 
     Args:
-        tracker: who is who; None: a new one.
+        tracker: None: a new one.
         window: seconds before and after a frame over which motions are averaged, or that the
-            sequence network looks at.
-        lag: seconds that it may run behind, at most the window.
-        namer: a sequence network that names motions, instead of those that come with the people.
+            sequence network takes.
+        lag: maximum delay of the output in seconds, limited to `window`.
+        classifier: classifies the motions of tracks, instead of averaging those of the frames.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class Stream:
         classifier: SequenceClassifier | None = None,
     ):
         self._tracker = tracker or Tracker()
-        self._window, self._lag, self._namer = window, min(lag, window), classifier
-        self._waiting: deque[_Entry] = deque()
+        self._window, self._lag, self._classifier = window, min(lag, window), classifier
+        self._pending: deque[_Entry] = deque()
         self._past: deque[_Entry] = deque()
-        self._named: dict[int, tuple[float, np.ndarray]] = {}
+        self._classified: dict[int, tuple[float, np.ndarray]] = {}
 
     def add(
         self,
@@ -88,83 +88,88 @@ class Stream:
         keypoints: Sequence[np.ndarray],
         probabilities: Sequence[np.ndarray],
     ) -> Iterator[TrackedFrame]:
-        """Takes a frame with its N people [18, 3] and their probabilities [M]; yields what is done.
+        """Adds a frame, and yields the frames that are complete.
 
-        Times, in seconds, must grow.
+        Args:
+            index: index of the frame.
+            time: in seconds, increasing.
+            image: passed on to the result.
+            keypoints: float32 [18, 3] of each person.
+            probabilities: float [M] of each person.
         """
         people = np.array(keypoints, np.float32).reshape(-1, 18, 3)
         entry = _Entry(index, time, image)
-        for sighting in self._tracker.update(time, people):
-            probabilities_ = _mean(sighting, people, probabilities)
-            entry.seen[id(sighting.track)] = (sighting.track, sighting.keypoints, probabilities_)
-        self._waiting.append(entry)
-        # Where frames are far apart, it takes some more until it is known who is a person. The
-        # frame's own time may be half a thousandth off.
-        least = self._tracker.config.min_hits if self._lag else 1
-        while len(self._waiting) >= least and time - self._waiting[0].time >= self._lag - 1e-3:
-            yield self._finish()
+        for detection in self._tracker.update(time, people):
+            track, mean = detection.track, _mean(detection, people, probabilities)
+            entry.detections[id(track)] = (track, detection.keypoints, mean)
+        self._pending.append(entry)
+        # At low frame rates, tracks are only confirmed after more frames than the lag holds. Times
+        # may be rounded to milliseconds.
+        min_frames = self._tracker.config.min_hits if self._lag else 1
+        while len(self._pending) >= min_frames and time - self._pending[0].time >= self._lag - 1e-3:
+            yield self._complete()
 
     def flush(self) -> Iterator[TrackedFrame]:
-        """The frames that are left, at the end."""
-        while self._waiting:
-            yield self._finish()
+        """Yields the remaining frames."""
+        while self._pending:
+            yield self._complete()
 
-    def _finish(self) -> TrackedFrame:
-        entry = self._waiting.popleft()
+    def _complete(self) -> TrackedFrame:
+        entry = self._pending.popleft()
         while self._past and entry.time - self._past[0].time > self._window:
             self._past.popleft()
-        around = [*self._past, entry, *self._waiting]
+        around = [*self._past, entry, *self._pending]
         people = []
-        tracks = {key: track for e in around for key, (track, *_) in e.seen.items()}
+        tracks = {key: track for e in around for key, (track, *_) in e.detections.items()}
         for key, track in tracks.items():
             if track.number is None:
                 continue
             keypoints, bridged = self._keypoints(key, entry, around)
             if keypoints is None or not keypoints.any():
                 continue
-            near = [e for e in around if key in e.seen]
-            probabilities_ = self._chances(key, entry.time, near)
+            near = [e for e in around if key in e.detections]
+            probabilities = self._probabilities(key, entry.time, near)
             box = crop.tight_box(keypoints)
-            people.append(TrackedPerson(track.number, keypoints, box, probabilities_, bridged))
+            people.append(TrackedPerson(track.number, keypoints, box, probabilities, bridged))
         self._past.append(entry)
         people.sort(key=lambda person: person.track)
-        self._named = {key: value for key, value in self._named.items() if key in tracks}
+        self._classified = {k: value for k, value in self._classified.items() if k in tracks}
         image, entry.image = entry.image, None
         return TrackedFrame(entry.index, entry.time, image, people)
 
     def _keypoints(
         self, key: int, entry: _Entry, around: list[_Entry]
     ) -> tuple[np.ndarray | None, bool]:
-        if key in entry.seen:
-            return entry.seen[key][1], False
-        before = [e for e in around if e.time < entry.time and key in e.seen]
-        after = [e for e in around if e.time > entry.time and key in e.seen]
+        if key in entry.detections:
+            return entry.detections[key][1], False
+        before = [e for e in around if e.time < entry.time and key in e.detections]
+        after = [e for e in around if e.time > entry.time and key in e.detections]
         if not before or not after:
             return None, True
         start, end = before[-1], after[0]
-        share = (entry.time - start.time) / (end.time - start.time)
-        return tracking.bridge(start.seen[key][1], end.seen[key][1], share), True
+        fraction = (entry.time - start.time) / (end.time - start.time)
+        return tracking.bridge(start.detections[key][1], end.detections[key][1], fraction), True
 
-    def _chances(self, key: int, time: float, near: list[_Entry]) -> np.ndarray:
-        if self._namer is not None:
-            known = self._named.get(key)
-            # Twice a second is enough for a window of two.
-            if known is None or time - known[0] >= self._window / 2:
-                points = np.stack([e.seen[key][1] for e in near])
-                known = time, self._namer(points, np.array([e.time for e in near]))
-                self._named[key] = known
-            return known[1]
+    def _probabilities(self, key: int, time: float, near: list[_Entry]) -> np.ndarray:
+        if self._classifier is not None:
+            cached = self._classified.get(key)
+            # Classified only every half window, as the windows overlap.
+            if cached is None or time - cached[0] >= self._window / 2:
+                points = np.stack([e.detections[key][1] for e in near])
+                cached = time, self._classifier(points, np.array([e.time for e in near]))
+                self._classified[key] = cached
+            return cached[1]
         if not self._window:
-            return near[-1].seen[key][2]
+            return near[-1].detections[key][2]
         weights = np.array([1.05 - abs(e.time - time) / self._window for e in near])
         weights = np.maximum(weights, 0.05)
-        probabilities_ = np.stack([e.seen[key][2] for e in near])
-        return (weights[:, None] * probabilities_).sum(0) / weights.sum()
+        probabilities = np.stack([e.detections[key][2] for e in near])
+        return (weights[:, None] * probabilities).sum(0) / weights.sum()
 
 
 def _mean(
-    sighting: Detection, people: np.ndarray, probabilities: Sequence[np.ndarray]
+    detection: Detection, people: np.ndarray, probabilities: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """The mean probabilities of a sighting's members, by their numbers of joints."""
-    weights = [float((people[member, :, 2] > 0).sum()) for member in sighting.members]
-    return np.average([probabilities[member] for member in sighting.members], 0, weights)
+    """Averages the probabilities of a detection's members, weighted by their joint counts."""
+    weights = [float((people[member, :, 2] > 0).sum()) for member in detection.members]
+    return np.average([probabilities[member] for member in detection.members], 0, weights)

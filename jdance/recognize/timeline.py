@@ -1,4 +1,4 @@
-"""When each dancer did what: segments of a track, as JSON, as CSV, and judged against the truth."""
+"""Timelines of the motions in a video: segments, their CSV and JSON forms, segmental F1."""
 
 import csv
 from collections.abc import Sequence
@@ -11,10 +11,7 @@ from jdance.errors import UserError
 
 @dataclass(frozen=True)
 class Segment:
-    """A motion of one track from `start` to `end`, in seconds.
-
-    The confidence is its mean probability.
-    """
+    """One motion of a track from `start` to `end` in seconds, with its mean probability."""
 
     track: int
     start: float
@@ -28,7 +25,7 @@ class Segment:
 
 
 @dataclass
-class _Open:
+class _OpenSegment:
     start: float
     last: float
     motion: str
@@ -37,65 +34,63 @@ class _Open:
 
 
 class Timeline:
-    """Gathers segments from frames that come one after the other.
+    """Builds segments from consecutive frames.
 
     Args:
-        period: seconds between two frames, by which the last frame of a segment lasts.
-        min_seconds: shorter segments between others become part of the longer neighbour.
-        max_gap: seconds out of sight after which a segment ends.
+        period: seconds between two frames, added after the last frame of a segment.
+        min_seconds: shorter segments are merged into the longer adjacent one.
+        max_gap: seconds without a frame after which a segment ends.
     """
 
     def __init__(self, period: float, *, min_seconds: float = 1.0, max_gap: float = 1.0):
         self._period, self._min_seconds, self._max_gap = period, min_seconds, max_gap
-        self._open: dict[int, _Open] = {}
+        self._open: dict[int, _OpenSegment] = {}
         self._closed: dict[int, list[Segment]] = {}
 
     def add(self, time: float, track: int, motion: str, probability: float) -> bool:
-        """A track's motion in the next frame; tells whether a segment starts with it."""
-        known = self._open.get(track)
-        if known and known.motion == motion and time - known.last <= self._max_gap:
-            known.last, known.total, known.frames = (
-                time,
-                known.total + probability,
-                known.frames + 1,
-            )
-            return False
-        if known:
-            seen_on = time - known.last <= self._max_gap
-            self._close(track, time if seen_on else known.last + self._period)
-        self._open[track] = _Open(time, time, motion, probability, 1)
+        """Adds a track's motion in the next frame; returns whether it starts a segment."""
+        current = self._open.get(track)
+        if current:
+            continuous = time - current.last <= self._max_gap
+            if continuous and current.motion == motion:
+                current.last = time
+                current.total += probability
+                current.frames += 1
+                return False
+            self._close(track, time if continuous else current.last + self._period)
+        self._open[track] = _OpenSegment(time, time, motion, probability, 1)
         return True
 
     def _close(self, track: int, end: float) -> None:
-        known = self._open.pop(track)
-        mean = known.total / known.frames
-        segment = Segment(track, known.start, end, known.motion, mean)
+        current = self._open.pop(track)
+        mean = current.total / current.frames
+        segment = Segment(track, current.start, end, current.motion, mean)
         self._closed.setdefault(track, []).append(segment)
 
     def finish(self) -> list[Segment]:
-        """All segments, by track and time."""
+        """Returns all segments, sorted by track and time."""
         for track in list(self._open):
             self._close(track, self._open[track].last + self._period)
         return [
             segment
             for track in sorted(self._closed)
-            for segment in _without_short(self._closed[track], self._min_seconds)
+            for segment in _merge_short(self._closed[track], self._min_seconds)
         ]
 
 
-def _without_short(segments: list[Segment], least: float) -> list[Segment]:
-    """Joins segments of one track that are too short with a neighbour that they touch."""
+def _merge_short(segments: list[Segment], min_seconds: float) -> list[Segment]:
+    """Merges short segments of one track into the longer adjacent one, shortest first."""
     segments = list(segments)
     while True:
-        short = [i for i, s in enumerate(segments) if s.seconds < least]
+        short = [i for i, s in enumerate(segments) if s.seconds < min_seconds]
         for i in sorted(short, key=lambda i: segments[i].seconds):
-            beside = [
+            neighbors = [
                 j
                 for j in (i - 1, i + 1)
-                if 0 <= j < len(segments) and _touch(segments[min(i, j)], segments[max(i, j)])
+                if 0 <= j < len(segments) and _adjacent(segments[min(i, j)], segments[max(i, j)])
             ]
-            if beside:
-                longer = max(beside, key=lambda j: segments[j].seconds)
+            if neighbors:
+                longer = max(neighbors, key=lambda j: segments[j].seconds)
                 first, second = sorted((i, longer))
                 merged = replace(
                     segments[longer], start=segments[first].start, end=segments[second].end
@@ -103,22 +98,22 @@ def _without_short(segments: list[Segment], least: float) -> list[Segment]:
                 segments[first : second + 1] = [merged]
                 break
         else:
-            return _joined(segments)
+            return _merge_equal(segments)
 
 
-def _touch(a: Segment, b: Segment) -> bool:
+def _adjacent(a: Segment, b: Segment) -> bool:
     return abs(a.end - b.start) < 1e-6
 
 
-def _joined(segments: list[Segment]) -> list[Segment]:
-    """Joins neighbours of the same motion that touch."""
+def _merge_equal(segments: list[Segment]) -> list[Segment]:
+    """Merges adjacent segments of the same motion."""
     result: list[Segment] = []
     for segment in segments:
         last = result[-1] if result else None
-        if last and last.motion == segment.motion and _touch(last, segment):
-            whole = last.seconds + segment.seconds
-            share = segment.seconds / whole if whole > 0 else 0.5
-            mean = (1 - share) * last.confidence + share * segment.confidence
+        if last and last.motion == segment.motion and _adjacent(last, segment):
+            total = last.seconds + segment.seconds
+            weight = segment.seconds / total if total > 0 else 0.5
+            mean = (1 - weight) * last.confidence + weight * segment.confidence
             result[-1] = replace(last, end=segment.end, confidence=mean)
         else:
             result.append(segment)
@@ -126,7 +121,7 @@ def _joined(segments: list[Segment]) -> list[Segment]:
 
 
 def summary(segments: Sequence[Segment]) -> list[dict[str, Any]]:
-    """Per track: when it starts and ends, its segments, and the seconds of each motion."""
+    """Returns start, end, segments, and seconds of each motion for each track, ready for JSON."""
     tracks: dict[int, list[Segment]] = {}
     for segment in segments:
         tracks.setdefault(segment.track, []).append(segment)
@@ -156,7 +151,7 @@ def summary(segments: Sequence[Segment]) -> list[dict[str, Any]]:
 
 
 def write_csv(path: Path, segments: Sequence[Segment]) -> None:
-    """One line a segment: track, start, end, motion, confidence."""
+    """Writes one row per segment: track, start, end, motion, confidence."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["track", "start", "end", "motion", "confidence"])
@@ -167,10 +162,10 @@ def write_csv(path: Path, segments: Sequence[Segment]) -> None:
 
 
 def read_csv(path: Path) -> list[Segment]:
-    """What `write_csv` wrote.
+    """Reads a file by `write_csv`.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+        UserError: the file is missing or not a timeline.
     """
     try:
         with path.open(newline="") as file:
@@ -185,25 +180,25 @@ def read_csv(path: Path) -> list[Segment]:
         raise UserError(f"{path}: not a timeline ({error})") from error
 
 
-def segmental_f1(found: Sequence[Segment], true: Sequence[Segment], overlap: float = 0.5) -> float:
+def segmental_f1(
+    predicted: Sequence[Segment], true: Sequence[Segment], overlap: float = 0.5
+) -> float:
     """Segmental F1 (Lea et al., 2017): the harmonic mean of precision and recall of segments.
 
-    A found segment is right if it has the track and the motion of a true one that no other has
-    been matched with, and an intersection over union of at least `overlap` with it.
+    A predicted segment is correct if it has the track and motion of an unmatched true segment, and
+    their intersection over union is at least `overlap`.
     """
-    taken: set[int] = set()
-    right = 0
-    for segment in found:
+    matched: set[int] = set()
+    for segment in predicted:
         best, score = None, overlap
         for i, other in enumerate(true):
-            if (other.track, other.motion) != (segment.track, segment.motion) or i in taken:
+            if (other.track, other.motion) != (segment.track, segment.motion) or i in matched:
                 continue
-            shared = min(segment.end, other.end) - max(segment.start, other.start)
+            intersection = min(segment.end, other.end) - max(segment.start, other.start)
             union = max(segment.end, other.end) - min(segment.start, other.start)
-            ratio = shared / union if union > 0 else 1.0  # both are the same moment
-            if ratio >= score:
-                best, score = i, ratio
+            iou = intersection / union if union > 0 else 1.0  # both are the same instant
+            if iou >= score:
+                best, score = i, iou
         if best is not None:
-            taken.add(best)
-            right += 1
-    return 2 * right / max(len(found) + len(true), 1)
+            matched.add(best)
+    return 2 * len(matched) / max(len(predicted) + len(true), 1)

@@ -1,7 +1,7 @@
-"""Who is who from frame to frame: identities by key-point similarity, and steadier joints.
+"""Multi-person tracking by key-point similarity, and temporal smoothing of joints.
 
-Everything works on the key points of one frame after the other, in whatever unit; times are in
-seconds, so that skipped frames and variable frame rates need no care.
+Key points may have any unit. Times are in seconds, so that skipped frames and variable frame rates
+need no special treatment.
 """
 
 from collections.abc import Sequence
@@ -16,18 +16,16 @@ from jdance.data import crop
 
 @dataclass(frozen=True)
 class Config:
-    """How people are followed.
+    """Settings of the tracker and of the one-euro filter.
 
     Attributes:
-        min_similarity: least key-point similarity of the same person in two frames.
-        max_gap: seconds for which somebody may be out of sight and still be the same; whatever it
-            is, the next frame may come later.
-        min_hits: frames in which somebody must be seen to count as a person.
-        slack: how much wider than COCO's the similarity falls off: people move between frames.
-        min_cutoff: in Hz, of the one-euro filter for a joint at rest; lower is smoother.
-        beta: how quickly the cutoff rises with speed, in Hz for a body size a second; higher lags
-            less.
-        speed_cutoff: in Hz, of the filter of the speed itself.
+        min_similarity: minimum key-point similarity of a person in two frames.
+        max_gap: seconds without a detection after which a track ends, if longer than a frame.
+        min_hits: detections after which a track is confirmed.
+        slack: widens the fall-off of the similarity relative to COCO's, as people move.
+        min_cutoff: cutoff for a joint at rest in Hz; lower is smoother.
+        beta: increase of the cutoff with speed, in Hz per body size per second; higher lags less.
+        speed_cutoff: cutoff of the speed's own filter in Hz.
     """
 
     min_similarity: float = 0.15
@@ -42,27 +40,27 @@ class Config:
 def similarity(
     people: np.ndarray, others: np.ndarray, sizes: np.ndarray, slack: float | np.ndarray = 1.0
 ) -> np.ndarray:
-    """COCO's object key-point similarity (OKS) of everybody with everybody.
+    """Pairwise object key-point similarity (COCO's OKS).
 
     Args:
         people: float [N, 18, 3].
         others: float [K, 18, 3].
-        sizes: float [K], the square root of the area of each of the others' boxes.
-        slack: factor of the distance at which similarity falls off; a number or [K].
+        sizes: float [K], square roots of the areas of the boxes of `others`.
+        slack: scales the distance at which the similarity falls off; a scalar or [K].
 
     Returns:
-        float64 [N, K] in 0 to 1, over the joints that both have; 0 where there are none.
+        float64 [N, K] in 0 to 1, over the joints present in both; 0 where there are none.
     """
     both = skeleton.is_present(people)[:, None] & skeleton.is_present(others)[None]
     offset = people[:, None, :, :2].astype(np.float64) - others[None, :, :, :2]
-    reach = skeleton.FALLOFF * (np.maximum(sizes, 1e-6) * slack)[:, None]  # [K, 18]
-    close = np.exp(-0.5 * (offset**2).sum(-1) / reach**2)
+    radius = skeleton.FALLOFF * (np.maximum(sizes, 1e-6) * slack)[:, None]  # [K, 18]
+    close = np.exp(-0.5 * (offset**2).sum(-1) / radius**2)
     counts = both.sum(-1)
     return np.where(counts > 0, (close * both).sum(-1) / np.maximum(counts, 1), 0)
 
 
-def size_of(person: np.ndarray) -> float:
-    """The square root of the area of the box of [18, 3], at least 30 % of its longer side."""
+def body_scale(person: np.ndarray) -> float:
+    """Square root of the area of the box of [18, 3], each side at least 30 % of the longer."""
     _, _, width, height = crop.tight_box(person)
     longer = max(width, height, 1e-6)
     return float(np.sqrt(max(width, 0.3 * longer) * max(height, 0.3 * longer)))
@@ -70,40 +68,40 @@ def size_of(person: np.ndarray) -> float:
 
 @dataclass
 class Track:
-    """One person followed.
+    """The track of one person.
 
     Attributes:
-        number: of the track from 0 on, given once the person has been seen often enough; else None.
-        keypoints: float [18, 3], where each joint was seen last.
-        size: smoothed `size_of`.
-        velocity: float [2], of the whole body, in pixels a second.
-        seen: time at which the person was seen last.
-        hits: in how many frames.
+        keypoints: float [18, 3], the last detection of each joint.
+        size: smoothed `body_scale`.
+        last_seen: time of the last detection.
+        number: number of the track from 0 on, or None until it is confirmed.
+        velocity: float [2], of the whole body, in units of the key points per second.
+        hits: number of detections.
     """
 
     keypoints: np.ndarray
     size: float
-    seen: float
+    last_seen: float
     number: int | None = None
     velocity: np.ndarray = field(default_factory=lambda: np.zeros(2))
     hits: int = 0
     _filter: "OneEuro | None" = None
 
-    def expected(self, when: float) -> np.ndarray:
-        """Where the person should be [18, 3]; nobody keeps a pace for longer than .3 s."""
+    def predict(self, when: float) -> np.ndarray:
+        """Extrapolates the key points [18, 3] by the velocity, for at most 0.3 s."""
         moved = self.keypoints.copy()
-        moved[:, :2] += self.velocity * min(when - self.seen, 0.3)
+        moved[:, :2] += self.velocity * min(when - self.last_seen, 0.3)
         return np.where(self.keypoints[:, 2:] > 0, moved, 0)
 
 
 @dataclass(frozen=True)
 class Detection:
-    """Somebody seen in one frame.
+    """A tracked person in one frame.
 
     Attributes:
-        track: who it is.
+        track: the track that the person belongs to.
         keypoints: float32 [18, 3], smoothed.
-        members: which of the frame's people it is; several where the pose network broke one up.
+        members: indices of the frame's people; several if the pose network split the person.
     """
 
     track: Track
@@ -112,141 +110,138 @@ class Detection:
 
 
 class OneEuro:
-    """The one-euro filter (Casiez et al., 2012) on the joints of one person.
+    """The one-euro filter (Casiez et al., 2012) for the joints of one person.
 
-    A low-pass whose cutoff rises with speed: still joints are smoothed, quick ones do not lag. A
-    joint that was missing for a while starts afresh.
+    A low-pass filter whose cutoff rises with speed: it smooths joints at rest without making fast
+    ones lag. It is reset for joints that were missing for more than 0.5 s.
     """
 
     def __init__(self, config: Config):
         self._config = config
         joints = skeleton.NUM_JOINTS
-        self._place, self._speed = np.zeros((joints, 2)), np.zeros((joints, 2))
+        self._position, self._velocity = np.zeros((joints, 2)), np.zeros((joints, 2))
         self._time = np.full(joints, -np.inf)
 
     def __call__(self, when: float, keypoints: np.ndarray, size: float) -> np.ndarray:
-        """The smoothed key points float32 [18, 3]; scores, and which are missing, stay.
+        """Returns smoothed key points float32 [18, 3], with unchanged scores.
 
         Args:
-            when: in seconds, later than before.
+            when: in seconds, increasing.
             keypoints: float [18, 3].
-            size: of the person, in the unit of the key points.
+            size: size of the person, in the unit of the key points.
         """
         config = self._config
         present = skeleton.is_present(keypoints)
-        passed = when - self._time
-        fresh = present & ~((passed > 0) & (passed <= 0.5))
-        follow = present & ~fresh
-        dt = np.where(follow, passed, 1)[:, None]
-        raw = (keypoints[:, :2].astype(np.float64) - self._place) / dt
-        speed = self._speed + _share(config.speed_cutoff, dt) * (raw - self._speed)
-        pace = np.linalg.norm(speed, axis=-1, keepdims=True) / max(size, 1e-6)
-        share = _share(config.min_cutoff + config.beta * pace, dt)
-        place = self._place + share * (keypoints[:, :2] - self._place)
-        self._place = np.where(
-            follow[:, None], place, np.where(fresh[:, None], keypoints[:, :2], self._place)
-        )
-        self._speed = np.where(follow[:, None], speed, np.where(fresh[:, None], 0, self._speed))
+        elapsed = when - self._time
+        reset = present & ~((elapsed > 0) & (elapsed <= 0.5))
+        update = present & ~reset
+        dt = np.where(update, elapsed, 1)[:, None]
+        raw = (keypoints[:, :2].astype(np.float64) - self._position) / dt
+        velocity = self._velocity + _alpha(config.speed_cutoff, dt) * (raw - self._velocity)
+        speed = np.linalg.norm(velocity, axis=-1, keepdims=True) / max(size, 1e-6)
+        alpha = _alpha(config.min_cutoff + config.beta * speed, dt)
+        position = self._position + alpha * (keypoints[:, :2] - self._position)
+        masks = [update[:, None], reset[:, None]]
+        self._position = np.select(masks, [position, keypoints[:, :2]], self._position)
+        self._velocity = np.select(masks, [velocity, np.zeros(())], self._velocity)
         self._time = np.where(present, when, self._time)
-        result = np.where(present[:, None], np.c_[self._place, keypoints[:, 2]], 0)
+        result = np.where(present[:, None], np.c_[self._position, keypoints[:, 2]], 0)
         return result.astype(np.float32)
 
 
-def _share(cutoff: float | np.ndarray, dt: float | np.ndarray) -> float | np.ndarray:
-    """How much of a new value a low-pass with a cutoff in Hz takes over after `dt` seconds."""
+def _alpha(cutoff: float | np.ndarray, dt: float | np.ndarray) -> float | np.ndarray:
+    """Returns the weight of a new value after `dt` seconds in a low-pass filter; cutoff in Hz."""
     return 1 / (1 + 1 / (2 * np.pi * cutoff * dt))
 
 
 class Tracker:
-    """Follows everybody from frame to frame.
+    """Tracks all people from frame to frame.
 
-    Pairs of people and tracks are chosen so that their similarity is largest in all, not one
-    after the other, which would let a close neighbour take somebody's place.
+    People are assigned to tracks by the maximum total similarity. A greedy assignment would swap
+    the identities of close neighbors.
     """
 
     def __init__(self, config: Config | None = None):
         self.config = config or Config()
         self._tracks: list[Track] = []
         self._count = 0
-        self._when, self._period = -np.inf, np.inf  # of the last frame, and since the one before
+        self._when, self._period = -np.inf, np.inf  # time of the last frame, and its interval
 
-    def update(self, when: float, people: np.ndarray) -> list["Sighting"]:
-        """Takes the people of the next frame.
+    def update(self, when: float, people: np.ndarray) -> list[Detection]:
+        """Tracks the people of the next frame.
 
         Args:
-            when: its time in seconds, later than before.
+            when: time of the frame in seconds, increasing.
             people: float32 [N, 18, 3], each with at least one joint.
 
         Returns:
-            Everybody who was seen, in the order of the people. A track's number may still be given
-            by later frames.
+            The detections, in the order of `people`. Their tracks may be confirmed by later frames.
         """
         config = self.config
-        # Where frames are far apart, all of them, nobody is given up between two.
+        # At low frame rates, no track may end between two consecutive frames.
         period, self._period = self._period, when - self._when
-        least, self._when = 1.5 * min(period, self._period), when
+        min_gap, self._when = 1.5 * min(period, self._period), when
         self._tracks = [
             track
             for track in self._tracks
-            # Somebody who was seen only once or twice is soon given up.
-            if when - track.seen <= max(least, config.max_gap if track.number is not None else 0.4)
+            if when - track.last_seen
+            <= max(min_gap, config.max_gap if track.number is not None else 0.4)
         ]
-        chosen = self._assign(when, people)
+        assigned = self._assign(when, people)
         groups: list[tuple[Track, list[int]]] = []
         for person in range(len(people)):
-            track, parts = chosen[person]
+            track, parts = assigned[person]
             if parts is None:
                 continue
             if track is None:
                 track = Track(people[person].astype(np.float64), 0.0, when)
                 self._tracks.append(track)
             groups.append((track, [person, *parts]))
-        sightings = []
+        detections = []
         for track, members in groups:
             whole = people[members[0]]
             for other in members[1:]:
                 whole = np.where(skeleton.is_present(whole)[:, None], whole, people[other])
-            sightings.append(Detection(track, self._take(track, when, whole), members))
+            detections.append(Detection(track, self._update_track(track, when, whole), members))
         for track, _ in groups:  # from left to right
             if track.number is None and track.hits >= config.min_hits:
                 track.number, self._count = self._count, self._count + 1
-        return sightings
+        return detections
 
     def _assign(
         self, when: float, people: np.ndarray
     ) -> list[tuple[Track | None, list[int] | None]]:
-        """The track of each person, or None, and the other people who are parts of the same one.
+        """Returns the track of each person or None, and the indices of its other fragments.
 
-        The latter is None for such parts themselves.
+        The latter is None if the person itself is a fragment of another one.
         """
         tracks: list[Track | None] = [None] * len(people)
         parts: list[list[int] | None] = [[] for _ in people]
         if not len(people) or not self._tracks:
             return list(zip(tracks, parts, strict=True))
-        least = self.config.min_similarity
-        expected = np.stack([track.expected(when) for track in self._tracks])
-        passed = np.array([when - track.seen for track in self._tracks])
+        threshold = self.config.min_similarity
+        predicted = np.stack([track.predict(when) for track in self._tracks])
+        elapsed = np.array([when - track.last_seen for track in self._tracks])
         sizes = np.array([track.size for track in self._tracks])
-        # The longer out of sight, the farther somebody may have gone.
-        slack = self.config.slack * np.sqrt(1 + 4 * np.maximum(passed - 0.05, 0))
-        alike = similarity(people, expected, sizes, slack)
-        # Of two parts of a person the larger one comes first, and so do people known for long: a
-        # passing fragment must not take their place.
-        known = np.array([track.number is not None for track in self._tracks])
-        share = skeleton.is_present(people).mean(-1, keepdims=True)
-        worth = np.where(alike >= least, alike + 0.2 * known + 0.3 * share, 0)
+        # The distance that a person may have moved grows with the time since the last detection.
+        slack = self.config.slack * np.sqrt(1 + 4 * np.maximum(elapsed - 0.05, 0))
+        scores = similarity(people, predicted, sizes, slack)
+        # Prefers confirmed tracks and complete people over fragments.
+        confirmed = np.array([track.number is not None for track in self._tracks])
+        present = skeleton.is_present(people).mean(-1, keepdims=True)
+        weights = np.where(scores >= threshold, scores + 0.2 * confirmed + 0.3 * present, 0)
         owner = {}
-        for person, track in zip(*linear_sum_assignment(worth, maximize=True), strict=True):
-            if alike[person, track] >= least:
+        for person, track in zip(*linear_sum_assignment(weights, maximize=True), strict=True):
+            if scores[person, track] >= threshold:
                 tracks[person], owner[track] = self._tracks[track], person
-        # Pose networks break people up now and then. A part fits where the person's other joints
-        # were seen last, and has none that the person has already.
+        # Pose networks sometimes split a person. A fragment matches the track's last joints, and
+        # has no joint in common with the person's other fragments.
         for person in range(len(people)):
             if tracks[person] is not None:
                 continue
-            for track in np.argsort(-alike[person], kind="stable"):
+            for track in np.argsort(-scores[person], kind="stable"):
                 whole = owner.get(track)
-                if alike[person, track] < least:
+                if scores[person, track] < threshold:
                     break
                 if whole is None:
                     continue
@@ -258,51 +253,51 @@ class Tracker:
                     break
         return list(zip(tracks, parts, strict=True))
 
-    def _take(self, track: Track, when: float, person: np.ndarray) -> np.ndarray:
-        size = size_of(person)
+    def _update_track(self, track: Track, when: float, person: np.ndarray) -> np.ndarray:
+        size = body_scale(person)
         present = skeleton.is_present(person)
         if track.hits:
-            passed = max(when - track.seen, 1e-3)
+            elapsed = max(when - track.last_seen, 1e-3)
             both = present & (track.keypoints[:, 2] > 0)
             if both.any():
-                way = np.median(person[both, :2] - track.keypoints[both, :2], axis=0)
-                track.velocity += _share(1.5, passed) * (way / passed - track.velocity)
+                shift = np.median(person[both, :2] - track.keypoints[both, :2], axis=0)
+                track.velocity += _alpha(1.5, elapsed) * (shift / elapsed - track.velocity)
             track.size += 0.3 * (size - track.size)
         else:
             track.size, track._filter = size, OneEuro(self.config)
         track.keypoints = np.where(present[:, None], person, track.keypoints)
-        track.seen, track.hits = when, track.hits + 1
+        track.last_seen, track.hits = when, track.hits + 1
         assert track._filter is not None
         return track._filter(when, person, track.size)
 
 
-def bridge(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarray:
-    """Key points float32 [18, 3] between two frames, `share` of the way from one to the other.
+def bridge(before: np.ndarray, after: np.ndarray, fraction: float) -> np.ndarray:
+    """Interpolates key points float32 [18, 3] linearly between two frames.
 
-    Only the joints that both have; scores are the lower ones.
+    Keeps the joints present in both, with the lower of their scores.
     """
     both = skeleton.is_present(before) & skeleton.is_present(after)
-    xy = (1 - share) * before[:, :2] + share * after[:, :2]
+    xy = (1 - fraction) * before[:, :2] + fraction * after[:, :2]
     score = np.minimum(before[:, 2], after[:, 2])
     return np.where(both[:, None], np.c_[xy, score], 0).astype(np.float32)
 
 
 def jitter(frames: Sequence[np.ndarray], still: float = 0.02) -> float:
-    """Mean second difference of the joints of one person that hardly move, in shares of its size.
+    """Mean second difference of a person's joints at rest, as a fraction of the body size.
 
     Args:
-        frames: key points [18, 3] of frames at an even pace.
-        still: joints count where they move less than this share of the person's size over the
-            five frames around.
+        frames: key points [18, 3] of evenly spaced frames.
+        still: joints are at rest if they move by less than this fraction of the body size over the
+            five surrounding frames.
     """
     points = np.stack(frames).astype(np.float64)
     present = skeleton.is_present(points)
-    size = np.median([size_of(p) for p in points if skeleton.is_present(p).any()])
+    size = np.median([body_scale(p) for p in points if skeleton.is_present(p).any()])
     values = []
     for t in range(2, len(points) - 2):
         window = points[t - 2 : t + 3, :, :2]
-        calm = present[t - 2 : t + 3].all(0)
-        calm &= np.linalg.norm(window[-1] - window[0], axis=-1) < still * size
+        resting = present[t - 2 : t + 3].all(0)
+        resting &= np.linalg.norm(window[-1] - window[0], axis=-1) < still * size
         second = window[1] - 2 * window[2] + window[3]
-        values += list(np.linalg.norm(second[calm], axis=-1) / size)
+        values += list(np.linalg.norm(second[resting], axis=-1) / size)
     return float(np.mean(values)) if values else float("nan")

@@ -1,5 +1,6 @@
-"""Whole videos and clips of skeletons in; JSON, timeline, annotated video and report out."""
+"""Recognizes videos, cameras and skeleton clips; writes JSON, CSV, annotated video and page."""
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,30 +16,30 @@ from jdance.data import images, openpose_json, videos
 from jdance.errors import UserError
 from jdance.progress import counted, rounded
 from jdance.recognize import feedback, timeline
+from jdance.recognize.page import VideoPage
 from jdance.recognize.program import Recognized
 from jdance.recognize.recognizer import Recognizer, class_index, predicted_motion
 from jdance.recognize.sequences import SequenceClassifier
 from jdance.recognize.stream import Stream, TrackedFrame
 from jdance.report import draw
-from jdance.report.video import Report
 from jdance.train.posture import PostureModel
 
-_SIDE = 480  # of the key frames in a report, in pixels
+_KEY_FRAME_SIDE = 480  # pixels
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How videos are recognised.
+    """Settings of recognition in videos.
 
     Attributes:
-        every, start, end: as for `videos.Video`.
-        batch: frames that are recognised at once; 0: one for each device.
+        every, start, end: see `videos.Video`.
+        batch: frames per batch; 0: one per device.
         window: half of the time over which motions are averaged, in seconds.
-        sequence: half of the time that the sequence network looks at, in seconds.
-        fps: frames a second of skeleton clips, which do not tell it.
-        annotate: write the annotated video.
-        report: write the report page.
-        posture: what is usual, for advice on how motions are done; None: no advice.
+        sequence: half of the time that the sequence network takes, in seconds.
+        fps: frame rate of skeleton clips, which do not state it.
+        annotate: whether to write the annotated video.
+        report: whether to write the HTML page.
+        posture: model for posture feedback; None: no feedback.
     """
 
     every: int = 1
@@ -54,7 +55,7 @@ class Settings:
 
 
 class JsonStream:
-    """Writes a result file frame by frame; it is complete, and has its name, once it is closed."""
+    """Writes a result file frame by frame; `finish` moves it to its final path."""
 
     def __init__(self, path: Path, head: dict[str, Any]):
         self._path, self._partial = path, path.with_name(path.name + ".partial")
@@ -72,7 +73,7 @@ class JsonStream:
         os.replace(self._partial, self._path)
 
     def close(self) -> None:
-        """Without `finish`: drops the file."""
+        """Deletes the file unless `finish` was called."""
         if not self._file.closed:
             self._file.close()
             self._partial.unlink(missing_ok=True)
@@ -87,33 +88,33 @@ def recognize_video(
     keypoints: Path | None = None,
     classifier: SequenceClassifier | None = None,
     show: Callable[[np.ndarray], bool] | None = None,
-    told: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> str:
-    """Recognises everybody in a video or before a camera.
+    """Recognizes the people in a video or in front of a camera.
 
     Writes STEM.json, STEM.csv, STEM.html and STEM.webm or .mp4.
 
     Args:
-        recognizer: with a pose network, unless key points are given.
+        recognizer: has a pose network, unless key points are given.
         source: a file, or "camera:N", which ends by `settings.end` or by `show`.
-        stem: of the results' names.
-        settings: which frames, and how.
-        keypoints: folder with OpenPose's JSON of each frame.
-        namer: a sequence network that names the motions instead.
-        show: is given every annotated frame; False ends it.
-        told: is given the frames read so far, and those in all (0: unknown).
+        stem: path of the results without suffix.
+        settings: selects the frames and outputs.
+        keypoints: folder with OpenPose JSON for each frame.
+        classifier: classifies the motions of tracks, instead of the recognizer.
+        show: called with every annotated frame; returns False to stop.
+        on_progress: called with the numbers of frames read and in total (0: unknown).
 
     Returns:
-        What was wrong with the file or its key points, if a part could not be read; else "".
+        The problem if the file or its key points could only be read in part; else "".
 
     Raises:
-        UserError: nothing of it could be read, or results cannot be written.
+        UserError: no frame could be read, or results cannot be written.
     """
     with closing(
         videos.Video(source, every=settings.every, start=settings.start, end=settings.end)
     ) as video:
         known = None if keypoints is None else openpose_json.VideoFrames(video.name, keypoints)
-        frames = _recognized(recognizer, video, settings, known, told)
+        frames = _recognize_frames(recognizer, video, settings, known, on_progress)
         fps = video.fps / settings.every
         lag = 0.2 if video.is_camera else None
         _write(
@@ -135,17 +136,17 @@ def recognize_skeletons(
     *,
     classifier: SequenceClassifier | None = None,
 ) -> str:
-    """Recognises the motions in a clip of skeletons: a folder of OpenPose's JSON, a file a frame.
+    """Recognizes the motions in a skeleton clip: a folder with one OpenPose JSON file per frame.
 
-    Writes STEM.json, STEM.csv and STEM.html. Returns what was wrong with some of the files.
+    Writes STEM.json, STEM.csv and STEM.html. Returns the problem if some files cannot be used.
 
     Raises:
-        UserError: the motion network looks at images, or not one file can be used.
+        UserError: the motion network takes images, or no file can be used.
     """
     if recognizer.network.image_size and classifier is None:
         raise UserError(
-            f"{folder}: holds no images, which --model looks at; train one with "
-            "--config.model.branches=keypoints, or name a --sequence_model"
+            f"{folder}: holds no images, which --model needs; train one with "
+            "--config.model.branches=keypoints, or give a --sequence_model"
         )
     bad: list[str] = []
 
@@ -163,44 +164,42 @@ def recognize_skeletons(
             good += 1
             enough = (people[..., 2] > 0).sum(-1) >= recognizer.min_joints
             found = list(people[enough])
-            yield index, when, None, found, _named(recognizer, found)
+            yield index, when, None, found, _classify_skeletons(recognizer, found)
         if bad and not good:
-            raise UserError(f"{folder}: not one frame can be used; the first, {bad[0]}")
+            raise UserError(f"{folder}: no frame can be used; the first, {bad[0]}")
 
     fps = settings.fps / settings.every
     _write(recognizer, frames(), str(folder), None, fps, stem, settings, classifier, None, None)
     return f"{counted(len(bad), 'frame')} left out; the first, {bad[0]}" if bad else ""
 
 
-def _named(recognizer: Recognizer, people: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Probabilities of skeletons without an image; any, if the network needs one."""
+def _classify_skeletons(recognizer: Recognizer, people: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Returns probabilities of skeletons without an image; zeros if the network needs one."""
     if recognizer.network.image_size:
         return [np.zeros(len(recognizer.classes), np.float32) for _ in people]
-    nothing = np.zeros((1, 1, 3), np.uint8)
     if not people:
         return []
-    found = recognizer.dispatch([nothing], [np.stack(people)], size=(1, 1))
-    return [person.probabilities for person in recognizer.people(found)[0]]
+    image = np.zeros((1, 1, 3), np.uint8)
+    recognized = recognizer.dispatch([image], [np.stack(people)], size=(1, 1))
+    return [person.probabilities for person in recognizer.people(recognized)[0]]
 
 
-_Recognized = tuple[int, float, np.ndarray | None, list[np.ndarray], list[np.ndarray]]
+# index, time, image, key points and probabilities of the people
+_Frame = tuple[int, float, np.ndarray | None, list[np.ndarray], list[np.ndarray]]
 
 
-def _recognized(
+def _recognize_frames(
     recognizer: Recognizer,
     video: videos.Video,
     settings: Settings,
     known: openpose_json.VideoFrames | None,
-    told: Callable[[int, int], None] | None,
-) -> Iterator[_Recognized]:
-    """Index, time, image, key points and probabilities of each frame.
-
-    A thread reads ahead, and the next batch is computed while the last one is drawn and written.
-    """
+    on_progress: Callable[[int, int], None] | None,
+) -> Iterator[_Frame]:
+    """Recognizes frames in batches, one batch ahead of the consumer; a thread reads ahead."""
     size = settings.batch or jax.device_count()
     running: list[tuple[list[videos.Frame], Recognized]] = []
 
-    def finish() -> Iterator[_Recognized]:
+    def finish() -> Iterator[_Frame]:
         batch, found = running.pop(0)
         for frame, people in zip(batch, recognizer.people(found), strict=False):
             yield (
@@ -210,15 +209,15 @@ def _recognized(
                 [person.keypoints for person in people if person.keypoints is not None],
                 [person.probabilities for person in people],
             )
-        if told:
-            last = batch[-1].index + 1
-            whole = int(min(video.count, settings.end * video.fps + 1))
-            told(last, max(whole, last) if video.count else 0)
+        if on_progress:
+            read = batch[-1].index + 1
+            total = int(min(video.count, settings.end * video.fps + 1))
+            on_progress(read, max(total, read) if video.count else 0)
 
-    # A camera's frames are dropped where computing cannot keep up.
+    # Frames of a camera are dropped if recognition cannot keep up.
     for batch in _batches(videos.ahead(video, 2 * size, newest=video.is_camera), size):
         batch_images = [frame.image for frame in batch]
-        # The last batch is filled up, so that nothing is compiled for it.
+        # Pads the last batch, to avoid recompilation.
         batch_images += [batch_images[-1]] * (size - len(batch_images))
         people = None
         if known is not None:
@@ -233,19 +232,14 @@ def _recognized(
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
         yield batch
 
 
 def _write(
     recognizer: Recognizer,
-    frames: Iterable[_Recognized],
+    frames: Iterable[_Frame],
     source: str,
     size: tuple[int, int] | None,
     fps: float,
@@ -255,12 +249,12 @@ def _write(
     show: Callable[[np.ndarray], bool] | None,
     lag: float | None,
 ) -> None:
-    """Follows people through the frames and writes all results."""
+    """Tracks the people through the frames and writes all results."""
     classes = classifier.classes if classifier else recognizer.classes
     window = settings.sequence if classifier else settings.window
     stream = Stream(window=window, lag=window if lag is None else lag, classifier=classifier)
-    times = timeline.Timeline(1 / fps)
-    advice = feedback.PostureFeedback(settings.posture) if settings.posture else None
+    motion_timeline = timeline.Timeline(1 / fps)
+    posture = feedback.PostureFeedback(settings.posture) if settings.posture else None
     head = {
         "source": images.printable(source),
         "width": size[1] if size else None,
@@ -268,64 +262,66 @@ def _write(
         "fps": round(fps, 4),
         "classes": classes,
     }
-    page = Report(images.printable(Path(source).name), classes)
+    page = VideoPage(images.printable(Path(source).name), classes)
     count = 0
     last = 0.0
     with ExitStack() as stack:
-        result = stack.enter_context(closing(JsonStream(_beside(stem, ".json"), head)))
+        result = stack.enter_context(closing(JsonStream(_with_suffix(stem, ".json"), head)))
         writer = None
         if settings.annotate and size is not None:
             writer = stack.enter_context(closing(videos.VideoWriter(videos.output_path(stem), fps)))
-        for frame in _followed(stream, frames):
+        for frame in _track(stream, frames):
             motions = [
                 predicted_motion(p.probabilities, classes, recognizer.min_confidence)
                 for p in frame.people
             ]
             result.add(_entry(frame, motions))
             for person, motion in zip(frame.people, motions, strict=True):
-                if advice and not person.bridged:
-                    advice.add(person.track, motion, person.keypoints)
-            new = [
-                times.add(frame.time, p.track, motion, float(p.probabilities.max()))
+                if posture and not person.bridged:
+                    posture.add(person.track, motion, person.keypoints)
+            starts = [
+                motion_timeline.add(frame.time, p.track, motion, float(p.probabilities.max()))
                 for p, motion in zip(frame.people, motions, strict=True)
             ]
-            if frame.image is not None and (writer or show or any(new)):
-                drawn = _drawn(frame, motions, classes)
-                if any(new) and page.wants_images:
-                    page.add_image(frame.time, _small(drawn))
+            if frame.image is not None and (writer or show or any(starts)):
+                drawn = _draw(frame, motions, classes)
+                if any(starts) and page.wants_images:
+                    key_frame = images.shrink(drawn, _KEY_FRAME_SIDE)
+                    page.add_image(frame.time, images.encode_jpeg(key_frame, 80))
                 if writer:
                     writer.write(frame.time, drawn)
                 if show and not show(drawn):
                     break
             count, last = count + 1, frame.time
         if not count:
-            raise UserError(f"{source}: holds no frame that can be read (see --start and --end)")
-        segments = times.finish()
+            raise UserError(f"{source}: holds no frame that can be read; check --start and --end")
+        segments = motion_timeline.finish()
         tracks = timeline.summary(segments)
-        if advice:
+        if posture:
             for track in tracks:
-                # Not of motions too short for the timeline.
+                # Without motions that are too short for the timeline.
                 track["posture"] = [
                     assessment
-                    for assessment in advice.for_track(track["track"])
+                    for assessment in posture.for_track(track["track"])
                     if assessment["motion"] in track["seconds"]
                 ]
         result.finish({"tracks": tracks})
-    timeline.write_csv(_beside(stem, ".csv"), segments)
+    timeline.write_csv(_with_suffix(stem, ".csv"), segments)
     if settings.report:
-        said = [
-            f"Dancer {track['track']}, {assessment['motion']}: {feedback.describe(assessment, most=3)}"
+        corrections = [
+            f"Dancer {track['track']}, {assessment['motion']}: "
+            f"{feedback.describe(assessment, limit=3)}"
             for track in tracks
             for assessment in track.get("posture", [])
         ]
-        page.write(_beside(stem, ".html"), segments, last + 1 / fps, said)
+        page.write(_with_suffix(stem, ".html"), segments, last + 1 / fps, corrections)
 
 
-def _beside(stem: Path, suffix: str) -> Path:
+def _with_suffix(stem: Path, suffix: str) -> Path:
     return stem.with_name(stem.name + suffix)
 
 
-def _followed(stream: Stream, frames: Iterable[_Recognized]) -> Iterator[TrackedFrame]:
+def _track(stream: Stream, frames: Iterable[_Frame]) -> Iterator[TrackedFrame]:
     for frame in frames:
         yield from stream.add(*frame)
     yield from stream.flush()
@@ -349,7 +345,7 @@ def _entry(frame: TrackedFrame, motions: list[str]) -> dict[str, Any]:
     }
 
 
-def _drawn(frame: TrackedFrame, motions: list[str], classes: Sequence[str]) -> np.ndarray:
+def _draw(frame: TrackedFrame, motions: list[str], classes: Sequence[str]) -> np.ndarray:
     assert frame.image is not None
     return draw.people(
         frame.image,
@@ -361,8 +357,3 @@ def _drawn(frame: TrackedFrame, motions: list[str], classes: Sequence[str]) -> n
         ],
         [class_index(motion, classes) for motion in motions],
     )
-
-
-def _small(image: np.ndarray) -> bytes:
-    """A key frame as JPEG."""
-    return images.encode_jpeg(images.shrink(image, _SIDE), 80)
