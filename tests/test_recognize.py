@@ -98,7 +98,7 @@ def test_labels_do_not_cover_each_other():
         taken.append(draw._label(canvas, "wave 0.98", (x, 5), 40, (9, 9, 9), 1.0, taken))
     for i, a in enumerate(taken):
         assert a[0] >= 0 and a[1] >= 0 and a[0] + a[2] <= 300
-        assert not any(draw._cross(a, b) for b in taken[:i])
+        assert not any(draw._overlap(a, b) for b in taken[:i])
 
 
 def test_openpose_json_round_trip(tmp_path):

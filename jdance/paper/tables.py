@@ -212,7 +212,7 @@ def _curves(found: _Found, split: str, names: Sequence[str]) -> Section:
         lines = {}
         for name in (n for n in names if n in plan.COMPARED):
             runs = found.get((name, split))
-            line = block_makers.curve(block_makers.metrics(runs.workdirs[0]), key) if runs else []
+            line = block_makers.curve(block_makers.read_metrics(runs.workdirs[0]), key) if runs else []
             if line:
                 # As shares of the training: the networks train for different numbers of epochs.
                 end = max(x for x, _ in line)
@@ -253,7 +253,7 @@ def _mistakes(found: _Found, datasets: Mapping[str, Dataset], split: str) -> Sec
             "most certain, with true class, guess and the guess's probability"
         )
         source = datasets[split].source("test")
-        gallery = block_makers.mistakes(runs.evaluations[0]["mistakes"], source, caption)
+        gallery = block_makers.mistake_gallery(runs.evaluations[0]["mistakes"], source, caption)
         section.blocks += [gallery] if gallery.images else []
     return section
 

@@ -1,4 +1,4 @@
-"""The parts that reports of one run and of a whole comparison share."""
+"""Building blocks of reports: tables, confusion matrices, curves, galleries of mistakes."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,54 +13,55 @@ from jdance.data import images, records
 from jdance.errors import UserError
 from jdance.report import draw
 from jdance.report.charts import confusion
-from jdance.report.html import Gallery, Figure, Table
+from jdance.report.html import Figure, Gallery, Table
 
-_SIDE = 160  # pixels of small images
+_SIDE = 160  # pixels, of the images in a gallery
 
 
-def interval(share: float, count: int) -> tuple[float, float]:
-    """The 95 % confidence interval of a share among `count` examples (Wilson, 1927)."""
+def wilson_interval(fraction: float, count: int) -> tuple[float, float]:
+    """The 95 % confidence interval of a fraction of `count` examples (Wilson, 1927)."""
     z = 1.959964
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    center = (fraction + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count)
-    half *= float(np.sqrt(share * (1 - share) / count + z * z / (4 * count * count)))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    half *= float(np.sqrt(fraction * (1 - fraction) / count + z * z / (4 * count * count)))
+    return max(0.0, center - half), min(1.0, center + half)
 
 
-def percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f}"
+def percent(fraction: float | None) -> str:
+    """Formats a fraction as a percentage: "84.3"."""
+    return "" if fraction is None else f"{100 * fraction:.1f}"
 
 
-def percent_interval(share: float | None, count: int) -> str:
-    """ "84.3 (76.1 to 90.0)"."""
-    if share is None or not count:
+def percent_interval(fraction: float | None, count: int) -> str:
+    """Formats a fraction of `count` examples with its 95 % interval: "84.3 (76.1 to 90.0)"."""
+    if fraction is None or not count:
         return ""
-    low, high = interval(share, count)
-    return f"{100 * share:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+    low, high = wilson_interval(fraction, count)
+    return f"{percent(fraction)} ({percent(low)} to {percent(high)})"
 
 
 def counts_table(dataset: records.Dataset, caption: str) -> Table:
-    """How many examples of each class each split has."""
-    splits = {name: part for name, part in dataset.info["splits"].items() if part["count"]}
+    """Tabulates the number of examples by class and split."""
+    splits = {name: split for name, split in dataset.info["splits"].items() if split["count"]}
     rows = [
-        [name, *(str(part["per_class"].get(name, 0)) for part in splits.values())]
+        [name, *(str(split["per_class"].get(name, 0)) for split in splits.values())]
         for name in dataset.classes
     ]
-    rows.append(["all", *(str(part["count"]) for part in splits.values())])
-    rows.append(["somebody found in", *(str(part["people_found"]) for part in splits.values())])
+    rows.append(["all", *(str(split["count"]) for split in splits.values())])
+    rows.append(["person detected", *(str(split["people_found"]) for split in splits.values())])
     return Table(caption, ["class", *splits], rows)
 
 
 def confusion_blocks(counts: np.ndarray, classes: Sequence[str], name: str) -> list:
-    """A confusion matrix [M, M] as an image and as numbers."""
+    """Shows a confusion matrix [M, M] as a chart and as a table."""
     worst = [
         f"{classes[a]} taken for {classes[b]} {counts[a, b]} times"
         for a, b in sorted(np.argwhere(~np.eye(len(classes), dtype=bool)).tolist(),
                            key=lambda pair: -counts[pair[0], pair[1]])[:3]
         if counts[a, b]
     ]  # fmt: skip
-    right = int(counts.diagonal().sum())
-    alt = f"Confusion matrix of {name}: {right} of {int(counts.sum())} right"
+    correct = int(counts.diagonal().sum())
+    alt = f"Confusion matrix of {name}: {correct} of {int(counts.sum())} right"
     alt += f"; {', '.join(worst)}" if worst else ""
     rows = [
         [
@@ -70,15 +71,15 @@ def confusion_blocks(counts: np.ndarray, classes: Sequence[str], name: str) -> l
         ]
         for i, row in enumerate(counts)
     ]
-    caption = f"Confusion of {name}: true class down, guess across"
+    caption = f"Confusion matrix of {name}: true classes in rows, predictions in columns"
     return [
         Figure(caption, alt, confusion(counts, classes)),
         Table(f"{caption}; the last column is the accuracy in %", ["", *classes, "right"], rows),
     ]
 
 
-def metrics(workdir: Path) -> list[dict[str, float]]:
-    """The rows of a run's metrics.jsonl."""
+def read_metrics(workdir: Path) -> list[dict[str, float]]:
+    """Reads the rows of a run's metrics.jsonl."""
     path = workdir / "metrics.jsonl"
     try:
         return [json.loads(line) for line in path.read_text().splitlines()]
@@ -87,39 +88,39 @@ def metrics(workdir: Path) -> list[dict[str, float]]:
 
 
 def curve(rows: Sequence[Mapping[str, float]], key: str) -> list[tuple[float, float]]:
-    """Points (epoch, value) of the rows that have the value."""
+    """Returns the points (epoch, value) of the rows with this key."""
     steps = max((row["step"] for row in rows), default=1)
     last = max((row.get("epoch", 0.0) for row in rows), default=1.0)
     return [(row["step"] / steps * last, row[key]) for row in rows if key in row]
 
 
-def mistakes(
-    found: Sequence[Mapping[str, Any]], source: Any, caption: str, limit: int = 12
+def mistake_gallery(
+    mistakes: Sequence[Mapping[str, Any]], source: Any, caption: str, limit: int = 12
 ) -> Gallery:
-    """Misclassified examples as images, with their skeletons.
+    """Shows misclassified examples as images, with their skeletons.
 
     Args:
-        found: the `mistakes` of an evaluation, see `evaluation.mistakes`.
+        mistakes: result of `evaluation.mistakes`.
         source: packed examples of the split.
-        caption: of all.
-        limit: how many to show.
+        caption: caption of the gallery.
+        limit: maximum number of images.
     """
     figures = []
-    for mistake in found[:limit]:
+    for mistake in mistakes[:limit]:
         example = records.unpack(source[mistake["index"]])
         keypoints = example.keypoints
-        if keypoints.ndim == 3:  # of a sequence the middle
+        if keypoints.ndim == 3:  # the middle frame of a sequence
             keypoints = keypoints[len(keypoints) // 2]
         side = 256
         if example.image is None and len(keypoints) != skeleton.NUM_JOINTS:
-            continue  # there is nothing to draw
+            continue  # neither an image nor a skeleton that can be drawn
         image = np.full((side, side, 3), 90, np.uint8)
         if example.image is not None:
             image = records.decode_image(example.image)
         if len(keypoints) == skeleton.NUM_JOINTS:
-            image = draw.skeleton_of(image, keypoints)
+            image = draw.pose(image, keypoints)
         small = np.asarray(cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA))
-        said = f"{mistake['true']}, taken for {mistake['guess']} ({mistake['probability']:.2f})"
-        alt = f"A person whose motion is {said}; from {example.source}"
-        figures.append(Figure(said, alt, images.encode_jpeg(small)))
+        label = f"{mistake['true']}, taken for {mistake['guess']} ({mistake['probability']:.2f})"
+        alt = f"A person with the motion {label}; from {example.source}"
+        figures.append(Figure(label, alt, images.encode_jpeg(small)))
     return Gallery(caption, figures)

@@ -1,4 +1,4 @@
-"""Draws what was recognised into images."""
+"""Draws recognized people into images."""
 
 import os
 import sys
@@ -10,25 +10,23 @@ import numpy as np
 from jdance import skeleton
 from jdance.errors import UserError
 
-# RGB. The person's right side is warm, the left side cool, the middle white.
+# RGB: warm for the person's right side, cool for the left, white for the middle.
 _RIGHT, _LEFT, _MIDDLE = (255, 140, 40), (60, 170, 255), (245, 245, 245)
 _RIGHT_JOINTS = {joint for joint, name in enumerate(skeleton.NAMES) if name.startswith("right")}
 _LEFT_JOINTS = {joint for joint, name in enumerate(skeleton.NAMES) if name.startswith("left")}
-# One colour a motion, readable under white text.
+# One color per motion, legible under white text.
 _MOTIONS = (
     (200, 50, 60), (30, 125, 60), (40, 90, 200), (150, 70, 180), (190, 95, 10), (20, 125, 135),
     (120, 100, 30), (170, 50, 120),
 )  # fmt: skip
-_SHIFT = 4  # of sub-pixel positions
-
-
-_GREY = (105, 105, 105)
+_SHIFT = 4  # fractional bits of OpenCV's coordinates
+_GRAY = (105, 105, 105)
 
 
 def has_display() -> bool:
-    """Whether windows can be shown; macOS and Windows need no variable that names the display."""
-    named = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    return sys.platform in ("darwin", "win32") or bool(named)
+    """Returns whether windows can be shown; only Linux needs a variable for the display."""
+    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return sys.platform in ("darwin", "win32") or bool(display)
 
 
 class Window:
@@ -54,9 +52,9 @@ class Window:
         return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
 
 
-def motion_color(number: int) -> tuple[int, int, int]:
-    """The colour, RGB, of the motion with this number; grey below 0."""
-    return _MOTIONS[number % len(_MOTIONS)] if number >= 0 else _GREY
+def motion_color(index: int) -> tuple[int, int, int]:
+    """Returns the RGB color of the motion with this class index; gray below 0."""
+    return _MOTIONS[index % len(_MOTIONS)] if index >= 0 else _GRAY
 
 
 def people(
@@ -69,36 +67,35 @@ def people(
     """Draws the skeleton, box and label of every person.
 
     Args:
-        image: uint8 RGB [H, W, 3]; stays as it is.
+        image: uint8 RGB [H, W, 3], unchanged.
         keypoints: [18, 3] of each person, or None.
-        boxes: x, y, width, height of each in pixels, as in the result file.
-        labels: a few words for each.
-        colors: a number for each, such as the motion's, that chooses the colour of box and label;
-            below 0 grey.
+        boxes: x, y, width, height of each person in pixels.
+        labels: short text for each person.
+        colors: class index of each person, see `motion_color`.
 
     Returns:
         uint8 RGB [H, W, 3].
     """
     canvas = image.copy()
-    # The line width that suits the image; of a panorama only as much as it is high counts.
+    # Line width relative to the image, but limited for panoramas.
     longer, shorter = max(image.shape[:2]), min(image.shape[:2])
     unit = max(1.0, min(longer, 3 * shorter) / 640)
     for person in keypoints:
         if person is not None:
             _skeleton(canvas, person, unit)
-    shades = [motion_color(number) for number in colors]
-    for (x, y, width, height), color in zip(boxes, shades, strict=True):
+    rgb = [motion_color(index) for index in colors]
+    for (x, y, width, height), color in zip(boxes, rgb, strict=True):
         corner, end = (round(x), round(y)), (round(x + width), round(y + height))
         cv2.rectangle(canvas, corner, end, color, round(2 * unit), cv2.LINE_AA)
     taken: list[tuple[int, int, int, int]] = []
-    for label, (x, y, width, _), color in zip(labels, boxes, shades, strict=True):
+    for label, (x, y, width, _), color in zip(labels, boxes, rgb, strict=True):
         corner = (round(x), round(y))
         taken.append(_label(canvas, label, corner, round(width), color, unit, taken))
     return canvas
 
 
-def skeleton_of(image: np.ndarray, person: np.ndarray) -> np.ndarray:
-    """Draws a skeleton [18, 3] into an image uint8 RGB [H, W, 3], which stays as it is."""
+def pose(image: np.ndarray, person: np.ndarray) -> np.ndarray:
+    """Draws a skeleton [18, 3] into a copy of an image uint8 RGB [H, W, 3]."""
     canvas = image.copy()
     _skeleton(canvas, person, max(1.0, max(image.shape[:2]) / 300))
     return canvas
@@ -108,7 +105,7 @@ def _skeleton(canvas: np.ndarray, person: np.ndarray, unit: float) -> None:
     present = skeleton.is_present(person)
     points = np.round(person[:, :2] * 2**_SHIFT).astype(int)
     limbs = [tuple(limb) for limb in skeleton.LIMBS[: skeleton.NUM_TREE_LIMBS].tolist()]
-    for dark, width in ((True, 5 * unit), (False, 3 * unit)):  # a dark rim, then the limb
+    for dark, width in ((True, 5 * unit), (False, 3 * unit)):  # a dark outline, then the limb
         for a, b in limbs:
             if present[a] and present[b]:
                 color = (20, 20, 20) if dark else _side_color(a, b)
@@ -133,9 +130,9 @@ def _label(
     unit: float,
     taken: list[tuple[int, int, int, int]],
 ) -> tuple[int, int, int, int]:
-    """Writes a label above a box's corner, moved so that it stays inside and covers no other.
+    """Draws a label above a box's corner, moved to stay inside the image and clear of `taken`.
 
-    It is made a little smaller where that makes it fit the `room` above a narrow box.
+    It shrinks by up to a quarter to fit `room`, the width of the box. Returns the label's box.
     """
     font, stroke, pad = cv2.FONT_HERSHEY_SIMPLEX, max(1, round(unit)), round(3 * unit)
     size = 0.5 * unit
@@ -146,15 +143,15 @@ def _label(
     x = int(np.clip(corner[0], 0, max(0, canvas.shape[1] - full_width)))
     y = int(np.clip(corner[1] - full_height, 0, max(0, canvas.shape[0] - full_height)))
     for _ in range(len(taken)):
-        clash = [t for t in taken if _cross((x, y, full_width, full_height), t)]
-        if not clash:
+        overlapping = [t for t in taken if _overlap((x, y, full_width, full_height), t)]
+        if not overlapping:
             break
-        y = max(t[1] + t[3] for t in clash)
+        y = max(t[1] + t[3] for t in overlapping)
     cv2.rectangle(canvas, (x, y), (x + full_width, y + full_height), color, -1)
     origin = (x + pad, y + pad + height)
     cv2.putText(canvas, text, origin, font, size, (255, 255, 255), stroke, cv2.LINE_AA)
     return x, y, full_width, full_height
 
 
-def _cross(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
     return a[0] < b[0] + b[2] and b[0] < a[0] + a[2] and a[1] < b[1] + b[3] and b[1] < a[1] + a[3]

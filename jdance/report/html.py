@@ -1,4 +1,4 @@
-"""What a report consists of, free of how it is shown: sections of texts, tables and images."""
+"""Reports as sections of texts, tables and figures, rendered as HTML or Markdown."""
 
 import base64
 import re
@@ -16,12 +16,12 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text, the first column being the name of the row.
+    """A table of text; the first column names the rows.
 
-    Fields:
-        caption: what is in it, and in which unit.
+    Attributes:
+        caption: content and unit.
         head: titles of the columns.
-        rows: each as long as `head`.
+        rows: cells, as many per row as in `head`.
     """
 
     caption: str
@@ -31,9 +31,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """An image with a caption and, for those who cannot see it, a description.
+    """An image with a caption and a text alternative.
 
-    Fields:
+    Attributes:
         content: an SVG element as text, or the bytes of a JPEG file.
     """
 
@@ -44,7 +44,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Small images side by side."""
+    """A grid of small figures."""
 
     caption: str
     figures: Sequence[Figure]
@@ -89,7 +89,7 @@ svg { display: block; width: 100%; height: auto; max-width: 34rem; }
 
 
 def to_html(title: str, sections: Sequence[Section]) -> str:
-    """A page that needs nothing else: no network, no script, images inside."""
+    """Renders a self-contained page: no scripts, no external resources."""
     body = [f"<h1>{escape(title)}</h1>"]
     for section in sections:
         blocks = "\n".join(_block_html(block) for block in section.blocks)
@@ -104,7 +104,7 @@ def to_html(title: str, sections: Sequence[Section]) -> str:
 
 
 def to_markdown(title: str, sections: Sequence[Section]) -> str:
-    """The texts and tables; of images only their descriptions."""
+    """Renders texts and tables; figures become their text alternatives."""
     parts = [f"# {title}"]
     for section in sections:
         parts.append(f"## {section.title}")
@@ -113,6 +113,7 @@ def to_markdown(title: str, sections: Sequence[Section]) -> str:
 
 
 def table_markdown(table: Table) -> str:
+    """Renders a table without its caption."""
     lines = [list(table.head), ["---"] + ["---:"] * (len(table.head) - 1), *map(list, table.rows)]
     cells = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
@@ -122,7 +123,7 @@ def _block_html(block: Block) -> str:
     if isinstance(block, Text):
         return f"<p>{escape(block.text)}</p>"
     if isinstance(block, Table):
-        # A name such as single_arm_open may go on in the next line.
+        # Allows line breaks in names such as single_arm_open.
         titles = (escape(cell).replace("_", "_<wbr>") for cell in block.head)
         head = "".join(f'<th scope="col">{title}</th>' for title in titles)
         rows = "\n".join(
@@ -135,10 +136,10 @@ def _block_html(block: Block) -> str:
             f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div></figure>"
         )
     if isinstance(block, Gallery):
-        inside = "\n".join(_block_html(figure) for figure in block.figures)
-        return f'<p>{escape(block.caption)}</p>\n<div class="gallery">\n{inside}\n</div>'
+        figures = "\n".join(_block_html(figure) for figure in block.figures)
+        return f'<p>{escape(block.caption)}</p>\n<div class="gallery">\n{figures}\n</div>'
     if isinstance(block.content, str):
-        # Read out as one image; the description replaces what is drawn.
+        # Screen readers announce the SVG as one image with this label.
         figure = re.sub(
             "^<svg", f'<svg role="img" aria-label="{escape(block.alt)}"', block.content, count=1
         )
@@ -154,5 +155,5 @@ def _block_markdown(block: Block) -> str:
     if isinstance(block, Table):
         return f"{block.caption}\n\n{table_markdown(block)}"
     if isinstance(block, Gallery):
-        return "\n".join([block.caption, "", *(f"- {p.caption}" for p in block.figures)])
+        return "\n".join([block.caption, "", *(f"- {figure.caption}" for figure in block.figures)])
     return f"{block.caption}: {block.alt}"

@@ -1,4 +1,4 @@
-"""The report of a single run: DIR/report.html."""
+"""The report of one run: DIR/report.html."""
 
 import json
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ from jdance.train import experiment
 
 
 def write(workdir: Path, output: Path | None = None) -> Path:
-    """Writes report.html from what training and evaluation left.
+    """Writes report.html from the files of training and evaluation.
 
     Args:
-        workdir: the run's folder.
-        output: the folder with results of evaluation, which gets the report; by default the run's.
+        workdir: folder of the run.
+        output: folder of the evaluation results and of the report; None: the run's.
 
     Returns:
-        The file.
+        Path of the report.
 
     Raises:
         UserError: the folder holds no run.
@@ -39,7 +39,7 @@ def write(workdir: Path, output: Path | None = None) -> Path:
     sections.append(
         Section(
             "Configuration",
-            [Table("What it was trained with", ["key", "value"],
+            [Table("Configuration of training", ["key", "value"],
                    [[key, str(value)] for key, value in sorted(flat.items())])],
         )
     )  # fmt: skip
@@ -56,7 +56,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _training(workdir: Path) -> Section:
-    rows = blocks.metrics(workdir)
+    rows = blocks.read_metrics(workdir)
     if not rows:
         return Section("Training", [Text("No step has been logged yet.")])
     last = max(row["step"] for row in rows)
@@ -65,19 +65,19 @@ def _training(workdir: Path) -> Section:
              "val_accuracy": "val", "val_AP": "AP on val"}  # fmt: skip
     lines = {title: line for key, title in names.items() if (line := blocks.curve(rows, key))}
     if lines:
-        said = ", ".join(f"{title} ends at {line[-1][1]:.3f}" for title, line in lines.items())
-        image = charts.curves(lines, "epoch", "accuracy")
-        section.blocks.append(Figure("Accuracy in training", f"Curves: {said}", image))
+        ends = ", ".join(f"{title} ends at {line[-1][1]:.3f}" for title, line in lines.items())
+        chart = charts.curves(lines, "epoch", "accuracy")
+        section.blocks.append(Figure("Accuracy in training", f"Curves: {ends}", chart))
     return section
 
 
 def _evaluation(name: str, result: Mapping[str, Any], classes: list[str], folder: str) -> Section:
     section = Section(f"Evaluation on {name}")
     if "data" in result:
-        section.blocks.append(Text(_evaluated(result)))
+        section.blocks.append(Text(_describe(result)))
     if "confusion" not in result:
         rows = [[key, f"{value:.4f}"] for key, value in result.items() if isinstance(value, float)]
-        section.blocks.append(Table("By COCO's program", ["measure", "value"], rows))
+        section.blocks.append(Table("COCO key-point metrics", ["metric", "value"], rows))
         return section
     accuracy = blocks.percent_interval(result["accuracy"], result["n"])
     section.blocks.append(
@@ -96,17 +96,17 @@ def _evaluation(name: str, result: Mapping[str, Any], classes: list[str], folder
     if result.get("mistakes"):
         try:
             source = records.Dataset(result.get("data") or folder).source(result["split"])
-        except UserError:  # moved or deleted since: the numbers stand without images
+        except UserError:  # the data set was moved or deleted: no images
             return section
-        caption = "Mistakes of which it was most certain: true class, guess, its probability"
-        gallery = blocks.mistakes(result["mistakes"], source, caption)
-        if gallery.images:
+        caption = "Most confident mistakes: true class, prediction, probability"
+        gallery = blocks.mistake_gallery(result["mistakes"], source, caption)
+        if gallery.figures:
             section.blocks.append(gallery)
     return section
 
 
-def _evaluated(result: Mapping[str, Any]) -> str:
-    """What was evaluated, in words."""
+def _describe(result: Mapping[str, Any]) -> str:
+    """Describes what was evaluated: split, views, checkpoint, step."""
     steps = [run["step"] for run in result.get("runs", [result]) if "step" in run]
     sentences = [
         f"Split {result['split']} of {result['data']}",
@@ -115,7 +115,7 @@ def _evaluated(result: Mapping[str, Any]) -> str:
         f"checkpoint {result['checkpoint']}" if "checkpoint" in result else "",
         f"step {', '.join(f'{step:,}' for step in steps)}" if steps else "",
     ]
-    return "; ".join(part for part in sentences if part) + "."
+    return "; ".join(filter(None, sentences)) + "."
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
