@@ -164,7 +164,7 @@ def test_the_model_zoo_is_complete():
     zoo = (
         (ROOT / "docs" / "pose-networks.md").read_text().split("## Model zoo")[1].split("\n## ")[0]
     )
-    assert all(f"`--pose={name}`" in zoo for name in (*weights.SHIPPED, *pose_zoo.SOURCES))
+    assert all(f"`--pose={name}`" in zoo for name in (*weights.SHIPPED, *pose_zoo.DOWNLOADS))
 
 
 def test_the_documented_data_source(tmp_path, monkeypatch):

@@ -1,12 +1,12 @@
-"""Formulations that compilers run faster than the plain ones; the numbers are the same.
+"""Faster, numerically equivalent versions of Flax ops.
 
-Each function says which plain Flax it equals, in values and in gradients, up to rounding. What is
-slow about the plain one is mostly its backward pass. On the CPU a barrier on a cotangent keeps XLA
-from computing it again inside each matrix product that uses it.
+Each docstring names the Flax op with the same values and gradients, up to rounding. Most of the
+time is saved in the backward pass. On the CPU, XLA fuses a cotangent into every matrix product that
+uses it and recomputes it there; optimization barriers prevent this.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,16 +15,16 @@ from jax import Array
 
 
 def _barrier(x: Array) -> Array:
-    """Keeps XLA's CPU backend from computing x again inside each product that uses it.
+    """Prevents XLA's CPU backend from recomputing x in each matrix product that uses it.
 
-    On a GPU products are library calls, and a barrier would only keep kernels from being fused.
+    Not on GPUs: matrix products are library calls there, and a barrier would only prevent fusions.
     """
     return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
 
 
 @jax.custom_vjp
 def cotangent_barrier(y: Array) -> Array:
-    """Returns y; on the CPU its cotangent is computed once, before anything uses it."""
+    """The identity; on the CPU its cotangent is computed once."""
     return y
 
 
@@ -33,7 +33,7 @@ cotangent_barrier.defvjp(lambda y: (y, None), lambda _, gradient: (_barrier(grad
 
 @jax.custom_vjp
 def relu(x: Array) -> Array:
-    """`nn.relu`, whose gradient needs its result alone: x is not kept for the backward pass."""
+    """`nn.relu` that saves its result, not x, for the backward pass."""
     return jnp.maximum(x, 0)
 
 
@@ -49,8 +49,8 @@ relu.defvjp(_relu_forward, lambda y, gradient: (jnp.where(y != 0, gradient, 0),)
 def matmul(x: Array, kernel: Array) -> Array:
     """x [..., C] @ kernel [C, K]: a 1x1 convolution, or `nn.Dense` without a bias.
 
-    A matrix product on the CPU. On a GPU a convolution, whose library call takes a bias, a second
-    summand and ReLU along.
+    A matrix product on the CPU; on GPUs a convolution, which cuDNN fuses with a bias, a residual and
+    ReLU.
     """
     return jax.lax.platform_dependent(x, kernel, cpu=jnp.matmul, default=_conv1x1)
 
@@ -69,7 +69,7 @@ def _matmul_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array
     def products(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
         gradient = jax.lax.optimization_barrier(gradient)
         rows = gradient.reshape(-1, gradient.shape[-1])
-        # In this order XLA's CPU backend needs no transposed copy of the larger matrix.
+        # This order avoids a transposed copy of the larger matrix on the CPU.
         kernel_gradient = (rows.T @ x.reshape(-1, x.shape[-1])).T
         return gradient @ kernel.T, kernel_gradient
 
@@ -99,30 +99,25 @@ def convolution(
     Args:
         x: [B, *space, C].
         kernel: [*sizes, C, K].
-        stride: of all axes.
-        padding: number of zeros on either side of each axis; None: half the dilated kernel's size.
-        dilation: of the kernel along all axes.
+        stride: along all axes.
+        padding: zeros on either side of each axis; None: half the dilated kernel's size.
+        dilation: of the kernel, along all axes.
     """
     if padding is None and set(kernel.shape[:-2]) == {1}:
         return matmul(strided(x, stride), kernel.reshape(kernel.shape[-2:]))
-    if (
-        kernel.shape[:2] == (7, 7)
-        and x.ndim == 4
-        and stride == 2
-        and padding is None
-        and dilation == 1
-    ):
+    is_stem = x.ndim == 4 and kernel.shape[:2] == (7, 7)
+    if is_stem and (stride, padding, dilation) == (2, None, 1):
         plain = partial(_convolve, stride=2)
         return jax.lax.platform_dependent(x, kernel, cpu=space_to_depth_conv, default=plain)
     return cotangent_barrier(_convolve(x, kernel, stride, padding, dilation))
 
 
 def strided(x: Array, stride: int) -> Array:
-    """Every `stride`-th position of [B, *space, C] along each axis of space."""
+    """Every `stride`-th position of [B, *space, C] along each spatial axis."""
     if stride == 1:
         return x
     x = x[(slice(None), *(slice(None, None, stride),) * (x.ndim - 2))]
-    # XLA 0.10 ends the process where it fuses a strided slice into a matrix product on a GPU.
+    # jax 0.10 crashes on GPUs when XLA fuses a strided slice into a matrix product.
     return jax.lax.platform_dependent(x, cpu=lambda x: x, default=jax.lax.optimization_barrier)
 
 
@@ -141,12 +136,12 @@ def _convolve(
 
 
 class Conv(NamedTuple):
-    """A convolution that is still to be computed: the batch norm after it may fold into it.
+    """A deferred convolution, into which the next batch norm can be folded.
 
     Attributes:
-        x: [B, *space, C], of the type of the computation.
+        x: [B, *space, C] in the dtype of the computation.
         kernel: [*sizes, C, K], at least float32.
-        stride: of all axes.
+        stride: along all axes.
     """
 
     x: Array
@@ -157,21 +152,26 @@ class Conv(NamedTuple):
         return convolution(self.x, self.kernel.astype(self.x.dtype), self.stride)
 
     def affine(self, factor: Array, offset: Array, residual: Array | None, act: bool) -> Array:
-        """The result times `factor` [K] plus `offset` [K] plus `residual`, and ReLU if `act`."""
+        """The result times `factor` [K] plus `offset` [K], then `add_relu`."""
         y = self._replace(kernel=self.kernel * factor)() + offset.astype(self.x.dtype)
-        y = y if residual is None else y + residual
-        return relu(y) if act else y
+        return add_relu(y, residual, act)
 
     @property
     def expands(self) -> bool:
-        """Whether it is a 1x1 convolution to at least twice as many channels."""
+        """Whether this is a 1x1 convolution to at least twice as many channels."""
         *sizes, inputs, outputs = self.kernel.shape
         return set(sizes) == {1} and outputs >= 2 * inputs
 
     @property
     def positions(self) -> int:
-        """The number of positions of the result, over all examples."""
+        """The number of output positions of all examples."""
         return self.x.size // self.x.shape[-1] // self.stride ** (self.x.ndim - 2)
+
+
+def add_relu(y: Array, residual: Array | None, act: bool) -> Array:
+    """`y` plus `residual` if there is one, then ReLU if `act`."""
+    y = y if residual is None else y + residual
+    return relu(y) if act else y
 
 
 def conv_norm(
@@ -183,15 +183,14 @@ def conv_norm(
     residual: Array | None = None,
     act: bool = False,
 ) -> tuple[Array, Array, Array]:
-    """A 1x1 convolution with batch norm folded into it, plus `residual`, ReLU if `act`.
+    """A 1x1 convolution with training-mode batch norm folded into it, then `add_relu`.
 
     The outputs z W of a 1x1 convolution have the mean E[z] W and the second moments
-    diag(W' E[z'z] W) (' transposes). So the norm becomes part of the kernel and the bias; the
-    outputs, of which there are more than inputs, are neither written without it nor read for
-    statistics, forward and backward. In a training step of ResNet-50 that is 20 % less memory
-    traffic for 7 % more FLOP.
+    diag(W' E[z'z] W), with ' for the transpose. So the statistics are computed from the inputs,
+    which have fewer channels, and the norm becomes part of kernel and bias. A training step of
+    ResNet-50 has 20 % less memory traffic for 7 % more FLOPs.
 
-    Args and results as for `batch_norm`; residual has the result's shape.
+    Args and returns: as for `batch_norm`; residual has the result's shape.
     """
     x = strided(conv.x, conv.stride)
     kernel = conv.kernel.reshape(conv.kernel.shape[-2:])
@@ -200,17 +199,8 @@ def conv_norm(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
-def _conv_norm(
-    x: Array,
-    kernel: Array,
-    scale: Array,
-    bias: Array,
-    residual: Array,
-    epsilon: float,
-    axis_name: str | None,
-    act: bool,
-) -> tuple[Array, Array, Array]:
-    return _conv_norm_forward(x, kernel, scale, bias, residual, epsilon, axis_name, act)[0]
+def _conv_norm(*args: Any) -> tuple[Array, Array, Array]:
+    return _conv_norm_forward(*args)[0]
 
 
 _precise = partial(jnp.matmul, precision="highest")
@@ -249,12 +239,12 @@ def _conv_norm_backward(
     gradients: tuple[Array, ...],
 ) -> tuple[Array, ...]:
     x, kernel, scale, input_mean, spread, mean, inverse, residual, y = saved
-    # != and not >, as XLA turns max(x, 0) > 0 into x > 0, for which it would have to write x.
+    # Not >, because XLA rewrites max(x, 0) > 0 to x > 0, for which it would store x.
     gradient = jnp.where(y != 0, gradients[0], 0) if act else gradients[0]
     count = x.size // x.shape[-1]
     factor = inverse * scale
     total = gradient.sum(tuple(range(x.ndim - 1)), mean.dtype)
-    folded_gradient = _outer(x, gradient)  # of the kernel with the norm in it
+    folded_gradient = _outer(x, gradient)  # of the folded kernel
     factor_gradient = (kernel * folded_gradient).sum(0) - mean * total
     variance_gradient = -0.5 * factor_gradient * scale * inverse**3
     mean_gradient, square_gradient = _mean(
@@ -265,10 +255,10 @@ def _conv_norm_backward(
         + 2 * spread * square_gradient
         + input_mean[:, None] * mean_gradient
     )
-    back = _precise(kernel * (2 / count * square_gradient), kernel.T)  # [C, C]
+    square_kernel = _precise(kernel * (2 / count * square_gradient), kernel.T)  # [C, C]
     x_gradient = (
         matmul(gradient, (kernel * factor).astype(x.dtype).T)
-        + matmul(x, back.astype(x.dtype))
+        + matmul(x, square_kernel.astype(x.dtype))
         + (_precise(kernel, mean_gradient) / count).astype(x.dtype)
     )
     return (
@@ -284,11 +274,10 @@ _conv_norm.defvjp(_conv_norm_forward, _conv_norm_backward)
 
 
 def space_to_depth_conv(x: Array, kernel: Array) -> Array:
-    """`convolution` with stride 2 and a kernel [7, 7, C, K] for few channels, x [B, H, W, C].
+    """`convolution` of x [B, H, W, C] with stride 2 and a kernel [7, 7, C, K], for few channels.
 
-    Each 2x2 cell of pixels becomes one with 4 C channels, and the kernel, a row and a column of
-    zeros longer, a 4x4 one with stride 1: more channels to work on at once. Images of odd sizes
-    go the plain way.
+    Each 2x2 block of pixels becomes one pixel with 4 C channels, and the zero-padded kernel becomes
+    4x4 with stride 1, which uses vector units better. Images of odd sizes are convolved directly.
     """
     batch, height, width, channels = x.shape
     if height % 2 or width % 2:
@@ -303,10 +292,9 @@ def space_to_depth_conv(x: Array, kernel: Array) -> Array:
 
 
 def max_pool(x: Array) -> Array:
-    """Maximum over 3x3 pixels with stride 2 and one pixel of padding, of [B, H, W, C].
+    """`nn.max_pool` of [B, H, W, C] over 3x3 pixels with stride 2 and one pixel of padding.
 
-    Equals `nn.max_pool`; where a window has several largest values, the first gets the gradient,
-    in both. Images of odd sizes go the plain way.
+    The first of equal maxima gets the gradient in both. Images of odd sizes use `nn.max_pool`.
     """
     if x.shape[1] % 2 or x.shape[2] % 2:
         return nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
@@ -315,35 +303,35 @@ def max_pool(x: Array) -> Array:
 
 @jax.custom_vjp
 def _max_pool(x: Array) -> Array:
-    return _pooled(x)[0]
+    return _max_pool_forward(x)[0]
 
 
-def _pooled(x: Array) -> tuple[Array, Array]:
-    """The maxima [B, H/2, W/2, C], and which of its window's nine pixels each is, uint8."""
-    value, column = _largest(x, 2)
-    value, row, columns = _largest(value, 1, column)
+def _max_pool_forward(x: Array) -> tuple[Array, Array]:
+    """The maxima [B, H/2, W/2, C], and the index of each in its 3x3 window, uint8."""
+    value, column = _max3(x, 2)
+    value, row, columns = _max3(value, 1, column)
     return value, 3 * row + columns
 
 
-def _largest(x: Array, axis: int, *others: Array) -> tuple[Array, ...]:
-    """The maxima over three along an axis with stride 2, their places, and `others` there."""
+def _max3(x: Array, axis: int, *others: Array) -> tuple[Array, ...]:
+    """Maxima of three along an axis with stride 2, their indices, and `others` at these indices."""
     low = float(jnp.finfo(x.dtype).min)
-    parts = [_three(x, axis, low), *(_three(other, axis, 0) for other in others)]
-    best, place = parts[0][0], jnp.zeros(parts[0][0].shape, jnp.uint8)
-    chosen = [part[0] for part in parts[1:]]
-    for number in (1, 2):
-        larger = parts[0][number] > best
-        best = jnp.maximum(best, parts[0][number])  # which keeps what is no number
-        place = jnp.where(larger, jnp.uint8(number), place)
+    values, *companions = _windows3(x, axis, low), *(_windows3(other, axis, 0) for other in others)
+    best, index = values[0], jnp.zeros(values[0].shape, jnp.uint8)
+    chosen = [window[0] for window in companions]
+    for i in (1, 2):
+        larger = values[i] > best
+        best = jnp.maximum(best, values[i])  # propagates NaN
+        index = jnp.where(larger, jnp.uint8(i), index)
         chosen = [
-            jnp.where(larger, part[number], old)
-            for part, old in zip(parts[1:], chosen, strict=True)
+            jnp.where(larger, window[i], old)
+            for window, old in zip(companions, chosen, strict=True)
         ]
-    return best, place, *chosen
+    return best, index, *chosen
 
 
-def _three(x: Array, axis: int, padding: float) -> list[Array]:
-    """Pixels 2 i - 1, 2 i and 2 i + 1 along an axis, for all i."""
+def _windows3(x: Array, axis: int, padding: float) -> list[Array]:
+    """Elements 2 i - 1, 2 i and 2 i + 1 along an axis, for all i."""
     pair = x.reshape(*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :])
     even, odd = (jax.lax.index_in_dim(pair, i, axis + 1, keepdims=False) for i in (0, 1))
     before = jax.lax.slice_in_dim(odd, 0, -1 + odd.shape[axis], axis=axis)
@@ -351,18 +339,14 @@ def _three(x: Array, axis: int, padding: float) -> list[Array]:
     return [jnp.pad(before, width, constant_values=padding), even, odd]
 
 
-def _pool_forward(x: Array) -> tuple[Array, Array]:
-    return _pooled(x)
-
-
-def _pool_backward(place: Array, gradient: Array) -> tuple[Array]:
+def _max_pool_backward(index: Array, gradient: Array) -> tuple[Array]:
     gradient = _barrier(gradient)
 
     def to(row: int, column: int, down: int = 0, right: int = 0) -> Array:
-        """What pixel (row, column) of each window gets; of the window `down`, `right` of it."""
-        part = jnp.where(place == 3 * row + column, gradient, 0)
-        part = part[:, down:, right:]
-        return jnp.pad(part, ((0, 0), (0, down), (0, right), (0, 0)))
+        """The gradient of pixel (row, column) in the window shifted by (down, right)."""
+        selected = jnp.where(index == 3 * row + column, gradient, 0)
+        selected = selected[:, down:, right:]
+        return jnp.pad(selected, ((0, 0), (0, down), (0, right), (0, 0)))
 
     even = jnp.stack([to(1, 1), to(1, 2) + to(1, 0, right=1)], 3)
     odd = jnp.stack(
@@ -376,26 +360,26 @@ def _pool_backward(place: Array, gradient: Array) -> tuple[Array]:
     return (jnp.stack([even, odd], 2).reshape(batch, 2 * height, 2 * width, channels),)
 
 
-_max_pool.defvjp(_pool_forward, _pool_backward)
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def batch_norm(
     x: Array, scale: Array, bias: Array, epsilon: float, axis_name: str | None, act: bool = False
 ) -> tuple[Array, Array, Array]:
-    """Normalizes x with the batch's own mean and variance, see `nn.BatchNorm`; ReLU if `act`.
+    """Normalizes x with batch statistics, as `nn.BatchNorm` in training; then ReLU if `act`.
 
-    The backward pass keeps x alone and computes ReLU's mask from it again.
+    Only x is saved for the backward pass, which recomputes ReLU's mask.
 
     Args:
-        x: [..., C], of any float type.
+        x: [..., C], any float dtype.
         scale, bias: [C].
         epsilon: added to the variance.
         axis_name: the mapped axis over which the statistics are averaged, or None.
         act: apply ReLU.
 
     Returns:
-        The result, of x's type; mean and variance [C], at least float32, without gradients.
+        The result in x's dtype; mean and variance [C], at least float32, without gradients.
     """
     return _norm_forward(x, scale, bias, epsilon, axis_name, act)[0]
 
@@ -405,20 +389,19 @@ def _mean(values: tuple[Array, ...], axis_name: str | None) -> tuple[Array, ...]
 
 
 def _sums(axes: tuple[int, ...], *values: Array) -> tuple[Array, ...]:
-    """Sums of several arrays of one shape over the same axes; on a GPU by one kernel."""
+    """Sums of arrays of the same shape over the same axes; in one kernel on GPUs."""
 
-    def together(*values: Array) -> tuple[Array, ...]:
+    def add(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(x + y for x, y in zip(a, b, strict=True))
+
+    def joint(*values: Array) -> tuple[Array, ...]:
         zeros = tuple(jnp.zeros((), value.dtype) for value in values)
-        return tuple(
-            jax.lax.reduce(
-                values, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)), axes
-            )
-        )
+        return tuple(jax.lax.reduce(values, zeros, add, axes))
 
-    def apart(*values: Array) -> tuple[Array, ...]:
+    def separate(*values: Array) -> tuple[Array, ...]:
         return tuple(value.sum(axes) for value in values)
 
-    return jax.lax.platform_dependent(*values, cpu=apart, default=together)
+    return jax.lax.platform_dependent(*values, cpu=separate, default=joint)
 
 
 def _norm_forward(
@@ -454,7 +437,7 @@ def _norm_backward(
     axes = tuple(range(x.ndim - 1))
     total, product = _sums(axes, wide_gradient, wide_gradient * wide)
     scale_gradient = (product - mean * total) * inverse
-    # Statistics averaged over several devices pass their gradients on to all of them.
+    # Gradients of statistics that are averaged over devices are averaged, too.
     count = x.size // x.shape[-1]
     mean_gradient, mean_scaled = _mean((total / count, scale_gradient / count), axis_name)
     slope = -scale * jnp.square(inverse) * mean_scaled

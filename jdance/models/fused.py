@@ -23,20 +23,19 @@ STD = (58.395, 57.12, 57.375)
 
 
 class FusedNet(nn.Module):
-    """Names the motion of one person from a crop, key-point features, or both.
+    """Classifies the motion of one person from an image crop, key-point features, or both.
 
     Fields:
         classes: number of motions M.
-        backbone: the image branch's network, [B, H, W, 3] -> [B, h, w, C]; None leaves it out.
+        backbone: of the image branch, [B, H, W, 3] -> [B, h, w, C]; None: no image branch.
         image_widths: dense layers after its global average pool.
-        keypoint_widths: dense layers of the key-point branch; empty leaves the branch out.
-        fusion_widths: hidden dense layers after the branches are joined.
+        keypoint_widths: dense layers of the key-point branch; empty: no key-point branch.
+        fusion_widths: hidden dense layers after concatenation of the branches.
         dropout: rate after each hidden dense layer.
-        keypoint_dropout, image_dropout: share of training examples whose key-point branch is
-            silenced, as if nobody had been found, and of those that are judged by their key points
-            alone. Only where there are two branches and somebody was found.
-        freeze_backbone: the backbone works as in evaluation, with its running statistics and
-            without dropout, even in training, and no gradient reaches it.
+        keypoint_dropout, image_dropout: probability in training that an example with valid key
+            points loses its key-point or its image branch, if there are both.
+        freeze_backbone: run the backbone in inference mode (running statistics, no dropout) also
+            in training, and stop its gradients.
     """
 
     classes: int
@@ -65,9 +64,9 @@ class FusedNet(nn.Module):
         Args:
             image: crops [B, H, W, 3], RGB in 0 to 255 (uint8 or float). Unused without a backbone.
             features: key-point features [B, D]. Unused without a key-point branch.
-            valid: bool [B], False where nobody was found; None: where all features are 0.
-            index: int32 [B], the examples' global indices, from which dropout draws; None counts.
-            train: batch statistics of this batch, and dropout with the "dropout" key.
+            valid: bool [B], whether there are key points; None: where any feature is not 0.
+            index: int32 [B], global indices of the examples, for dropout; None: 0, 1, ...
+            train: use batch statistics, and dropout with the "dropout" key.
         """
         if index is None:
             index = jnp.arange(features.shape[0])
@@ -86,7 +85,7 @@ class FusedNet(nn.Module):
             )
             branches.append(jnp.where(valid[:, None] & keep_keypoints, x, 0))
         if self.backbone is not None:
-            # In bfloat16 neighboring brightnesses would become the same.
+            # bfloat16 cannot tell neighboring brightness values apart.
             wide = jnp.promote_types(jnp.float32, self.dtype)
             x = (image.astype(wide) - np.array(MEAN, wide)) / np.array(STD, wide)
             x = x.astype(self.dtype)
@@ -101,7 +100,7 @@ class FusedNet(nn.Module):
 
 
 def inputs(config: ConfigDict) -> features.Inputs:
-    """Key-point features and the image crop; `model.branches` "image" or "keypoints" leaves one out."""
+    """Key-point features and the image crop, or one of them, by `model.branches`."""
     return features.Inputs(
         compute=partial(features.compute, config.features),
         shape=(features.size(config.features, LAYOUTS[config.layout]),),

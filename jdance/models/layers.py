@@ -1,4 +1,4 @@
-"""Dropout whose masks belong to the examples, not to the devices that hold them."""
+"""Dropout with one mask per example on any number of devices, MLPs, and batch norm."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,10 +13,11 @@ from jdance.models import fast_ops
 
 
 class BranchDropout(nn.Module):
-    """Silences one of two branches at random, never both, so that neither leans on the other.
+    """Drops at most one of two branches per example, so that neither relies on the other.
 
-    Called with int32 [B], returns bool [B, 1] twice: whether the first branch (silenced with
-    probability `first`) and the second (`second`) are kept. The sum of both must be at most 1.
+    Called with the examples' index int32 [B], returns two masks bool [B, 1]: where to keep the
+    first branch (dropped with probability `first`) and the second (`second`). first + second must
+    be at most 1.
     """
 
     first: float
@@ -25,18 +26,18 @@ class BranchDropout(nn.Module):
     @nn.compact
     def __call__(self, index: Array, train: bool) -> tuple[Array, Array]:
         if not train or self.first + self.second == 0:
-            kept = jnp.ones((len(index), 1), bool)
-            return kept, kept
+            keep = jnp.ones((len(index), 1), bool)
+            return keep, keep
         keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), index)
-        draw = jax.vmap(jax.random.uniform)(keys)[:, None]
-        return draw >= self.first, draw < 1 - self.second
+        uniform = jax.vmap(jax.random.uniform)(keys)[:, None]
+        return uniform >= self.first, uniform < 1 - self.second
 
 
 class Dropout(nn.Module):
-    """Zeroes values of [B, ...] with probability `rate` and scales the rest by 1 / (1 - rate).
+    """Zeroes elements of [B, ...] with probability `rate` and scales the rest by 1 / (1 - rate).
 
-    Each example's mask comes from the "dropout" key, the module's place in the network, and the
-    example's `index` (int32 [B]): the same numbers on one device or on many.
+    An example's mask depends on the "dropout" key, the module's path and the example's `index`
+    (int32 [B]), not on the number of devices.
     """
 
     rate: float
@@ -46,15 +47,18 @@ class Dropout(nn.Module):
         if not train or self.rate == 0:
             return x
         keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), index)
-        draw = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))
-        return jnp.where(draw(keys), x / (1 - self.rate), 0)
+        mask = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)
+        return jnp.where(mask, x / (1 - self.rate), 0)
 
 
 class MLP(nn.Module):
     """Hidden dense layers, each with ReLU and dropout: [B, D] -> [B, widths[-1]].
 
-    With `norm`, a function that makes a normalising module, given its `name`, each dense layer is
-    followed by one. `input_dropout` is the rate before the first one.
+    Fields:
+        widths: of the layers.
+        dropout, input_dropout: rates after each layer, and before the first one.
+        norm: makes a normalization module, given its `name`, after each layer; None: no
+            normalization.
     """
 
     widths: Sequence[int]
@@ -79,15 +83,10 @@ class MLP(nn.Module):
 Norm = Callable[..., nn.Module]
 
 
-def _pays(conv: fast_ops.Conv) -> bool:
-    """Whether folding saves more traffic at the outputs than its small matrices cost."""
-    return conv.positions >= 8 * conv.kernel.shape[-1]
-
-
 class BatchNorm(nn.Module):
-    """`nn.BatchNorm` with its variables, for the last axis, computed by `fast_ops.batch_norm`.
+    """`nn.BatchNorm` over the last axis, computed by `fast_ops.batch_norm`.
 
-    Fields: see `batch_norm`; `scale_init` makes the first scale.
+    Fields: see `batch_norm`; `scale_init` initializes the scale.
     """
 
     use_running_average: bool
@@ -102,23 +101,20 @@ class BatchNorm(nn.Module):
     def __call__(
         self, x: Array | fast_ops.Conv, residual: Array | None = None, act: bool = False
     ) -> Array:
-        """Normalizes an array, or the result of a convolution; adds `residual`; ReLU if `act`."""
-        size = x.kernel.shape[-1:] if isinstance(x, fast_ops.Conv) else x.shape[-1:]
-        mean = self.variable("batch_stats", "mean", jnp.zeros, size, jnp.float32)
-        variance = self.variable("batch_stats", "var", jnp.ones, size, jnp.float32)
-        scale = self.param("scale", self.scale_init, size, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros_init(), size, jnp.float32)
+        """Normalizes an array or a deferred convolution, then `fast_ops.add_relu`."""
+        shape = x.kernel.shape[-1:] if isinstance(x, fast_ops.Conv) else x.shape[-1:]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        scale = self.param("scale", self.scale_init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), shape, jnp.float32)
         if self.use_running_average:
             factor = jax.lax.rsqrt(variance.value + self.epsilon) * scale
             offset = bias - mean.value * factor
             if isinstance(x, fast_ops.Conv):
                 return x.affine(factor, offset, residual, act)
-            y = (x * factor + offset).astype(self.dtype)
-            y = y if residual is None else y + residual
-            return fast_ops.relu(y) if act else y
-        first = self.is_initializing()
-        axis_name = None if first else self.axis_name
-        if isinstance(x, fast_ops.Conv) and self.fold and x.expands and _pays(x):
+            return fast_ops.add_relu((x * factor + offset).astype(self.dtype), residual, act)
+        axis_name = None if self.is_initializing() else self.axis_name
+        if isinstance(x, fast_ops.Conv) and self.fold and _is_worth_folding(x):
             y, new_mean, new_variance = fast_ops.conv_norm(
                 x, scale, bias, self.epsilon, axis_name, residual, act
             )
@@ -128,11 +124,16 @@ class BatchNorm(nn.Module):
                 x, scale, bias, self.epsilon, axis_name, act and residual is None
             )
             if residual is not None:
-                y = fast_ops.relu(y + residual) if act else y + residual
-        if not first:
-            for kept, new in ((mean, new_mean), (variance, new_variance)):
-                kept.value = self.momentum * kept.value + (1 - self.momentum) * new
+                y = fast_ops.add_relu(y, residual, act)
+        if not self.is_initializing():
+            for running, new in ((mean, new_mean), (variance, new_variance)):
+                running.value = self.momentum * running.value + (1 - self.momentum) * new
         return y
+
+
+def _is_worth_folding(conv: fast_ops.Conv) -> bool:
+    """Whether folding saves more memory traffic at the outputs than its small matrices cost."""
+    return conv.expands and conv.positions >= 8 * conv.kernel.shape[-1]
 
 
 def batch_norm(
@@ -142,15 +143,15 @@ def batch_norm(
     momentum: float = 0.9,
     fold: bool = False,
 ) -> Norm:
-    """Makes batch-norm modules, given their `name`.
+    """A constructor of batch-norm modules, called with their `name`.
 
     Args:
-        train: use the batch's statistics, not the running ones.
-        axis_name: the mapped axis over which the batch's statistics are synchronised.
+        train: use batch statistics, not the running ones.
+        axis_name: the mapped axis over which batch statistics are synchronized.
         dtype: of the result; statistics are float32.
-        momentum: share of the running statistics that a step keeps.
-        fold: fold the batch's statistics into convolutions that expand, see `fast_ops.conv_norm`:
-            less memory traffic for more FLOP, which pays on a GPU.
+        momentum: of the running statistics.
+        fold: fold batch norm into 1x1 convolutions that expand, see `fast_ops.conv_norm`: less
+            memory traffic for more FLOPs, which is faster on GPUs.
     """
     return partial(
         BatchNorm,

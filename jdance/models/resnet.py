@@ -1,8 +1,6 @@
 """The image branch: a ResNet (He et al., 2016) with convolutional attention.
 
-Batch norm keeps 0.9 of its running statistics at each step. The running variance is that of the
-batch (divided by n), as in Flax and in the batch-norm paper's training phase; PyTorch divides by
-n - 1, which differs by 1/n, one part in thousands for images.
+Running variances are biased (divided by n), as in Flax; PyTorch divides by n - 1.
 """
 
 from collections.abc import Sequence
@@ -19,13 +17,12 @@ from jdance.models.layers import Dropout, Norm, batch_norm
 
 
 class Conv(nn.Module):
-    """A convolution without a bias, to be computed together with the batch norm after it.
+    """A deferred convolution without a bias, for the batch norm after it.
 
     Fields:
-        features: channels K of the result.
-        size: of the kernel along each axis of space.
-        stride: along each of them.
-        dtype: of the computation; the kernel stays float32.
+        features: output channels K.
+        size, stride: of the kernel along each spatial axis.
+        dtype: of the computation; the kernel is float32.
     """
 
     features: int
@@ -41,7 +38,7 @@ class Conv(nn.Module):
 
 
 class Conv1x1(nn.Module):
-    """`Conv` of size 1, whose kernel [C, K] is that of a dense layer."""
+    """`Conv` of size 1 with a dense layer's kernel [C, K]."""
 
     features: int
     stride: int = 1
@@ -65,17 +62,17 @@ class DenseKernel(nn.Module):
 
 
 class Residual(nn.Module):
-    """What all residual blocks share: relu(shortcut + attention(branch)).
+    """Base class of residual blocks: relu(shortcut + attention(branch)).
 
-    [B, *space, C] -> [B, *space / stride, features], with one spatial axis (sequences) or two
+    Maps [B, *space, C] to [B, *space / stride, features], with one spatial axis (sequences) or two
     (images).
 
     Fields:
-        features: channels K that the block returns.
-        version: where a bottleneck strides, see there.
-        attention: makes the attention at the end of the branch; None: there is none.
-        zero_gamma: the branch's last batch-norm scale starts at 0, so that the block starts as its
-            shortcut (Goyal et al., 2017).
+        features: output channels K.
+        version: which convolution of a bottleneck strides, see `Bottleneck`.
+        attention: makes the attention module at the end of the branch; None: no attention.
+        zero_gamma: initialize the branch's last batch-norm scale with 0, so that the block is the
+            identity at first (Goyal et al., 2017).
         axis_name: the mapped axis over which batch statistics are synchronized.
         fold_norms: see `batch_norm`.
     """
@@ -90,11 +87,11 @@ class Residual(nn.Module):
     fold_norms: bool = False
     dtype: DTypeLike = jnp.float32
 
-    expansion: ClassVar[int]  # a stage's channels over those inside its blocks
+    expansion: ClassVar[int]  # output channels over inner channels
     last_conv: ClassVar[str]  # name of the branch's last convolution
 
     def branch(self, x: Array, norm: Norm) -> fast_ops.Conv:
-        """The block's convolutions, each but the last followed by its norm and ReLU."""
+        """The block's convolutions, with norm and ReLU after all but the last."""
         raise NotImplementedError
 
     @nn.compact
@@ -118,10 +115,7 @@ class Residual(nn.Module):
 
 
 class BasicBlock(Residual):
-    """Two S convolutions to K channels, the first with the stride: the block of ResNet-18 and -34.
-
-    Both versions are the same.
-    """
+    """Convolutions of size S, S to K channels, the first with the stride: ResNet-18 and -34."""
 
     expansion = 1
     last_conv = "conv2"
@@ -133,10 +127,9 @@ class BasicBlock(Residual):
 
 
 class Bottleneck(Residual):
-    """1, S, 1 convolutions to K/4, K/4, K channels: the block of ResNet-50 and larger ones.
+    """Convolutions of size 1, S, 1 to K/4, K/4, K channels: ResNet-50 and larger (paper, 2.2).
 
-    Source: the paper, section 2.2. Version "v1.5" strides in the middle convolution, "v1" in the
-    first.
+    Version "v1.5" strides in the middle convolution, "v1" in the first.
     """
 
     expansion = 4
@@ -159,11 +152,11 @@ class ResNet(nn.Module):
 
     Fields:
         block: "bottleneck" (expansion 4) or "basic" (expansion 1).
-        stage_sizes: blocks in each stage; (3, 4, 6, 3) is ResNet-50.
+        stage_sizes: number of blocks in each stage; (3, 4, 6, 3) is ResNet-50.
         width: channels of the stem; stage i has expansion * width * 2**i.
         version: "v1.5" or "v1", see `Bottleneck`.
-        attention: makes an attention module; None: there is none.
-        attention_place: "end" (once, after the last stage: the paper) or "blocks" (in every block).
+        attention: makes an attention module; None: no attention.
+        attention_place: "end" (once, after the last stage, as in the paper) or "blocks" (in each).
         zero_gamma, axis_name, fold_norms: see `Residual`.
         dropout: rate between the last two stages.
     """
@@ -184,9 +177,7 @@ class ResNet(nn.Module):
     def __call__(self, x: Array, index: Array, train: bool) -> Array:
         stem = Conv(self.width, 7, 2, self.dtype, name="stem")(x)
         x = batch_norm(train, self.axis_name, self.dtype)(name="stem_norm")(stem)
-        x = fast_ops.relu(
-            fast_ops.max_pool(x)
-        )  # in this order ReLU has a quarter of the pixels to do
+        x = fast_ops.relu(fast_ops.max_pool(x))  # in this order ReLU has fewer pixels
         block_type = BLOCKS[self.block]
         for stage, blocks in enumerate(self.stage_sizes):
             if stage == len(self.stage_sizes) - 1:

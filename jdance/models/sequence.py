@@ -18,22 +18,22 @@ from jdance.skeleton import LAYOUTS
 
 
 class SequenceNet(nn.Module):
-    """Names the motion of a sequence of key-point features (the paper, sections 2.1 and 2.3).
+    """Classifies the motion of a sequence of key-point features (paper, sections 2.1 and 2.3).
 
-    Convolution with batch norm and ReLU, two max-pools, bottleneck modules, CBAM (its spatial
-    attention is attention over time), flatten, dense layers.
+    Convolution with batch norm and ReLU, two max-pools, bottleneck blocks, CBAM (whose spatial
+    attention is over time), dense layers.
 
     Fields:
         classes: number of motions M.
         stem_width, stem_kernel: of the first convolution.
-        width: channels K of the bottleneck modules.
-        blocks: how many of these.
+        width: channels K of the bottleneck blocks.
+        blocks: number of bottleneck blocks.
         kernel: S, the size of their middle convolution.
-        attention: makes the attention after them; None: there is none.
+        attention: makes the attention module after them; None: no attention.
         dense_widths: hidden dense layers, with batch norm.
         stage_dropout: rate before the dense layers.
         dropout: rate after each hidden dense layer.
-        axis_name: the mapped axis over which batch statistics are synchronised.
+        axis_name: the mapped axis over which batch statistics are synchronized.
     """
 
     classes: int
@@ -59,10 +59,13 @@ class SequenceNet(nn.Module):
         index: Array | None = None,
         train: bool = False,
     ) -> Array:
-        """Logits float32 [B, M] of features [B, T, D], T at least 4; `image` is not used.
+        """Logits float32 [B, M].
 
-        valid bool [B]: False where nobody was found in any frame; those are judged by zeros.
-        index and train: as for `FusedNet`.
+        Args:
+            image: unused.
+            features: [B, T, D] with T at least 4.
+            valid: bool [B], whether any frame has key points; otherwise features are zeroed.
+            index, train: as for `FusedNet`.
         """
         if index is None:
             index = jnp.arange(features.shape[0])

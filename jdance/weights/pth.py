@@ -162,7 +162,7 @@ def _read_zip(file: bytes) -> tuple[Any, Callable[[_Storage], Buffer]]:
 
 
 def _read_legacy(file: bytes) -> tuple[Any, Callable[[_Storage], Buffer]]:
-    """As `_read_zip`; magic number, version, platform, content, keys, then sizes and data by key."""
+    """As `_read_zip`; magic number, version, platform, content, keys; sizes and data by key."""
     rest = memoryview(file)
     pickles = []
     for expected in (_LEGACY_MAGIC, _LEGACY_VERSION, None, None, None):

@@ -1,7 +1,7 @@
-"""QES's classifiers: a flat network, and one in two stages.
+"""QES's classifiers: a flat network and a two-stage network.
 
-Wu et al., Sensors 19(23):5129, 2019; for inertial sensors there, adapted to key points in a
-image here. Both see 22 numbers, the feature set "segments22".
+Wu et al., Sensors 19(23):5129, 2019, for inertial sensors, adapted to key points of an image: the
+feature set "segments22".
 """
 
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ from jdance.features import Inputs
 from jdance.models.baselines import fuzzy_c_means
 
 FEATURE_SET = "segments22"
-_MIN_PROBABILITY = 1e-6  # probability of what the two stages rule out; keeps logarithms finite
+_MIN_PROBABILITY = 1e-6  # of motions in other categories; keeps logarithms finite
 
 
 class FlatPostureNet(nn.Module):
-    """One hidden layer of sigmoids: 22 -> `hidden` -> `classes`."""
+    """A network with one hidden layer of sigmoids: 22 -> `hidden` -> `classes`."""
 
     classes: int
     hidden: int = 30
@@ -37,22 +37,22 @@ class FlatPostureNet(nn.Module):
         index: Array | None = None,
         train: bool = False,
     ) -> Array:
-        """Logits float32 [B, M] of features [B, 22]; everything else is not used."""
+        """Logits float32 [B, M] of features [B, 22]; the other arguments are unused."""
         x = nn.sigmoid(nn.Dense(self.hidden, name="hidden")(features))
         return nn.Dense(self.classes, name="logits")(x)
 
 
 class TwoStagePostureNet(nn.Module):
-    """Stage 1 names a category of motions, stage 2 the motion in it.
+    """Classifies a category of motions in stage 1, and the motion in it in stage 2.
 
-    Stage 1 is a `FlatPostureNet` trained by gradient. Stage 2 has `prototypes` points for each
-    class, found by fuzzy C-means before training starts; inside the category, each class gets the
-    sum of the memberships to its prototypes.
+    Stage 1 is a `FlatPostureNet` trained by gradient descent. Stage 2 has `prototypes` points for
+    each class, fitted by fuzzy C-means before training. The score of a class is the sum of the
+    memberships in its prototypes.
 
     Fields:
-        categories: the category of each class: G numbers from 0 to G - 1.
-        hidden: of stage 1.
-        prototypes: of each class.
+        categories: the category of each class, 0 to G - 1.
+        hidden: hidden units of stage 1.
+        prototypes: number of prototypes of each class.
         fuzziness: m of the memberships.
     """
 
@@ -63,7 +63,7 @@ class TwoStagePostureNet(nn.Module):
 
     def setup(self) -> None:
         self.category = FlatPostureNet(int(max(self.categories)) + 1, self.hidden)
-        # Not statistics of batches, but like them learned without gradients.
+        # In batch_stats because they are not trained by gradients.
         self.points = self.variable(
             "batch_stats",
             "prototypes",
@@ -117,7 +117,7 @@ def build(
         return FlatPostureNet(config.classes, qes.hidden)
     if qes.fuzziness <= 1:
         raise ValueError(f"model.qes.fuzziness={qes.fuzziness}: must be greater than 1")
-    # Before the data set sets them, each class is a category of its own.
+    # Until the data set provides categories, each class is its own.
     categories = tuple(qes.categories) or tuple(range(config.classes))
     if len(categories) != config.classes or set(categories) != set(range(len(set(categories)))):
         raise ValueError(

@@ -1,7 +1,7 @@
 """STR's network: a DenseNet for images of 32 x 32 pixels.
 
-Pham et al., Sensors 19(8):1932, 2019, section 3.3; DenseNet by Huang et al., 2017. Their released
-code and weights disagree with the text in places; this is the network that the text describes.
+Pham et al., Sensors 19(8):1932, 2019, section 3.3; DenseNet by Huang et al., 2017. Implemented as
+described in the text, from which the released code and weights deviate.
 """
 
 import flax.linen as nn
@@ -25,10 +25,10 @@ class DenseNet(nn.Module):
     Fields:
         classes: number of motions M.
         depth: 3 N + 4, with N layers in each block: 16, 28 or 40.
-        growth: channels that each layer adds.
+        growth: channels added by each layer.
         stem: channels of the first convolution.
-        dropout: rate after each convolution but the first.
-        axis_name: the mapped axis over which batch statistics are synchronised.
+        dropout: rate after each convolution except the first.
+        axis_name: the mapped axis over which batch statistics are synchronized.
     """
 
     classes: int
@@ -52,9 +52,9 @@ class DenseNet(nn.Module):
         """Logits float32 [B, M].
 
         Args:
-            image: not used; the network sees no photo.
-            features: maps [B, 32, 32, 3] in 0 to 255, by `skeleton_maps.compute`.
-            valid: not used; the map of nobody is black.
+            image: unused.
+            features: maps [B, 32, 32, 3] in 0 to 255, see `skeleton_maps.compute`.
+            valid: unused; maps without key points are black.
             index, train: as for `FusedNet`.
         """
         if index is None:
