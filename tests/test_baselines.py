@@ -192,7 +192,7 @@ def gaussian_classes(count, seed):
 def test_two_stages_solve_a_toy_of_known_answer():
     points, labels = gaussian_classes(500, 0)
     found = categories.find(
-        points, labels, [""] * 500, 5, hidden=1, least=3, threshold=0.05, seed=0
+        points, labels, [""] * 500, 5, hidden=1, min_categories=3, threshold=0.05, seed=0
     )  # one hidden unit cannot tell the crossed lobes apart
     assert found[0] == found[1]
     net = TwoStagePostureNet((0, 0, 1, 2, 3), prototypes=2)

@@ -60,7 +60,7 @@ def test_profiles_know_of_resident_images(tiny_data):
     assert {name: (v.shape, v.dtype) for name, v in drawn.items()} == {
         name: (v.shape, v.dtype) for name, v in real.items()
     }
-    assert inputs.images(task).shape[1:] == task.resident(dataset.source("train")).shape[1:]
+    assert inputs.random_images(task).shape[1:] == task.cached_images(dataset.source("train")).shape[1:]
 
 
 def test_changes_of_colour_are_made_on_the_host_only(tmp_path, tiny_data):

@@ -23,7 +23,7 @@ def test_a_packed_step_is_the_same(tiny_data, name, freeze_steps):
     config.optimizer.update(name=name, weight_decay=0.1)
     model = models.build(config.model, axis_name=steps.AXIS)
     optimizer = state.make_optimizer(config.optimizer, lambda _: 0.05, freeze_steps)
-    fresh = state.create(model, optimizer, config.seed, MotionTask(config, list("abc")).inputs())
+    fresh = state.create(model, optimizer, config.seed, MotionTask(config, list("abc")).input_shapes())
     packing = Packing(jax.eval_shape(lambda: fresh))
     packed = packing.pack(fresh)
     assert len(jax.tree.leaves(packed)) < len(jax.tree.leaves(fresh)) / 3

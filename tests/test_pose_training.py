@@ -143,7 +143,7 @@ def test_later_stages_learn_at_their_own_rate():
     }
     config = defaults.pose().optimizer
     optimizer = state.make_optimizer(
-        config, lambda _: 0.1, factors=partial(pose.stage_factors, later=config.later_stages)
+        config, lambda _: 0.1, lr_multipliers=partial(pose.stage_multipliers, later=config.later_stages)
     )
     plain = state.make_optimizer(config, lambda _: 0.1)
     gradient = jax.tree.map(jnp.ones_like, params)
@@ -196,13 +196,13 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one_and_both_can_be_used(
     )  # fmt: skip
     config.init_from = str(packed)
     task = tasks.make(config, ["person"])
-    optimizer = state.make_optimizer(config.optimizer, lambda _: 1e-2, factors=task.lr_multipliers)
-    fresh = state.create(task.model(), optimizer, 0, task.inputs())
-    begun = init_from.apply(fresh, task.initial(fresh.variables))
+    optimizer = state.make_optimizer(config.optimizer, lambda _: 1e-2, lr_multipliers=task.lr_multipliers)
+    fresh = state.create(task.model(), optimizer, 0, task.input_shapes())
+    begun = init_from.apply(fresh, task.initial_variables(fresh.variables))
     jax.tree.map(np.testing.assert_array_equal, begun.params, estimator.variables["params"])
     config.model.width = 8
     with pytest.raises(UserError, match="it was made for another network"):
-        tasks.make(config, ["person"]).initial(fresh.variables)
+        tasks.make(config, ["person"]).initial_variables(fresh.variables)
 
 
 def test_more_stages_than_the_source_has_stay_fresh(tmp_path):
@@ -214,7 +214,7 @@ def test_more_stages_than_the_source_has_stay_fresh(tmp_path):
     weights.pack(tmp_path / "pose.npz", config.model.to_dict(), weights.unflatten_dict(flat))
     config.init_from = str(tmp_path / "pose.npz")
     config.model.stages = 3
-    loaded = tasks.make(config, ["person"]).initial(None)
+    loaded = tasks.make(config, ["person"]).initial_variables(None)
     assert loaded.keys() == flat.keys()
     beyond = weights.abstract_variables(weights.build(config.model)).keys() - flat.keys()
     assert beyond and all(path[1].startswith(("stage2", "stage3")) for path in beyond)

@@ -24,7 +24,7 @@ from jdance.train.motion import MotionTask
 def setup(config, axis_name=steps.AXIS):
     model = models.build(config.model, axis_name=axis_name)
     optimizer = state.make_optimizer(config.optimizer, lambda _: 0.05)
-    fresh = state.create(model, optimizer, config.seed, MotionTask(config, list("abc")).inputs())
+    fresh = state.create(model, optimizer, config.seed, MotionTask(config, list("abc")).input_shapes())
     step = partial(steps.train_step, model=model, optimizer=optimizer, seed=7)
     return fresh, step
 
@@ -96,7 +96,7 @@ def test_one_step_of_sgd_is_the_textbook_step(config, batches):
     config.optimizer.update(momentum=0.9, weight_decay=0.1)
     model = models.build(config.model)
     optimizer = state.make_optimizer(config.optimizer, lambda _: 0.05)
-    fresh = state.create(model, optimizer, config.seed, MotionTask(config, list("abc")).inputs())
+    fresh = state.create(model, optimizer, config.seed, MotionTask(config, list("abc")).input_shapes())
 
     def loss(params):
         logits, _ = model.apply(

@@ -1,7 +1,7 @@
-"""Programs compiled ahead of time for GPUs that need not be there, and what they would take.
+"""Ahead-of-time compilation for GPUs that are not present, and analysis of the programs.
 
-Nothing is run: times are lower bounds from the kernels of the compiled program. Autotuning, which
-needs a GPU, has not chosen the fastest library calls and tiles.
+Nothing is run: times are roofline bounds of the compiled program's kernels. Autotuning, which needs
+a GPU, has not selected the fastest library calls and tiles.
 """
 
 import time
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jdance import models
 from jdance.bench import hlo, inputs, targets
 from jdance.bench.targets import Target
 from jdance.data.loader import Batch
@@ -23,16 +24,16 @@ from jdance.report.html import Block, Section, Table, Text
 from jdance.train import compiled, nonfinite, state, steps
 from jdance.train.tasks import Task
 
-# XLA takes this part of a GPU's memory at start (XLA_PYTHON_CLIENT_MEM_FRACTION).
+# Fraction of a GPU's memory that XLA preallocates (XLA_PYTHON_CLIENT_MEM_FRACTION).
 MEMORY_FRACTION = 0.75
-LAUNCH_SECONDS = 2e-6  # to start a kernel, without CUDA graphs
-# Latency of one collective, between the GPUs of a host and between hosts.
+LAUNCH_SECONDS = 2e-6  # launch latency of a kernel without CUDA graphs
+# Latency of a collective between the GPUs of a host and between hosts.
 ALPHA_LINK, ALPHA_NETWORK = 15e-6, 30e-6
 _TOP = 10
 
 
 class Cluster(NamedTuple):
-    """What to compile for."""
+    """The devices to compile for: `hosts` hosts with `gpus` GPUs each."""
 
     target: Target
     gpus: int = 1
@@ -43,36 +44,37 @@ class Cluster(NamedTuple):
         return self.gpus * self.hosts
 
 
-# A batch size over all devices -> the program, lowered.
+# global batch size -> the lowered program
 Lower = Callable[[int], jax.stages.Lowered]
 
 
-def training(task: Task, cluster: Cluster) -> Lower:
-    """The training step of an experiment."""
+def training_program(task: Task, cluster: Cluster) -> Lower:
+    """Returns the training step of an experiment."""
     mesh = targets.mesh(cluster.target, steps.AXIS, cluster.gpus, cluster.hosts)
     optimizer = inputs.make_optimizer(task)
     model = task.model(axis_name=steps.AXIS, platform="cuda")
     config = task.config
-    fresh = jax.eval_shape(lambda: state.create(model, optimizer, 0, task.inputs()))
+    fresh = jax.eval_shape(lambda: state.create(model, optimizer, 0, task.input_shapes()))
     packed = jax.eval_shape(compiled.packing(task, optimizer).pack, fresh)
     step = compiled.per_device_step(task, model, optimizer)
 
     def lower(batch_size: int) -> jax.stages.Lowered:
         batch = inputs.batch_shapes(config, batch_size)
-        log = jax.eval_shape(nonfinite.empty)
+        step_state = compiled.StepState(packed, jax.eval_shape(nonfinite.empty))
         images = inputs.cached_images_shape(config)
-        return compiled.on_mesh(step, mesh, (packed, log), batch, images)
+        return compiled.on_mesh(step, mesh, step_state, batch, images)
 
     return lower
 
 
-def evaluating(task: Task, cluster: Cluster) -> Lower:
-    """The evaluation step of an experiment on motions, or the maps of one on pose networks."""
+def evaluation_program(task: Task, cluster: Cluster) -> Lower:
+    """Returns the evaluation step of a motion network, or the forward pass of a pose network."""
     mesh = targets.mesh(cluster.target, steps.AXIS, cluster.gpus, cluster.hosts)
     model = task.model()
     variables = jax.eval_shape(
         lambda: model.init(
-            jax.random.key(0), *(jnp.zeros(shape.shape, shape.dtype) for shape in task.inputs())
+            jax.random.key(0),
+            *(jnp.zeros(shape.shape, shape.dtype) for shape in task.input_shapes()),
         )
     )
 
@@ -89,18 +91,18 @@ def evaluating(task: Task, cluster: Cluster) -> Lower:
     def lower(batch_size: int) -> jax.stages.Lowered:
         batch = inputs.batch_shapes(task.config, batch_size)
         return jax.jit(mapped).lower(
-            _placed(variables, NamedSharding(mesh, replicated)),
-            _placed(batch, NamedSharding(mesh, sharded)),
+            _abstract(variables, NamedSharding(mesh, replicated)),
+            _abstract(batch, NamedSharding(mesh, sharded)),
         )
 
     return lower
 
 
-def recognition(
+def recognition_program(
     recognizer: Recognizer, target: Target, height: int, width: int, known: bool = False
 ) -> Lower:
-    """The program of recognition, for frames of one size; `known`: their key points are given."""
-    place = NamedSharding(targets.mesh(target, "frames"), PartitionSpec())
+    """Returns the recognition program for one frame size; `known`: with given key points."""
+    sharding = NamedSharding(targets.mesh(target, "frames"), PartitionSpec())
     function = recognizer.function(known)
     options = Options(np.int32(4), np.bool_(False))
 
@@ -111,30 +113,29 @@ def recognition(
         ]
         if known:
             arguments.append(jax.ShapeDtypeStruct((batch_size, 16, 18, 3), np.float32))
-        return jax.jit(function).lower(*_placed((recognizer.variables, options, *arguments), place))
+        abstract = _abstract((recognizer.variables, options, *arguments), sharding)
+        return jax.jit(function).lower(*abstract)
 
     return lower
 
 
-def exported(program: bytes, target: Target) -> Lower:
-    """A program of `jax.export`, serialized; its batch size is its own."""
-    place = NamedSharding(targets.mesh(target, "frames"), PartitionSpec())
+def exported_program(program: bytes, target: Target) -> Lower:
+    """Returns a serialized `jax.export` program, which has a fixed batch size."""
+    sharding = NamedSharding(targets.mesh(target, "frames"), PartitionSpec())
     loaded = jax.export.deserialize(bytearray(program))
 
     def lower(batch_size: int) -> jax.stages.Lowered:
         flat = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in loaded.in_avals]
-        args, kwargs = jax.tree.unflatten(loaded.in_tree, _placed(flat, place))
+        args, kwargs = jax.tree.unflatten(loaded.in_tree, _abstract(flat, sharding))
         return jax.jit(loaded.call).lower(*args, **kwargs)
 
     return lower
 
 
-def untrained(
+def dummy_recognizer(
     config: Any, classes: int, pose: str | None, pose_size: int = 0, pose_views: Sequence[str] = ()
 ) -> Recognizer:
-    """A recognizer whose motion network has the shapes of a configuration, and zeros as weights."""
-    from jdance import models
-
+    """Builds a recognizer for a configuration, with zeros as weights of the motion network."""
     config = config.copy_and_resolve_references()
     config.model.classes = classes
     size = config.data.image_size
@@ -153,36 +154,36 @@ def untrained(
     return Recognizer(config, [str(i) for i in range(classes)], variables, estimator)
 
 
-def _placed(tree: Any, sharding: NamedSharding) -> Any:
+def _abstract(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding), tree
     )
 
 
-def examine(
+def analyze(
     lower: Lower, cluster: Cluster, batch_size: int, scalable: bool = True
 ) -> dict[str, Any]:
-    """Compiles a program and counts what it does.
+    """Compiles a program and analyzes its kernels, FLOP, bytes and memory.
 
     Args:
-        lower: which program.
-        cluster: where it shall run.
-        batch_size: over all devices.
-        scalable: compile a second time, for half the batch, to tell the largest that fits.
+        lower: the program.
+        cluster: devices to compile for.
+        batch_size: global batch size.
+        scalable: whether to also compile for half the batch, to estimate the largest that fits.
 
     Returns:
-        What `sections` shows, ready for JSON. Counts are those of one device.
+        The input of `sections`, ready for JSON. Counts are per device.
     """
     start = time.perf_counter()
     lowered = lower(batch_size)
     traced = time.perf_counter()
-    done = lowered.compile()
+    executable = lowered.compile()
     target, images = cluster.target, batch_size / cluster.devices
-    program = hlo.parse(done.as_text() or "")
+    program = hlo.parse(executable.as_text() or "")
     kernels = program.kernels
-    seconds = {kernel: _floor(kernel, target) for kernel in kernels}
-    floor = sum(_floor(kernel, target) for kernel in kernels)
-    memory = _memory(done)
+    seconds = {kernel: _roofline(kernel, target) for kernel in kernels}
+    roofline = sum(_roofline(kernel, target) for kernel in kernels)
+    memory = _peak_memory(executable)
     result: dict[str, Any] = {
         "target": target.name,
         "gpus": cluster.gpus,
@@ -197,49 +198,50 @@ def examine(
         "flop_per_image": sum(kernel.flop for kernel in kernels) / images,
         "bytes_per_image": sum(kernel.bytes for kernel in kernels) / images,
         "float32_bytes_per_image": sum(kernel.wide_bytes for kernel in kernels) / images,
-        "floor_s": floor,
-        "floor_s_per_image": floor / images,
-        "images_per_second_at_most": batch_size / floor,
+        "floor_s": roofline,
+        "floor_s_per_image": roofline / images,
+        "images_per_second_at_most": batch_size / roofline,
         "memory_bytes": memory,
-        "top": [_row(kernel, seconds[kernel]) for kernel in _most(kernels, seconds.__getitem__)],
+        "top": [_row(kernel, seconds[kernel]) for kernel in _top(kernels, seconds.__getitem__)],
         "float32": [
             _row(kernel, kernel.wide_bytes / target.bandwidth)
-            for kernel in _most(kernels, lambda kernel: kernel.wide_bytes)
+            for kernel in _top(kernels, lambda kernel: kernel.wide_bytes)
         ],
     }
     if scalable and batch_size >= 2 * cluster.devices:
-        half = _memory(lower(batch_size // 2 // cluster.devices * cluster.devices).compile())
-        result["largest_batch_per_device"] = _largest(memory, half, images, target)
-    moved = [kernel for kernel in kernels if kernel.kind == "collective"]
+        half = _peak_memory(lower(batch_size // 2 // cluster.devices * cluster.devices).compile())
+        result["largest_batch_per_device"] = _largest_batch(memory, half, images, target)
+    collectives = [kernel for kernel in kernels if kernel.kind == "collective"]
     if cluster.devices > 1:
-        result["collectives"] = sum(kernel.runs for kernel in moved)
-        # Read and written once each: half of that is sent.
-        result["collective_bytes"] = sum(kernel.bytes for kernel in moved) // 2
+        result["collectives"] = sum(kernel.runs for kernel in collectives)
+        # A kernel's bytes are those read and written; half of them are sent.
+        result["collective_bytes"] = sum(kernel.bytes for kernel in collectives) // 2
         result["projection"] = _projection(result, cluster)
     return result
 
 
-def _floor(kernel: hlo.Kernel, target: Target) -> float:
+def _roofline(kernel: hlo.Kernel, target: Target) -> float:
+    """Returns the larger of the kernel's compute time and memory time in seconds."""
     narrow = kernel.flop - kernel.wide_flop
     arithmetic = narrow / target.flops + kernel.wide_flop / target.flops_float32
     return max(arithmetic, kernel.bytes / target.bandwidth)
 
 
-def _memory(done: Any) -> int:
-    """Bytes that a program needs at its peak: arguments, results of their own, and the rest."""
-    stats = done.memory_analysis()
-    own = stats.output_size_in_bytes - stats.alias_size_in_bytes
-    return stats.argument_size_in_bytes + own + stats.temp_size_in_bytes
+def _peak_memory(executable: Any) -> int:
+    """Returns the bytes of arguments, outputs that are not aliased, and temporaries."""
+    stats = executable.memory_analysis()
+    outputs = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    return stats.argument_size_in_bytes + outputs + stats.temp_size_in_bytes
 
 
-def _largest(memory: int, half: int, images: float, target: Target) -> int:
-    """The largest batch of a device, from the memory of two sizes."""
-    each = (memory - half) / (images - images // 2)
-    fixed = memory - each * images
-    return int((MEMORY_FRACTION * target.memory - fixed) / max(each, 1.0))
+def _largest_batch(memory: int, half: int, images: float, target: Target) -> int:
+    """Extrapolates the largest batch per device linearly from the memory of two batch sizes."""
+    per_image = (memory - half) / (images - images // 2)
+    fixed = memory - per_image * images
+    return int((MEMORY_FRACTION * target.memory - fixed) / max(per_image, 1.0))
 
 
-def _most(kernels: list[hlo.Kernel], key: Callable[[hlo.Kernel], float]) -> list[hlo.Kernel]:
+def _top(kernels: list[hlo.Kernel], key: Callable[[hlo.Kernel], float]) -> list[hlo.Kernel]:
     return sorted(kernels, key=key, reverse=True)[:_TOP]
 
 
@@ -256,10 +258,10 @@ def _row(kernel: hlo.Kernel, seconds: float) -> dict[str, Any]:
 
 
 def _projection(result: dict[str, Any], cluster: Cluster) -> dict[str, float]:
-    """Step time by an alpha-beta model of hierarchical rings, nothing overlapped.
+    """Projects the step time by an alpha-beta model of hierarchical rings without overlap.
 
-    Of S bytes, reduce-scatter and all-gather among the g GPUs of a host send 2 (g - 1) / g S, and
-    the all-reduce of the S / g of each GPU among h hosts 2 (h - 1) / h S / g.
+    For S bytes, reduce-scatter and all-gather among the g GPUs of a host send 2 (g - 1) / g S
+    bytes. The all-reduce of each GPU's S / g among h hosts sends 2 (h - 1) / h S / g.
     """
     sent, count = result["collective_bytes"], result["collectives"]
     g, h = cluster.gpus, cluster.hosts
@@ -278,42 +280,42 @@ def _projection(result: dict[str, Any], cluster: Cluster) -> dict[str, float]:
 
 
 def sections(result: dict[str, Any]) -> list[Section]:
-    """The result of `examine` in tables."""
+    """Formats the result of `analyze` as tables."""
     devices = result["gpus"] * result["hosts"]
-    place = f"{devices} x {result['target']}" if devices > 1 else result["target"]
+    device = f"{devices} x {result['target']}" if devices > 1 else result["target"]
     rows = [
         ("tracing, compilation", f"{result['trace_s']:.1f} s, {result['compile_s']:.1f} s"),
         ("kernels", f"{result['kernels']}"),
         ("while loops, conditionals", f"{result['while_loops']}, {result['conditionals']}"),
-        ("FLOP of an image", f"{result['flop_per_image'] / 1e9:.2f} G"),
-        ("memory traffic of an image", f"{result['bytes_per_image'] / 1e6:.1f} MB"),
+        ("FLOP per image", f"{result['flop_per_image'] / 1e9:.2f} G"),
+        ("memory traffic per image", f"{result['bytes_per_image'] / 1e6:.1f} MB"),
         ("of that, float32", f"{result['float32_bytes_per_image'] / 1e6:.1f} MB"),
-        ("floor of an image", f"{1e6 * result['floor_s_per_image']:.1f} us"),
-        ("at most", f"{result['images_per_second_at_most']:.0f} images/s"),
+        ("roofline per image", f"{1e6 * result['floor_s_per_image']:.1f} us"),
+        ("upper bound", f"{result['images_per_second_at_most']:.0f} images/s"),
         ("peak memory", f"{result['memory_bytes'] / 2**30:.2f} GiB"),
     ]
     if "largest_batch_per_device" in result:
         batch = result["largest_batch_per_device"]
-        rows.append((f"largest batch in {MEMORY_FRACTION:.0%} of the memory", f"{batch} a GPU"))
+        rows.append((f"largest batch in {MEMORY_FRACTION:.0%} of the memory", f"{batch} per GPU"))
     if "projection" in result:
         projection = result["projection"]
         rows += [
             ("collectives", f"{result['collectives']}, {result['collective_bytes'] / 1e6:.1f} MB"),
-            ("in them, in a host", f"{1e3 * projection['inside_s']:.2f} ms"),
-            ("in them, between hosts", f"{1e3 * projection['between_s']:.2f} ms"),
+            ("time of collectives within a host", f"{1e3 * projection['inside_s']:.2f} ms"),
+            ("time of collectives between hosts", f"{1e3 * projection['between_s']:.2f} ms"),
             ("projected step", f"{1e3 * projection['step_s']:.2f} ms"),
             ("projected speed", f"{projection['images_per_second']:.0f} images/s"),
-            ("share of time not spent in collectives", f"{projection['efficiency']:.0%}"),
+            ("scaling efficiency", f"{projection['efficiency']:.0%}"),
         ]
     blocks: list[Block] = [
         Text(
-            f"Compiled for {place} by jax {result['jax']}, a batch of {result['batch_size']}; "
-            "counts of one GPU. Nothing was run: times are floors, from the FLOP and bytes of "
-            "each kernel."
+            f"Compiled for {device} by jax {result['jax']}, batch size {result['batch_size']}; "
+            "counts are per GPU. Nothing was run: times are roofline bounds, from the FLOP and "
+            "bytes of each kernel."
         ),
         Table("The program", ("what", "value"), rows),
-        _kernel_table("Kernels with the highest floors", result["top"]),
-        _kernel_table("Kernels that move most float32", result["float32"]),
+        _kernel_table("Kernels with the longest roofline times", result["top"]),
+        _kernel_table("Kernels with the most float32 traffic", result["float32"]),
     ]
     return [Section("The compiled program", blocks)]
 
@@ -329,4 +331,4 @@ def _kernel_table(title: str, kernels: list[dict[str, Any]]) -> Table:
         )
         for kernel in kernels
     ]
-    return Table(title, ("us", "MB", "GFLOP", "kind", "where"), rows)
+    return Table(title, ("us", "MB", "GFLOP", "kind", "source"), rows)

@@ -1,4 +1,4 @@
-"""Batches of random numbers with the shapes and types of a configuration's real ones."""
+"""Random batches with the shapes and dtypes of a configuration's data, and its training step."""
 
 import jax
 import numpy as np
@@ -14,11 +14,11 @@ from jdance.train import distributed, nonfinite, state, steps
 from jdance.train.compiled import Step, StepState, packing, train_step
 from jdance.train.tasks import Task
 
-_STEPS_PER_EPOCH = 100  # for the schedule of the learning rate; any number would do
+_STEPS_PER_EPOCH = 100  # of the learning rate schedule; any value works
 
 
 def batch(config: ConfigDict, size: int) -> Batch:
-    """What `Task.train_batches` yields, `size` examples of it; see there for the keys."""
+    """Returns a random host batch of `size` examples, with the keys of `Task.train_batches`."""
     rng = np.random.default_rng(0)
     side = config.data.image_size
     image = rng.integers(0, 256, (size, side, side, 3), np.uint8)
@@ -51,20 +51,20 @@ def batch(config: ConfigDict, size: int) -> Batch:
 
 
 def batch_shapes(config: ConfigDict, size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of `batch`."""
+    """Returns the shapes and dtypes of `batch`."""
     one = batch(config, 1)
     return {name: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype) for name, x in one.items()}
 
 
-def step(task: Task) -> tuple[Step, StepState]:
-    """The training step of a configuration, and its first carry, on every device.
+def make_step(task: Task) -> tuple[Step, StepState]:
+    """Builds a task's training step and its initial state, replicated over all devices.
 
-    The step's last argument is `images`.
+    The step's last argument is the result of `random_images`.
     """
     config = task.config
     optimizer = make_optimizer(task)
     model = task.model(axis_name=steps.AXIS)
-    fresh = state.create(model, optimizer, config.seed, task.inputs())
+    fresh = state.create(model, optimizer, config.seed, task.input_shapes())
     fresh = distributed.replicate(distributed.broadcast(fresh))
     packed = jax.jit(packing(task, optimizer).pack)(fresh)
     start = StepState(packed, distributed.replicate(nonfinite.empty()))
@@ -72,7 +72,7 @@ def step(task: Task) -> tuple[Step, StepState]:
 
 
 def make_optimizer(task: Task) -> optax.GradientTransformation:
-    """The optimizer of a configuration, for a data set of any size."""
+    """Builds a task's optimizer, with an arbitrary number of steps per epoch."""
     config = task.config
     schedule = state.make_schedule(
         config.optimizer, _STEPS_PER_EPOCH, _STEPS_PER_EPOCH, config.batch_size
@@ -80,36 +80,36 @@ def make_optimizer(task: Task) -> optax.GradientTransformation:
     return state.make_optimizer(config.optimizer, schedule, 0, task.lr_multipliers)
 
 
-def images_shape(config: ConfigDict) -> jax.ShapeDtypeStruct | None:
-    """Shape of the images that stay on every device, where the configuration wants them."""
+def cached_images_shape(config: ConfigDict) -> jax.ShapeDtypeStruct | None:
+    """Returns the shape of the images cached on every device; None: without a device cache."""
     if "back" not in batch_shapes(config, 1):
         return None
     side = crop.SIZE // augment.reduction(config.data.image_size)
     return jax.ShapeDtypeStruct((config.batch_size, side, side, 3), np.uint8)
 
 
-def images(task: Task) -> jax.Array | None:
-    """Random images for `images_shape`."""
-    shape = images_shape(task.config)
+def random_images(task: Task) -> jax.Array | None:
+    """Returns random images of `cached_images_shape`, replicated over all devices."""
+    shape = cached_images_shape(task.config)
     if shape is None:
         return None
     rng = np.random.default_rng(0)
     return distributed.replicate(rng.integers(0, 256, shape.shape, np.uint8))
 
 
-def on_device(task: Task) -> dict[str, jax.Array]:
-    """A batch of random numbers, on the devices already."""
+def device_batch(task: Task) -> dict[str, jax.Array]:
+    """Returns a random batch, sharded over the devices."""
     config = task.config
     local = batch(config, config.batch_size // jax.process_count())
     return jax.block_until_ready(distributed.shard(local))
 
 
 def crowd(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Dancers on four stages, a quarter of the image each.
+    """Renders up to 24 dancers on four stages, each a quarter of the image.
 
     Returns:
-        The image uint8 RGB [368, 368, 3] and its people float32 [count, 18, 3], at most 24;
-        quarters without people stay black.
+        The image uint8 RGB [368, 368, 3], black in quarters without people, and the people float32
+        [count, 18, 3].
     """
     side = INPUT_SIZE // 2
     image = np.zeros((INPUT_SIZE, INPUT_SIZE, 3), np.uint8)

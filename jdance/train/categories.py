@@ -1,7 +1,6 @@
-"""Which classes belong together: those that a simple network takes for one another.
+"""Categories of easily confused classes, stage 1 of QES (Wu et al., Sensors 19(23):5129, 2019).
 
-Stage 1 of QES (Wu et al., Sensors 19(23):5129, 2019) names a category of classes that are easily
-confused. Categories come from the confusion of a flat network in cross-validation on the training
+They are derived from the confusion matrix of a flat network in cross-validation on the training
 data.
 """
 
@@ -17,7 +16,7 @@ from jax import Array
 from jdance.models.baselines.qes import FlatPostureNet
 
 FOLDS = 5
-_STEPS, _RATE = 400, 0.02  # of Adam on whole folds
+_STEPS, _LEARNING_RATE = 400, 0.02  # of full-batch Adam
 
 
 def find(
@@ -27,24 +26,24 @@ def find(
     classes: int,
     *,
     hidden: int,
-    least: int,
+    min_categories: int,
     threshold: float,
     seed: int,
 ) -> tuple[int, ...]:
-    """The category of each class.
+    """Finds the category of each class.
 
     Args:
         features: float32 [N, D] of the training examples.
         labels: int [N].
-        groups: of each example; a group is in one fold only.
-        classes: M.
+        groups: of the examples; no group is split between folds.
+        classes: their number M.
         hidden: units of the flat network.
-        least: categories that there must be at least; M where there are fewer classes.
-        threshold: mean mutual confusion from which on two categories become one.
-        seed: of the folds and the networks.
+        min_categories: at least this many, unless there are fewer classes.
+        threshold: minimum mean mutual confusion for merging two categories.
+        seed: for the folds and the networks.
     """
     confusion = cross_validated_confusion(features, labels, groups, classes, hidden, seed)
-    return merge(confusion, least, threshold)
+    return merge(confusion, min_categories, threshold)
 
 
 def cross_validated_confusion(
@@ -55,32 +54,36 @@ def cross_validated_confusion(
     hidden: int,
     seed: int,
 ) -> np.ndarray:
-    """Counts int [M, M] (true class, guess) of each example by the network that did not see it."""
+    """Confusion matrix int [M, M] (true, predicted) over the held-out folds; see `find`."""
     folds = _folds(groups, seed)
-    train = jnp.asarray(folds != np.arange(FOLDS)[:, None], jnp.float32)  # [folds, N]
-    guesses = _guess(
-        jnp.asarray(features), jnp.asarray(labels), train, jax.random.key(seed), classes, hidden
+    weights = jnp.asarray(folds != np.arange(FOLDS)[:, None], jnp.float32)  # [folds, N]
+    guesses = _predict(
+        jnp.asarray(features), jnp.asarray(labels), weights, jax.random.key(seed), classes, hidden
     )
-    own = np.asarray(jax.device_get(guesses))[folds, np.arange(len(labels))]
+    held_out = np.asarray(jax.device_get(guesses))[folds, np.arange(len(labels))]
     confusion = np.zeros((classes, classes), int)
-    np.add.at(confusion, (labels, own), 1)
+    np.add.at(confusion, (labels, held_out), 1)
     return confusion
 
 
-def merge(confusion: np.ndarray, least: int, threshold: float) -> tuple[int, ...]:
-    """Merges classes by average link: the category of each, numbered by their first classes.
+def merge(confusion: np.ndarray, min_categories: int, threshold: float) -> tuple[int, ...]:
+    """Merges classes by average linkage.
 
-    The confusion of two classes is the mean of the shares of either that is taken for the other,
-    that of two categories the mean over all pairs of their classes. The two categories with the
-    largest are merged, until it is less than `threshold` or only `least` categories are left.
+    The mutual confusion of two classes is the mean of the two fractions that are predicted as the
+    other class; that of two categories is the mean over their pairs of classes. The two categories
+    with the highest are merged until it is below `threshold` or `min_categories` remain.
 
     Args:
-        confusion: counts [M, M] (true class, guess).
+        confusion: counts [M, M] (true, predicted).
+        min_categories, threshold: see `find`.
+
+    Returns:
+        The category of each class, numbered by their first classes.
     """
-    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    mutual = (shares + shares.T) / 2
-    groups = [[number] for number in range(len(confusion))]
-    while len(groups) > max(least, 1):
+    fractions = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    mutual = (fractions + fractions.T) / 2
+    groups = [[label] for label in range(len(confusion))]
+    while len(groups) > max(min_categories, 1):
         links = {
             (a, b): float(mutual[np.ix_(groups[a], groups[b])].mean())
             for b in range(len(groups))
@@ -91,14 +94,12 @@ def merge(confusion: np.ndarray, least: int, threshold: float) -> tuple[int, ...
             break
         groups[a] += groups.pop(b)
     groups.sort(key=min)
-    return tuple(
-        next(i for i, group in enumerate(groups) if number in group)
-        for number in range(len(confusion))
-    )
+    category = {label: i for i, group in enumerate(groups) for label in group}
+    return tuple(category[label] for label in range(len(confusion)))
 
 
 def _folds(groups: Sequence[str], seed: int) -> np.ndarray:
-    """The fold int [N] of each example, by groups; by examples where there are too few groups."""
+    """The fold int [N] of each example: by groups, or by examples if there are too few groups."""
     names, members = np.unique(groups, return_inverse=True)
     if len(names) < FOLDS:
         members = np.arange(len(groups))
@@ -107,24 +108,24 @@ def _folds(groups: Sequence[str], seed: int) -> np.ndarray:
 
 
 @partial(jax.jit, static_argnames=("classes", "hidden"))
-def _guess(
+def _predict(
     features: Array, labels: Array, weights: Array, key: Array, classes: int, hidden: int
 ) -> Array:
-    """Guesses int32 [folds, N] for all examples of networks trained with weights [folds, N]."""
-    net, optimizer = FlatPostureNet(classes, hidden), optax.adam(_RATE)
+    """Predictions int32 [folds, N] of networks trained with example weights [folds, N]."""
+    net, optimizer = FlatPostureNet(classes, hidden), optax.adam(_LEARNING_RATE)
 
     def loss(params: dict, weight: Array) -> Array:
         logits = net.apply(params, None, features)
-        errors = optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(logits), labels)
-        return (weight * errors).sum() / jnp.maximum(weight.sum(), 1)
+        losses = optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(logits), labels)
+        return (weight * losses).sum() / jnp.maximum(weight.sum(), 1)
 
-    def train(weight: Array, number: Array) -> Array:
-        params = net.init(jax.random.fold_in(key, number), None, features[:1])
+    def train(weight: Array, fold: Array) -> Array:
+        params = net.init(jax.random.fold_in(key, fold), None, features[:1])
 
-        def step(state_and_log: tuple, _: None) -> tuple[tuple, None]:
-            params, memory = state_and_log
-            updates, memory = optimizer.update(jax.grad(loss)(params, weight), memory)
-            return (optax.apply_updates(params, updates), memory), None
+        def step(carry: tuple, _: None) -> tuple[tuple, None]:
+            params, opt_state = carry
+            updates, opt_state = optimizer.update(jax.grad(loss)(params, weight), opt_state)
+            return (optax.apply_updates(params, updates), opt_state), None
 
         (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), None, _STEPS)
         return jnp.asarray(net.apply(params, None, features)).argmax(-1)

@@ -28,13 +28,13 @@ class StepState(NamedTuple):
 
 
 # (StepState, batch by `distributed.shard`, images) -> (StepState, metrics), with `lower` like any
-# jitted function. `images` are those of `Task.resident` on every device, or None.
+# jitted function. `images` are those of `Task.cached_images` on every device, or None.
 Step = Any
 
 
 def packing(task: Task, optimizer: optax.GradientTransformation) -> Packing:
     """Layout of a task's packed state in the compiled step."""
-    create = partial(state.create, task.model(), optimizer, task.config.seed, task.inputs())
+    create = partial(state.create, task.model(), optimizer, task.config.seed, task.input_shapes())
     return Packing(jax.eval_shape(create))
 
 

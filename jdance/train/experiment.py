@@ -61,7 +61,7 @@ def check(task: Task) -> None:
     task.check()
     try:
         state.make_optimizer(config.optimizer, state.make_schedule(config.optimizer, 1, 1))
-        jax.eval_shape(task.model().init, jax.random.key(0), *task.inputs())
+        jax.eval_shape(task.model().init, jax.random.key(0), *task.input_shapes())
     except (TypeError, ValueError) as error:
         raise UserError(f"--config: {str(error).splitlines()[0]}") from error
 

@@ -108,7 +108,7 @@ def _train(
         start_step, train_state = restored
     else:
         with watchdog.exempt():
-            fresh = state.create(model, optimizer, config.seed, task.inputs())
+            fresh = state.create(model, optimizer, config.seed, task.input_shapes())
             fresh = distributed.broadcast(init_from.apply(fresh, initial))
             start_step, train_state = 0, distributed.replicate(fresh)
     watchdog.step(start_step)
@@ -118,7 +118,7 @@ def _train(
 
     # --- Images cached on the devices (data.resident), or None ----------------------------------
     with watchdog.exempt():
-        images = distributed.replicate(task.resident(train_source))
+        images = distributed.replicate(task.cached_images(train_source))
 
     # --- Compiled steps -------------------------------------------------------------------------
     train_step, frozen_step = (
@@ -272,7 +272,7 @@ def _initial_variables(task: Task, workdir: Path) -> init_from.Flat:
     """Variables of config.init_from for a new run; empty for one that resumes."""
     if has_checkpoint(workdir):
         return {}
-    return task.initial(_abstract_state(task).variables)
+    return task.initial_variables(_abstract_state(task).variables)
 
 
 class Restored(NamedTuple):
@@ -332,7 +332,7 @@ def _abstract_state(task: Task) -> Any:
         config.optimizer, schedule, config.freeze_epochs, task.lr_multipliers
     )
     return jax.eval_shape(
-        partial(state.create, task.model(), optimizer, config.seed, task.inputs())
+        partial(state.create, task.model(), optimizer, config.seed, task.input_shapes())
     )
 
 

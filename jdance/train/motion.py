@@ -1,4 +1,4 @@
-"""Training of motion networks: persons in, one of the classes out."""
+"""Training of motion networks, which classify the motion of one person."""
 
 from collections.abc import Iterator
 from functools import cached_property, partial
@@ -17,14 +17,14 @@ from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.train import init_from, steps
 from jdance.train.evaluation import EvalStep, make_eval_step, predict, summarize
-from jdance.train.state import Factors
+from jdance.train.state import LrMultipliers
 
 
 class MotionTask:
     """See `tasks.Task`."""
 
     main_metrics: tuple[str, ...] = ("accuracy", "loss")
-    lr_multipliers: Factors | None = None
+    lr_multipliers: LrMultipliers | None = None
 
     def __init__(self, config: ConfigDict, classes: list[str]):
         self.config, self._classes = config.copy_and_resolve_references(), classes
@@ -58,13 +58,13 @@ class MotionTask:
         for key in ("color", "erase"):
             if config.data.resident and config.augment[key]:
                 raise UserError(
-                    f"--config.augment.{key}={config.augment[key]}: not with data.resident; set "
-                    "either to nothing"
+                    f"--config.augment.{key}={config.augment[key]}: not available with "
+                    "data.resident; disable one of them"
                 )
         if config.freeze_epochs and not models.inputs(config.model).image:
             raise UserError(
-                f"--config.freeze_epochs={config.freeze_epochs}: there is no backbone to freeze "
-                f"where model.branches={config.model.branches}"
+                f"--config.freeze_epochs={config.freeze_epochs}: model.branches="
+                f"{config.model.branches} has no backbone to freeze; set it to 0"
             )
 
     def model(
@@ -75,14 +75,14 @@ class MotionTask:
     ) -> nn.Module:
         return models.build(self.config.model, axis_name, freeze_backbone, platform)
 
-    def inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+    def input_shapes(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         size = self.config.data.image_size
         return (
             jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8),
             jax.ShapeDtypeStruct((1, *models.inputs(self.config.model).shape), jnp.float32),
         )
 
-    def initial(self, variables: Any) -> init_from.Flat:
+    def initial_variables(self, variables: Any) -> init_from.Flat:
         if not self.config.init_from:
             return {}
         loaded, message = init_from.read(self.config.init_from, variables)
@@ -91,7 +91,7 @@ class MotionTask:
         return loaded
 
     def train_batches(
-        self, source: Any, start_step: int, shares: np.ndarray | None = None
+        self, source: Any, start_step: int, fractions: np.ndarray | None = None
     ) -> Iterator[loader.Batch]:
         return loader.train_batches(
             source,
@@ -100,10 +100,10 @@ class MotionTask:
             start_step,
             jax.process_index(),
             jax.process_count(),
-            shares=shares,
+            shares=fractions,
         )
 
-    def resident(self, source: Any) -> np.ndarray | None:
+    def cached_images(self, source: Any) -> np.ndarray | None:
         config = self.config
         if not (config.data.resident and models.inputs(config.model).image):
             return None
@@ -117,8 +117,8 @@ class MotionTask:
             jax.process_index(),
             jax.process_count(),
         )
-        found = predict(self._eval_step, variables, batches)
-        return summarize(found, self._classes, dataset.folder, split)
+        predictions = predict(self._eval_step, variables, batches)
+        return summarize(predictions, self._classes, dataset.folder, split)
 
     def export_artifacts(self, variables: Any, workdir: Path) -> None:
         pass

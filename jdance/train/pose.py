@@ -1,4 +1,4 @@
-"""Training of pose networks: images in, heat maps and part-affinity fields out."""
+"""Training of pose networks, which map images to heat maps and part-affinity fields."""
 
 import re
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from jdance.errors import UserError
 from jdance.pose import PoseEstimator, targets, weights
 from jdance.pose.evaluation import average_precision
 from jdance.train import distributed, init_from
-from jdance.train.state import Factors
+from jdance.train.state import LrMultipliers
 from jdance.train.steps import Loss
 
 
@@ -33,15 +33,17 @@ class PoseTask:
     def __init__(self, config: ConfigDict):
         self.config = config.copy_and_resolve_references()
         self.loss: Loss = partial(pose_loss, heat_weight=config.heat_weight)
-        self.lr_multipliers: Factors | None = partial(
-            stage_factors, later=config.optimizer.later_stages
+        self.lr_multipliers: LrMultipliers | None = partial(
+            stage_multipliers, later=config.optimizer.later_stages
         )
 
     def check(self) -> None:
         name, size = self.config.model.network, self.config.data.image_size
         network = weights.find_network(name)
         if not network.trainable:
-            raise UserError(f"--config.model.network={name}: can be used, but not trained here")
+            raise UserError(
+                f"--config.model.network={name}: can be used, but not trained; choose another"
+            )
         if size % network.multiple:
             raise UserError(
                 f"--config.data.image_size={size}: must be a multiple of {network.multiple}"
@@ -50,8 +52,8 @@ class PoseTask:
             raise UserError("--config.data.resident=True: only for motion networks")
         if self.config.data.sampling != "shuffled":
             raise UserError(
-                f"--config.data.sampling={self.config.data.sampling}: pose networks know no "
-                "classes; only shuffled"
+                f"--config.data.sampling={self.config.data.sampling}: pose networks have "
+                "no classes; use shuffled"
             )
 
     def setup(self, dataset: Dataset) -> None:
@@ -64,32 +66,32 @@ class PoseTask:
         platform: str | None = None,
     ) -> nn.Module:
         if freeze_backbone and self.config.freeze_epochs:
-            raise ValueError("freeze_epochs: pose networks train as a whole")
+            raise ValueError("freeze_epochs: not available for pose networks; set it to 0")
         return weights.build({**self.config.model, "axis_name": axis_name})
 
-    def inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+    def input_shapes(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         size = self.config.data.image_size
         return (jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),)
 
-    def initial(self, variables: Any) -> init_from.Flat:
+    def initial_variables(self, variables: Any) -> init_from.Flat:
         if not self.config.init_from:
             return {}
         source = PoseEstimator.load(self.config.init_from)
         loaded = jax.device_get(source.variables)
         config = self.config.model.to_dict()
-        if "stages" in config:  # those beyond the source's stay as they were initialized
+        if "stages" in config:  # stages beyond the source's stay random
             config["stages"] = min(config["stages"], source.config.get("stages", config["stages"]))
         weights.check(weights.build(config), loaded, self.config.init_from)
         return flatten_dict(loaded)
 
     def train_batches(
-        self, source: Any, start_step: int, shares: np.ndarray | None = None
+        self, source: Any, start_step: int, fractions: np.ndarray | None = None
     ) -> Iterator[Batch]:
         return pose_loader.train_batches(
             source, self.config, start_step, jax.process_index(), jax.process_count()
         )
 
-    def resident(self, source: Any) -> np.ndarray | None:
+    def cached_images(self, source: Any) -> np.ndarray | None:
         return None
 
     def evaluate(self, variables: Any, dataset: Dataset, split: str) -> dict[str, Any]:
@@ -121,9 +123,14 @@ def pose_loss(
     *,
     heat_weight: float = 1.0,
 ) -> tuple[Array, tuple[dict[str, Array], Any]]:
-    """The masked squared error of all stages' maps, halved, an image (Cao et al., 2017).
+    """Half the masked squared error per image, summed over all stages' maps (Cao et al., 2017).
 
-    The batch is that of `pose_loader.train_batches`; pose networks use no dropout `key`.
+    Args:
+        model: the network.
+        variables: its params and batch_stats.
+        batch: see `pose_loader.train_batches`.
+        key: unused, for lack of dropout.
+        heat_weight: of the heat maps' loss relative to that of the PAFs.
     """
     bgr = batch["image"][..., ::-1].astype(jnp.float32)
     stages, updates = model.apply(
@@ -132,8 +139,8 @@ def pose_loss(
     mask = batch["mask"]
     true_heat, true_paf = targets.encode(batch["keypoints"], (mask.shape[1], mask.shape[2]))
 
-    def error(maps: Array, true: Array) -> Array:
-        return (mask * jnp.square(maps - true).sum(-1)).sum() / (2 * len(mask))
+    def error(predicted: Array, true: Array) -> Array:
+        return (mask * jnp.square(predicted - true).sum(-1)).sum() / (2 * len(mask))
 
     heat = jnp.stack([error(maps, true_heat) for maps, _ in stages])
     paf = jnp.stack([error(maps, true_paf) for _, maps in stages])
@@ -141,11 +148,11 @@ def pose_loss(
     return (heat_weight * heat + paf).sum(), (metrics, updates.get("batch_stats", {}))
 
 
-def stage_factors(params: Any, later: float) -> Any:
-    """A tree like `params`: `later` for everything of stage 2 and on, by its name, else 1."""
+def stage_multipliers(params: Any, later: float) -> Any:
+    """Learning-rate multipliers: `later` for the modules of stage 2 and on, else 1."""
 
-    def factor(path: Any, _: Any) -> float:
+    def multiplier(path: Any, _: Any) -> float:
         stage = re.match(r"stage(\d+)_", path[0].key)
         return later if stage and int(stage[1]) > 1 else 1.0
 
-    return jax.tree_util.tree_map_with_path(factor, params)
+    return jax.tree_util.tree_map_with_path(multiplier, params)

@@ -1,4 +1,4 @@
-"""Training of QES: categories and prototypes from the data set, stage 1 by gradient."""
+"""Training of QES: categories and prototypes from the data set, stage 1 by gradient descent."""
 
 from functools import partial
 from pathlib import Path
@@ -22,11 +22,11 @@ POSTURE_FILE = "posture.npz"
 
 
 class PostureTask(MotionTask):
-    """See `tasks.Task`; for branches "qes" and "qes_flat".
+    """Task of the branches "qes" and "qes_flat"; see `tasks.Task`.
 
-    `suit` finds the categories, if the configuration names none; `initial` gives the prototypes of
-    stage 2, which do not change in training; `finish` writes DIR/posture.npz, the judgement of
-    body parts.
+    `setup` finds the categories unless the configuration has them, `initial_variables` adds the
+    prototypes of stage 2, which training does not change, and `export_artifacts` writes
+    DIR/posture.npz, which scores body parts.
     """
 
     def __init__(self, config: ConfigDict, classes: list[str]):
@@ -36,11 +36,12 @@ class PostureTask(MotionTask):
     def setup(self, dataset: records.Dataset) -> None:
         super().setup(dataset)
         qes, layout = self.config.model.qes, skeleton.LAYOUTS[self.config.model.layout]
-        examples = [records.unpack(data) for data in _all(dataset.source("train"))]
+        source = dataset.source("train")
+        examples = [records.unpack(source[i]) for i in range(len(source))]
         keypoints = np.stack([example.keypoints for example in examples])
         labels = np.array([example.label for example in examples])
         groups = [example.group for example in examples]
-        if self.config.augment.flip > 0:  # as stage 1 sees them, too
+        if self.config.augment.flip > 0:  # stage 1 trains on them, too
             keypoints = np.concatenate([keypoints, skeleton.flip(keypoints, 0, layout)])
             labels, groups = np.tile(labels, 2), groups * 2
         self._train = models.inputs(self.config.model).compute(keypoints, layout), labels
@@ -53,11 +54,11 @@ class PostureTask(MotionTask):
                 groups,
                 len(self._classes),
                 hidden=qes.hidden,
-                least=qes.least_categories,
+                min_categories=qes.least_categories,
                 threshold=qes.confusion,
                 seed=self.config.seed,
             )
-            print("categories:", self._described())
+            print("categories:", self._describe_categories())
         if len(qes.categories) == len(self._classes):
             self.loss = partial(
                 category_loss,
@@ -65,16 +66,16 @@ class PostureTask(MotionTask):
                 smoothing=self.config.optimizer.label_smoothing,
             )
 
-    def initial(self, variables: Any) -> init_from.Flat:
-        loaded = super().initial(variables)
+    def initial_variables(self, variables: Any) -> init_from.Flat:
+        loaded = super().initial_variables(variables)
         if self.config.model.branches == "qes_flat":
             return loaded
-        assert self._train is not None, "the data set has not been seen"
+        assert self._train is not None, "setup has not been called"
         features, labels = self._train
         qes = self.config.model.qes
         counts = np.bincount(labels, minlength=len(self._classes))
         if self.config.augment.flip > 0:
-            counts //= 2  # mirrored ones are no examples of their own
+            counts //= 2  # without the mirrored copies
         if counts.min() < qes.prototypes:
             name = self._classes[int(counts.argmin())]
             raise UserError(
@@ -88,17 +89,16 @@ class PostureTask(MotionTask):
         return loaded | {("batch_stats", "prototypes"): np.asarray(jax.device_get(prototypes))}
 
     def export_artifacts(self, variables: Any, workdir: Path) -> None:
-        assert self._train is not None, "the data set has not been seen"
+        assert self._train is not None, "setup has not been called"
         features, labels = self._train
         posture.fit(features, labels, tuple(self._classes)).save(workdir / POSTURE_FILE)
 
-    def _described(self) -> str:
-        numbers = self.config.model.qes.categories
-        parts = [
-            " + ".join(n for n, c in zip(self._classes, numbers, strict=True) if c == category)
-            for category in range(max(numbers) + 1)
-        ]
-        return ", ".join(parts)
+    def _describe_categories(self) -> str:
+        """The classes by category: "wave + walk, stand"."""
+        members: dict[int, list[str]] = {}
+        for name, category in zip(self._classes, self.config.model.qes.categories, strict=True):
+            members.setdefault(category, []).append(name)
+        return ", ".join(" + ".join(members[category]) for category in sorted(members))
 
 
 def category_loss(
@@ -116,7 +116,3 @@ def category_loss(
     loss = steps.cross_entropy(jnp.asarray(logits), labels, smoothing).mean()
     accuracy = (jnp.asarray(logits).argmax(-1) == labels).mean()
     return loss, ({"category_accuracy": accuracy}, variables["batch_stats"])
-
-
-def _all(source: Any) -> list[bytes]:
-    return [source[i] for i in range(len(source))]

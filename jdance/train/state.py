@@ -1,4 +1,4 @@
-"""What training changes: one immutable pytree."""
+"""The training state, its learning-rate schedule and its optimizer."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,12 +12,12 @@ from jax import Array
 from ml_collections import ConfigDict
 
 # From parameters to a tree like them of factors of the learning rate.
-Factors = Callable[[Any], Any]
+LrMultipliers = Callable[[Any], Any]
 
 
 @flax.struct.dataclass
 class TrainState:
-    """step int32 [], parameters, batch-norm statistics and the optimiser's memory."""
+    """Step int32 [], parameters, batch-norm statistics and optimizer state."""
 
     step: Array
     params: Any
@@ -35,12 +35,12 @@ def create(
     seed: int,
     inputs: Sequence[jax.ShapeDtypeStruct],
 ) -> TrainState:
-    """A fresh state; the same seed gives the same numbers.
+    """Initializes the state.
 
     Args:
-        model: called with arrays like `inputs`.
+        model: called with arrays of these inputs.
         optimizer: see `make_optimizer`.
-        seed: of the parameters.
+        seed: for the parameters.
         inputs: shapes and dtypes.
     """
     zeros = [jnp.zeros(x.shape, x.dtype) for x in inputs]
@@ -57,23 +57,23 @@ def create(
 def make_schedule(
     config: ConfigDict, steps_per_epoch: float, total_steps: int, batch_size: int = 0
 ) -> optax.Schedule:
-    """The learning rate as a function of the step.
+    """Learning rate by step.
 
-    "piecewise": multiplied by `decay` at each of `boundaries` (the paper, section 4.2); "cosine":
-    down to 0. Both after a linear warm-up. With `rate_for_batch` the configured rate is the one for
-    that batch size, and another `batch_size` scales it linearly (Goyal et al., 2017).
+    "piecewise" multiplies it by `decay` at each of `boundaries` (the paper, section 4.2); "cosine"
+    decays it to 0. Both follow a linear warm-up. With `reference_batch_size`, the learning rate is
+    scaled linearly by `batch_size` over it (Goyal et al., 2017).
     """
-    rate, warmup = config.learning_rate, round(config.warmup * steps_per_epoch)
+    learning_rate, warmup = config.learning_rate, round(config.warmup * steps_per_epoch)
     if config.reference_batch_size and batch_size:
-        rate *= batch_size / config.reference_batch_size
+        learning_rate *= batch_size / config.reference_batch_size
     if config.schedule == "piecewise":
         factors: dict[int, float] = {}
         for epoch in config.boundaries:
             step = round(epoch * steps_per_epoch)
             factors[step] = factors.get(step, 1.0) * config.decay
-        schedule = optax.piecewise_constant_schedule(rate, factors)
+        schedule = optax.piecewise_constant_schedule(learning_rate, factors)
     elif config.schedule == "cosine":
-        schedule = optax.cosine_decay_schedule(rate, max(total_steps, 1))
+        schedule = optax.cosine_decay_schedule(learning_rate, max(total_steps, 1))
     else:
         raise ValueError(f"optimizer.schedule={config.schedule!r}: expected piecewise or cosine")
     if not warmup:
@@ -85,55 +85,53 @@ def make_optimizer(
     config: ConfigDict,
     schedule: optax.Schedule,
     freeze_steps: float = 0,
-    factors: Factors | None = None,
+    lr_multipliers: LrMultipliers | None = None,
 ) -> optax.GradientTransformation:
-    """SGD with momentum (the paper's), Adam or AdamW; weight decay acts on kernels only.
-
-    With `freeze_steps` the parameters below "backbone" do not change in the first so many steps.
-    Then they get an optimiser that knows nothing of those steps but the learning rate.
+    """SGD with momentum (the paper's), Adam or AdamW; weight decay applies to kernels only.
 
     Args:
         config: the experiment's `optimizer`.
         schedule: see `make_schedule`.
-        freeze_steps: 0 where nothing is frozen.
-        factors: None where the rate is the same for all parameters.
+        freeze_steps: number of steps in which the parameters below "backbone" are frozen; their
+            optimizer state starts afterwards.
+        lr_multipliers: None: 1 for all parameters.
 
     Raises:
         ValueError: an unknown name.
     """
-    optimizer = _freezing_optimizer(config, schedule, freeze_steps)
-    if factors is None:
+    optimizer = _with_frozen_backbone(config, schedule, freeze_steps)
+    if lr_multipliers is None:
         return optimizer
     scale = optax.stateless(
-        lambda updates, params: jax.tree.map(jnp.multiply, updates, factors(params))
+        lambda updates, params: jax.tree.map(jnp.multiply, updates, lr_multipliers(params))
     )
     return optax.chain(optimizer, scale)
 
 
-def _freezing_optimizer(
+def _with_frozen_backbone(
     config: ConfigDict, schedule: optax.Schedule, freeze_steps: float
 ) -> optax.GradientTransformation:
     if not freeze_steps:
-        return _make_optimizer(config, schedule)
+        return _base_optimizer(config, schedule)
 
-    def later(step: Any) -> Any:  # this optimiser's own count starts when the freeze ends
+    def shifted(step: Any) -> Any:  # the backbone's optimizer counts from the end of the freeze
         return schedule(step + freeze_steps)
 
-    def groups(params: Any) -> Any:
+    def labels(params: Any) -> Any:
         return {name: "later" if name == "backbone" else "always" for name in params}
 
     return optax.partition(
         {
-            "always": _make_optimizer(config, schedule),
+            "always": _base_optimizer(config, schedule),
             "later": optax.transforms.conditionally_mask(
-                _make_optimizer(config, later), lambda step: step >= freeze_steps
+                _base_optimizer(config, shifted), lambda step: step >= freeze_steps
             ),
         },
-        groups,
+        labels,
     )
 
 
-def _make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+def _base_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
     def kernels(params: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
@@ -144,7 +142,7 @@ def _make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Gradi
         )
     if config.name == "adamw":
         return optax.adamw(schedule, weight_decay=config.weight_decay, mask=kernels)
-    if config.name == "adam":  # with L2 regularisation as part of the loss
+    if config.name == "adam":  # with L2 regularization as part of the loss
         return optax.chain(
             optax.add_decayed_weights(config.weight_decay, kernels), optax.adam(schedule)
         )

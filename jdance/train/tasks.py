@@ -1,7 +1,4 @@
-"""What a run trains: everything in which one kind of network differs from another.
-
-The loop, the steps and the checkpoints know nothing of motions or maps; they ask a task.
-"""
+"""Tasks: everything in which the training of motion and pose networks differs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,34 +18,34 @@ from jdance.train.init_from import Flat
 from jdance.train.motion import MotionTask
 from jdance.train.pose import PoseTask
 from jdance.train.qes import PostureTask
-from jdance.train.state import Factors
+from jdance.train.state import LrMultipliers
 from jdance.train.steps import Loss
 
 
 class Task(Protocol):
-    """One kind of training, for one configuration.
+    """Interface between the training loop and one task with its configuration.
 
     Attributes:
-        config: the experiment, completed with what the data set tells.
-        loss: what `steps.train_step` minimises.
-        rate_factors: from parameters to a tree like them of factors of the learning rate, or None.
-        headline: keys of an evaluation's result that are logged; the first sums it up.
+        config: the experiment, completed from the data set.
+        loss: minimized by `steps.train_step`.
+        lr_multipliers: see `state.make_optimizer`.
+        main_metrics: keys of the evaluation result to log; the first is the checkpoints' score.
     """
 
     config: ConfigDict
     loss: Loss
-    lr_multipliers: Factors | None
+    lr_multipliers: LrMultipliers | None
     main_metrics: tuple[str, ...]
 
     def setup(self, dataset: Dataset) -> None:
-        """Completes `config` with what the data set tells.
+        """Completes `config` from the data set.
 
         Raises:
-            UserError: nothing can be trained with this data set.
+            UserError: the data set does not fit the task.
         """
 
     def check(self) -> None:
-        """Raises UserError, naming the key, for values that mean nothing to this task."""
+        """Raises UserError, naming the key, for values that are invalid for this task."""
 
     def model(
         self,
@@ -56,50 +53,53 @@ class Task(Protocol):
         freeze_backbone: bool = False,
         platform: str | None = None,
     ) -> nn.Module:
-        """The network; `axis_name` is the mapped axis that shares batch-norm statistics.
+        """Builds the network.
 
-        With `freeze_backbone` the backbone's statistics stay as they are in training, too. A
-        training step will run on `platform`, or on the default one.
+        Args:
+            axis_name: mapped axis over which batch-norm statistics are averaged.
+            freeze_backbone: use the backbone's running statistics in training, too.
+            platform: for which a training step is compiled, by default JAX's.
 
         Raises:
-            ValueError, UserError: the configuration describes none.
+            ValueError, UserError: the configuration is invalid.
         """
 
-    def inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """Shapes and dtypes with which the network is initialised."""
+    def input_shapes(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Shapes and dtypes of the inputs with which the network is initialized."""
 
-    def initial(self, variables: Any) -> Flat:
-        """What variables with these shapes start from, if not from random numbers, by path.
+    def initial_variables(self, variables: Any) -> Flat:
+        """Pretrained values of variables by path, such as those from `config.init_from`.
 
-        That is what `config.init_from` gives, if it names anything.
+        Args:
+            variables: abstract, with the network's shapes.
 
         Raises:
             UserError: nothing fits.
         """
 
     def train_batches(
-        self, source: Any, start_step: int, shares: np.ndarray | None = None
+        self, source: Any, start_step: int, fractions: np.ndarray | None = None
     ) -> Iterator[Batch]:
-        """Endless training batches of host arrays [B, ...] from `start_step` on.
+        """Yields endless training batches of host arrays [B, ...] from `start_step` on.
 
-        `shares` [M] says how often each class is drawn; None: every example once in an epoch.
+        `fractions` [M] is the fraction drawn of each class; None: every example once per epoch.
         """
 
-    def resident(self, source: Any) -> np.ndarray | None:
-        """Images that stay on the devices, see `jdance.data.device_cache`, or None."""
+    def cached_images(self, source: Any) -> np.ndarray | None:
+        """Images to cache on the devices, see `jdance.data.device_cache`, or None."""
 
     def evaluate(self, variables: Any, dataset: Dataset, split: str) -> dict[str, Any]:
-        """Judges the network on a split; `variables` are on every device."""
+        """Evaluates the network on a split; `variables` are replicated."""
 
     def export_artifacts(self, variables: Any, workdir: Path) -> None:
-        """Writes what else of a finished run other programs use."""
+        """Writes further files of a finished run for other programs."""
 
 
 _DATA_KINDS = {"motion": "persons", "pose": "people"}
 
 
 def data_kind(config: ConfigDict) -> str:
-    """The kind of data set that a configuration trains on, see `records.Dataset`.
+    """The kind of data set for a configuration, see `records.Dataset`.
 
     Raises:
         UserError: there is no such task.
@@ -110,7 +110,7 @@ def data_kind(config: ConfigDict) -> str:
 
 
 def make(config: ConfigDict, classes: list[str]) -> Task:
-    """The task of a configuration, for a data set's classes."""
+    """Makes the task of a configuration for a data set's classes."""
     if config.task == "pose":
         return PoseTask(config)
     posture = models.network(config.model) is qes_networks
