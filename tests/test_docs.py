@@ -1,4 +1,4 @@
-"""The documents: links, commands, flags and files that they name exist; their example runs."""
+"""Documents and docstrings: links, commands, flags, files, terms, and the documented example."""
 
 import ast
 import re
@@ -23,31 +23,40 @@ _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _PATH = re.compile(r"(?<![\w/.$-])(?:launch|configs|docs|tests|jdance)/[\w/-]+\.\w+")
 _PROGRAM = re.compile(r"launch/(\w+)\.(?:py|sh)")
 _FLAG = re.compile(r"(?<![\w-])--([a-z][\w.]*)")
-_UNWANTED = re.compile(
-    r"\b(judge[sd]?|judging|images?|whom|nobody|somebody|everybody|recognise\w*)\b", re.I
+_NONSTANDARD = re.compile(
+    r"\b(pictur\w+|judg\w+|whom|nobody|somebody|everybody|recognis\w+|colour\w*|centr(?:e|es|ed)|"
+    r"normalis\w+)\b",
+    re.I,
+)
+_NONSTANDARD_IN_DOCUMENTS = re.compile(
+    r"\b(anew|films?|theirs|ours|so many|as good as|grey|labelled|neighbour\w*|synchronis\w+|"
+    r"optimis\w+|initialis\w+|persons)\b",
+    re.I,
 )
 
 
 def prose(text):
-    """A document without code, addresses of links, and BibTeX."""
+    """Returns a document without code blocks, inline code and link targets."""
     return _LINK.sub("", _INLINE.sub("", _FENCE.sub("", text)))
 
 
 @cache
 def anchors(path):
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Returns the anchors that GitHub gives the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", path.read_text()), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @cache
-def flags_of(program):
-    """The flags of a program in launch/, without importing it: those of its --help."""
+def flags_of(program, former=False):
+    """Returns the flags of a program in launch/, with their former names if asked."""
     result = {"help"}
     for node in ast.walk(ast.parse((ROOT / "launch" / f"{program}.py").read_text())):
         name = getattr(node, "func", None)
         name = getattr(name, "attr", getattr(name, "id", ""))
-        if name == "checkpoint_flag":
+        if name == "former_name" and former:
+            result.add(node.args[0].value)
+        elif name == "checkpoint_flag":
             result.add("checkpoint")
         elif name == "pose_flags":
             result |= {"pose_size", "pose_views"}
@@ -58,12 +67,12 @@ def flags_of(program):
 
 
 def commands(text):
-    """Lines of shell code, continuation lines joined."""
+    """Splits shell code into lines, with continuation lines joined."""
     return re.sub(r"\\*\n\s+(?=--)|\\\n", " ", text).splitlines()
 
 
 def problems_of(command):
-    """What is wrong with the flags of a command line that calls a program of launch/."""
+    """Lists the unknown flags of a command that calls a program of launch/."""
     called = _PROGRAM.search(command)
     if not called:
         return []
@@ -106,7 +115,8 @@ def test_files_and_flags_exist(path):
                  for line in commands(code)]  # fmt: skip
         inline = _INLINE.findall(_FENCE.sub("", text))
         lines += [code for code in inline if _PROGRAM.search(code) and _FLAG.search(code)]
-        known = set().union(*(flags_of(program.stem) for program in PROGRAMS))
+        former = path.name == "CHANGELOG.md"
+        known = set().union(*(flags_of(program.stem, former) for program in PROGRAMS))
         for code in inline:
             if code.startswith("--"):
                 words = {word.partition(".")[0] for word in _FLAG.findall(code)}
@@ -126,7 +136,7 @@ def test_unknown_flags_are_found():
     assert commands("a \\\n  --b=1\nc") == ["a  --b=1", "c"]
 
 
-def test_readme_is_short_and_leads_to_every_page():
+def test_readme_is_short_and_links_every_page():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 180
     assert {f"docs/{path.name}" for path in PAGES} <= {t.split("#")[0] for t in _LINK.findall(text)}
@@ -144,17 +154,29 @@ def test_pages_begin_with_a_command(path):
     assert re.match(r"# .+\n\n```bash\n\S", path.read_text())
 
 
-@pytest.mark.parametrize("path", [*DOCUMENTS, *PROGRAMS], ids=lambda path: path.name)
-def test_standard_terms(path):
-    text = path.read_text()
-    if path.suffix == ".py":
-        tree = ast.parse(text)
-        texts = [ast.get_docstring(tree)]
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("flags.DEFINE_"):
-                texts += [a.value for a in node.args[1:] if isinstance(a, ast.Constant)]
-        text = "\n".join(map(str, texts))
-    assert not _UNWANTED.findall(prose(text))
+def docstrings(path):
+    """Returns the docstrings and the flag help of a Python file."""
+    texts = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            texts.append(ast.get_docstring(node) or "")
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).startswith("flags.DEFINE_"):
+            texts += [str(arg.value) for arg in node.args[1:] if isinstance(arg, ast.Constant)]
+    return "\n".join(texts)
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *SOURCES], ids=lambda path: path.name)
+def test_documents_use_standard_terms(path):
+    text = prose(docstrings(path) if path.suffix == ".py" else path.read_text())
+    assert not _NONSTANDARD.findall(text) + _NONSTANDARD_IN_DOCUMENTS.findall(text)
+
+
+def test_docstrings_use_standard_terms():
+    found = {
+        str(path.relative_to(ROOT)): _NONSTANDARD.findall(prose(docstrings(path)))
+        for path in sorted((ROOT / "jdance").rglob("*.py"))
+    }
+    assert not {path: words for path, words in found.items() if words}
 
 
 def test_the_model_zoo_is_complete():
