@@ -56,7 +56,7 @@ def export(folder: Path) -> None:
     from jdance.recognize.export import export
 
     config = runpy.run_path(str(ROOT / "configs" / "quickstart.py"))["get_config"]()
-    export(ahead.untrained(config, 6, "stage"), folder, batch=1, height=720, width=1280)
+    export(ahead.dummy_recognizer(config, 6, "stage"), folder, batch=1, height=720, width=1280)
 
 
 def compile_program(name: str, exported: Path, scale: bool = False) -> dict:
@@ -95,7 +95,7 @@ def _record() -> None:
 
 
 def _table() -> None:
-    print("| program | GPU | kernels | loops | GFLOP | MB | floor, us | memory, GiB | max batch |")
+    print("| program | GPU | kernels | loops | GFLOP | MB | roofline, us | memory, GiB | max batch |")
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, result in json.loads(RECORD.read_text()).items():
         gpu = result["target"].removeprefix("NVIDIA ").split()[0].split("-")[0]

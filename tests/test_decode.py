@@ -256,7 +256,7 @@ def test_min_joints_is_an_argument():
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_the_decode_in_c_that_benchmarks_compare_with():
     rng, config = np.random.default_rng(4), DecodeConfig()
-    in_c = pose_baselines.build(config)
+    in_c = pose_baselines.build_c_decoder(config)
     drawn = maps_of(draw_people(rng, 9, apart=8))
     noise = [rng.normal(0, 1, maps.shape).astype(np.float32) for maps in drawn]
     for heat, paf in (drawn, noise):

@@ -33,7 +33,7 @@ def convolution(stride):
 def test_flop_of_a_convolution_and_of_its_gradients(stride):
     x, kernel = jnp.zeros((2, 8, 8, 5)), jnp.zeros((3, 3, 5, 7))
     forward = 2 * (2 * (8 // stride) ** 2 * 7) * (3 * 3 * 5)
-    (found,) = counting.products(jax.make_jaxpr(convolution(stride))(x, kernel))
+    (found,) = counting.matmuls(jax.make_jaxpr(convolution(stride))(x, kernel))
     assert found.flop == forward
     results = 2 * (8 // stride) ** 2 * 7
     assert found.bytes == 4 * (x.size + kernel.size + results)
@@ -42,7 +42,7 @@ def test_flop_of_a_convolution_and_of_its_gradients(stride):
         return convolution(stride)(x, kernel).sum()
 
     # With respect to either, as many as for the value, which the trace still has.
-    both = list(counting.products(jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, kernel)))
+    both = list(counting.matmuls(jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, kernel)))
     assert [p.flop for p in both] == [forward] * len(both) and len(both) >= 2
 
 
@@ -50,22 +50,22 @@ def test_products_of_loops_and_mapped_functions():
     def scanned(w):
         return jax.lax.scan(lambda x, _: (x @ w, None), jnp.zeros((3, 4)), None, length=5)[0]
 
-    found = list(counting.products(jax.make_jaxpr(scanned)(jnp.zeros((4, 4)))))
+    found = list(counting.matmuls(jax.make_jaxpr(scanned)(jnp.zeros((4, 4)))))
     assert [p.flop for p in found] == [2 * 3 * 4 * 4] * 5
     mapped = jax.pmap(lambda x, w: x @ w, in_axes=(0, None))
-    found = list(counting.products(jax.make_jaxpr(mapped)(jnp.zeros((4, 2, 3)), jnp.zeros((3, 6)))))
+    found = list(counting.matmuls(jax.make_jaxpr(mapped)(jnp.zeros((4, 2, 3)), jnp.zeros((3, 6)))))
     assert [p.flop for p in found] == [2 * 2 * 3 * 6]
 
 
 def test_floor_is_that_of_the_scarcer_of_two():
-    found = [counting.Product(100, 1), counting.Product(1, 100)]
-    assert counting.floor_seconds(found, flops=10, bandwidth=50) == 100 / 10 + 100 / 50
+    found = [counting.Matmul(100, 1), counting.Matmul(1, 100)]
+    assert counting.roofline_seconds(found, flops=10, bandwidth=50) == 100 / 10 + 100 / 50
 
 
 def test_peaks():
-    assert counting.of_device("NVIDIA H100 80GB HBM3", "bfloat16") == (989e12, 3.35e12)
-    assert counting.of_device("NVIDIA L40S", "float32").flops == 183e12
-    assert counting.of_device("cpu", "float32") == (None, None)
+    assert counting.device_peak("NVIDIA H100 80GB HBM3", "bfloat16") == (989e12, 3.35e12)
+    assert counting.device_peak("NVIDIA L40S", "float32").flops == 183e12
+    assert counting.device_peak("cpu", "float32") == (None, None)
 
 
 def test_own_time_of_operations_within_others():
@@ -77,14 +77,14 @@ def test_own_time_of_operations_within_others():
         (10, 4, "b"),
     ]
     own = {}
-    for name, duration in trace.own_times(spans):
+    for name, duration in trace.self_times(spans):
         own[name] = own.get(name, 0) + duration
     assert own == {"outer": 5, "inner": 4, "innermost": 1, "b": 4}
 
 
 def test_candidates_are_timed_in_turn():
     calls = []
-    times = timing.in_turn({name: lambda n=name: calls.append(n) for name in "ab"}, 3, warmup=1)
+    times = timing.interleave({name: lambda n=name: calls.append(n) for name in "ab"}, 3, warmup=1)
     assert calls == list("ab") * 4
     assert [len(times[name].wall) for name in "ab"] == [3, 3]
     found = timing.Times([1.0, 2, 3, 4, 5], [0.5] * 5).summary()
@@ -119,9 +119,9 @@ def test_random_batches_of_other_networks_train():
     images.model.str.update(depth=7, growth=2)
     for config in (pose, images):
         task = tasks.make(config, list("abc"))
-        step, state_and_log = inputs.step(task)
-        jaxpr = jax.make_jaxpr(step)(state_and_log, inputs.on_device(task), None)
-        assert sum(p.flop for p in counting.products(jaxpr)) > 0
+        step, step_state = inputs.make_step(task)
+        jaxpr = jax.make_jaxpr(step)(step_state, inputs.device_batch(task), None)
+        assert sum(p.flop for p in counting.matmuls(jaxpr)) > 0
 
 
 def test_the_whole_profile(config, tmp_path):

@@ -1,6 +1,6 @@
-"""FLOP and bytes of a step: of its convolutions and matrix products, and of the compiled program.
+"""FLOP and bytes of convolutions and matmuls in a traced function, and of compiled programs.
 
-A multiplication and an addition are two FLOP, as XLA counts them.
+A multiply-add counts as two FLOP, as in XLA.
 """
 
 from collections.abc import Iterator
@@ -10,33 +10,33 @@ from typing import Any, NamedTuple
 from jax.extend import core
 
 
-class Product(NamedTuple):
-    """A convolution or matrix product: its FLOP, and the bytes of its operands and result."""
+class Matmul(NamedTuple):
+    """A convolution or matmul: its FLOP, and the bytes of its operands and result."""
 
     flop: int
     bytes: int
 
 
-def products(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> Iterator[Product]:
-    """All convolutions and matrix products that a traced function does, loops unrolled.
+def matmuls(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> Iterator[Matmul]:
+    """Yields all convolutions and matmuls of a traced function, once per loop iteration.
 
-    Of a mapped function, those of one device. Zeros around images count as pixels; the zeros that
-    the gradient of a strided convolution puts between pixels do not. Of branches, the first counts.
+    For mapped functions, those of one device; for conditionals, those of the first branch. Padding
+    counts as pixels; the dilation in the gradient of a strided convolution does not.
     """
     inner = jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
     for equation in inner.eqns:
         if equation.primitive.name in ("dot_general", "conv_general_dilated"):
             arrays = [atom.aval for atom in (*equation.invars, *equation.outvars)]
             size = sum(a.size * a.dtype.itemsize for a in arrays)
-            yield Product(2 * _multiplications(equation), size)
+            yield Matmul(2 * _multiplications(equation), size)
             continue
         times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
         for value in equation.params.values():
             first = value[0] if isinstance(value, tuple | list) and value else value
             if isinstance(first, core.ClosedJaxpr | core.Jaxpr):
-                found = list(products(first))
+                inner_matmuls = list(matmuls(first))
                 for _ in range(times):
-                    yield from found
+                    yield from inner_matmuls
 
 
 def _multiplications(equation: Any) -> int:
@@ -50,21 +50,21 @@ def _multiplications(equation: Any) -> int:
     return result * prod(right) // features // prod(parameters["lhs_dilation"])
 
 
-def floor_seconds(found: list[Product], flops: float, bandwidth: float) -> float:
-    """The least time for products: of each, that for its FLOP or that for its bytes, the longer.
+def roofline_seconds(found: list[Matmul], peak_flops: float, bandwidth: float) -> float:
+    """Returns the roofline bound: the sum of the larger of compute and memory time of each.
 
     Args:
-        found: see `products`.
-        flops: FLOP a second of the device.
-        bandwidth: bytes a second of its memory.
+        found: see `matmuls`.
+        peak_flops: FLOP/s of the device.
+        bandwidth: bytes/s of its memory.
     """
-    return sum(max(p.flop / flops, p.bytes / bandwidth) for p in found)
+    return sum(max(m.flop / peak_flops, m.bytes / bandwidth) for m in found)
 
 
-def of_program(compiled: Any) -> dict[str, float]:
-    """What the compiler says of one device's program: FLOP, bytes read and written, and memory.
+def program_cost(compiled: Any) -> dict[str, float]:
+    """Returns the compiler's FLOP, bytes accessed and memory sizes of one device's program.
 
-    Keys that it does not know are absent.
+    Keys that the backend does not report are absent.
     """
     cost = compiled.cost_analysis() or {}
     cost = cost[0] if isinstance(cost, list) else cost
@@ -82,14 +82,14 @@ def of_program(compiled: Any) -> dict[str, float]:
 
 
 class Peak(NamedTuple):
-    """FLOP a second of matrix products and bytes a second of memory; None where not known."""
+    """Peak FLOP/s of matmuls and memory bandwidth in bytes/s; None where unknown."""
 
     flops: float | None
     bandwidth: float | None
 
 
-# Part of jax's name of the device -> TFLOP/s in bfloat16 (T4, V100: float16), TFLOP/s in float32
-# (TF32 where there is that), TB/s. The first that fits counts.
+# Substring of jax's `device_kind` -> TFLOP/s in bfloat16 (T4, V100: float16), TFLOP/s in float32
+# (TF32 where supported), TB/s. The first match counts.
 _KNOWN = {
     "H200": (989, 494, 4.8),
     "H100 PCIe": (756, 378, 2.0),
@@ -106,8 +106,8 @@ _KNOWN = {
 }
 
 
-def of_device(kind: str, dtype: str) -> Peak:
-    """The peak of a device, by jax's `device_kind`, in bfloat16 or float32."""
+def device_peak(kind: str, dtype: str) -> Peak:
+    """Returns the peak of a device by jax's `device_kind`, for bfloat16 or float32."""
     for name, (half, single, bandwidth) in _KNOWN.items():
         if name in kind:
             return Peak(1e12 * (half if dtype == "bfloat16" else single), 1e12 * bandwidth)

@@ -36,13 +36,13 @@ def measure(
         What `sections` shows, ready for JSON; numbers that cannot be known here are absent. All
         counts are those of one device.
     """
-    step, state_and_log = inputs.step(task)
-    batch, images = inputs.on_device(task), inputs.images(task)
+    step, step_state = inputs.make_step(task)
+    batch, images = inputs.device_batch(task), inputs.random_images(task)
     start = time.perf_counter()
-    lowered = step.lower(state_and_log, batch, images)
+    lowered = step.lower(step_state, batch, images)
     traced = time.perf_counter()
     compiled = lowered.compile()
-    found = list(counting.products(jax.make_jaxpr(step)(state_and_log, batch, images)))
+    found = list(counting.matmuls(jax.make_jaxpr(step)(step_state, batch, images)))
     config = task.config
     result: dict[str, Any] = {
         "machine": machine(),
@@ -57,15 +57,15 @@ def measure(
             "flop": sum(p.flop for p in found),
             "bytes": sum(p.bytes for p in found),
         },
-        "program": counting.of_program(compiled),
+        "program": counting.program_cost(compiled),
     }
 
     def train() -> None:
-        nonlocal state_and_log
-        state_and_log, metrics = compiled(state_and_log, batch, images)
-        jax.block_until_ready((state_and_log, metrics))
+        nonlocal step_state
+        step_state, metrics = compiled(step_state, batch, images)
+        jax.block_until_ready((step_state, metrics))
 
-    result["step"] = timing.in_turn({"step": train}, rounds)["step"].summary()
+    result["step"] = timing.interleave({"step": train}, rounds)["step"].summary()
     seconds = result["step"]["median_s"]
     result["images_per_second"] = config.batch_size / seconds
     result["peak"] = _beside(peak, found, seconds)
@@ -74,7 +74,7 @@ def measure(
         result["device_peak_bytes"] = memory["peak_bytes_in_use"]
     host = inputs.batch(config, config.batch_size // jax.process_count())
     send = {"send": lambda: jax.block_until_ready(distributed.shard(host))}
-    result["transfer"] = timing.in_turn(send, rounds)["send"].summary()
+    result["transfer"] = timing.interleave(send, rounds)["send"].summary()
     if folder is not None:
 
         def several() -> None:
@@ -95,12 +95,12 @@ def measure(
     if dataset is not None:
         batches = task.train_batches(dataset.source("train"), 0)
         result["loader"] = _loader(batches, config.batch_size, rounds)
-        args = (batches, compiled, state_and_log, images)
+        args = (batches, compiled, step_state, images)
         result["with_loader"] = _together(*args, config.batch_size, rounds)
     return result
 
 
-def _beside(peak: Peak, found: list[counting.Product], seconds: float) -> dict[str, float]:
+def _beside(peak: Peak, found: list[counting.Matmul], seconds: float) -> dict[str, float]:
     """The peak, the share of it that a step reaches, and the step's floor, as far as known."""
     result = {}
     if peak.flops:
@@ -109,7 +109,7 @@ def _beside(peak: Peak, found: list[counting.Product], seconds: float) -> dict[s
     if peak.bandwidth:
         result["bandwidth"] = peak.bandwidth
     if peak.flops and peak.bandwidth:
-        result["floor_s"] = counting.floor_seconds(found, peak.flops, peak.bandwidth)
+        result["floor_s"] = counting.roofline_seconds(found, peak.flops, peak.bandwidth)
     return result
 
 
@@ -128,7 +128,7 @@ def _loader(batches: Iterator[Batch], size: int, rounds: int) -> dict[str, float
 
 
 def _together(
-    batches: Iterator[Batch], compiled: Any, state_and_log: Any, images: Any, size: int, rounds: int
+    batches: Iterator[Batch], compiled: Any, step_state: Any, images: Any, size: int, rounds: int
 ) -> dict[str, float]:
     """Images a second of loader and step together, as the training loop runs them."""
     waited, metrics = 0.0, None
@@ -138,7 +138,7 @@ def _together(
         batch = next(batches)
         waited += time.perf_counter() - before
         previous = metrics
-        state_and_log, metrics = compiled(state_and_log, distributed.shard(batch), images)
+        step_state, metrics = compiled(step_state, distributed.shard(batch), images)
         jax.block_until_ready(previous)
     jax.block_until_ready(metrics)
     seconds = time.perf_counter() - start
