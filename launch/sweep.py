@@ -41,7 +41,7 @@ flags.mark_flag_as_required("config")
 
 
 def main() -> None:
-    chosen = sweep.variants(_VARY.value, _VARIANT.value)
+    chosen = sweep.parse_variants(_VARY.value, _VARIANT.value)
     sweep.check(_CONFIG.value, chosen)
     output = Path(_OUTPUT.value)
     with resumable():

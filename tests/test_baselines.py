@@ -275,7 +275,7 @@ def test_feedback_of_a_known_posture():
     names = [part.name for part in model.score_parts(incomplete, "bow")]
     assert len(names) == 9 and "left thigh" not in names and "left shin" not in names
     assert model.score_parts(person_with(usual), "never seen") == []
-    with pytest.raises(UserError, match="no judgement of 'jump'"):
+    with pytest.raises(UserError, match="no posture model of 'jump'"):
         model.score_parts(incomplete, "jump")
 
 
@@ -317,7 +317,7 @@ def test_feedback_program(tmp_path):
     _, error = program(
         "feedback", f"--model={tmp_path}", f"--input={tmp_path}", "--motion=jump", status=1
     )
-    assert "no judgement of 'jump'" in error
+    assert "no posture model of 'jump'" in error
     # Neither an unknown motion nor a file that is something else keeps the others from theirs.
     unsure = person | {"track": 2, "motion": "unknown"}
     frames = [{"index": 0, "people": [unsure, person]}]

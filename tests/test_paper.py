@@ -34,10 +34,10 @@ def test_the_full_plan():
         "balanced", "balanced by confusion", "batch 16", "batch 32", "batch 128",
         "dense layers of half the width", "of twice the width", "STR", "QES", "QES, flat network",
     ]  # fmt: skip
-    branches = {v.name: sweep.configured(config, v).model.branches for v in chosen}
+    branches = {v.name: sweep.apply_variant(config, v).model.branches for v in chosen}
     assert branches["STR"] == "str" and branches["QES, flat network"] == "qes_flat"
     assert branches["image only"] == "image"
-    half = sweep.configured(config, chosen[names.index("dense layers of half the width")])
+    half = sweep.apply_variant(config, chosen[names.index("dense layers of half the width")])
     assert half.model.keypoint_widths == (128, 256, 256, 256, 256)
 
 

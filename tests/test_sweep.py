@@ -29,7 +29,7 @@ def clip_data(tmp_path_factory):
 
 
 def test_variants_are_read():
-    found = sweep.variants(
+    found = sweep.parse_variants(
         ["model.attention=-1,1", "optimizer.name=sgd,adamw"],
         ["wide model.width=8 model.fusion_widths=(8,)"],
     )
@@ -40,7 +40,7 @@ def test_variants_are_read():
     assert found[1].changes == {"model.attention": -1, "optimizer.name": "adamw"}
     assert found[4].changes == {"model.width": 8, "model.fusion_widths": (8,)}
     config = tiny_config("x")
-    changed = sweep.configured(config, found[4])
+    changed = sweep.apply_variant(config, found[4])
     assert changed.model.fusion_widths == (8,) and config.model.fusion_widths == (16,)
 
 
@@ -52,19 +52,19 @@ def test_variants_are_read():
         (["model.depth=3"], [], "model.depth=3"),
         (["model.width=wide"], [], "model.width=wide"),
         (["model.attention=1,7"], [], "attention=7: --config: model.attention=7"),
-        (["model.width=4,4"], [], "called the same"),
+        (["model.width=4,4"], [], "have the same name"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_trained(vary, named, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        sweep.check(tiny_config("x"), sweep.variants(vary, named))
+        sweep.check(tiny_config("x"), sweep.parse_variants(vary, named))
 
 
 def test_what_is_done_is_not_done_again(tiny_data, tmp_path, monkeypatch):
     config = tiny_config(tiny_data)
     config.model.branches = "keypoints"
     config.epochs = 1.0
-    chosen = sweep.variants(["model.features=fused18,pos18"])
+    chosen = sweep.parse_variants(["model.features=fused18,pos18"])
     arguments = dict(split="val", views=2)
     rows, failures = sweep.sweep(config, chosen, [str(tiny_data)], 2, tmp_path, **arguments)
     assert not failures and [row["variant"] for row in rows] == [
@@ -82,7 +82,7 @@ def test_what_is_done_is_not_done_again(tiny_data, tmp_path, monkeypatch):
         for a, b in zip(row["runs"], before["runs"], strict=True):
             assert a | {"seconds": 0} == b | {"seconds": 0}
         assert row["ensembles"] == before["ensembles"]
-    other = sweep.variants(["model.features=pos18"])
+    other = sweep.parse_variants(["model.features=pos18"])
     config.batch_size = 4
     _, failures = sweep.sweep(config, other, [str(tiny_data)], 1, tmp_path, **arguments)
     assert "of another configuration" in failures[0]
@@ -132,7 +132,7 @@ def test_the_documented_attention_block(clip_data, tmp_path):
         config = tiny_config("").model
         config.update(branches=branches, attention_block=f"{tmp_path / 'squeeze.py'}:SqueezeExcite")
         image = None if shape is None else jnp.zeros(shape)
-        features = jnp.zeros((1, *models.feature_shape(config)))
+        features = jnp.zeros((1, *models.inputs(config).shape))
         tree = jax.eval_shape(models.build(config).init, jax.random.key(0), image, features)
         where = tree["params"]["backbone" if shape else "attention"]
         assert "Dense_0" in (where["attention"] if shape else where)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jdance.train.sweep import Variant, configured
+from jdance.train.sweep import Variant, apply_variant
 
 PROPOSED, STR, QES, FLAT = "proposed", "STR", "QES", "QES, flat network"
 COMPARED = (PROPOSED, STR, QES, FLAT)
@@ -94,7 +94,7 @@ def variants(
     """
     names = {"proposed": preset.proposed, "str": "str", "qes": "qes"}
     base, for_str, for_qes = (
-        configured(load(file), Variant(name, dict(preset.changes.get(name, {}))))
+        apply_variant(load(file), Variant(name, dict(preset.changes.get(name, {}))))
         for name, file in names.items()
     )
     result = [Variant(PROPOSED, {})]
@@ -103,7 +103,7 @@ def variants(
         named |= _search(base)
     for name, changes in named.items():
         variant = Variant(name, changes)
-        if configured(base, variant) != base:  # else it is the method itself
+        if apply_variant(base, variant) != base:  # else it is the method itself
             result.append(variant)
     result.append(Variant(STR, {}, for_str))
     result.append(Variant(QES, {}, for_qes))

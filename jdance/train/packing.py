@@ -1,7 +1,7 @@
-"""Parameters, statistics and optimizer state as a few long vectors, for the compiled step.
+"""Packing of parameters, batch statistics and optimizer state into a few long vectors.
 
-An update is one kernel a vector instead of one a parameter: 10 instead of 160 for the paper's
-network. Checkpoints, evaluation and everything outside of the compiled step see Flax's own trees.
+An optimizer update is one kernel per vector instead of one per parameter: 10 instead of 160 for the
+paper's network. Only the compiled step sees packed states; checkpoints hold Flax's trees.
 """
 
 import dataclasses
@@ -17,18 +17,20 @@ from jdance.train.state import TrainState
 class Packing:
     """Packs trees of arrays by their top-level names.
 
-    {name: tree} becomes {name: {"kernels": [1, N], "vectors": [M]}}: arrays of two or more
-    dimensions in the one, all others in the other. Optimizers whose masks and learning rates
-    depend on the top-level name and on `ndim > 1` alone work on both forms alike.
+    {name: tree} becomes {name: {"kernels": [1, N], "vectors": [M]}}: "kernels" holds the arrays of
+    two or more dimensions. Optimizers are unaffected if their masks and learning rates depend only
+    on the top-level name and on `ndim > 1`.
+
+    Args:
+        state: unpacked, possibly abstract.
     """
 
     def __init__(self, state: TrainState):
-        """Args: state: unpacked; shapes and dtypes are enough."""
         self._params = {name: _Module(part) for name, part in state.params.items()}
         self._batch_stats = {name: _Module(part) for name, part in state.batch_stats.items()}
 
     def pack(self, state: TrainState) -> TrainState:
-        """Packs all that is in an unpacked state."""
+        """Packs a state."""
         return self._convert(state, packed=False)
 
     def unpack(self, state: TrainState) -> TrainState:
@@ -36,7 +38,7 @@ class Packing:
         return self._convert(state, packed=True)
 
     def unpack_variables(self, state: TrainState) -> TrainState:
-        """Unpacks parameters and statistics alone."""
+        """Unpacks only parameters and batch statistics."""
         return dataclasses.replace(
             state,
             params=self._tree(state.params, self._params, packed=True),
@@ -44,7 +46,7 @@ class Packing:
         )
 
     def pack_params(self, params: Any) -> Any:
-        """Packs parameters, or a tree like them, such as gradients."""
+        """Packs parameters or gradients."""
         return self._tree(params, self._params, packed=False)
 
     def pack_batch_stats(self, batch_stats: Any) -> Any:
@@ -66,7 +68,7 @@ class Packing:
 
     @staticmethod
     def _tree(tree: Any, modules: dict[str, "_Module"], packed: bool) -> Any:
-        # Optax puts a node without leaves in the place of what an optimizer leaves alone.
+        # Optax masks modules with nodes that have no leaves.
         return {
             name: part
             if not jax.tree.leaves(part)
@@ -76,7 +78,7 @@ class Packing:
 
 
 class _Module:
-    """The arrays of one module: where each lies in the packed ones."""
+    """Layout of one module's arrays in the packed ones."""
 
     def __init__(self, tree: Any):
         leaves, self._structure = jax.tree.flatten(tree)
@@ -86,16 +88,16 @@ class _Module:
     def pack(self, tree: Any) -> dict[str, jax.Array]:
         parts: dict[str, list[jax.Array]] = {}
         for key, leaf in zip(self._keys, jax.tree.leaves(tree), strict=True):
-            parts.setdefault(key, []).append(leaf.reshape(1, -1) if key == "kernels" else
-                                             leaf.reshape(-1))  # fmt: skip
+            flat = leaf.reshape(1, -1) if key == "kernels" else leaf.reshape(-1)
+            parts.setdefault(key, []).append(flat)
         return {key: jnp.concatenate(leaves, -1) for key, leaves in parts.items()}
 
     def unpack(self, packed: dict[str, jax.Array]) -> Any:
         flat = {key: value.reshape(-1) for key, value in packed.items()}
-        ends = dict.fromkeys(flat, 0)
+        offsets = dict.fromkeys(flat, 0)
         leaves = []
         for key, shape in zip(self._keys, self._shapes, strict=True):
-            start = ends[key]
-            ends[key] = start + prod(shape)
-            leaves.append(flat[key][start : ends[key]].reshape(shape))
+            start = offsets[key]
+            offsets[key] = start + prod(shape)
+            leaves.append(flat[key][start : offsets[key]].reshape(shape))
         return jax.tree.unflatten(self._structure, leaves)

@@ -1,8 +1,8 @@
-"""QES's judgement of how well a motion is done: for each body part a score and a correction.
+"""QES's posture model: a score and a correction for each body part of a motion.
 
-Wu et al., Sensors 19(23):5129, 2019, in two dimensions. For each motion a linear-Gaussian Bayesian
-network follows the kinematic tree: the direction of a body part, given that of the part before it,
-is normal around a linear function of it. All in NumPy: it is fitted in closed form.
+Wu et al., Sensors 19(23):5129, 2019, in two dimensions. For each motion, a linear-Gaussian Bayesian
+network follows the kinematic tree: the direction of a body part is normally distributed around a
+linear function of its parent's direction. It is fitted in closed form, in NumPy.
 """
 
 import json
@@ -16,27 +16,25 @@ from jdance import features, npz
 from jdance.errors import UserError
 
 PARTS = tuple(features.SEGMENTS)  # in the order of the features
-# The part before each in the kinematic tree; the trunk, to which all directions are relative, is
-# the root.
+# Kinematic tree, with the trunk as the root: all directions are relative to it.
 _PARENTS = {
     "right upper arm": "shoulders", "left upper arm": "shoulders",
     "right forearm": "right upper arm", "left forearm": "left upper arm",
     "right thigh": "hips", "left thigh": "hips",
     "right shin": "right thigh", "left shin": "left thigh",
 }  # fmt: skip
-_SPREAD = 0.05  # least standard deviation of a direction, about 3 degrees
-_FEWEST = 8  # examples that a body part of a motion is learned from
+_MIN_STD = 0.05  # of a direction, about 3 degrees
+_MIN_EXAMPLES = 8  # per motion and body part
 
 
 class BodyPart(NamedTuple):
-    """One body part of a person.
+    """Score and correction of one body part.
 
     Fields:
         name: in `PARTS`.
-        score: 1 is as most do it, towards 0 the more unusual; exp(-d^2 / 2) with the Mahalanobis
-            distance d.
-        angle: degrees by which to turn the part for the usual direction, given the part before it:
-            positive is clockwise in the image.
+        score: exp(-d^2 / 2) with the Mahalanobis distance d: 1 is typical, 0 is unusual.
+        angle: rotation in degrees to the expected direction, given the parent's; positive is
+            clockwise in the image.
     """
 
     name: str
@@ -46,15 +44,14 @@ class BodyPart(NamedTuple):
 
 @dataclass(frozen=True)
 class PostureModel:
-    """What is usual for each of M motions and each of the 11 parts.
+    """Linear-Gaussian models of the 11 body parts for each of M motions.
 
     Attributes:
         classes: names of the motions.
-        slopes: float64 [M, 11, 2, 2], the linear function of the part before (0 for the first).
+        slopes: float64 [M, 11, 2, 2], applied to the parent's direction (0 without a parent).
         offsets: float64 [M, 11, 2].
-        covariances: float64 [M, 11, 2, 2] of what is left.
-        counts: int [M, 11], examples from which each was learned; with fewer than 8 there is no
-            judgement.
+        covariances: float64 [M, 11, 2, 2] of the residuals.
+        counts: int [M, 11], number of training examples; parts with fewer than 8 are not scored.
     """
 
     classes: tuple[str, ...]
@@ -64,59 +61,51 @@ class PostureModel:
     counts: np.ndarray
 
     def check(self, motion: str) -> None:
-        """Raises UserError if the model knows no such motion."""
+        """Raises UserError for an unknown motion."""
         if motion not in self.classes:
-            raise UserError(f"no judgement of {motion!r}: learned from {', '.join(self.classes)}")
+            raise UserError(f"no posture model of {motion!r}: trained on {', '.join(self.classes)}")
 
     def score_parts(self, keypoints: np.ndarray, motion: str) -> list[BodyPart]:
-        """Judges how a person does a motion.
+        """Scores the body parts of a person.
 
         Args:
             keypoints: float32 [18, 3] of the person.
             motion: one of the classes.
 
         Returns:
-            The parts that can be judged; none whose joints (or those of the part before) are
-            missing.
+            The parts that are visible together with their parents.
 
         Raises:
-            UserError: the model knows no such motion.
+            UserError: an unknown motion.
         """
         self.check(motion)
-        number = self.classes.index(motion)
+        label = self.classes.index(motion)
         segments = features.compute("segments22", keypoints).reshape(len(PARTS), 2)
         result = []
         for i, name in enumerate(PARTS):
-            parent = _before(segments, i)
-            enough = self.counts[number, i] >= _FEWEST
-            if not (enough and segments[i].any() and (parent is None or parent.any())):
+            parent = _parent(segments, i)
+            trained = self.counts[label, i] >= _MIN_EXAMPLES
+            if not (trained and segments[i].any() and (parent is None or parent.any())):
                 continue
-            usual = self.offsets[number, i]
+            mean = self.offsets[label, i]
             if parent is not None:
-                usual = usual + self.slopes[number, i] @ parent
-            off = segments[i] - usual
-            square = float(off @ np.linalg.solve(self.covariances[number, i], off))
-            turn = np.arctan2(usual[1], usual[0]) - np.arctan2(segments[i, 1], segments[i, 0])
+                mean = mean + self.slopes[label, i] @ parent
+            residual = segments[i] - mean
+            square = float(residual @ np.linalg.solve(self.covariances[label, i], residual))
+            turn = np.arctan2(mean[1], mean[0]) - np.arctan2(segments[i, 1], segments[i, 0])
             degrees = float(np.degrees((turn + np.pi) % (2 * np.pi) - np.pi))
             result.append(BodyPart(name, float(np.exp(-square / 2)), degrees))
         return result
 
     def save(self, path: Path) -> None:
-        np.savez(
-            path,
-            classes=json.dumps(self.classes),
-            slopes=self.slopes,
-            offsets=self.offsets,
-            covariances=self.covariances,
-            counts=self.counts,
-        )
+        np.savez(path, **(vars(self) | {"classes": json.dumps(self.classes)}))
 
     @classmethod
     def load(cls, path: Path) -> "PostureModel":
         """Reads what `save` wrote.
 
         Raises:
-            UserError: there is no such file, or it holds something else.
+            UserError: the file is missing or not a posture model.
         """
         if not path.exists():
             raise UserError(f"{path}: no such file; train with --config=configs/qes.py first")
@@ -124,25 +113,22 @@ class PostureModel:
         try:
             classes = tuple(json.loads(str(arrays.pop("classes"))))
             if not all(isinstance(name, str) for name in classes):
-                raise ValueError("classes without names")
+                raise ValueError("classes are not names")
             shapes = {"slopes": (2, 2), "offsets": (2,), "covariances": (2, 2), "counts": ()}
             for name, shape in shapes.items():
-                array = arrays[name]
-                if (
-                    array.shape != (len(classes), len(PARTS), *shape)
-                    or array.dtype.kind not in "fi"
-                ):
+                array, expected = arrays[name], (len(classes), len(PARTS), *shape)
+                if array.shape != expected or array.dtype.kind not in "fi":
                     raise ValueError(f"{name} is {array.dtype} {array.shape}")
                 if not np.isfinite(array).all():
                     raise ValueError(f"{name} is not finite")
-            np.linalg.cholesky(arrays["covariances"])  # else nothing can be judged by them
+            np.linalg.cholesky(arrays["covariances"])  # raises unless positive definite
             return cls(classes, **{name: arrays[name] for name in shapes})
         except (ValueError, KeyError, TypeError, RecursionError, np.linalg.LinAlgError) as error:
             raise UserError(f"{path}: not a posture model ({error!r})") from error
 
 
 def fit(segments: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> PostureModel:
-    """Learns what is usual.
+    """Fits a posture model.
 
     Args:
         segments: float32 [N, 22], the feature set "segments22"; missing parts are 0.
@@ -153,31 +139,31 @@ def fit(segments: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> P
     slopes, offsets = np.zeros((count, parts, 2, 2)), np.zeros((count, parts, 2))
     covariances = np.tile(np.eye(2), (count, parts, 1, 1))
     counts = np.zeros((count, parts), int)
-    for number in range(count):
-        own = segments[labels == number].reshape(-1, parts, 2).astype(np.float64)
+    for label in range(count):
+        directions = segments[labels == label].reshape(-1, parts, 2).astype(np.float64)
         for i in range(parts):
-            parent = _before(own, i)
-            there = own[:, i].any(-1)
+            parent = _parent(directions, i)
+            visible = directions[:, i].any(-1)
             if parent is not None:
-                there &= parent.any(-1)
-            counts[number, i] = there.sum()
-            if there.sum() < _FEWEST:
+                visible &= parent.any(-1)
+            counts[label, i] = visible.sum()
+            if visible.sum() < _MIN_EXAMPLES:
                 continue
-            y = own[there, i]
+            y = directions[visible, i]
             design = np.ones((len(y), 1))
             if parent is not None:
-                design = np.hstack([parent[there], design])
-            # A slight pull towards 0 where the part before hardly moves.
+                design = np.hstack([parent[visible], design])
+            # Ridge regression: slopes stay small where the parent hardly moves.
             gram = design.T @ design + np.diag([1e-2] * (design.shape[1] - 1) + [0])
             weights = np.linalg.solve(gram, design.T @ y)
-            left = y - design @ weights
-            slopes[number, i] = weights[:-1].T if parent is not None else 0
-            offsets[number, i] = weights[-1]
-            covariances[number, i] = left.T @ left / len(y) + _SPREAD**2 * np.eye(2)
+            residual = y - design @ weights
+            slopes[label, i] = weights[:-1].T if parent is not None else 0
+            offsets[label, i] = weights[-1]
+            covariances[label, i] = residual.T @ residual / len(y) + _MIN_STD**2 * np.eye(2)
     return PostureModel(classes, slopes, offsets, covariances, counts)
 
 
-def _before(segments: np.ndarray, part: int) -> np.ndarray | None:
-    """Of segments [..., 11, 2] the one [..., 2] before `part` in the tree; None for the first."""
+def _parent(segments: np.ndarray, part: int) -> np.ndarray | None:
+    """The direction [..., 2] of a part's parent, from segments [..., 11, 2]; None for the root."""
     parent = _PARENTS.get(PARTS[part])
     return None if parent is None else segments[..., PARTS.index(parent), :]

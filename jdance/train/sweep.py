@@ -1,4 +1,4 @@
-"""Variants of an experiment, each trained with several seeds on several data sets, in one table."""
+"""Sweeps: variants of an experiment, trained on data sets with several seeds, in one table."""
 
 import ast
 import itertools
@@ -21,9 +21,12 @@ from jdance.train import experiment, loop, results, tasks
 
 
 class Variant(NamedTuple):
-    """A name, and what it changes in the configuration: {"model.attention": 1}.
+    """A named change of a configuration.
 
-    `config` is the configuration that it changes, where it is another one than the comparison's.
+    Fields:
+        name: unique in a sweep.
+        changes: by key, such as {"model.attention": 1}.
+        config: to be changed instead of the sweep's.
     """
 
     name: str
@@ -31,15 +34,15 @@ class Variant(NamedTuple):
     config: ConfigDict | None = None
 
 
-def variants(vary: Sequence[str], named: Sequence[str] = ()) -> list[Variant]:
-    """Reads what is to be compared.
+def parse_variants(vary: Sequence[str], named: Sequence[str] = ()) -> list[Variant]:
+    """Parses the flags --vary and --variant.
 
     Args:
-        vary: "KEY=VALUE,VALUE,...", each; with several of them every combination is a variant.
-        named: "NAME KEY=VALUE KEY=VALUE ...", each a further variant.
+        vary: each "KEY=VALUE,VALUE,..."; all combinations are variants.
+        named: each "NAME KEY=VALUE KEY=VALUE ...", one further variant.
 
     Raises:
-        UserError: one of them is something else.
+        UserError: a syntax error, or two variants with one name.
     """
     axes = []
     for text in vary:
@@ -60,7 +63,7 @@ def variants(vary: Sequence[str], named: Sequence[str] = ()) -> list[Variant]:
     result = result or [Variant("as it is", {})]
     names = [_folder_name(variant.name) for variant in result]
     if len(set(names)) < len(names):
-        raise UserError(f"two variants are called the same: {', '.join(names)}")
+        raise UserError(f"two variants have the same name: {', '.join(names)}; rename one")
     return result
 
 
@@ -78,11 +81,11 @@ def _value(text: str) -> Any:
         return text
 
 
-def configured(config: ConfigDict, variant: Variant) -> ConfigDict:
-    """The configuration of a variant.
+def apply_variant(config: ConfigDict, variant: Variant) -> ConfigDict:
+    """Returns the configuration of a variant.
 
     Raises:
-        UserError: a key that the configuration does not have, or a value of another type.
+        UserError: an unknown key, or a value of another type.
     """
     base = config if variant.config is None else variant.config
     result = base.copy_and_resolve_references()
@@ -97,7 +100,7 @@ def configured(config: ConfigDict, variant: Variant) -> ConfigDict:
 
 def sweep(
     config: ConfigDict,
-    chosen: Sequence[Variant],
+    variants: Sequence[Variant],
     data: Sequence[str],
     seeds: int,
     output: Path,
@@ -106,40 +109,35 @@ def sweep(
     views: int = 1,
     ensembles: bool = True,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Trains and judges what is not done yet.
+    """Trains and evaluates all variants; finished runs are not repeated.
 
     Args:
         config: the experiment that the variants change.
-        chosen: the variants.
+        variants: to compare.
         data: folders of data sets.
-        seeds: how many, from `config.seed` on.
-        output: gets a run's folder OUTPUT/VARIANT/DATA/seed-N for each.
-        split: which part of the data sets judges.
+        seeds: their number, counted from `config.seed`.
+        output: receives the runs OUTPUT/VARIANT/DATA/seed-N.
+        split: to evaluate on.
         views: of test-time augmentation.
-        ensembles: whether all seeds of a variant are judged together, too.
+        ensembles: whether to evaluate the ensemble of each variant's seeds, too.
 
     Returns:
-        A row for each variant, dictionaries with `variant`, `parameters`, `runs` (each run's data,
-        seed, workdir, score, score_views, seconds), `ensembles` (the score of all seeds together,
-        by data set); and a line for each run that failed.
-
-    Raises:
-        UserError: the output belongs to another comparison.
+        For each variant a row: variant, parameters, runs (data, seed, workdir, score, score_views
+        and seconds of each) and ensembles (score by data set); and a line for each failed run.
     """
-    configs = [configured(config, variant) for variant in chosen]
-    every_seed = [config.seed + number for number in range(seeds)]
+    configs = [apply_variant(config, variant) for variant in variants]
     progress = Progress("sweep", len(configs) * len(data) * seeds)
     rows, failures, count = [], [], 0
-    for variant, its_config in zip(chosen, configs, strict=True):
+    for variant, variant_config in zip(variants, configs, strict=True):
         row: dict[str, Any] = {"variant": variant.name, "parameters": None}
         row |= {"runs": [], "ensembles": {}}
         for folder in data:
-            place = output / _folder_name(variant.name) / _folder_name(Path(folder).name)
+            parent = output / _folder_name(variant.name) / _folder_name(Path(folder).name)
             finished = []
-            for seed in every_seed:
-                run_config = its_config.copy_and_resolve_references()
+            for seed in range(config.seed, config.seed + seeds):
+                run_config = variant_config.copy_and_resolve_references()
                 run_config.seed, run_config.data.dir = seed, folder
-                workdir = place / f"seed-{seed}"
+                workdir = parent / f"seed-{seed}"
                 progress.say(f"{variant.name}, {folder}, seed {seed}")
                 try:
                     done = _run(run_config, workdir, split, views)
@@ -158,12 +156,12 @@ def sweep(
 
 
 def _run(config: ConfigDict, workdir: Path, split: str, views: int) -> dict[str, Any]:
-    """What a run reached, from its folder if it was done before."""
+    """Trains and evaluates a run, or returns its stored result."""
     path = workdir / f"sweep_{split}_{views}.json"
-    wanted = json.loads(json.dumps(config.to_dict()))
+    expected = json.loads(json.dumps(config.to_dict()))
     if path.exists():
         done = json.loads(path.read_text())
-        if done.pop("config") != wanted:
+        if done.pop("config") != expected:
             raise UserError(f"{path}: of another configuration; use another --output")
         return done
     start = time.monotonic()
@@ -178,8 +176,8 @@ def _run(config: ConfigDict, workdir: Path, split: str, views: int) -> dict[str,
         "seconds": round(seconds, 1),
         "parameters": models.count_parameters(variables),
     }
-    _write(path, done | {"config": wanted})
-    jax.clear_caches()  # programs of a network that is not needed again
+    _write(path, done | {"config": expected})
+    jax.clear_caches()  # free the compiled programs of this network
     return done
 
 
@@ -209,10 +207,10 @@ def _folder_name(text: str) -> str:
 
 
 def table(rows: Sequence[dict[str, Any]], views: int = 1) -> str:
-    """The rows of `sweep` in Markdown.
+    """Formats the rows of `sweep` as a Markdown table.
 
-    A score is the mean over data sets, then over seeds; after it comes the standard deviation over
-    seeds. The score for each data set is that with all views.
+    Scores are means over data sets and seeds, ± the standard deviation over seeds. Scores of single
+    data sets use all views.
     """
     data = list(dict.fromkeys(run["data"] for row in rows for run in row["runs"]))
     several_seeds = any(row["ensembles"] for row in rows)
@@ -246,12 +244,12 @@ def _mean(runs: Sequence[dict[str, Any]], key: str) -> str:
     return f"{np.mean(scores):.3f} ± {np.std(scores, ddof=1):.3f}"
 
 
-def check(config: ConfigDict, chosen: Sequence[Variant]) -> None:
-    """Raises UserError for a variant with which nothing can be trained, before any is."""
-    for variant in chosen:
-        its_config = configured(config, variant)
-        classes = [str(number) for number in range(its_config.model.get("classes", 0))]
+def check(config: ConfigDict, variants: Sequence[Variant]) -> None:
+    """Raises UserError for an invalid variant, before any is trained."""
+    for variant in variants:
+        variant_config = apply_variant(config, variant)
+        classes = [str(number) for number in range(variant_config.model.get("classes", 0))]
         try:
-            experiment.check(tasks.make(its_config, classes))
+            experiment.check(tasks.make(variant_config, classes))
         except UserError as error:
             raise UserError(f"{variant.name}: {error}") from error
