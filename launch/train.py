@@ -78,8 +78,8 @@ def main() -> None:
         results.write(result | described, workdir, "val")
     report.write(workdir)
     if result:
-        numbers = {name: value for name, value in result.items() if isinstance(value, float)}
-        print("val", ", ".join(f"{name} {value:.4f}" for name, value in numbers.items()))
+        metrics = {name: value for name, value in result.items() if isinstance(value, float)}
+        print("val", ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     dataset = Dataset(config.data.dir, "")
     split = next((name for name in ("test", "val", "train") if dataset.count(name)), "test")
     run_folder = shlex.quote(str(workdir))
