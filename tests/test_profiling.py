@@ -150,7 +150,7 @@ def test_the_program_and_its_mistakes(tmp_path):
              "--config.model.stage_sizes=(1,)"]  # fmt: skip
     told, _ = program("profile", "--config=configs/quickstart.py", "--steps=1",
                       f"--output={tmp_path / 'p.json'}", *small)  # fmt: skip
-    assert "convolutions and matrix products" in told and "unknown" in told
+    assert "convolutions and matmuls" in told and "unknown" in told
     assert json.loads((tmp_path / "p.json").read_text())["batch_size"] == 4
     _, error = program("profile", "--config=configs/quickstart.py", f"--data={tmp_path}", status=1)
     assert "dataset.json" in error
