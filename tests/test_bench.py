@@ -41,7 +41,7 @@ def test_records_that_cannot_be_used(tmp_path):
     with pytest.raises(UserError, match=r"bench\.json"):
         ratios.check(path, [], "wall")
     for text, told in (("{", "not a record"), ('{"tasks": []}', "not a record"),
-                       ('{"tasks": {}}', "knows nothing")):  # fmt: skip
+                       ('{"tasks": {}}', "has no task")):  # fmt: skip
         path.write_text(text)
         with pytest.raises(UserError, match=told):
             ratios.check(path, [comparison([1.0], {"other": [1.0]})], "wall")

@@ -1,5 +1,5 @@
-/* The decode of jdance/pose/decode.py in plain C, one step after the other, for one image: what a
- * program in C++ would do, for benchmarks to compare with. Built by c_decode.py. */
+/* A baseline for benchmarks: the decoder of jdance/pose/decode.py in sequential C, for one image.
+ * Built by pose_baselines.py. */
 
 #include <math.h>
 #include <stdlib.h>
@@ -9,10 +9,10 @@ enum { JOINTS = 18, LIMBS = 19, TREE = 17, MAPS = 19, FIELDS = 38, MOST = 40, CE
 
 typedef struct { float x, y, height, score; } Peak;
 typedef struct { float score; int start, end; } Limb;
-typedef struct { float total; int count; int of[JOINTS]; } Person; /* of: 1 + index, or 0 */
+typedef struct { float total; int count; int of[JOINTS]; } Person; /* of: 1 + index of the peak, or 0 */
 
 typedef struct {
-    int most; /* peaks of a joint */
+    int most; /* maximum number of peaks per joint */
     int people, samples, min_samples, min_joints, stride;
     float smoothing, heat_threshold, sample_threshold, min_score;
 } Config;
@@ -34,7 +34,7 @@ static int better(const void *a, const void *b) {
     return (s < t) - (s > t);
 }
 
-/* Weights [size, size] of a Gaussian, each row of sum 1. */
+/* Weights [size, size] of a Gaussian; each row sums to 1. */
 static void gaussian(int size, float sigma, float *weights) {
     for (int i = 0; i < size; i++) {
         float sum = 0;
@@ -46,7 +46,7 @@ static void gaussian(int size, float sigma, float *weights) {
     }
 }
 
-/* The top of the parabola through the logarithms about a peak; `step` from one value to the next. */
+/* Sub-pixel position of a peak by a parabola through the logarithms; `step` is the stride. */
 static float refined(const float *line, int step, int size, int at) {
     int c = at < 1 ? 1 : at > size - 2 ? size - 2 : at;
     float low = 0.01f * line[at * step], v[3];
@@ -100,7 +100,7 @@ static int find_peaks(const float *heat, int h, int w, int joint, const float *d
     return count;
 }
 
-/* The score of a limb, or 0 where there is none. */
+/* The score of a limb, or 0 if there is none. */
 static float limb_score(const Peak *a, const Peak *b, const float *paf, int h, int w,
                         const int *channels, const Config *c) {
     float vx = b->x - a->x, vy = b->y - a->y, length = sqrtf(vx * vx + vy * vy), sum = 0;
@@ -129,7 +129,7 @@ static float limb_score(const Peak *a, const Peak *b, const float *paf, int h, i
 }
 
 /* heat [h, w, 19], paf [h, w, 38], limbs [19, 2], channels [19, 2] -> keypoints [people, 18, 3], the
- * best person first; returns how many. h and w at most 64. */
+ * best person first; returns their number. h and w are at most 64. */
 int decode(const float *heat, const float *paf, int h, int w, const int *limbs, const int *channels,
            const Config *c, float *keypoints) {
     static _Thread_local float down[CELLS * CELLS], across[CELLS * CELLS];
@@ -141,7 +141,7 @@ int decode(const float *heat, const float *paf, int h, int w, const int *limbs, 
     gaussian(w, c->smoothing, across);
     for (int j = 0; j < JOINTS; j++) {
         counts[j] = find_peaks(heat, h, w, j, down, across, c, peaks[j]);
-        for (int i = 0; i < counts[j]; i++) { /* at first every peak is a person */
+        for (int i = 0; i < counts[j]; i++) { /* initially, every peak is a person */
             memset(&people[number], 0, sizeof(Person));
             people[number].total = peaks[j][i].score;
             people[number].count = 1;
