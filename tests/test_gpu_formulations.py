@@ -9,7 +9,7 @@ import pytest
 from conftest import tiny_config
 
 from jdance import models
-from jdance.models.pose_mobilenet import DepthwiseConv
+from jdance.models.pose_layers import DepthwiseConv
 from jdance.pose import PoseEstimator
 from jdance.pose.decode import DecodeConfig, decode
 from jdance.recognize import resample

@@ -11,8 +11,8 @@ from openvino_writer import Writer, small_network
 
 from jdance import config as defaults
 from jdance.errors import UserError
+from jdance.models.pose_layers import DepthwiseConv
 from jdance.models.pose_lightweight import LightweightOpenPose
-from jdance.models.pose_mobilenet import DepthwiseConv
 from jdance.pose import PoseEstimator, importers, weights, zoo
 from jdance.train.pose import PoseTask
 from jdance.weights import openvino

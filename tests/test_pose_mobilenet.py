@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jdance.models.pose_mobilenet import DepthwiseConv, MobileNetV2Small, upsample2
+from jdance.models.pose_layers import DepthwiseConv, upsample_corner
+from jdance.models.pose_mobilenet import MobileNetV2Small
 from jdance.pose.networks import NETWORKS
 
 
@@ -61,10 +62,10 @@ def test_depthwise_equals_a_grouped_convolution(shape, size, stride):
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_upsample2_is_linear_from_the_corner():
+def test_upsample_corner():
     x = jnp.array([[0.0, 4.0], [8.0, 0.0]]).reshape(1, 2, 2, 1)
     expected = [[0, 2, 4, 4], [4, 3, 2, 2], [8, 4, 0, 0], [8, 4, 0, 0]]
-    np.testing.assert_array_equal(upsample2(x)[0, :, :, 0], expected)
+    np.testing.assert_array_equal(upsample_corner(x)[0, :, :, 0], expected)
 
 
 @pytest.mark.parametrize("statistics", ["fixed", "instance"])

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jdance import config as defaults
 from jdance import skeleton
 from jdance.errors import UserError
-from jdance.models import pose_movenet
+from jdance.models import pose_layers, pose_movenet
 from jdance.pose import DecodeConfig, PoseEstimator, importers, movenet_decode, zoo
 from jdance.train.pose import PoseTask
 from jdance.weights import tfjs
@@ -126,7 +126,7 @@ def test_another_network_is_refused(tmp_path):
 def test_upsampling_is_bilinear_with_half_pixel_centers():
     x = np.random.default_rng(0).normal(size=(2, 5, 3, 4)).astype(np.float32)
     expected = jax.image.resize(x, (2, 10, 6, 4), "bilinear")
-    np.testing.assert_allclose(pose_movenet.upsample2(jnp.asarray(x)), expected, atol=1e-6)
+    np.testing.assert_allclose(pose_layers.upsample_half_pixel(jnp.asarray(x)), expected, atol=1e-6)
 
 
 def test_it_can_be_used_but_not_trained():

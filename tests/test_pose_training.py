@@ -16,8 +16,8 @@ from jdance import skeleton
 from jdance.data import prepare_scenes
 from jdance.data import scenes as pose_scenes
 from jdance.errors import UserError
-from jdance.models.pose_light import LightPose, join_cells
-from jdance.models.pose_mobilenet import DepthwiseConv
+from jdance.models.pose_layers import DepthwiseConv
+from jdance.models.pose_light import LightPose, space_to_depth
 from jdance.pose import PoseEstimator, decode, evaluation, targets, weights
 from jdance.pose.letterbox import fitted_size, to_image
 from jdance.stagedance import stage
@@ -86,7 +86,7 @@ def test_light_network_shapes_and_size():
 
 def test_joined_cells_are_the_pixels_of_a_square():
     x = np.arange(4 * 6 * 2).reshape(1, 4, 6, 2)
-    joined = join_cells(x, 2)
+    joined = space_to_depth(x, 2)
     assert joined.shape == (1, 2, 3, 8)
     np.testing.assert_array_equal(joined[0, 1, 2], x[0, 2:4, 4:6].ravel())
 
@@ -143,7 +143,9 @@ def test_later_stages_learn_at_their_own_rate():
     }
     config = defaults.pose().optimizer
     optimizer = state.make_optimizer(
-        config, lambda _: 0.1, lr_multipliers=partial(pose.stage_multipliers, later=config.later_stages)
+        config,
+        lambda _: 0.1,
+        lr_multipliers=partial(pose.stage_multipliers, later=config.later_stages),
     )
     plain = state.make_optimizer(config, lambda _: 0.1)
     gradient = jax.tree.map(jnp.ones_like, params)
@@ -196,7 +198,9 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one_and_both_can_be_used(
     )  # fmt: skip
     config.init_from = str(packed)
     task = tasks.make(config, ["person"])
-    optimizer = state.make_optimizer(config.optimizer, lambda _: 1e-2, lr_multipliers=task.lr_multipliers)
+    optimizer = state.make_optimizer(
+        config.optimizer, lambda _: 1e-2, lr_multipliers=task.lr_multipliers
+    )
     fresh = state.create(task.model(), optimizer, 0, task.input_shapes())
     begun = init_from.apply(fresh, task.initial_variables(fresh.variables))
     jax.tree.map(np.testing.assert_array_equal, begun.params, estimator.variables["params"])

@@ -49,7 +49,7 @@ relu.defvjp(_relu_forward, lambda y, gradient: (jnp.where(y != 0, gradient, 0),)
 def matmul(x: Array, kernel: Array) -> Array:
     """x [..., C] @ kernel [C, K]: a 1x1 convolution, or `nn.Dense` without a bias.
 
-    A matrix product on the CPU; on GPUs a convolution, which cuDNN fuses with a bias, a residual and
+    A matrix product on the CPU; on GPUs a convolution, which cuDNN fuses with bias, residual and
     ReLU.
     """
     return jax.lax.platform_dependent(x, kernel, cpu=jnp.matmul, default=_conv1x1)

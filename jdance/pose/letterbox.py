@@ -34,9 +34,7 @@ def letterbox(image: np.ndarray, size: int = INPUT_SIZE) -> tuple[np.ndarray, fl
     return square, scale
 
 
-def to_image(
-    keypoints: np.ndarray, height: int, width: int, size: int = INPUT_SIZE
-) -> np.ndarray:
+def to_image(keypoints: np.ndarray, height: int, width: int, size: int = INPUT_SIZE) -> np.ndarray:
     """Maps key points found in a letterboxed image to pixels of the image itself.
 
     Args:
