@@ -88,7 +88,7 @@ def small_plan(data):
 
 
 def test_everything_is_done_once_and_reported(films, tmp_path, monkeypatch):
-    monkeypatch.setattr(run.speed, "_SECONDS", 0.0)
+    monkeypatch.setattr(run.speed, "_MIN_SECONDS", 0.0)
     monkeypatch.setattr(run.speed.frames_per_second, "__defaults__", ((1, 2),))
     config, chosen = small_plan(films)
     chosen[-1].changes["model.qes.prototypes"] = 30
