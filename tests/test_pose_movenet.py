@@ -187,18 +187,18 @@ def test_people_are_found_where_their_heat_is():
     assert not found.keypoints[0, 2:].any() and not found.score[0, 2:].any()
 
 
-def test_people_in_turn_and_at_once_are_the_same():
-    """The CPU takes one person after the other, a GPU all together."""
+def test_sequential_and_parallel_refinement_are_equal():
+    """CPUs refine people sequentially, GPUs in parallel."""
     heads = jax.tree.map(lambda x: jnp.asarray(x)[None], scene(one(50, 60), one(130, 90, seed=1)))
     rough = movenet_decode._from_centers(heads, 6)
     heat = jax.nn.sigmoid(heads.heat).transpose(0, 3, 1, 2)
-    in_turn = movenet_decode._refine_in_turn(heat, heads.offset, rough)
-    at_once = movenet_decode._refine_at_once(heat, heads.offset, rough)
-    for a, b in zip(in_turn, at_once, strict=True):
+    sequential = movenet_decode._refine_sequentially(heat, heads.offset, rough)
+    parallel = movenet_decode._refine_all(heat, heads.offset, rough)
+    for a, b in zip(sequential, parallel, strict=True):
         np.testing.assert_allclose(a[:, :2], b[:, :2], atol=1e-5)
 
 
-def test_two_centers_of_one_person_are_one():
+def test_duplicate_centers_are_suppressed():
     person = one(80, 80)
     heads = scene(person)
     y, x = np.argwhere(heads.center[..., 0] > 0)[0]

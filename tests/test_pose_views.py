@@ -126,5 +126,5 @@ def test_a_person_inside_a_better_one_of_another_view_is_dropped():
 
 def test_unknown_views_are_an_error():
     for names in (["flip", "up"], ["flip", "flip"]):
-        with pytest.raises(UserError, match=r"--pose_views=.*expected different ones of flip, rot"):
+        with pytest.raises(UserError, match=r"--pose_views=.*expected distinct names of flip, rot"):
             views.check(names)
