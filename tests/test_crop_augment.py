@@ -35,9 +35,9 @@ def centre(image):
 
 
 def test_square_is_centred_and_a_quarter_larger_than_the_box():
-    square = crop.around(person((100, 50), (180, 250)))
+    square = crop.person_square(person((100, 50), (180, 250)))
     assert square == (140 - 125, 150 - 125, 250)
-    assert crop.around(person((100, 50))) == (84, 34, 32)  # not smaller than 32
+    assert crop.person_square(person((100, 50))) == (84, 34, 32)  # not smaller than 32
 
 
 def test_cut_fills_what_lies_outside_with_zeros():
@@ -54,12 +54,12 @@ def test_cut_and_into_agree(side):
     image = 255 * np.exp(-((x - 300.25) ** 2 + (y - 200.5) ** 2) / (2 * (side / 30) ** 2))
     image = np.repeat(image[..., None], 3, 2).astype(np.uint8)
     square = crop.Square(300 - side // 3, 200 - side // 2, side)
-    expected = crop.into(joint, square)[0, :2]
+    expected = crop.to_crop(joint, square)[0, :2]
     np.testing.assert_allclose(centre(crop.cut(image, square)), expected, atol=0.3)
 
 
 def test_missing_joints_stay_missing():
-    moved = crop.into(person((5, 5)), crop.Square(100, 100, 50))
+    moved = crop.to_crop(person((5, 5)), crop.Square(100, 100, 50))
     assert moved[0, 2] == 1 and not moved[1:].any()
 
 
@@ -70,9 +70,9 @@ def test_image_and_keypoints_are_warped_together(size, seed):
     config.update(rotation=30.0, scale=0.2, shift=0.05, stretch=0.2)
     rng = np.random.default_rng(seed)
     joints = person(*rng.uniform(90, 165, (3, 2)))
-    affine, mirrored = augment.draw_maps(size, BatchRandom([rng]), config)
+    affine, mirrored = augment.draw_affines(size, BatchRandom([rng]), config)
     (warped,) = augment.warp_keypoints(joints[None], affine, mirrored)
-    map_ = augment.for_reduced(affine[0], augment.reduction(size))
+    map_ = augment.reduce_affine(affine[0], augment.reduction(size))
     for before, image in enumerate(dotted(joints[:3])):
         if augment.reduction(size) > 1:
             small = crop.SIZE // augment.reduction(size)
@@ -84,7 +84,7 @@ def test_image_and_keypoints_are_warped_together(size, seed):
 
 def test_both_mirrored_and_unmirrored_views_occur():
     config = defaults.augment()
-    _, mirrored = augment.draw_maps(224, rng(40), config)
+    _, mirrored = augment.draw_affines(224, rng(40), config)
     assert 8 < mirrored.sum() < 32
 
 
@@ -92,7 +92,7 @@ def test_maps_are_turns_stretches_mirrors_and_shears():
     """Each part against its matrix, written out."""
     config = defaults.augment()
     config.update(rotation=30.0, scale=0.2, shift=0.05, stretch=0.3, shear=0.1)
-    maps, mirrored = augment.draw_maps(224, rng(5), config)
+    maps, mirrored = augment.draw_affines(224, rng(5), config)
     for seed, (found, mirror) in enumerate(zip(maps, mirrored, strict=True)):
         drawn = np.random.default_rng(seed).random(7)
         turn, _, scale, stretch, shear, *shift = 2 * drawn - 1
@@ -108,8 +108,8 @@ def test_maps_are_turns_stretches_mirrors_and_shears():
 
 def test_plain_view_is_the_centre_crop():
     image = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
-    np.testing.assert_array_equal(augment.view(image, 224), image[16:240, 16:240])
-    (moved,) = augment.warp_keypoints(person((100, 120))[None], augment.plain(224)[None])
+    np.testing.assert_array_equal(augment.center_view(image, 224), image[16:240, 16:240])
+    (moved,) = augment.warp_keypoints(person((100, 120))[None], augment.center_affine(224)[None])
     np.testing.assert_allclose(moved[0], [84, 104, 1], atol=1e-4)
 
 
@@ -118,10 +118,10 @@ def test_disturbances_change_what_they_should():
     config.update(color=0.5, erase=1.0, joint_noise=0.01, joint_dropout=0.5)
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (64, 64, 3), np.uint8)
-    drawn = augment.draw_disturbances(64, rng(2), config)
+    drawn = augment.draw_distortions(64, rng(2), config)
     for row in range(2):
         changed = image.copy()
-        augment.disturb_image(changed, drawn, row)
+        augment.distort_image(changed, drawn, row)
         top, bottom, left, right = drawn.hidden[row]
         assert 6 <= bottom - top <= 26 and 6 <= right - left <= 26
         assert top >= 0 and bottom <= 64 and left >= 0 and right <= 64
@@ -136,7 +136,7 @@ def test_disturbances_change_what_they_should():
     joints = person(*rng.uniform(10, 50, (10, 2)))
     for frames in ((), (3,)):
         group = np.broadcast_to(joints, (2, *frames, 18, 3))
-        noisy = augment.disturb_keypoints(group, 64, rng(2), config)
+        noisy = augment.distort_keypoints(group, 64, rng(2), config)
         for one in noisy.reshape(-1, 18, 3):
             kept = one[:, 2] > 0
             assert 1 <= kept.sum() < 10 and not kept[10:].any() and not one[~kept].any()
@@ -152,9 +152,9 @@ def test_what_is_drawn_for_an_example_depends_on_that_example_alone():
 
     def draw(rows):
         drawn = BatchRandom([np.random.default_rng(row) for row in rows])
-        maps, mirrored = augment.draw_maps(64, drawn, config)
-        colours, hidden, covers = augment.draw_disturbances(64, drawn, config)
-        people = augment.disturb_keypoints(joints[rows], 64, drawn, config)
+        maps, mirrored = augment.draw_affines(64, drawn, config)
+        colours, hidden, covers = augment.draw_distortions(64, drawn, config)
+        people = augment.distort_keypoints(joints[rows], 64, drawn, config)
         return maps, mirrored, colours, hidden, covers, people
 
     for whole, part in zip(draw([0, 1, 2, 3, 4, 5]), draw([4, 2]), strict=True):
@@ -164,10 +164,10 @@ def test_what_is_drawn_for_an_example_depends_on_that_example_alone():
 def test_saturation_contrast_and_gain_leave_the_middle_in_place():
     config = defaults.augment()
     image = np.full((4, 4, 3), 77, np.uint8)
-    augment.disturb_image(image, augment.draw_disturbances(4, rng(1), config), 0)
+    augment.distort_image(image, augment.draw_distortions(4, rng(1), config), 0)
     assert (image == 77).all()
     config.update(color=0.5)
-    for colour in augment.draw_disturbances(4, rng(9), config).colours:
+    for colour in augment.draw_distortions(4, rng(9), config).colours:
         # Contrast turns about 128, which gain (half to one and a half) and tint alone move.
         factors = colour @ [128, 128, 128, 1] / 128
         assert factors.min() >= 0.5 * 0.77 and factors.max() <= 1.5 * 1.23

@@ -42,7 +42,7 @@ def test_features_of_anything_are_finite(layout):
                 found = features.compute(name, keypoints, layout)
                 assert np.isfinite(found).all() and np.abs(found).max() <= 3
             assert np.isfinite(features.sequence("full", keypoints, layout)).all()
-            assert np.isfinite(features.centred(keypoints, layout)[0]).all()
+            assert np.isfinite(features.centered(keypoints, layout)[0]).all()
 
     check()
 
@@ -87,10 +87,10 @@ def test_crops_of_anything_are_made_or_refused(keypoints):
     with np.errstate(all="ignore"):
         for person in skeleton.clean(keypoints):
             try:
-                square = crop.around(person) if person.any() else crop.whole(40, 30)
+                square = crop.person_square(person) if person.any() else crop.image_square(40, 30)
                 view = crop.cut(np.zeros((40, 30, 3), np.uint8), square)
-                assert np.isfinite(crop.into(person, square)).all()
+                assert np.isfinite(crop.to_crop(person, square)).all()
                 assert view.dtype == np.uint8
-                assert np.isfinite(crop.fit(person)).all()
+                assert np.isfinite(crop.fit_keypoints(person)).all()
             except UserError as error:
                 assert "\n" not in str(error)

@@ -197,7 +197,7 @@ def skeletons(names, count=4):
     feet = not any("nkle" in name.lower() or "ank" in name.lower() for name in names)
     xy = np.full((count, len(names), 2), 999.0)
     for i, name in enumerate(names):
-        joint = skeleton.joint_of(name)
+        joint = skeleton.parse_joint(name)
         assert joint is not None, name
         if "foot" in joint and not feet:
             continue
@@ -247,7 +247,7 @@ def test_joints_are_where_their_names_say(tmp_path, layout, order):
 )
 def test_names_in_any_spelling(how):
     for name in COCO17:
-        assert skeleton.joint_of(spelled(name, how)) == name
+        assert skeleton.parse_joint(spelled(name, how)) == name
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_names_in_any_spelling(how):
      ("JointType_KneeRight", "right_knee"), ("3: left_hip", "left_hip")],
 )  # fmt: skip
 def test_names_as_libraries_write_them(name, joint):
-    assert skeleton.joint_of(name) == joint
+    assert skeleton.parse_joint(name) == joint
 
 
 @pytest.mark.parametrize(("count", "notes"), [(17, 1), (18, 0), (25, 1), (33, 0)])
