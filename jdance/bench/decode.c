@@ -5,30 +5,30 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { JOINTS = 18, LIMBS = 19, TREE = 17, MAPS = 19, FIELDS = 38, MOST = 40, CELLS = 64 };
+enum { JOINTS = 18, LIMBS = 19, TREE = 17, MAPS = 19, FIELDS = 38, MAX_PEAKS = 40, CELLS = 64 };
 
 typedef struct { float x, y, height, score; } Peak;
 typedef struct { float score; int start, end; } Limb;
-typedef struct { float total; int count; int of[JOINTS]; } Person; /* of: 1 + index of the peak, or 0 */
+typedef struct { float total; int count; int of[JOINTS]; } Person; /* 1 + index of the peak, or 0 */
 
 typedef struct {
-    int most; /* maximum number of peaks per joint */
+    int max_peaks; /* per joint */
     int people, samples, min_samples, min_joints, stride;
     float smoothing, heat_threshold, sample_threshold, min_score;
 } Config;
 
-static int higher(const void *a, const void *b) {
+static int compare_peaks(const void *a, const void *b) {
     float x = ((const Peak *)a)->height, y = ((const Peak *)b)->height;
     return (x < y) - (x > y);
 }
 
-static int surer(const void *a, const void *b) {
+static int compare_limbs(const void *a, const void *b) {
     const Limb *x = a, *y = b;
     if (x->score != y->score) return x->score < y->score ? 1 : -1;
     return x->start != y->start ? x->start - y->start : x->end - y->end;
 }
 
-static int better(const void *a, const void *b) {
+static int compare_people(const void *a, const void *b) {
     const Person *x = a, *y = b;
     float s = x->total / x->count, t = y->total / y->count;
     return (s < t) - (s > t);
@@ -63,7 +63,7 @@ static int find_peaks(const float *heat, int h, int w, int joint, const float *d
                       const float *across, const Config *c, Peak *peaks) {
     static _Thread_local float half[CELLS * CELLS], smooth[CELLS * CELLS];
     static _Thread_local Peak all[CELLS * CELLS];
-    /* Beyond two cells the weights of a narrow Gaussian are nothing. */
+    /* Weights beyond 5 sigma are negligible. */
     int reach = (int)ceilf(5 * c->smoothing), count = 0;
     for (int y = 0; y < h; y++)
         for (int x = 0; x < w; x++) {
@@ -94,8 +94,8 @@ static int find_peaks(const float *heat, int h, int w, int joint, const float *d
             Peak found = {refined(smooth + y * w, 1, w, x), refined(smooth + x, w, h, y), value, score};
             all[count++] = found;
         }
-    qsort(all, count, sizeof(Peak), higher);
-    if (count > c->most) count = c->most;
+    qsort(all, count, sizeof(Peak), compare_peaks);
+    if (count > c->max_peaks) count = c->max_peaks;
     memcpy(peaks, all, count * sizeof(Peak));
     return count;
 }
@@ -133,10 +133,10 @@ static float limb_score(const Peak *a, const Peak *b, const float *paf, int h, i
 int decode(const float *heat, const float *paf, int h, int w, const int *limbs, const int *channels,
            const Config *c, float *keypoints) {
     static _Thread_local float down[CELLS * CELLS], across[CELLS * CELLS];
-    static _Thread_local Limb found[MOST * MOST];
-    static _Thread_local Person people[JOINTS * MOST];
-    Peak peaks[JOINTS][MOST];
-    int counts[JOINTS], owner[JOINTS][MOST], number = 0;
+    static _Thread_local Limb found[MAX_PEAKS * MAX_PEAKS];
+    static _Thread_local Person people[JOINTS * MAX_PEAKS];
+    Peak peaks[JOINTS][MAX_PEAKS];
+    int counts[JOINTS], owner[JOINTS][MAX_PEAKS], number = 0;
     gaussian(h, c->smoothing, down);
     gaussian(w, c->smoothing, across);
     for (int j = 0; j < JOINTS; j++) {
@@ -151,14 +151,14 @@ int decode(const float *heat, const float *paf, int h, int w, const int *limbs, 
     }
     for (int l = 0; l < LIMBS; l++) {
         int first = limbs[2 * l], second = limbs[2 * l + 1], total = 0;
-        char used[2][MOST] = {{0}};
+        char used[2][MAX_PEAKS] = {{0}};
         for (int i = 0; i < counts[first]; i++)
             for (int j = 0; j < counts[second]; j++) {
                 float score = limb_score(&peaks[first][i], &peaks[second][j], paf, h, w,
                                          channels + 2 * l, c);
                 if (score > 0) found[total++] = (Limb){score, i, j};
             }
-        qsort(found, total, sizeof(Limb), surer);
+        qsort(found, total, sizeof(Limb), compare_limbs);
         for (int n = 0; n < total; n++) {
             Limb limb = found[n];
             if (used[0][limb.start] || used[1][limb.end]) continue;
@@ -180,7 +180,7 @@ int decode(const float *heat, const float *paf, int h, int w, const int *limbs, 
     for (int n = 0; n < number; n++)
         if (people[n].count >= c->min_joints && people[n].total / people[n].count >= c->min_score)
             people[kept++] = people[n];
-    qsort(people, kept, sizeof(Person), better);
+    qsort(people, kept, sizeof(Person), compare_people);
     if (kept > c->people) kept = c->people;
     memset(keypoints, 0, sizeof(float) * c->people * JOINTS * 3);
     for (int n = 0; n < kept; n++)

@@ -20,7 +20,7 @@ from jdance.xla import cores
 class _Config(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int)
-        for name in ("most", "people", "samples", "min_samples", "min_joints", "stride")
+        for name in ("max_peaks", "people", "samples", "min_samples", "min_joints", "stride")
     ] + [
         (name, ctypes.c_float)
         for name in ("smoothing", "heat_threshold", "sample_threshold", "min_score")
