@@ -20,7 +20,8 @@ from absl import flags
 from jdance.cli import former_name, pose_flags, run
 from jdance.data import prepare_scenes, shards
 from jdance.data.prepare import prepare, summary
-from jdance.data.sources import open_source, split_name
+from jdance.data.sources import open_source
+from jdance.data.splits import split_name
 from jdance.data.verify import verify
 from jdance.errors import UserError
 from jdance.progress import counted

@@ -17,7 +17,7 @@ from absl import flags
 from jdance import files
 from jdance.cli import checkpoint_flag, former_name, pose_flags, run
 from jdance.data import images
-from jdance.data.sources import left_out
+from jdance.data.sources import skip_reason
 from jdance.data.workers import load_all
 from jdance.errors import UserError, is_full
 from jdance.progress import Progress, counted
@@ -191,7 +191,7 @@ def main() -> None:
     )
     image_paths = [path for path in inputs if kind(path) == "image"]
     loaded = load_all([partial(images.read, path) for path in image_paths], int(_ISOLATE.value))
-    notes = [f"skipped {path}: {left_out(path)}" for path in unreadable]
+    notes = [f"skipped {path}: {skip_reason(path)}" for path in unreadable]
     partial_results, total = 0, len(inputs) + len(unreadable)
     disk_full: Exception | None = None
     progress = Progress("recognizing", len(inputs))

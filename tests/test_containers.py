@@ -80,13 +80,13 @@ def test_times_and_ends_come_from_the_frames(tmp_path, name, times, arguments):
     shown = np.array(times) - times[0]
     np.testing.assert_allclose([frame.time for frame in frames], shown, atol=2e-3)
     np.testing.assert_allclose(numbers(frames), np.arange(len(times)), atol=1.2)
-    assert (video.count, video.problem, videos.damage(tmp_path / name)) == (len(times), "", "")
+    assert (video.count, video.problem, videos.describe_damage(tmp_path / name)) == (len(times), "", "")
     assert video.fps == pytest.approx(30 if times is VARIABLE else 25, rel=0.02)
     # Two examples per second, up to the last frame, and of any part.
     np.testing.assert_allclose(
-        videos.times(tmp_path / name, 2.0), np.arange(0, shown[-1], 0.5), atol=0.03
+        videos.sample_times(tmp_path / name, 2.0), np.arange(0, shown[-1], 0.5), atol=0.03
     )
-    part = videos.times(tmp_path / name, 2.0, 1.0, 1.9)
+    part = videos.sample_times(tmp_path / name, 2.0, 1.0, 1.9)
     np.testing.assert_allclose(part, [1.0, 1.5], atol=0.03)
     found = [videos.frame_at(tmp_path / name, when) for when in part]
     expected = [frames[int(np.searchsorted(shown, when - 2e-3))].image for when in part]
@@ -99,7 +99,7 @@ def test_what_was_cut_off_is_neither_counted_nor_damage(tmp_path):
     video = videos.Video(tmp_path / "cut.mp4")
     np.testing.assert_allclose(numbers(video), np.arange(15, 50), atol=1.2)
     assert video.count == 35 and video.problem == ""
-    assert videos.times(tmp_path / "cut.mp4", 2.0)[-1] == pytest.approx(1.0, abs=0.03)
+    assert videos.sample_times(tmp_path / "cut.mp4", 2.0)[-1] == pytest.approx(1.0, abs=0.03)
 
 
 @pytest.mark.parametrize(("name", "codec"), [("x.mkv", "libx264"), ("x.webm", "libvpx-vp9")])
@@ -116,7 +116,7 @@ def test_a_cut_between_key_frames_begins_with_the_next_one(tmp_path, name, codec
             file.mux(packet)
     video = videos.Video(tmp_path / name)
     np.testing.assert_allclose(numbers(video), np.arange(20, 50), atol=1.2)
-    assert video.count == 30 and video.problem == videos.damage(tmp_path / name) == ""
+    assert video.count == 30 and video.problem == videos.describe_damage(tmp_path / name) == ""
 
 
 @pytest.mark.parametrize(("sar", "width"), [((4, 3), 85), ((8, 9), 57), ((1, 1), 64)])
@@ -149,12 +149,12 @@ def test_damage_is_what_the_decoder_cannot_read(tmp_path):
     video = videos.Video(tmp_path / "x.mkv")
     count = len(list(video))
     assert 10 < count < 50 and f"{count} frames can be read" in video.problem
-    assert "a part of it is missing" in videos.damage(tmp_path / "x.mkv")
+    assert "a part of it is missing" in videos.describe_damage(tmp_path / "x.mkv")
     for label in "ab":
         (tmp_path / "in" / label).mkdir(parents=True)
         (tmp_path / "in" / label / "x.mkv").write_bytes((tmp_path / "x.mkv").read_bytes())
     source = sources.open_source(str(tmp_path / "in"))
-    assert len(source.items) == 2 * len(videos.times(tmp_path / "x.mkv", 2.0))
+    assert len(source.items) == 2 * len(videos.sample_times(tmp_path / "x.mkv", 2.0))
     assert [name for name, _ in source.skipped] == ["a/x.mkv", "b/x.mkv"]
 
 
@@ -163,7 +163,7 @@ def test_a_playlist_opens_nothing(tmp_path):
     playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nsecret.mp4\n#EXT-X-ENDLIST\n"
     (tmp_path / "list.mp4").write_text(playlist)
     with pytest.raises(sources.UserError, match=r"list\.mp4: (not a readable|holds no frame)"):
-        videos.times(tmp_path / "list.mp4", 2.0)
+        videos.sample_times(tmp_path / "list.mp4", 2.0)
 
 
 def test_a_codec_that_is_not_known(tmp_path):

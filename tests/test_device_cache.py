@@ -24,11 +24,11 @@ def test_views_are_those_of_the_host(size):
     config.update(rotation=40.0, scale=0.3, shift=0.2, stretch=0.2, shear=0.1)
     index = np.array([1, 0, 1], np.int32)
     drawn = BatchRandom([np.random.default_rng(row) for row in range(3)])
-    affines, _ = augment.draw_maps(size, drawn, config)
-    maps = np.stack([device_cache.back(affine, size) for affine in affines])
-    found = jax.jit(device_cache.warp, static_argnums=3)(images, index, maps, size)
+    affines, _ = augment.draw_affines(size, drawn, config)
+    maps = np.stack([device_cache.inverse_affine(affine, size) for affine in affines])
+    found = jax.jit(device_cache.warp_images, static_argnums=3)(images, index, maps, size)
     for view, number, affine in zip(found, index, affines, strict=True):
-        expected = augment.warp_image(images[number], augment.for_reduced(affine, factor), size)
+        expected = augment.warp_image(images[number], augment.reduce_affine(affine, factor), size)
         off = np.abs(view - expected.astype(np.float32))
         # OpenCV rounds positions, which shows most at the edge of the image, where 0 begins.
         assert off.mean() < 0.6 and np.percentile(off, 95) < 2

@@ -72,14 +72,14 @@ def test_a_disk_that_fails_costs_no_checkpoint(tmp_path, monkeypatch):
 def test_a_disk_that_fails_damages_no_shard(tiny_data, monkeypatch):
     dataset = records.Dataset(tiny_data)
     monkeypatch.setattr(records, "checksum", lambda path: os.close(-1))
-    assert "cannot be read" in next(dataset.damage())
+    assert "cannot be read" in next(dataset.find_damage())
 
     def fail(path):
         raise OSError(errno.ESTALE, "Stale file handle", str(path))
 
     monkeypatch.setattr(records, "checksum", fail)
     with pytest.raises(OSError, match="Stale file handle") as caught:
-        list(dataset.damage())
+        list(dataset.find_damage())
     assert exit_status(caught.value) == 74
 
 

@@ -79,7 +79,7 @@ def test_animated_images_are_videos_and_others_are_not(tmp_path, kind):
     found = list(videos.Video(moving))
     np.testing.assert_allclose([f.time for f in found], [0, 0.1, 0.3, 0.6, 1.0], atol=1e-3)
     np.testing.assert_allclose([f.image.mean() for f in found], [20, 60, 100, 140, 180], atol=3)
-    assert videos.Video(moving).size == (40, 60) and not videos.damage(moving)
+    assert videos.Video(moving).size == (40, 60) and not videos.describe_damage(moving)
     assert images.read(still).shape == (96, 80, 3)
     moving.write_bytes(moving.read_bytes()[:-200])
     video = videos.Video(moving)

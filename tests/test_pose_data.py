@@ -66,7 +66,7 @@ def test_one_warp_moves_image_people_and_mask_together(config, seed):
     mask[:, :160] = 0
     image[:, :160, :2] = 0
     data = scenes.pack(record_of(image[..., ::-1], keypoints, mask))
-    batch = pose_loader.example((5, data), np.random.default_rng(seed), config=config)
+    batch = pose_loader.make_example((5, data), np.random.default_rng(seed), config=config)
     assert batch["image"].shape == (128, 128, 3) and batch["image"].dtype == np.uint8
     assert batch["keypoints"].shape == (4, 18, 3) and batch["mask"].shape == (16, 16)
     assert batch["index"] == 5 and not batch["keypoints"][3].any()
@@ -99,7 +99,7 @@ def test_people_beyond_the_most_are_unknown_and_nobodys_absence(config, seed):
     data = scenes.pack(record_of(image, keypoints))
     config.augment.update(person_height=(24.0, 24.0), jitter=20.0)
     batch, everybody = (
-        pose_loader.example((0, data), np.random.default_rng(seed), config=config)
+        pose_loader.make_example((0, data), np.random.default_rng(seed), config=config)
         for config.data.max_people in (1, 6)
     )
     assert everybody["mask"].min() == 1 and batch["keypoints"].shape == (1, 18, 3)
@@ -121,7 +121,7 @@ def test_left_and_right_change_places_in_a_mirror(config):
     person = np.zeros((1, 18, 3), np.float32)
     person[0, [skeleton.R_WRIST, skeleton.L_WRIST]] = [[50, 40, 1], [90, 140, 1]]
     view = (240, 320), 128, np.random.default_rng(0), config.augment
-    _, affine, mirrored = pose_loader.view(person, *view)
+    _, affine, mirrored = pose_loader.draw_view(person, *view)
     moved = augment.warp_keypoints(person, affine[None], np.array([mirrored]))
     right, left = moved[0, [skeleton.R_WRIST, skeleton.L_WRIST]]
     assert mirrored and right[1] > left[1] and right[0] < left[0]
@@ -133,7 +133,7 @@ def test_shrinking_places_pixels_as_the_letterbox_does(config):
     rng = np.random.default_rng(3)
     image = cv2.GaussianBlur(rng.integers(0, 256, (240, 320, 3), np.uint8), (0, 0), 3)
     affine = np.array([[0.5, 0, 0.5 * 0.5 - 0.5], [0, 0.5, 0.5 * 0.5 - 0.5]])
-    small = pose_loader.warp(image, 0.5, affine, 128, outside=0)
+    small = pose_loader.warp_view(image, 0.5, affine, 128, outside=0)
     expected = cv2.resize(image, (160, 120), interpolation=cv2.INTER_AREA)[:120, :128]
     np.testing.assert_allclose(small[:120], expected, atol=1)
     assert not small[120:].any()
@@ -169,7 +169,9 @@ def coco(tmp_path):
     for split, annotations in content.items():
         folder = tmp_path / "coco" / f"{split}2017"
         folder.mkdir(parents=True)
-        coco_images = [{"id": i, "file_name": f"{i}.jpg"} for i in range(2 if split == "train" else 1)]
+        coco_images = [
+            {"id": i, "file_name": f"{i}.jpg"} for i in range(2 if split == "train" else 1)
+        ]
         for image in coco_images:
             images.write(folder / image["file_name"], np.full((120, 100, 3), 99, np.uint8))
         file = tmp_path / "coco" / "annotations" / f"person_keypoints_{split}2017.json"

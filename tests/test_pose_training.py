@@ -276,7 +276,7 @@ def test_what_the_maps_alone_cost():
     for group in range(60):
         motions = range(6) if group == crowded else None
         pair = [
-            prepare_scenes.of_scene(
+            prepare_scenes.record_from_scene(
                 stage.render_scene(5, group, i, motions=motions, width=width, height=height), ""
             )
             for i in range(2)
@@ -332,5 +332,5 @@ def test_the_shipped_network_finds_dancers_it_has_never_seen():
     packed = []
     for group in range(12):
         scene = stage.render_scene(2021, group, 0)
-        packed.append(pose_scenes.pack(prepare_scenes.of_scene(scene, f"{group}")))
+        packed.append(pose_scenes.pack(prepare_scenes.record_from_scene(scene, f"{group}")))
     assert evaluation.average_precision(estimator, packed)["AP"] >= 0.7

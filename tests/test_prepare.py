@@ -57,8 +57,8 @@ def test_folder_of_classes(photos, tmp_path):
         assert info["classes"][example.label] == example.source.split("/")[0]
         assert example.person == 1  # the largest
         large = two_people(None)[1]
-        square = crop.around(large)
-        np.testing.assert_allclose(example.keypoints, crop.into(large, square), atol=1e-4)
+        square = crop.person_square(large)
+        np.testing.assert_allclose(example.keypoints, crop.to_crop(large, square), atol=1e-4)
         image = images.read(photos / example.source)
         difference = crop.cut(image, square).astype(int) - records.decode_image(example.image)
         assert np.abs(difference).mean() < 4  # JPEG

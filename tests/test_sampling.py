@@ -42,8 +42,8 @@ def test_shares_that_are_no_whole_numbers():
 
 def test_steered_shares_follow_the_errors():
     confusion = np.array([[10, 0, 0], [5, 5, 0], [0, 0, 0]])
-    np.testing.assert_allclose(sampling.steered(confusion, 1.0), [1 / 2.5, 1.5 / 2.5, 0])
-    np.testing.assert_allclose(sampling.steered(confusion, 0.0), [0.5, 0.5, 0])
+    np.testing.assert_allclose(sampling.confusion_weighted(confusion, 1.0), [1 / 2.5, 1.5 / 2.5, 0])
+    np.testing.assert_allclose(sampling.confusion_weighted(confusion, 0.0), [0.5, 0.5, 0])
 
 
 def test_batches_by_shares_resume(tiny_data, source):  # noqa: F811
@@ -137,10 +137,10 @@ def test_the_same_examples_divided_anew(films, tmp_path):
     half = {"train": 0.5, "test": 0.5}
     prepare(sources.open_source(str(films)), tmp_path / "data", None, fractions=half)
     dataset = records.Dataset(tmp_path / "data")
-    assert resplit.divided_groups(dataset) == 0
+    assert resplit.count_leaking_groups(dataset) == 0
     resplit.resplit(dataset, tmp_path / "frame", "frame", seed=1)
     anew = records.Dataset(tmp_path / "frame")
-    assert resplit.divided_groups(anew) > 3
+    assert resplit.count_leaking_groups(anew) > 3
     assert [anew.count(s) for s in ("train", "test")] == [24, 24]
     assert set(anew.info["splits"]["test"]["per_class"].values()) == {8}
     names = [{e.source for s in ("train", "test") for e in load(d.folder, s)}
@@ -148,4 +148,4 @@ def test_the_same_examples_divided_anew(films, tmp_path):
     assert names[0] == names[1] and len(names[0]) == 48
     assert anew.fingerprint() != dataset.fingerprint()
     resplit.resplit(anew, tmp_path / "video", "video", seed=1)
-    assert resplit.divided_groups(records.Dataset(tmp_path / "video")) == 0
+    assert resplit.count_leaking_groups(records.Dataset(tmp_path / "video")) == 0

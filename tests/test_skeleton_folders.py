@@ -41,14 +41,14 @@ def test_follow_stays_with_one_person():
         expected.append(ours if there else np.zeros((18, 3)))
     frames[19] = person(3000, 50, 99)[None]
     frames[20] = np.zeros((0, 18, 3), np.float32)
-    found = openpose_json.follow(frames)
+    found = openpose_json.track_largest(frames)
     close = np.abs(found - expected).max((1, 2)) < 0.01
     assert close[:18].all() and close[21:].all() and not found[19:21].any()
 
 
 def test_follow_nobody():
-    assert not openpose_json.follow([np.zeros((0, 18, 3), np.float32)] * 3).any()
-    assert openpose_json.follow([]).shape == (0, 18, 3)
+    assert not openpose_json.track_largest([np.zeros((0, 18, 3), np.float32)] * 3).any()
+    assert openpose_json.track_largest([]).shape == (0, 18, 3)
 
 
 def test_folder_of_stills(tmp_path):
@@ -69,7 +69,7 @@ def test_folder_of_stills(tmp_path):
     for example in found:
         number = int(example.source.rpartition("/")[2].partition("_")[0])
         large = person(200, 0, 90, 100 + number)
-        np.testing.assert_allclose(example.keypoints, crop.fit(large), atol=0.05)
+        np.testing.assert_allclose(example.keypoints, crop.fit_keypoints(large), atol=0.05)
         assert not example.image
     everybody = open_source(str(tmp_path / "in"), label_all=True)
     info = prepare(everybody, tmp_path / "all", None)
@@ -92,7 +92,7 @@ def test_folder_of_clips_with_splits(tmp_path):
     assert example.keypoints.shape == (5, 18, 3)  # frames 1 to 5
     assert not example.keypoints[2].any()
     expected = np.stack([person(2 * t, 0, 90, 0) * (t != 3) for t in range(1, 6)])
-    np.testing.assert_allclose(example.keypoints, crop.fit(expected), atol=0.05)
+    np.testing.assert_allclose(example.keypoints, crop.fit_keypoints(expected), atol=0.05)
 
 
 def test_images_with_key_points_beside_them(tmp_path):
@@ -118,7 +118,7 @@ def test_images_with_key_points_beside_them(tmp_path):
             for example in load(tmp_path / f"out{number}", split):
                 name, stem = example.source.removesuffix(".png").split("/")
                 _, (joints,) = tiny_image(2 * int(stem) + (name == "turn"))
-                expected = crop.into(joints, crop.around(joints))
+                expected = crop.to_crop(joints, crop.person_square(joints))
                 np.testing.assert_allclose(example.keypoints, expected, atol=0.01)
                 assert example.image
 
@@ -160,8 +160,8 @@ def test_frames_are_in_the_order_of_their_numbers_and_gaps_stay(tmp_path, name):
     for t in range(24):
         if t not in (7, 8):
             write(tmp_path / f"{name.format(t)}.json", person(10 * t, 0, 90))
-    paths = openpose_json.frames(tmp_path)
-    assert openpose_json.places(paths) == [t for t in range(24) if t not in (7, 8)]
+    paths = openpose_json.list_files(tmp_path)
+    assert openpose_json.frame_indices(paths) == [t for t in range(24) if t not in (7, 8)]
     track = openpose_json.read_sequence(paths)
     np.testing.assert_allclose(track[:, 5, 0] - track[0, 5, 0],
                                [10 * t * (t not in (7, 8)) - (t in (7, 8)) * track[0, 5, 0]
@@ -169,7 +169,7 @@ def test_frames_are_in_the_order_of_their_numbers_and_gaps_stay(tmp_path, name):
 
 
 def test_places_without_consecutive_numbers():
-    places = lambda *names: openpose_json.places([Path(name) for name in names])  # noqa: E731
+    places = lambda *names: openpose_json.frame_indices([Path(name) for name in names])  # noqa: E731
     assert places("a.json", "b.json", "c.json") == [0, 1, 2]
     assert places("10.json", "20.json", "40.json") == [0, 1, 3]  # every tenth frame
     assert places("0.json", "33.json", "67.json") == [0, 1, 2]  # milliseconds
@@ -182,9 +182,9 @@ def test_key_points_of_a_videos_frames(tmp_path):
         write(tmp_path / f"x_{index:0{digits}}_keypoints.json", person(index, 0, 90))
     (tmp_path / "x_4_keypoints.json").write_text("{}")
     write(tmp_path / "xx_2_keypoints.json", person(0, 0, 90))
-    known = openpose_json.VideoFrames("in/x.mp4", tmp_path)
+    known = openpose_json.VideoKeypoints("in/x.mp4", tmp_path)
     assert [len(known(i)) for i in (0, 1, 2, 3, 4, 12)] == [1, 1, 0, 1, 0, 1]
     assert list(known.problems) == [2, 4]
     assert "x_000000000002_keypoints.json: no such file" in known.problems[2]
     with pytest.raises(UserError, match=r"y_000000000000_keypoints\.json: no such file"):
-        openpose_json.VideoFrames("y.mp4", tmp_path)
+        openpose_json.VideoKeypoints("y.mp4", tmp_path)

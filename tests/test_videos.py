@@ -58,12 +58,12 @@ def test_reading_ahead_hands_on_errors_and_stops():
         yield 1
         raise UserError("broken")
 
-    ahead = videos.ahead(items())
+    ahead = videos.prefetch(items())
     assert next(ahead) == 1
     with pytest.raises(UserError, match="broken"):
         next(ahead)
     before = threading.active_count()
-    endless = videos.ahead(iter(int, 1))
+    endless = videos.prefetch(iter(int, 1))
     next(endless)
     endless.close()
     assert threading.active_count() == before
@@ -72,14 +72,14 @@ def test_reading_ahead_hands_on_errors_and_stops():
 def test_frames_by_time(tmp_path):
     path = tmp_path / "x.webm"
     write_video(path)
-    times = videos.times(path, 2.0, 0.3, 1.6)
+    times = videos.sample_times(path, 2.0, 0.3, 1.6)
     np.testing.assert_allclose(times, [0.3, 0.8, 1.3])
     brightness = [videos.frame_at(path, when).mean() for when in (*times, 0.3)]
     np.testing.assert_allclose(brightness, [20 + 8 * i for i in (3, 8, 13, 3)], atol=3)
     with pytest.raises(videos.DamagedVideo, match=r"x\.webm: ends earlier"):
         videos.frame_at(path, 5.0)
     with pytest.raises(UserError, match=r"lasts 2\.0 s"):
-        videos.times(path, 2.0, 7.0)
+        videos.sample_times(path, 2.0, 7.0)
 
 
 def test_a_data_set_from_labelled_videos(tmp_path):

@@ -70,7 +70,7 @@ def reproduce(
 
 def _split_folder(dataset: Dataset, output: Path, by: str) -> str:
     """Folder of the data set split by video or by frame."""
-    if by == "video" and not resplit.divided_groups(dataset):
+    if by == "video" and not resplit.count_leaking_groups(dataset):
         return str(dataset.folder)
     folder, origin_file = output / "data" / by, output / "data" / f"{by}.json"
     if (folder / "dataset.json").exists():

@@ -169,15 +169,15 @@ def classify(
 
 
 def _square_around(box: Array) -> Array:
-    """`crop.around` for boxes [..., 4]: int32 [..., 3], left, top, side."""
-    side = jnp.maximum(crop.MARGIN * box[..., 2:].max(-1), crop.SMALLEST)
+    """`crop.person_square` for boxes [..., 4]: int32 [..., 3], left, top, side."""
+    side = jnp.maximum(crop.MARGIN * box[..., 2:].max(-1), crop.MIN_SIDE)
     corner = box[..., :2] + box[..., 2:] / 2 - side[..., None] / 2
     square = jnp.round(jnp.concatenate([corner, side[..., None]], -1))
-    return jnp.clip(square, -crop.LARGEST, crop.LARGEST).astype(jnp.int32)
+    return jnp.clip(square, -crop.MAX_SIDE, crop.MAX_SIDE).astype(jnp.int32)
 
 
 def _square_of_whole(sizes: Array) -> Array:
-    """`crop.whole` for sizes [B, 2]: int32 [B, 3]."""
+    """`crop.image_square` for sizes [B, 2]: int32 [B, 3]."""
     side = sizes.max(-1, keepdims=True)
     return jnp.concatenate([(sizes[:, ::-1] - side) // 2, side], -1)
 
@@ -311,9 +311,9 @@ def _in_groups(
 def _into_view(points: Array, square: Array, size: int) -> Array:
     """Transforms key points [N, 18, 3] of frames to views of `size` pixels of squares [N, 3].
 
-    Equals `crop.into` followed by `augment.warp_keypoints` with `augment.plain`.
+    Equals `crop.to_crop` followed by `augment.warp_keypoints` with `augment.center_affine`.
     """
-    affine = augment.plain(size)
+    affine = augment.center_affine(size)
     scale = (crop.SIZE / square[:, 2])[:, None, None]
     xy = (points[..., :2] + 0.5 - square[:, None, :2]) * scale - 0.5
     xy = xy * np.diag(affine[:, :2]).astype(np.float32) + affine[:, 2].astype(np.float32)

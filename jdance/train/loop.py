@@ -48,8 +48,8 @@ def train(
     """
     dataset = Dataset(config.data.dir, tasks.data_kind(config))
     # Checks all files once, not once per process.
-    distributed.on_main_process(lambda: dataset.check(("train", "val")))
-    dataset.trust()
+    distributed.on_main_process(lambda: dataset.verify_checksums(("train", "val")))
+    dataset.mark_verified()
     train_source = dataset.source("train")
     task = tasks.make(config, dataset.classes)
     task.setup(dataset)

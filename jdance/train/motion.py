@@ -107,7 +107,7 @@ class MotionTask:
         config = self.config
         if not (config.data.resident and models.inputs(config.model).image):
             return None
-        return device_cache.crops(source, config.data.image_size)
+        return device_cache.decode_images(source, config.data.image_size)
 
     def evaluate(self, variables: Any, dataset: Dataset, split: str) -> dict[str, Any]:
         batches = loader.eval_batches(
