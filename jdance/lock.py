@@ -1,6 +1,6 @@
 """Folder lock: flock where machines share it, and a heartbeat for network folders where not.
 
-The filelock package has no heartbeat, and truncates the file that names the holder.
+Own code, since the filelock package has flock and heartbeats (version 4) only as separate locks.
 """
 
 import json

@@ -100,7 +100,7 @@ class MotionTask:
             start_step,
             jax.process_index(),
             jax.process_count(),
-            shares=fractions,
+            fractions,
         )
 
     def cached_images(self, source: Any) -> np.ndarray | None:
