@@ -253,7 +253,7 @@ def reject():
 def test_a_crash_of_a_reader_process_costs_one_file():
     found = list(workers.load_all([succeed, crash, reject, succeed], 1))
     assert (found[0], found[3]) == (5, 5)
-    assert str(found[1]) == "what reads it crashes on it; replace or remove the file"
+    assert str(found[1]) == "the decoder crashes on it; replace or remove the file"
     assert str(found[2]) == "bad"
 
 

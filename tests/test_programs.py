@@ -248,8 +248,8 @@ def test_recognize_lists_unreadable_files(trained, photos, tmp_path):
     captured, error = program("recognize", *run, f"--output={photos / 'out'}", status=1)
     assert "wrote 2 results" in captured and "3 of 5 inputs skipped" in error
     for name in unreadable[:2]:
-        assert f"skipped {photos / name}: not a kind of image or video that can be read" in captured
-    assert f"skipped {photos / 'more'}: a folder, which is not looked into" in captured
+        assert f"skipped {photos / name}: not a supported image or video format" in captured
+    assert f"skipped {photos / 'more'}: a nested folder, which is not read" in captured
     for name in ("0.png", "1.png", "0_keypoints.json"):
         (photos / name).unlink()
     captured, error = program("recognize", *run, f"--output={tmp_path / 'none'}", status=1)

@@ -46,7 +46,11 @@ def batch(config: ConfigDict, size: int) -> Batch:
     if not inputs.image:
         return result
     if config.data.resident:
-        return result | {"inverse_affine": np.stack([device_cache.inverse_affine(augment.center_affine(side), side)] * size)}
+        return result | {
+            "inverse_affine": np.stack(
+                [device_cache.inverse_affine(augment.center_affine(side), side)] * size
+            )
+        }
     return result | {"image": image}
 
 

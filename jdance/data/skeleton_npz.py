@@ -49,8 +49,8 @@ def read(path: Path, where: str = "", split_column: str = "split") -> Skeletons:
 
     x and y have a common unit, y points down. If x was divided by the image's width and y by its
     height (as MediaPipe does), `size` [N, 2] or [2] gives width and height. Without `conf`, joints
-    are missing if they are not finite, and at (0, 0) or (-1, -1) unless skeletons are centered on an
-    origin.
+    are missing if they are not finite, and at (0, 0) or (-1, -1) unless skeletons are centered on
+    an origin.
 
     Args:
         path: the file.
