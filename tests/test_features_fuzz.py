@@ -1,4 +1,4 @@
-"""Key points from hell: whatever is in them, features and their gradients are finite."""
+"""Features and their gradients are finite for arbitrary key points."""
 
 from functools import partial
 
@@ -27,13 +27,13 @@ _SETTINGS = hypothesis.settings(
 
 
 def people(joints):
-    """Skeletons float32 [3, J, 3]: any numbers; one joint only; all in one spot, but for noise."""
+    """Skeletons float32 [3, J, 3]: arbitrary values, a single joint, nearly coincident joints."""
     shape = (3, joints, 3)
     return arrays.arrays(np.float32, shape, elements=_NUMBERS, fill=_NUMBERS)
 
 
 @pytest.mark.parametrize("layout", skeleton.LAYOUTS.values(), ids=lambda layout: layout.name)
-def test_features_of_anything_are_finite(layout):
+def test_features_are_finite(layout):
     @_SETTINGS
     @hypothesis.given(people(len(layout)))
     def check(keypoints):
@@ -47,8 +47,8 @@ def test_features_of_anything_are_finite(layout):
     check()
 
 
-def hell():
-    """Skeletons float32 [N, 18, 3] of every kind of misfortune."""
+def degenerate():
+    """Degenerate skeletons float32 [N, 18, 3]."""
     rng = np.random.default_rng(0)
     some = rng.uniform(0, 500, (40, 18, 3)).astype(np.float32)
     some[:4, :, :2] = 77  # all in one spot
@@ -65,8 +65,8 @@ def hell():
 
 
 @pytest.mark.parametrize("name", features.NAMES)
-def test_gradients_of_anything_are_finite(name):
-    keypoints = hell()
+def test_gradients_are_finite(name):
+    keypoints = degenerate()
 
     @jax.jit
     def gradient(keypoints):
@@ -77,13 +77,13 @@ def test_gradients_of_anything_are_finite(name):
     assert np.abs(found).max() > 0
     with np.errstate(all="ignore"):
         expected = features.compute(name, keypoints)
-    ours = jax.jit(partial(features.compute, name))(jnp.asarray(keypoints))
-    assert np.isfinite(np.asarray(ours)).all() and ours.shape == expected.shape
+    actual = jax.jit(partial(features.compute, name))(jnp.asarray(keypoints))
+    assert np.isfinite(np.asarray(actual)).all() and actual.shape == expected.shape
 
 
 @_SETTINGS
 @hypothesis.given(people(18))
-def test_crops_of_anything_are_made_or_refused(keypoints):
+def test_crops_of_arbitrary_key_points(keypoints):
     with np.errstate(all="ignore"):
         for person in skeleton.clean(keypoints):
             try:

@@ -1,4 +1,4 @@
-"""Average precision and people found on real images, by the published pose networks.
+"""Average precision and detections of the published pose networks on real images.
 
 pytest -m slow tests/test_real_people.py -s prints the figures; minutes on two cores.
 """
@@ -28,7 +28,7 @@ def load(real_data, name, size=0, view_names=()):
 
 
 def coco(folder):
-    """Images [N] and their true people, of a COCO annotation file."""
+    """The images and annotated people of a COCO annotation file."""
     content = json.loads((folder / "person_keypoints.json").read_text())
     loaded, truth = [], []
     for image in content["images"]:
@@ -78,7 +78,7 @@ def test_average_precision_on_coco(real_data, name, size, view_names, minimum):
 
 @cache
 def downdogs(folder):
-    """24 images, the first ones that do not resemble others."""
+    """The first 24 images without near duplicates."""
     rows = [line.split(",") for line in (folder / "manifest.csv").read_text().split()[1:]]
     chosen = [row[0] for row in rows if row[1] == "downdog" and row[3] == "0"]
     return [images.read(folder / name) for name in chosen[:24]]
@@ -89,7 +89,7 @@ def downdogs(folder):
     ("name", "size", "view_names", "minimum"),
     [("movenet_multipose", 384, (), 22), ("hpe0001", 368, ("rot180",), 16)],
 )
-def test_finds_inverted_people(real_data, name, size, view_names, minimum):
+def test_inverted_people(real_data, name, size, view_names, minimum):
     estimator = load(real_data, name, size, view_names)
     counts = [len(detect(estimator, image)[0]) for image in downdogs(real_data("photos/yoga5"))]
     print(f"{name}, {size}, {view_names}: people {counts}")
