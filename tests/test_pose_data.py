@@ -61,7 +61,7 @@ def test_record_round_trip():
 def test_warp_of_image_people_and_mask(config, seed):
     rng = np.random.default_rng(seed)
     image, keypoints = disc_image(rng)
-    # Unknown is the left half, which is made blue there.
+    # The left half is unannotated and blue.
     mask = np.full(image.shape[:2], 255, np.uint8)
     mask[:, :160] = 0
     image[:, :160, :2] = 0
@@ -125,7 +125,7 @@ def test_mirroring_swaps_left_and_right(config):
     moved = augment.warp_keypoints(person, affine[None], np.array([mirrored]))
     right, left = moved[0, [skeleton.R_WRIST, skeleton.L_WRIST]]
     assert mirrored and right[1] > left[1] and right[0] < left[0]
-    np.testing.assert_allclose((right + left)[:2] / 2, 63.5, atol=1e-3)  # brought to the middle
+    np.testing.assert_allclose((right + left)[:2] / 2, 63.5, atol=1e-3)  # centered
 
 
 def test_shrinking_matches_the_letterbox(config):
@@ -193,7 +193,7 @@ def test_coco_round_trip(coco, tmp_path):
     expected[70:101, 60:81] = 0
     expected[100:120, 0] = expected[0:30, 1] = 0
     np.testing.assert_array_equal(record.mask, expected)
-    # Back to annotations: what the judge looks at is as it was.
+    # The fields that COCO's evaluation uses are unchanged.
     original = json.loads((coco / "annotations/person_keypoints_train2017.json").read_text())
     for actual, expected in zip(
         evaluation.to_coco([record])["annotations"], original["annotations"], strict=True
@@ -232,7 +232,7 @@ def test_unreadable_images_are_listed(coco, tmp_path):
     assert "0.jpg: not a readable image" in info["skipped"][0]["reason"]
 
 
-def test_each_kind_of_data_set_is_told_from_the_other(coco, tiny_data, tmp_path):
+def test_kinds_of_data_sets_are_distinguished(coco, tiny_data, tmp_path):
     prepare_scenes.prepare(str(coco), tmp_path / "data")
     with pytest.raises(UserError, match="holds people, not persons"):
         records.Dataset(tmp_path / "data")
@@ -240,7 +240,7 @@ def test_each_kind_of_data_set_is_told_from_the_other(coco, tiny_data, tmp_path)
         records.Dataset(tiny_data, "people")
 
 
-def test_a_pose_data_set_is_verified(coco, tmp_path):
+def test_verify_pose_data(coco, tmp_path):
     prepare_scenes.prepare(str(coco), tmp_path / "data")
     assert verify(tmp_path / "data") == (2, [])
     image, keypoints = disc_image(np.random.default_rng(0))
