@@ -210,6 +210,7 @@ def test_nonfinite_loss_is_not_saved(tiny_data, tmp_path):
         ("optimizer.schedule", "linear", "expected piecewise or cosine"),
         ("optimizer.name", "lion", "expected sgd, adam or adamw"),
         ("model.features", "foo", "expected one of fused18, pos18, full"),
+        ("model.branches", "foo", "model.branches='foo': expected one of fused"),
         ("model.version", "v3", "expected v1 or v1.5"),
         ("model.attention_place", "block", "expected end or blocks"),
         ("model.attention", 3, "expected 0, 1, 2"),

@@ -34,6 +34,7 @@ class MotionTask:
         )
 
     def setup(self, dataset: Dataset) -> None:
+        self.check()  # the inputs depend on valid names
         model = self.config.model
         model.layout = dataset.layout
         inputs = models.inputs(model)
