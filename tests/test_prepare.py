@@ -370,7 +370,7 @@ def test_skeleton_file_of_the_wrong_shape(tmp_path):
         ({"group": np.zeros(3)}, "group"),
         ({"lengths": np.array([1, 1, 1, 2])}, "lengths sum to 5"),
         ({"lengths": np.array([1.0, 1, 1, 1])}, "lengths: expected"),
-        ({"xy": np.zeros((4, 16, 2)), "conf": np.zeros((4, 16))}, "16 joints, a layout"),
+        ({"xy": np.zeros((4, 16, 2)), "conf": np.zeros((4, 16))}, "16 joints, an unknown layout"),
         ({"xy": np.full((4, 18, 2), "a")}, "must be numbers"),
     ]
     for change, message in wrong:
