@@ -18,6 +18,12 @@ def natural_key(path: Path) -> tuple[object, ...]:
     return numbered, str(path)
 
 
+def list_visible(folder: Path) -> list[Path]:
+    """Lists the entries of a folder that are not hidden, in natural order."""
+    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(visible, key=natural_key)
+
+
 def distinct_names(paths: Sequence[Path]) -> list[str]:
     """Unique names for the results of files: the stem, else the whole name, else with a number.
 

@@ -136,8 +136,7 @@ def is_image(path: Path) -> bool:
 
 def find(folder: Path) -> list[Path]:
     """Lists a folder's images in natural order, without hidden files."""
-    found = (p for p in folder.iterdir() if not p.name.startswith(".") and p.is_file())
-    return sorted(filter(is_image, found), key=files.natural_key)
+    return [p for p in files.list_visible(folder) if p.is_file() and is_image(p)]
 
 
 def printable(name: str) -> str:

@@ -80,8 +80,8 @@ class VideoKeypoints:
 
 def list_files(folder: Path) -> list[Path]:
     """Lists a folder's .json files in natural order, without hidden files."""
-    found = (p for p in folder.glob("*.json") if not p.name.startswith(".") and p.is_file())
-    return sorted(found, key=files.natural_key)
+    paths = (p for p in folder.glob("*.json") if not p.name.startswith(".") and p.is_file())
+    return sorted(paths, key=files.natural_key)
 
 
 def frame_indices(paths: Sequence[Path]) -> list[int]:

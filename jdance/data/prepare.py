@@ -89,23 +89,13 @@ def prepare(
                         raise loaded
                     found = list(make_examples(item, loaded, estimator, classes, min_joints))
                     detected = any(example.keypoints.any() for example in found)
-                    if (
-                        also_whole
-                        and item.split == "train"
-                        and detected
-                        and loaded.image is not None
-                    ):
+                    if not detected:
+                        boxes = [",".join(f"{n:g}" for n in p.box) for p in item.people if p.box]
+                        unmatched += [images.printable(f"{item.name}, box {b}") for b in boxes]
+                    elif also_whole and item.split == "train" and loaded.image is not None:
                         undetected = loaded._replace(detected=None)
                         found += make_examples(item, undetected, _detect_nothing, classes)
                         copies[item.split] += len(item.people)
-                    if not detected:
-                        unmatched += [
-                            images.printable(
-                                f"{item.name}, box {','.join(f'{n:g}' for n in p.box)}"
-                            )
-                            for p in item.people
-                            if p.box
-                        ]
                 except UserError as error:
                     # Damage of a video is listed once for all of its frames.
                     name = item.group if isinstance(error, DamagedVideo) else item.name

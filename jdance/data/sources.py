@@ -182,14 +182,8 @@ def _render(seed: int, planned: stage.PlannedScene) -> Loaded:
 # Folders ------------------------------------------------------------------------------------------
 
 
-def _visible(folder: Path) -> list[Path]:
-    """Entries of a folder that are not hidden, in natural order."""
-    found = (path for path in folder.iterdir() if not path.name.startswith("."))
-    return sorted(found, key=files.natural_key)
-
-
 def _subfolders(path: Path) -> list[Path]:
-    return [p for p in _visible(path) if p.is_dir()]
+    return [p for p in files.list_visible(path) if p.is_dir()]
 
 
 def find_media(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
@@ -197,7 +191,7 @@ def find_media(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
 
     Hidden files are ignored.
     """
-    entries = _visible(folder)
+    entries = files.list_visible(folder)
     usable = [p for p in entries if p.is_file() and (images.is_image(p) or videos.is_video(p))]
     return usable, [(path, skip_reason(path)) for path in entries if path not in usable]
 
@@ -281,7 +275,7 @@ def _open_folder(path: Path, label_all: bool, keypoints: Path | None, fps: float
         known = set(entries)
         if keypoints:
             known |= {openpose_json.path_for(file, folder) for file in entries}
-        others = [p for p in _visible(folder) if p not in known]
+        others = [p for p in files.list_visible(folder) if p not in known]
         source.skipped += [(str(p), kind.other or skip_reason(p)) for p in others]
         for entry in entries:
             name = str(entry.relative_to(path))

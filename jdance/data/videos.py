@@ -145,8 +145,7 @@ def is_camera(name: str) -> bool:
 
 def find(folder: Path) -> list[Path]:
     """Lists a folder's videos in natural order, without hidden files."""
-    found = (p for p in folder.iterdir() if not p.name.startswith(".") and p.is_file())
-    return sorted(filter(is_video, found), key=files.natural_key)
+    return [p for p in files.list_visible(folder) if p.is_file() and is_video(p)]
 
 
 class DamagedVideo(UserError):
