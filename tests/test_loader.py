@@ -67,8 +67,8 @@ def test_sampling_and_augmentation_share_no_stream(monkeypatch, tiny_data, sourc
 
     monkeypatch.setattr(loader, "stream", recorded)
     monkeypatch.setattr(sampling, "stream", recorded)
-    shares = np.full(3, 1 / 3)
-    take(train_batches(source, tiny_config(tiny_data), shares=shares), 8)
+    fractions = np.full(3, 1 / 3)
+    take(train_batches(source, tiny_config(tiny_data), fractions=fractions), 8)
     assert states["sampling"] and states["augment"]
     assert not set(states["sampling"]) & set(states["augment"])
 

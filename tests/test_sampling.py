@@ -18,9 +18,9 @@ UNEVEN = np.repeat([0, 1, 3], [50, 8, 2])  # no class 2
 
 
 def test_balanced_order():
-    shares = sampling.balanced(UNEVEN, 4)
-    np.testing.assert_allclose(shares, [1 / 3, 1 / 3, 0, 1 / 3])
-    order = sampling.Order(UNEVEN, shares, seed=1)
+    fractions = sampling.balanced(UNEVEN, 4)
+    np.testing.assert_allclose(fractions, [1 / 3, 1 / 3, 0, 1 / 3])
+    order = sampling.Order(UNEVEN, fractions, seed=1)
     epochs = np.array([order(position) for position in range(180)]).reshape(3, 60)
     for epoch in epochs:
         counts = np.bincount(epoch, minlength=60)
@@ -28,11 +28,11 @@ def test_balanced_order():
         assert set(counts[50:58]) == {2, 3} and set(counts[58:]) == {10} and counts[:50].max() == 1
     assert not (epochs[0] == epochs[1]).all()
     # A pure function of the position.
-    again = sampling.Order(UNEVEN, shares, seed=1)
+    again = sampling.Order(UNEVEN, fractions, seed=1)
     assert [again(position) for position in (170, 3, 65)] == [
         epochs.ravel()[p] for p in (170, 3, 65)
     ]
-    other = sampling.Order(UNEVEN, shares, seed=2)
+    other = sampling.Order(UNEVEN, fractions, seed=2)
     assert [other(position) for position in range(60)] != epochs[0].tolist()
 
 
@@ -50,11 +50,11 @@ def test_confusion_weighted_follows_the_errors():
 
 def test_sampled_batches_resume(tiny_data, source):  # noqa: F811
     config = tiny_config(tiny_data)
-    shares = np.array([0.6, 0.2, 0.2])
-    whole = take(train_batches(source, config, shares=shares), 12)
+    fractions = np.array([0.6, 0.2, 0.2])
+    whole = take(train_batches(source, config, fractions=fractions), 12)
     labels = np.concatenate([batch["label"] for batch in whole])[:45]
     assert np.bincount(labels).tolist() == [27, 9, 9]
-    assert_same(whole[7:], take(train_batches(source, config, 7, shares=shares), 5))
+    assert_same(whole[7:], take(train_batches(source, config, 7, fractions=fractions), 5))
     # Repetitions of an example in an epoch are augmented differently.
     index = np.concatenate([batch["index"] for batch in whole])[:45]
     features = np.concatenate([batch["features"] for batch in whole])[:45]

@@ -147,7 +147,7 @@ def train_batches(
     start_step: int = 0,
     process: int = 0,
     processes: int = 1,
-    shares: np.ndarray | None = None,
+    fractions: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Yields training batches without end.
 
@@ -157,7 +157,7 @@ def train_batches(
         inputs: inputs of the network.
         start_step: number of batches to skip, when a run is resumed.
         process, processes: the part of each global batch to make.
-        shares: sampling frequency of each class, float [M], see `sampling.Order`; None: every
+        fractions: fraction drawn of each class, float [M], see `sampling.Order`; None: every
             example occurs once per epoch.
 
     Yields:
@@ -169,7 +169,7 @@ def train_batches(
     make = partial(
         batch, source=source, config=config, inputs=inputs, on_device=config.data.resident
     )
-    return ordered_batches(source, make, config, start_step, process, processes, shares)
+    return ordered_batches(source, make, config, start_step, process, processes, fractions)
 
 
 def ordered_batches(
@@ -179,14 +179,14 @@ def ordered_batches(
     start_step: int = 0,
     process: int = 0,
     processes: int = 1,
-    shares: np.ndarray | None = None,
+    fractions: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Yields `make_batch(indices, rngs)` in the order of `train_batches`."""
     order = grain.MapDataset.range(len(source)).seed(config.seed)
-    if shares is None:
+    if fractions is None:
         order = order.shuffle().repeat().map_with_index(_with_position)
     else:
-        drawn = sampling.Order(records.read_labels(source), shares, config.seed)
+        drawn = sampling.Order(records.read_labels(source), fractions, config.seed)
         order = order.repeat().map_with_index(partial(_sample, order=drawn))
     local = order[start_step * config.batch_size + process :: processes]
 

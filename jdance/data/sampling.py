@@ -31,20 +31,20 @@ def confusion_weighted(confusion: np.ndarray, strength: float) -> np.ndarray:
 
 
 class Order:
-    """An endless order of N examples with given class frequencies.
+    """An endless order of N examples with given class fractions.
 
-    It is a pure function of the position. The frequencies hold in every epoch of N positions, and
+    It is a pure function of the position. The fractions hold in every epoch of N positions, and
     the numbers of occurrences of a class's examples differ by at most one.
 
     Args:
         labels: of the examples, int [N].
-        shares: frequency of each class, float [M] with sum 1.
+        fractions: fraction drawn of each class, float [M] with sum 1.
         seed: of the shuffles.
     """
 
-    def __init__(self, labels: np.ndarray, shares: Sequence[float] | np.ndarray, seed: int):
-        self._members = [np.flatnonzero(labels == label) for label in range(len(shares))]
-        self._quotas = _round_to_sum(np.asarray(shares, float) * len(labels))
+    def __init__(self, labels: np.ndarray, fractions: Sequence[float] | np.ndarray, seed: int):
+        self._members = [np.flatnonzero(labels == label) for label in range(len(fractions))]
+        self._quotas = _round_to_sum(np.asarray(fractions, float) * len(labels))
         self._count, self._seed = len(labels), seed
         self._epochs: dict[int, np.ndarray] = {}
 
