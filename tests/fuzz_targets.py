@@ -121,7 +121,7 @@ def _videos(folder: Path) -> list[Sample]:
 
 def _read_videos(folder: Path) -> None:
     for path in videos.find(folder):
-        for when in videos.sample_times(path, 2.0)[:20]:
+        for when in videos.times(path, 2.0)[:20]:
             videos.frame_at(path, when)
         with closing(videos.Video(path)) as video:
             for frame in video:
@@ -162,7 +162,7 @@ def _openpose(folder: Path) -> list[Sample]:
 
 
 def _read_openpose(folder: Path) -> None:
-    paths = openpose_json.list_files(folder)
+    paths = openpose_json.frames(folder)
     for i in range(4):
         openpose_json.VideoKeypoints(paths[0].name.partition("_")[0], folder)(i)
     openpose_json.read_sequence(paths)

@@ -88,9 +88,9 @@ def test_times_come_from_the_frames(tmp_path, name, times, arguments):
     assert video.fps == pytest.approx(30 if times is VARIABLE else 25, rel=0.02)
     # Two samples per second, of the whole video and a segment.
     np.testing.assert_allclose(
-        videos.sample_times(tmp_path / name, 2.0), np.arange(0, shown[-1], 0.5), atol=0.03
+        videos.times(tmp_path / name, 2.0), np.arange(0, shown[-1], 0.5), atol=0.03
     )
-    part = videos.sample_times(tmp_path / name, 2.0, 1.0, 1.9)
+    part = videos.times(tmp_path / name, 2.0, 1.0, 1.9)
     np.testing.assert_allclose(part, [1.0, 1.5], atol=0.03)
     found = [videos.frame_at(tmp_path / name, when) for when in part]
     expected = [frames[int(np.searchsorted(shown, when - 2e-3))].image for when in part]
@@ -103,7 +103,7 @@ def test_edit_lists_are_applied(tmp_path):
     video = videos.Video(tmp_path / "cut.mp4")
     np.testing.assert_allclose(numbers(video), np.arange(15, 50), atol=1.2)
     assert video.count == 35 and video.problem == ""
-    assert videos.sample_times(tmp_path / "cut.mp4", 2.0)[-1] == pytest.approx(1.0, abs=0.03)
+    assert videos.times(tmp_path / "cut.mp4", 2.0)[-1] == pytest.approx(1.0, abs=0.03)
 
 
 @pytest.mark.parametrize(("name", "codec"), [("x.mkv", "libx264"), ("x.webm", "libvpx-vp9")])
@@ -158,7 +158,7 @@ def test_truncated_files_are_damaged(tmp_path):
         (tmp_path / "in" / label).mkdir(parents=True)
         (tmp_path / "in" / label / "x.mkv").write_bytes((tmp_path / "x.mkv").read_bytes())
     source = sources.open_source(str(tmp_path / "in"))
-    assert len(source.items) == 2 * len(videos.sample_times(tmp_path / "x.mkv", 2.0))
+    assert len(source.items) == 2 * len(videos.times(tmp_path / "x.mkv", 2.0))
     assert [name for name, _ in source.skipped] == ["a/x.mkv", "b/x.mkv"]
 
 
@@ -167,7 +167,7 @@ def test_playlists_do_not_open_other_files(tmp_path):
     playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nsecret.mp4\n#EXT-X-ENDLIST\n"
     (tmp_path / "list.mp4").write_text(playlist)
     with pytest.raises(sources.UserError, match=r"list\.mp4: (not a readable|holds no frame)"):
-        videos.sample_times(tmp_path / "list.mp4", 2.0)
+        videos.times(tmp_path / "list.mp4", 2.0)
 
 
 def test_unknown_codec_raises(tmp_path):

@@ -160,7 +160,7 @@ def test_frame_order_and_gaps(tmp_path, name):
     for t in range(24):
         if t not in (7, 8):
             write(tmp_path / f"{name.format(t)}.json", person(10 * t, 0, 90))
-    paths = openpose_json.list_files(tmp_path)
+    paths = openpose_json.frames(tmp_path)
     assert openpose_json.frame_indices(paths) == [t for t in range(24) if t not in (7, 8)]
     track = openpose_json.read_sequence(paths)
     np.testing.assert_allclose(track[:, 5, 0] - track[0, 5, 0],

@@ -72,14 +72,14 @@ def test_prefetch_raises_errors_and_stops():
 def test_frames_by_time(tmp_path):
     path = tmp_path / "x.webm"
     write_video(path)
-    times = videos.sample_times(path, 2.0, 0.3, 1.6)
+    times = videos.times(path, 2.0, 0.3, 1.6)
     np.testing.assert_allclose(times, [0.3, 0.8, 1.3])
     brightness = [videos.frame_at(path, when).mean() for when in (*times, 0.3)]
     np.testing.assert_allclose(brightness, [20 + 8 * i for i in (3, 8, 13, 3)], atol=3)
     with pytest.raises(videos.DamagedVideo, match=r"x\.webm: ends earlier"):
         videos.frame_at(path, 5.0)
     with pytest.raises(UserError, match=r"lasts 2\.0 s"):
-        videos.sample_times(path, 2.0, 7.0)
+        videos.times(path, 2.0, 7.0)
 
 
 def test_data_set_of_labeled_videos(tmp_path):

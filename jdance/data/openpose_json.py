@@ -63,7 +63,7 @@ class VideoKeypoints:
 
     def __init__(self, video: str, folder: Path):
         name = re.compile(re.escape(Path(video).stem) + r"_([0-9]+)_keypoints\.json")
-        self._paths = {int(m[1]): p for p in list_files(folder) if (m := name.fullmatch(p.name))}
+        self._paths = {int(m[1]): p for p in frames(folder) if (m := name.fullmatch(p.name))}
         self._expected = partial(path_for_frame, video, folder=folder)
         self.problems: dict[int, str] = {}
         if not self._paths:
@@ -78,7 +78,7 @@ class VideoKeypoints:
             return np.zeros((0, skeleton.NUM_JOINTS, 3), np.float32)
 
 
-def list_files(folder: Path) -> list[Path]:
+def frames(folder: Path) -> list[Path]:
     """Lists a folder's .json files in natural order, without hidden files."""
     paths = (p for p in folder.glob("*.json") if not p.name.startswith(".") and p.is_file())
     return sorted(paths, key=files.natural_key)

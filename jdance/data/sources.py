@@ -224,7 +224,7 @@ def _list_media(folder: Path) -> list[Path]:
 
 
 def _list_clips(folder: Path) -> list[Path]:
-    return [clip for clip in _subfolders(folder) if openpose_json.list_files(clip)]
+    return [clip for clip in _subfolders(folder) if openpose_json.frames(clip)]
 
 
 def _read_image(path: Path, keypoints: Path | None = None) -> Loaded:
@@ -237,11 +237,11 @@ def _read_skeletons(path: Path) -> Loaded:
 
 
 def _read_clip(folder: Path) -> Loaded:
-    return Loaded(None, openpose_json.read_sequence(openpose_json.list_files(folder))[None])
+    return Loaded(None, openpose_json.read_sequence(openpose_json.frames(folder))[None])
 
 
 _MEDIA = _Format(_list_media, _read_image, "")
-_STILLS = _Format(openpose_json.list_files, _read_skeletons, "not a .json of key points")
+_STILLS = _Format(openpose_json.frames, _read_skeletons, "not a .json of key points")
 _CLIPS = _Format(_list_clips, _read_clip, "not a folder of .json frames")
 
 
@@ -308,7 +308,7 @@ def _video_items(
         raise UserError(f"{file}: --keypoints is for images; use --pose for videos")
     return [
         Item(f"{name} at {t:.2f} s", (person,), partial(_read_frame, file, t), split, group)
-        for t in videos.sample_times(file, fps, start, end)
+        for t in videos.times(file, fps, start, end)
     ]
 
 

@@ -34,7 +34,7 @@ def collect(path: Path, ignored: Iterable[Path] = ()) -> tuple[list[Path], list[
     if not path.is_dir():
         return [path], []
     inputs = sorted(images.find(path) + videos.find(path), key=files.natural_key)
-    if not inputs and openpose_json.list_files(path):
+    if not inputs and openpose_json.frames(path):
         return [path], []
     expected = {entry.resolve() for entry in (*inputs, *ignored)}
     prefixes = tuple(f"{entry.stem}_" for entry in inputs)
@@ -58,7 +58,7 @@ def collect(path: Path, ignored: Iterable[Path] = ()) -> tuple[list[Path], list[
 def is_stage(path: Path) -> bool:
     """Returns whether an input is from launch/stage.py, as the key points beside it state."""
     if path.is_dir():
-        keypoints = openpose_json.list_files(path)[0]
+        keypoints = openpose_json.frames(path)[0]
     elif kind(path) == "video":
         folder = path.with_name(f"{path.stem}_keypoints")
         keypoints = openpose_json.path_for_frame(path.name, 0, folder)

@@ -151,7 +151,7 @@ def recognize_skeletons(
     bad: list[str] = []
 
     def frames() -> Iterator[tuple[int, float, None, list[np.ndarray], list[np.ndarray]]]:
-        paths, good = openpose_json.list_files(folder), 0
+        paths, good = openpose_json.frames(folder), 0
         for index, path in zip(openpose_json.frame_indices(paths), paths, strict=True):
             when = index / settings.fps
             if index % settings.every or not settings.start <= when < settings.end:
