@@ -152,7 +152,7 @@ class DamagedVideo(UserError):
     """Part of a video cannot be read; the message is the same for all of its frames."""
 
 
-def sample_times(path: Path, fps: float, start: float = 0.0, end: float = math.inf) -> list[float]:
+def times(path: Path, fps: float, start: float = 0.0, end: float = math.inf) -> list[float]:
     """Selects frames of a video at about `fps` frames per second, and returns their times.
 
     That is the first frame of each interval of 1 / `fps` seconds between `start` and `end`.
