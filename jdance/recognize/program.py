@@ -208,10 +208,9 @@ def _probabilities(
 ) -> Array:
     """Returns probabilities float32 [B, P, M] of the valid people, 0 elsewhere."""
     rows = valid.size
+    points = keypoints.reshape(rows, skeleton.NUM_JOINTS, 3)
     square = square.reshape(rows, 3)
-    viewed = _into_view(
-        keypoints.reshape(rows, skeleton.NUM_JOINTS, 3), square, network.image_size or crop.SIZE
-    )
+    viewed = _into_view(points, square, network.image_size or crop.SIZE)
     frame_index = jnp.arange(rows, dtype=jnp.int32) // valid.shape[1]
     people = _People(
         frames,
