@@ -399,7 +399,7 @@ def published(tmp_path, monkeypatch):
 
     def publish(content, sha256_of=None, file="net.pb"):
         (folder / "net.pb").write_bytes(content)
-        source = zoo.Source(
+        source = zoo.Download(
             url=f"http://127.0.0.1:{server.server_port}/{file}",
             sha256=hashlib.sha256(sha256_of or content).hexdigest(),
             size=len(sha256_of or content),

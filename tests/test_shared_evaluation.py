@@ -81,7 +81,7 @@ def test_shards_together_equal_one_process(count, processes, monkeypatch):
         with lock:
             return coco_metrics(*arguments)
 
-    monkeypatch.setattr(evaluation, "judge", one_at_a_time)
+    monkeypatch.setattr(evaluation, "coco_metrics", one_at_a_time)
     barrier, slots, results = threading.Barrier(processes), {}, {}
 
     def run(process):
