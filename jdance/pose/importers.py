@@ -308,7 +308,7 @@ def _tfjs_name(variable: VariablePath) -> str:
     scope = f"{head}_0/separable_conv2d_{number}"
     if kind == "depthwise":
         return f"{scope}/separable_conv2d/ReadVariableOp"
-    return f"{scope}/{'separable_conv2d/ReadVariableOp_1' if is_kernel else variable}"
+    return f"{scope}/{'separable_conv2d/ReadVariableOp_1' if is_kernel else operation}"
 
 
 IMPORTERS: dict[str, Callable[[str | Path], Imported]] = {
