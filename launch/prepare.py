@@ -46,8 +46,9 @@ former_name("for", "task")
 _POSE = flags.DEFINE_string(
     "pose",
     "",
-    "Pose network: a name, a published weights file, or a checkpoint folder. Not needed if the "
-    "source has key points.",
+    "Pose network: a name, a published weights file, or a checkpoint folder. Default: for images "
+    "and videos without key points, the most accurate one that is in the cache or can be "
+    "downloaded.",
 )
 _POSE_SIZE, _POSE_VIEWS = pose_flags()
 _KEYPOINTS = flags.DEFINE_string(
@@ -147,20 +148,23 @@ def _prepare() -> dict[str, Any]:
     )
     for note in source.notes:
         print(f"note: {note}")
-    estimator = None
-    if _POSE.value:
+    estimator, pose = None, _POSE.value
+    if source.needs_pose or pose:
         # Imported only here, so that worker processes start without it.
-        from jdance.pose import DecodeConfig, PoseEstimator
+        from jdance.pose import DecodeConfig, PoseEstimator, zoo
 
+        if not pose:
+            pose = zoo.choose()
+            print(f"pose network: {pose}")
         decode_config = DecodeConfig(min_joints=_MIN_JOINTS.value)
         estimator = PoseEstimator.load(
-            _POSE.value, decode_config, size=_POSE_SIZE.value, view_names=_POSE_VIEWS.value
+            pose, decode_config, size=_POSE_SIZE.value, view_names=_POSE_VIEWS.value
         ).people
     return prepare(
         source,
         output,
         estimator,
-        pose=_POSE.value or ("key-point files" if _KEYPOINTS.value else ""),
+        pose=pose or ("key-point files" if _KEYPOINTS.value else ""),
         fractions=_fractions(),
         seed=_SEED.value,
         workers=_WORKERS.value,

@@ -59,7 +59,7 @@ def video_data(tmp_path_factory):
     """72 images in 24 videos, each within one split."""
     folder = tmp_path_factory.mktemp("videos")
     kinds = ("train", "train", "val", "test")
-    images = [
+    items = [
         sources.Item(
             name=f"image {i}",
             people=(sources.LabeledPerson("abc"[i % 3]),),
@@ -69,7 +69,7 @@ def video_data(tmp_path_factory):
         )
         for i in range(72)
     ]
-    prepare(replace(tiny_source(2), images=images), folder / "data", None)
+    prepare(replace(tiny_source(2), items=items), folder / "data", None)
     return folder / "data"
 
 

@@ -466,6 +466,17 @@ def test_refused_connection(published, monkeypatch):
     assert "\n" not in str(error.value)
 
 
+def test_the_default_is_the_best_that_can_be_had(published, tmp_path, monkeypatch):
+    published(b"weights")
+    lost = zoo.DOWNLOADS["net"][0]._replace(url="http://127.0.0.1:9/x", file="best.xml")
+    monkeypatch.setitem(zoo.DOWNLOADS, "best", (lost,))
+    monkeypatch.setattr(zoo, "_PREFERRED", ("best", "net"))
+    assert zoo.choose() == "net"
+    monkeypatch.setattr(zoo, "_PREFERRED", ("best",))
+    with pytest.raises(UserError, match=r"get http://127\.0\.0\.1:9/x, put .* as best\.xml"):
+        zoo.choose()
+
+
 def test_unwritable_cache_and_unknown_name(published, tmp_path, monkeypatch):
     published(b"weights")
     (tmp_path / "file").write_text("")

@@ -11,7 +11,7 @@ import pytest
 
 from jdance import skeleton
 from jdance.data import images
-from jdance.data.scenes import People
+from jdance.data.scenes import SceneRecord
 from jdance.pose import PoseEstimator, evaluation
 from jdance.pose.letterbox import letterbox, to_image
 from jdance.recognize.recognizer import DECODE
@@ -35,7 +35,7 @@ def coco(folder):
         own = [a for a in content["annotations"] if a["image_id"] == image["id"]]
         joints = np.array([a["keypoints"] for a in own], np.float32).reshape(-1, 17, 3)
         truth.append(
-            People(
+            SceneRecord(
                 b"",
                 skeleton.to_coco18(joints),
                 np.array([a["bbox"] for a in own], np.float32).reshape(-1, 4),

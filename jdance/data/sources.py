@@ -85,6 +85,7 @@ class Source:
         sequences: whether key points are sequences of skeletons.
         name: "stage:PRESET", or the name of the folder or file.
         notes: messages for the user, one per line.
+        needs_pose: whether a pose network must detect the people.
     """
 
     items: list[Item]
@@ -94,6 +95,7 @@ class Source:
     sequences: bool = False
     name: str = ""
     notes: list[str] = field(default_factory=list)
+    needs_pose: bool = False
 
 
 def open_source(
@@ -265,7 +267,8 @@ def _open_folder(path: Path, label_all: bool, keypoints: Path | None, fps: float
     if keypoints and kind is not _MEDIA:
         raise UserError(f"--keypoints={keypoints}: {path} holds key points itself")
     names = sorted({class_name(folder.name) for _, folder in folders})
-    source = Source([], names, sequences=kind is _CLIPS)
+    needs_pose = kind is _MEDIA and not keypoints
+    source = Source([], names, sequences=kind is _CLIPS, needs_pose=needs_pose)
     for parent in sorted({path, *(folder.parent for _, folder in folders)}):
         unlabeled = _list_media(parent)
         source.skipped += [(str(p), "is in no class folder, so it has no label") for p in unlabeled]
@@ -330,7 +333,7 @@ def _keypoint_path(name: str, keypoints: Path | None) -> list[Path]:
 def _open_manifest(
     path: Path, label_all: bool, where: str, keypoints: Path | None, fps: float
 ) -> Source:
-    source = Source([], [])
+    source = Source([], [], needs_pose=not keypoints)
     damaged: dict[str, str] = {}
     for line, row in manifest.read(path, where):
         try:
