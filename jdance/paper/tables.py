@@ -249,7 +249,7 @@ def _mistakes(found: _Found, datasets: Mapping[str, Dataset], split: str) -> Sec
         )
         source = datasets[split].source("test")
         gallery = block_makers.mistake_gallery(runs.evaluations[0]["mistakes"], source, caption)
-        section.blocks += [gallery] if gallery.images else []
+        section.blocks += [gallery] if gallery.figures else []
     return section
 
 

@@ -169,7 +169,7 @@ def exit_on_failure() -> Iterator[None]:
 
 def _initialize(address: ProcessAddress | None, timeout: float) -> None:
     # A missed heartbeat ends a process without its stack traces: the watchdog must fire first.
-    options = {
+    options: dict[str, Any] = {
         "heartbeat_timeout_seconds": int(min(100, 2 * timeout + 10)) if timeout else 100,
         "shutdown_timeout_seconds": 60,
     }
