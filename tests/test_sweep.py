@@ -147,6 +147,7 @@ def test_sweep_exits_on_sigterm_with_a_hint(clip_data, tmp_path):
     )
     words = [f"--config={config}", f"--data={clip_data}", f"--output={tmp_path}", "--seeds=1"]
     log = tmp_path / "log"
+    log.touch()  # the script may create it later than it is read
     run = Script([ROOT / "launch" / "sweep.py", *words], log)
     while "compiling" not in log.read_text() and run.poll() is None:
         time.sleep(0.1)
