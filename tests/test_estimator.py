@@ -55,7 +55,7 @@ def reference_images(reference, key):
 def test_published_graph_equals_tensorflow(real_data):
     """Each image normalized by itself: the reference was made one image at a time."""
     published = PoseEstimator.load(real_data("pose/mobilenet_v2_small.pb"))
-    assert published.config["statistics"] == "image"
+    assert published.config["statistics"] == "instance"
     with np.load(real_data("pose/mobilenet_v2_small_reference.npz")) as reference:
         images = reference_images(reference, "input_bgr")
         together = published.maps(images)

@@ -214,7 +214,12 @@ def test_coco_without_annotations(tmp_path):
     (tmp_path / "coco" / "annotations").mkdir(parents=True)
     path = tmp_path / "coco" / "annotations" / "person_keypoints_train.json"
     path.write_text('{"images": [], "annotations": []}')
-    rejected(prepare_scenes.prepare, str(tmp_path / "coco"), tmp_path / "out", match="not one")
+    rejected(
+        prepare_scenes.prepare,
+        str(tmp_path / "coco"),
+        tmp_path / "out",
+        match="no usable training examples",
+    )
 
 
 def test_invalid_file_names(tmp_path):

@@ -29,8 +29,8 @@ def scenes(tmp_path_factory):
     """A data set of a few small scenes of StageDance."""
     folder = tmp_path_factory.mktemp("scenes") / "data"
     with pytest.MonkeyPatch.context() as patch:
-        small = partial(stage.scene, width=160, height=120)
-        patch.setattr(prepare_scenes.stage, "scene", small)
+        small = partial(stage.render_scene, width=160, height=120)
+        patch.setattr(prepare_scenes.stage, "render_scene", small)
         prepare_scenes.prepare("stage:tiny", folder)
     return folder
 

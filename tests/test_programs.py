@@ -59,13 +59,14 @@ def test_stage_end_to_end(tmp_path):
     scenes, out = tmp_path / "scenes", tmp_path / "out"
     drawn, _ = program("stage", f"--output={scenes}", "--dancers=4", "--width=320", "--height=240")
     captured, _ = program("recognize", f"--model={run}", f"--input={scenes}",
-                          f"--keypoints={scenes}", f"--output={out}", warning="")  # fmt: skip
+                          f"--keypoints={scenes}", f"--output={out}", warning=())  # fmt: skip
     assert "wrote 1 result to" in captured
     # Without the key points beside it, the scene counts as a real image.
     (scenes / "scene-0.jpg").rename(scenes / "photo.jpg")
     program(
         "recognize", f"--model={run}", f"--input={scenes / 'photo.jpg'}", "--pose=stage",
-        f"--output={tmp_path / 'real'}", warning="trained on synthetic scenes (stage:tiny)",
+        f"--output={tmp_path / 'real'}",
+        warning=("--pose=stage was trained on StageDance", "on synthetic scenes (stage:tiny)"),
     )  # fmt: skip
     found = json.loads((out / "scene-0.json").read_text())
     assert (found["width"], found["height"], found["fps"]) == (320, 240, None)
