@@ -17,7 +17,8 @@ def model() -> ConfigDict:
         dict(
             classes=6,
             layout="coco18",  # of the skeleton
-            branches="fused",  # or "image", "keypoints", "sequence", "str", "qes", "qes_flat"
+            # Or "image", "keypoints", "sequence", "str", "qes", "qes_flat", "package.module".
+            branches="fused",
             features="fused18",  # or "pos18", "full", "segments22"
             block="bottleneck",  # or "basic"
             stage_sizes=(3, 4, 6, 3),  # ResNet-50; (2, 2, 2, 2) and basic: ResNet-18
@@ -55,7 +56,7 @@ def model() -> ConfigDict:
                 prototypes=8,  # of each class
                 fuzziness=1.25,
                 categories=(),  # category of each class; (): found from the training data
-                least_categories=3,
+                min_categories=3,
                 confusion=0.05,  # minimum mutual confusion of classes that share a category
             ),
             sync_batch_norm=True,  # batch statistics over all devices, else per device
@@ -97,10 +98,7 @@ def base() -> ConfigDict:
                 momentum=0.9,
                 weight_decay=1e-4,  # of kernels
                 schedule="piecewise",  # or "cosine"
-                boundaries=(
-                    10.0,
-                    20.0,
-                ),  # epochs at which the learning rate is multiplied by `decay`
+                boundaries=(10.0, 20.0),  # epochs at which learning_rate is multiplied by `decay`
                 decay=0.1,
                 warmup=0.0,  # epochs of linear warm-up
                 label_smoothing=0.0,
@@ -149,7 +147,7 @@ def pose() -> ConfigDict:
         boundaries=(),
         decay=0.333,
     )
-    config.optimizer.later_stages = 4.0  # factor of the rate in stages from the second on
+    config.optimizer.later_stages = 4.0  # learning-rate multiplier of stages 2 and later
     return config
 
 
@@ -175,7 +173,7 @@ def augment() -> ConfigDict:
 
 
 def evaluation_views(training: ConfigDict) -> ConfigDict:
-    """Test-time augmentation that matches the `augment` of a training.
+    """Test-time augmentation that matches the `augment` of a training run.
 
     Small rotations and scales, and the flips and time crops of training: if it flips, no class
     depends on the side.

@@ -60,7 +60,7 @@ class Layout:
     Key-point features require a neck, a nose, and both shoulders, elbows, wrists, hips, knees and
     ankles under these names.
 
-    Fields:
+    Attributes:
         name: in data sets.
         joints: names of the J joints in order; sides are prefixes "right_" and "left_".
         limbs: pairs of joints.

@@ -156,7 +156,8 @@ def train_batches(
         config: the experiment; `batch_size` is the global batch size.
         inputs: inputs of the network.
         start_step: number of batches to skip, when a run is resumed.
-        process, processes: the part of each global batch to make.
+        process, processes: index of this process and their number; each yields its shard of every
+            global batch.
         fractions: fraction drawn of each class, float [M], see `sampling.Order`; None: every
             example occurs once per epoch.
 
@@ -211,7 +212,7 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Yields every example once, in order; the last batch is padded with weight 0.
 
-    All processes yield the same number of batches, which are those of `train_batches`.
+    All processes yield the same number of batches, with the arrays of `train_batches`.
 
     Args:
         source, config, inputs, process, processes: as for `train_batches`.

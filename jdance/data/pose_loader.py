@@ -17,7 +17,7 @@ from jdance.data.loader import Batch, ordered_batches
 from jdance.data.randomness import BatchRandom
 from jdance.errors import UserError
 
-_SCALES = (0.2, 3.0)  # limits, for people of whom only a small part is visible
+_SCALES = (0.2, 3.0)  # limits, for people who are only partly visible
 STRIDE = 8
 _REACH = 21  # radius of a joint's peak in the heat map in pixels, see `targets.encode`
 _MAX_COORDINATE = 1e5  # pixels; OpenCV's drawing overflows beyond

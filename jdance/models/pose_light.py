@@ -1,4 +1,4 @@
-"""A light pose network for real time on CPUs; see `pose_layers` for the call."""
+"""A light pose network for real-time use on CPUs; see `pose_layers` for the call."""
 
 from typing import Any
 

@@ -57,7 +57,7 @@ class MobileNetV2Features(nn.Module):
         x = nn.Conv(16, (3, 3), strides=2, use_bias=False, dtype=self.dtype, name="stem")(x)
         x = nn.relu6(self.norm(name="stem_bn")(x))
         outputs = []
-        # Of blocks 0 to 12; the first one does not expand.
+        # Channels and strides of blocks 0 to 12; the first one does not expand.
         widths = (8, 16, 16, 16, 16, 16, 32, 32, 32, 32, 48, 48, 48)
         strides = (1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1)
         for i, (features, stride) in enumerate(zip(widths, strides, strict=True)):

@@ -31,7 +31,7 @@ _ABLATIONS: dict[str, dict[str, Any]] = {
 class Preset:
     """Extent of a reproduction.
 
-    Fields:
+    Attributes:
         proposed: name of the method's file in configs/.
         seeds: number of runs of each variant.
         splits: "video", "frame" or both.

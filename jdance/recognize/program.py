@@ -308,7 +308,7 @@ def _in_groups(
 
 
 def _into_view(points: Array, square: Array, size: int) -> Array:
-    """Transforms key points [N, 18, 3] of frames to views of `size` pixels of squares [N, 3].
+    """Transforms key points [N, 18, 3] from frames to views of squares [N, 3], `size` pixels wide.
 
     Equals `crop.to_crop` followed by `augment.warp_keypoints` with `augment.center_affine`.
     """
@@ -328,8 +328,8 @@ def _views(people: _People, valid_rows: Array, total: Array, size: int) -> Array
 
     def add(i: Array, views: Array) -> Array:
         row = valid_rows[i]
-        crop_ = resample.cut(people.frames, people.frame_index[row], people.square[row])
-        view = resample.view(crop_, size)
+        pixels = resample.cut(people.frames, people.frame_index[row], people.square[row])
+        view = resample.view(pixels, size)
         return jax.lax.dynamic_update_slice_in_dim(views, view[None], i, 0)
 
     views = jnp.zeros((len(valid_rows), size, size, 3), jnp.uint8)

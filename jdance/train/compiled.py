@@ -18,7 +18,7 @@ from jdance.train.tasks import Task
 class StepState(NamedTuple):
     """Input and output of a compiled step, which donates it; checkpoints hold `train_state` only.
 
-    Fields:
+    Attributes:
         train_state: packed, see `packing`.
         nonfinite_log: see `nonfinite`.
     """
