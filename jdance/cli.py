@@ -45,14 +45,14 @@ def pose_flags() -> tuple[flags.FlagHolder[int], flags.FlagHolder[list[str]]]:
         "pose_size",
         0,
         "Side of the pose network's square input in pixels, a multiple of 8 (hpe0001), 16 or 32 "
-        "(movenet_multipose): larger finds smaller people and takes longer. 0: its usual size.",
+        "(movenet_multipose): larger detects smaller people and takes longer. 0: the default.",
         lower_bound=0,
     )
     views = flags.DEFINE_list(
         "pose_views",
         [],
         "Also run the pose network on mirrored (flip) and upside-down (rot180) copies, and merge "
-        "the people found: flip, rot180, or both with a comma.",
+        "the detected people: flip, rot180, or both with a comma.",
     )
     return size, views
 

@@ -92,8 +92,8 @@ def test_also_whole_adds_training_examples(photos, tmp_path):
     info = prepare(source, tmp_path / "data", two_people, also_whole=True)
     assert {n: s["count"] for n, s in info["splits"].items()} == {"train": 16, "val": 2, "test": 2}
     assert info["splits"]["train"]["people_found"] == 8
-    line = "train: 8 examples, people found in 8; 8 more as whole images without people"
-    assert summary(info)[0] == line and summary(info)[1] == "val: 2 examples, people found in 2"
+    line = "train: 8 examples, people detected in 8; 8 more as whole images without people"
+    assert summary(info)[0] == line and summary(info)[1] == "val: 2 examples, people detected in 2"
     crops, whole = load(tmp_path / "data", "train")[:2]
     assert crops.source == whole.source and crops.label == whole.label
     assert crops.keypoints.any() and not whole.keypoints.any()

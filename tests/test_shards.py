@@ -58,7 +58,7 @@ def test_copies_and_unmatched_boxes_are_summed(tmp_path):
     train = info["splits"]["train"]
     assert (train["count"], train["whole_copies"], train["people_found"]) == (17, 8, 8)
     assert info["splits"]["val"]["whole_copies"] == 0
-    assert summary(info)[0].startswith("train: 9 examples, people found in 8; 8 more")
+    assert summary(info)[0].startswith("train: 9 examples, people detected in 8; 8 more")
 
 
 def _load_detected(number):

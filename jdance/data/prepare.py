@@ -131,7 +131,7 @@ def summary(info: Mapping[str, Any], complete: bool = True) -> list[str]:
     for name, split in info["splits"].items():
         copies = split.get("whole_copies", 0)
         examples = counted(split["count"] - copies, "example")
-        line = f"{name}: {examples}, people found in {split['people_found']}"
+        line = f"{name}: {examples}, people detected in {split['people_found']}"
         lines.append(line + f"; {copies} more as whole images without people" * bool(copies))
     for name in splits.SPLITS:
         if name not in info["splits"]:
@@ -141,8 +141,8 @@ def summary(info: Mapping[str, Any], complete: bool = True) -> list[str]:
         lines += [f"note: no example of class {c!r} in {name}" for c, n in counts.items() if not n]
     if unmatched := info.get("unmatched", []):
         lines.append(
-            f"note: no person found in the box of {counted(len(unmatched), 'label')} (no overlap "
-            "above 0.1), kept without key points:"
+            f"note: no person detected in the box of {counted(len(unmatched), 'label')} "
+            "(no overlap above 0.1), kept without key points:"
         )
         lines += [f"note: no person in {name}" for name in unmatched]
     return lines

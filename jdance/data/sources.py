@@ -46,7 +46,7 @@ class Loaded(NamedTuple):
         image: uint8 RGB [H, W, 3], or None.
         keypoints: float32 [N, J, 3] (sequences: [N, T, J, 3]) of the item's N labeled people in
             their order, or None.
-        detected: float32 [N, 18, 3] of all people found by another pose estimator, or None.
+        detected: float32 [N, 18, 3] of all people detected by another pose estimator, or None.
     """
 
     image: np.ndarray | None
