@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_sample_images
 
 from jdance import skeleton
 from jdance.data import images
@@ -15,6 +16,7 @@ from jdance.data.scenes import SceneRecord
 from jdance.pose import PoseEstimator, evaluation
 from jdance.pose.letterbox import letterbox, to_image
 from jdance.recognize.recognizer import DECODE
+from jdance.stagedance import backdrop
 
 FILES = {
     "mobilenet_v2_small": "pose/mobilenet_v2_small.pb",
@@ -94,3 +96,25 @@ def test_inverted_people(real_data, name, size, view_names, minimum):
     counts = [len(detect(estimator, image)[0]) for image in downdogs(real_data("photos/yoga5"))]
     print(f"{name}, {size}, {view_names}: people {counts}")
     assert np.count_nonzero(counts) >= minimum
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hpe0001", "movenet_multipose"])
+def test_images_without_people(real_data, name):
+    """Empty stages, landscapes, flowers, noise and a gradient: hardly any false detections."""
+    rng = np.random.default_rng(0)
+    stages = [
+        backdrop.random_stage(np.random.default_rng(seed), 3, (640, 480)) for seed in range(8)
+    ]
+    empty = [stage.backdrop for stage in stages if stage.kind != "arena"]  # it has an audience
+    for photo in load_sample_images().images:
+        height, width = photo.shape[0] // 2, photo.shape[1] // 2
+        empty.append(photo)
+        for y, x in np.ndindex(2, 2):
+            empty.append(photo[y * height :, x * width :][:height, :width])
+    empty.append(rng.integers(0, 256, (400, 500, 3), np.uint8))
+    empty.append(np.broadcast_to(np.arange(500) // 2, (3, 400, 500)).transpose(1, 2, 0))
+    estimator = load(real_data, name)
+    counts = [len(estimator.people(np.ascontiguousarray(x, np.uint8))) for x in empty]
+    print(f"{name}: false people {counts}")
+    assert len(empty) >= 19 and sum(counts) <= 2

@@ -24,6 +24,9 @@ from jdance.pose.decode import DecodeConfig, People
 _STRIDE = 4  # pixels per cell
 _CENTER_THRESHOLD = 0.08
 _HEAT_THRESHOLD = 0.05  # minimum of a joint
+# Minimum of a person, the center's probability times the mean of the joints: the best F1 on 75
+# images of COCO (0.73; without it 0.61). Images without people then have hardly any detections.
+MIN_SCORE = 0.08
 # The search radius around a rough position is _REACH_SIZE times the size of the person, plus cells.
 _REACH_SIZE, _REACH_CELLS = 0.35, 2.0
 _DISTANCE_BIAS = 1.8  # cells; heat is divided by the distance plus this
@@ -151,7 +154,7 @@ def _select(keypoints: Array, score: Array, min_joints: ArrayLike) -> People:
     # Center scores alone rank people with invisible joints too high.
     heat = keypoints[..., 2].sum(-1) / jnp.maximum(present.sum(-1), 1)
     score = score * heat
-    valid = (present.sum(-1) >= min_joints) & (score > 0)
+    valid = (present.sum(-1) >= min_joints) & (score >= MIN_SCORE)
     kept, _ = oks.suppress(oks.similarity(keypoints) >= oks.SAME_PERSON, score, valid)
     best, row = jax.lax.top_k(jnp.where(kept, score, -jnp.inf), len(score))
     valid = best > -jnp.inf
