@@ -5,11 +5,13 @@ import re
 import shlex
 from functools import cache
 
+import jax
 import numpy as np
 import pytest
 from conftest import ROOT, tiny_image
 
 from jdance import config as defaults
+from jdance import models
 from jdance.data import images, records
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -207,6 +209,20 @@ def test_the_documented_data_source(tmp_path, monkeypatch):
     data = records.Dataset(tmp_path / "data" / "mine")
     assert data.classes == ["walk", "wave"]
     assert sum(data.count(split) for split in ("train", "val", "test")) == 24
+
+
+def test_the_documented_network(tmp_path, monkeypatch):
+    text = (ROOT / "docs" / "extending.md").read_text()
+    section = text.split("\n## Add your own network\n")[1].split("\n## ")[0]
+    (tmp_path / "two_layers.py").write_text(section.split("```python\n")[1].split("```")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    config = defaults.model()
+    config.branches = "two_layers"
+    (size,) = models.inputs(config).shape
+    logits, _ = models.build(config).init_with_output(
+        jax.random.key(0), None, np.zeros((2, size), np.float32)
+    )
+    assert logits.shape == (2, config.classes)
 
 
 def test_shell_blocks_are_valid():
