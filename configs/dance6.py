@@ -1,0 +1,45 @@
+"""The motion model that ships as --model=dance6: key points to six motions and `unknown`.
+
+    python launch/prepare.py --source=stage:dance6 --output=data/dance6
+    python launch/train.py --config=configs/dance6.py --workdir=runs/dance6
+"""
+
+from ml_collections import ConfigDict
+
+from jdance import config as defaults
+
+
+def get_config() -> ConfigDict:
+    config = defaults.base()
+    config.data.dir = "data/dance6"
+    config.batch_size = 256
+    config.epochs = 30.0
+    config.log_every = 100
+    config.eval_every = 5.0
+    config.checkpoint_every = 5.0
+
+    config.model.update(
+        branches="keypoints",
+        features="full",
+        keypoint_widths=(512, 512),
+        fusion_widths=(256,),
+        dropout=0.2,
+    )
+    config.optimizer.update(
+        name="adamw",
+        learning_rate=2e-3,
+        weight_decay=0.05,
+        schedule="cosine",
+        warmup=1.0,
+        label_smoothing=0.05,
+    )
+    # Cut off, hidden and displaced joints are part of the data.
+    config.augment.update(
+        flip=0.5,
+        rotation=8.0,
+        stretch=0.25,
+        joint_noise=0.003,
+        joint_dropout=0.02,
+        legs_dropout=0.0,
+    )
+    return config

@@ -1,0 +1,494 @@
+"""Bare skeletons for a motion model of real people: six motions, and `unknown` for the rest.
+
+Unlike the scenes of `stage`, which are exact, these are degraded as pose estimators degrade them:
+joints are missing, displaced or on the wrong side, and bodies are cut off at the edge of the image.
+A skeleton keeps the label of its motion only where its visible joints show that motion; `unknown`
+also holds other postures, such as sitting, squatting, lying and holding a phone.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from jdance import skeleton
+from jdance.stagedance.body import (
+    LIMITS,
+    MOTIONS,
+    Body,
+    Build,
+    Camera,
+    Pose,
+    assemble,
+    camera_at,
+    random_build,
+    random_pose,
+    reach,
+)
+from jdance.stagedance.stage import FACE
+
+PRESET = "dance6"
+UNKNOWN = "unknown"
+CLASSES = (*MOTIONS, UNKNOWN)
+
+# Skeletons of each motion, and of unknown.
+COUNTS = {"train": (5000, 30000), "val": (400, 2400), "test": (400, 2400)}
+
+_SHOULDERS = (skeleton.R_SHOULDER, skeleton.L_SHOULDER)
+_HIPS = (skeleton.R_HIP, skeleton.L_HIP)
+_ARMS = np.array([(2, 3, 4), (5, 6, 7)])  # shoulder, elbow, wrist
+_LEGS = np.array([(8, 9, 10), (11, 12, 13)])  # hip, knee, ankle
+_ARM_ANGLES = ("shoulder_elevation", "shoulder_plane", "shoulder_rotation", "elbow")
+
+# Positions of a hand as (outward, up, forward) ranges from the middle of the hips, in body
+# heights, and the direction in which the elbow points.
+_Hand = tuple[tuple[tuple[float, float], ...], tuple[float, float, float]]
+_HANDS: dict[str, _Hand] = {
+    "ear": (((0.03, 0.08), (0.38, 0.45), (-0.02, 0.06)), (1.0, -0.6, 0.5)),
+    "mouth": (((-0.03, 0.04), (0.33, 0.40), (0.06, 0.14)), (1.0, -1.0, 0.3)),
+    "forehead": (((-0.02, 0.07), (0.43, 0.49), (0.02, 0.10)), (1.0, 0.0, 0.3)),
+    "camera": (((-0.02, 0.08), (0.30, 0.44), (0.12, 0.26)), (0.8, -1.0, 0.0)),
+    "neck": (((-0.01, 0.06), (0.34, 0.40), (-0.10, -0.02)), (1.0, 0.6, 0.2)),
+    "crossed": (((-0.11, 0.0), (0.12, 0.24), (0.08, 0.14)), (1.0, -0.7, 0.0)),
+    "chest": (((-0.03, 0.06), (0.18, 0.30), (0.08, 0.20)), (1.0, -0.8, 0.0)),
+    "carried": (((0.02, 0.14), (0.07, 0.24), (0.12, 0.28)), (0.6, -1.0, -0.4)),
+    "other_shoulder": (((-0.14, -0.04), (0.24, 0.32), (0.05, 0.14)), (1.0, -0.2, 0.3)),
+    "beside": (((0.18, 0.34), (0.12, 0.28), (0.02, 0.20)), (0.5, -1.0, -0.4)),
+    "thigh": (((0.03, 0.10), (-0.20, -0.06), (0.08, 0.20)), (1.0, 0.0, -0.6)),
+    "ground": (((0.03, 0.20), (-0.30, -0.10), (0.10, 0.30)), (1.0, 0.0, -0.3)),
+}
+# Arms as ranges of their angles.
+_STRAIGHT: dict[str, dict[str, tuple[float, float]]] = {
+    "half_low": {"elevation": (36, 60), "plane": (-25, 80), "elbow": (0, 30)},
+    "half_high": {"elevation": (112, 128), "plane": (-15, 60), "elbow": (0, 40)},
+    "forward": {"elevation": (50, 115), "plane": (60, 100), "elbow": (0, 45)},
+    "backward": {"elevation": (30, 70), "plane": (-90, -35), "elbow": (0, 60)},
+}
+_OTHER_ARMS = (*_HANDS, *_STRAIGHT, "any")
+_ACTIVE = ("akimbo", "hold_high", "single_arm_open", "wave")
+
+
+def plan() -> list[tuple[str, str, int]]:
+    """Split, class and number of every skeleton of the data set."""
+    return [
+        (split, label, number)
+        for split, counts in COUNTS.items()
+        for label in CLASSES
+        for number in range(counts[label == UNKNOWN])
+    ]
+
+
+def draw(seed: int, split: str, label: str, number: int) -> np.ndarray:
+    """Draws a skeleton, float32 [18, 3] in pixels: a pure function of its arguments."""
+    purpose = list(COUNTS).index(split), CLASSES.index(label), number
+    rng = np.random.default_rng([seed, *purpose])
+    while True:
+        keypoints = _unknown(rng) if label == UNKNOWN else _motion(label, rng)[0]
+        if keypoints is not None and skeleton.is_present(keypoints).sum() >= 4:
+            return keypoints
+
+
+def _motion(motion: str, rng: np.random.Generator, cut: float = 0.25):  # noqa: ANN202
+    """A skeleton of a motion if its visible joints show it, else None; and the skeleton anyway."""
+    build = random_build(rng)
+    pose = random_pose(motion, build, rng)
+    if motion == "stand" and rng.random() < 0.35:
+        _hands_away(pose, build, rng)
+    exact, unit = _project(build, pose, rng, turned=0.0)
+    keypoints = degrade(exact, unit, rng, cut)
+    return (keypoints if shows(motion, exact, keypoints[:, 2] > 0, unit) else None), keypoints
+
+
+def _unknown(rng: np.random.Generator) -> np.ndarray | None:
+    kind = rng.random()
+    if kind < 0.15:  # a motion whose visible joints do not show it
+        shown, keypoints = _motion(str(rng.choice(MOTIONS)), rng, cut=0.8)
+        return keypoints if shown is None and not _any_arm_shows(keypoints) else None
+    build = random_build(rng)
+    if kind < 0.55:
+        pose = random_pose(str(rng.choice(["stand", "walk", "wave"], p=[0.5, 0.25, 0.25])), build, rng)
+        clear = _other_arms(pose, build, rng)
+        turned = 0.0
+    else:
+        pose = random_pose("stand", build, rng)
+        name = str(rng.choice(list(_POSTURES), p=_POSTURE_WEIGHTS))
+        turned = _POSTURES[name](pose, rng)
+        clear = _any_arms(pose, build, rng)
+    pose = {name: np.clip(pose[name], *limits) for name, limits in LIMITS.items()}
+    exact, unit = _project(build, pose, rng, turned)
+    keypoints = degrade(exact, unit, rng, cut=0.3)
+    seen = keypoints[:, 2] > 0
+    if kind < 0.55 and not clear and not seen[_ARMS].all():
+        return None
+    if kind >= 0.55 and not clear and seen[_LEGS[:, 1:]].sum() < 3:
+        return None  # without its legs it is the motion of its arms
+    return keypoints
+
+
+# Arms --------------------------------------------------------------------------------------------
+
+
+def _hands_away(pose: Pose, build: Build, rng: np.random.Generator) -> None:
+    """Hands in the pockets or behind the back, of one who stands."""
+    behind = rng.random() < 0.4
+    for i in (0, 1) if rng.random() < 0.7 else (int(rng.integers(2)),):
+        if behind:
+            target = np.array([rng.uniform(-0.05, 0.04), rng.uniform(-0.05, 0.07), -0.09])
+            elbow = (1.0, 0.0, -1.0)
+        else:
+            target = np.array([rng.uniform(0.08, 0.13), rng.uniform(-0.09, -0.03), rng.uniform(0, 0.06)])
+            elbow = (1.0, 0.0, rng.uniform(-1.5, -0.3))
+        reach(pose, i, build, target * [(-1, 1)[i], 1, 1] * build.height, elbow)
+
+
+def _arm(pose: Pose, i: int, kind: str, build: Build, rng: np.random.Generator) -> None:
+    """Sets an arm to a kind of posture: a motion's, or one of _OTHER_ARMS."""
+    if kind in _HANDS:
+        ranges, elbow = _HANDS[kind]
+        target = np.array([rng.uniform(*r) for r in ranges])
+        drawn = np.array(elbow) + rng.normal(0, 0.25, 3)
+        reach(pose, i, build, target * [(-1, 1)[i], 1, 1] * build.height, tuple(drawn))
+    elif kind in _STRAIGHT or kind == "any":
+        ranges = _STRAIGHT.get(kind, {"elevation": (20, 175), "plane": (-60, 120), "elbow": (0, 140)})
+        pose["shoulder_elevation"][i] = rng.uniform(*ranges["elevation"])
+        pose["shoulder_plane"][i] = rng.uniform(*ranges["plane"])
+        pose["shoulder_rotation"][i] = rng.uniform(-60, 100)
+        pose["elbow"][i] = rng.uniform(*ranges["elbow"])
+    else:
+        model = random_pose(kind, build, rng)
+        elevation, elbow = model["shoulder_elevation"], model["elbow"]
+        active = int(np.argmax(elbow if kind in ("akimbo", "wave") else elevation))
+        for name in _ARM_ANGLES:
+            pose[name][i] = model[name][active]
+
+
+def _is_active(pose: Pose, i: int) -> bool:
+    """Whether an arm could be the one of a motion."""
+    elevation, elbow = pose["shoulder_elevation"][i], pose["elbow"][i]
+    up = pose["shoulder_rotation"][i] > 30
+    return bool(
+        elevation > 118 and elbow < 70
+        or 55 < elevation < 120 and elbow < 45 and abs(pose["shoulder_plane"][i]) < 60
+        or elevation < 125 and elbow > 50 and up
+        or elevation < 38
+    )
+
+
+def _other_arms(pose: Pose, build: Build, rng: np.random.Generator) -> bool:
+    """Arms that make no motion, of one who stands or walks.
+
+    Returns:
+        Whether either arm by itself already tells that.
+    """
+    kind = rng.random()
+    if kind < 0.35:  # two arms of motions that do not belong together
+        pairs = [("wave", "wave"), ("single_arm_open", "single_arm_open"), ("single_arm_open", "wave"),
+                 ("hold_high", "single_arm_open"), ("hold_high", "wave"), ("half_high", "half_high"),
+                 ("half_low", "half_low"), ("half_low", "wave"), ("half_low", "single_arm_open")]
+        kinds = list(pairs[rng.integers(len(pairs))])
+        rng.shuffle(kinds)
+        for i in (0, 1):
+            _arm(pose, i, kinds[i], build, rng)
+        return False
+    if kind < 0.7:  # both alike: arms crossed, something held with both hands
+        name = str(rng.choice(["crossed", "chest", "carried", "camera", "forward", "mouth", "neck",
+                               "forehead", "thigh"]))
+        for i in (0, 1):
+            _arm(pose, i, name, build, rng)
+        return name != "thigh"
+    kinds = list(rng.choice(_OTHER_ARMS, 2))
+    first = int(rng.integers(2))
+    _arm(pose, first, kinds[0], build, rng)
+    if kinds[0] == "any":
+        while _is_active(pose, first):
+            _arm(pose, first, "any", build, rng)
+    if rng.random() < 0.4:
+        _arm(pose, 1 - first, kinds[1], build, rng)
+    return False
+
+
+def _any_arms(pose: Pose, build: Build, rng: np.random.Generator) -> bool:
+    """Any arms, of a posture that makes no motion; returns whether neither is one of a motion."""
+    active = False
+    for i in (0, 1):
+        draw = rng.random()
+        if draw < 0.2:
+            _arm(pose, i, str(rng.choice(_ACTIVE)), build, rng)
+            active = True
+        elif draw < 0.45:
+            _arm(pose, i, "thigh", build, rng)
+        elif draw < 0.8:
+            kind = str(rng.choice(_OTHER_ARMS))
+            _arm(pose, i, kind, build, rng)
+            active |= kind == "any"
+    return not active
+
+
+# Postures ----------------------------------------------------------------------------------------
+# Each sets legs and trunk, and returns by how many degrees the whole body is turned over.
+
+
+def _legs(pose: Pose, flexion: object, knee: object, abduction: object, rotation: object) -> None:
+    pose["hip_flexion"], pose["knee"] = np.array(flexion, float), np.array(knee, float)
+    pose["hip_abduction"], pose["hip_rotation"] = np.array(abduction, float), np.array(rotation, float)
+
+
+def _sit(pose: Pose, rng: np.random.Generator) -> float:
+    """On a chair or the floor, legs beside each other, crossed or stretched out."""
+    flexion = rng.uniform(68, 112) + rng.normal(0, 4, 2)
+    knee = rng.uniform(*((0, 60) if rng.random() < 0.2 else (55, 120))) + rng.normal(0, 10, 2)
+    spread = rng.uniform(-4, 30) + rng.normal(0, 4, 2)
+    rotation = rng.uniform(-5, 30) + rng.normal(0, 6, 2)
+    kind = rng.random()
+    if kind < 0.2:  # cross-legged
+        flexion, knee = rng.uniform(80, 115, 2), rng.uniform(110, 145, 2)
+        spread, rotation = rng.uniform(25, 50, 2), rng.uniform(20, 50, 2)
+    elif kind < 0.4:  # one leg over the other
+        over = rng.integers(2)
+        flexion[over] += 15
+        spread[over] = rng.uniform(-20, -8)
+        rotation[over] = rng.uniform(10, 50)
+    _legs(pose, flexion, knee, spread, rotation)
+    pose["pelvis_pitch"] = np.array(rng.uniform(-20, 12))
+    pose["spine_pitch"] = np.array(rng.uniform(-18, 45))
+    return 0.0
+
+
+def _squat(pose: Pose, rng: np.random.Generator) -> float:
+    """From a half squat, as in sports, to sitting on the heels."""
+    deep = rng.uniform(0, 1)
+    flexion = 38 + 75 * deep + rng.normal(0, 7, 2)
+    _legs(pose, flexion, 42 + 95 * deep + rng.normal(0, 9, 2), rng.uniform(0, 32) + rng.normal(0, 4, 2),
+          rng.uniform(-5, 45) + rng.normal(0, 5, 2))  # fmt: skip
+    pose["pelvis_pitch"] = np.array(rng.uniform(5, 30))
+    pose["spine_pitch"] = np.array(rng.uniform(0, 45))
+    return 0.0
+
+
+def _kneel(pose: Pose, rng: np.random.Generator) -> float:
+    """On one knee or both, upright or on the heels."""
+    back = rng.uniform(-12, 35)
+    flexion = back + rng.normal(0, 5, 2)
+    knee = rng.uniform(80, 110) + max(back, 0) + rng.normal(0, 6, 2)
+    if rng.random() < 0.5:
+        front = rng.integers(2)
+        flexion[front], knee[front] = rng.uniform(70, 110), rng.uniform(65, 115)
+    _legs(pose, flexion, knee, rng.uniform(0, 20, 2), rng.uniform(-5, 25, 2))
+    pose["spine_pitch"] = np.array(rng.uniform(-10, 40))
+    return 0.0
+
+
+def _lunge(pose: Pose, rng: np.random.Generator) -> float:
+    """A long step forward or sideways, a run, a kick."""
+    front = int(rng.integers(2))
+    flexion, knee = rng.uniform(-25, 5, 2), rng.uniform(0, 60, 2)
+    spread = rng.uniform(0, 15, 2)
+    flexion[front], knee[front] = rng.uniform(42, 105), rng.uniform(15, 115)
+    if rng.random() < 0.35:  # sideways
+        spread = rng.uniform(28, 50, 2)
+        flexion[front], knee[front] = rng.uniform(25, 75), rng.uniform(45, 95)
+        flexion[1 - front], knee[1 - front] = rng.uniform(-5, 15), rng.uniform(0, 15)
+    _legs(pose, flexion, knee, spread, rng.uniform(0, 45, 2))
+    pose["spine_pitch"] = np.array(rng.uniform(-15, 45))
+    pose["spine_side"] = np.array(rng.uniform(-25, 25))
+    return 0.0
+
+
+def _bow(pose: Pose, rng: np.random.Generator) -> float:
+    """Bent forward, the legs rather straight."""
+    pose["pelvis_pitch"] = np.array(rng.uniform(10, 30))
+    pose["spine_pitch"] = np.array(rng.uniform(22, 60))
+    bend = rng.uniform(0, 35)
+    _legs(pose, float(pose["pelvis_pitch"]) + bend / 2 + rng.normal(0, 6, 2), bend + rng.uniform(0, 8, 2),
+          rng.uniform(0, 20, 2), rng.uniform(0, 20, 2))  # fmt: skip
+    return 0.0
+
+
+def _lie(pose: Pose, rng: np.random.Generator) -> float:
+    """Lying, a plank, somebody who falls; stretched out or curled up."""
+    if rng.random() < 0.6:
+        curled = rng.uniform(0, 1)
+        _legs(pose, 90 * curled * rng.uniform(0.5, 1, 2), 110 * curled * rng.uniform(0.4, 1, 2),
+              rng.uniform(0, 25, 2), rng.uniform(-10, 30, 2))  # fmt: skip
+    return float(rng.choice([-1, 1]) * rng.uniform(50, 115))
+
+
+def _straddle(pose: Pose, rng: np.random.Generator) -> float:
+    """Legs wide apart, on the floor or in a jump; or leaning over, as on skis."""
+    if rng.random() < 0.5:
+        _legs(pose, rng.uniform(-5, 25, 2), rng.uniform(0, 40, 2), rng.uniform(27, 50, 2),
+              rng.uniform(0, 40, 2))  # fmt: skip
+        return 0.0
+    bend = rng.uniform(0, 50)
+    _legs(pose, bend * 0.6 + rng.normal(0, 8, 2), bend + rng.uniform(0, 12, 2), rng.uniform(0, 15, 2),
+          rng.uniform(0, 15, 2))  # fmt: skip
+    return float(rng.choice([-1, 1]) * rng.uniform(28, 55))
+
+
+_POSTURES: dict[str, Callable[[Pose, np.random.Generator], float]] = {
+    "sit": _sit, "squat": _squat, "kneel": _kneel, "lunge": _lunge, "bow": _bow, "lie": _lie,
+    "straddle": _straddle,
+}  # fmt: skip
+_POSTURE_WEIGHTS = (0.34, 0.16, 0.1, 0.14, 0.1, 0.08, 0.08)
+
+
+# The image ---------------------------------------------------------------------------------------
+
+
+def _project(
+    build: Build, pose: Pose, rng: np.random.Generator, turned: float
+) -> tuple[np.ndarray, float]:
+    """A body seen by a random camera: exact key points [18, 3], and the body's height in pixels.
+
+    A `turned` body lies over to a random side. Parts of the face on the far side are missing.
+    """
+    # As dancers face an audience, or, less often, anywhere.
+    yaw = 70 * rng.uniform(-1, 1) + 180 * (rng.random() < 0.15)
+    if rng.random() < 0.4:
+        yaw = rng.uniform(-180, 180)
+    body = assemble(build, pose, (0.0, 0.0), float(yaw))
+    distance = float(np.exp(rng.uniform(np.log(2.2), np.log(15))))
+    height = rng.uniform(0.3, 2.6) if rng.random() < 0.8 else rng.uniform(0.3, 0.6) * distance
+    camera = camera_at(float(height), distance, 0.0, rng.uniform(0.6, 1.2), 100 * distance, (640, 480))
+    joints, head, skull = body.joints, body.head, body.skull
+    if turned:
+        roll = _rotation(rng.uniform(0, 2 * np.pi), np.radians(turned))
+        middle = joints[list(_HIPS)].mean(0)
+        joints, head = (joints - middle) @ roll.T + middle, roll @ head
+        skull = roll @ (skull - middle) + middle
+    xy, _ = camera.project(joints)
+    seen = _face(camera, head, skull)
+    _self_occlusion(seen, body, camera, rng)
+    lean = np.radians(rng.normal(0, 4))
+    xy = (xy - 240) @ np.array([[np.cos(lean), np.sin(lean)], [-np.sin(lean), np.cos(lean)]]) + 240
+    keypoints = np.concatenate([xy, np.ones((len(xy), 1))], 1)
+    return keypoints * seen[:, None], 100 * build.height
+
+
+def _rotation(direction: float, angle: float) -> np.ndarray:
+    """The rotation [3, 3] about a horizontal axis."""
+    axis = np.array([np.cos(direction), 0.0, np.sin(direction)])
+    cross = np.array([[0, -axis[2], 0], [axis[2], 0, -axis[0]], [0, axis[0], 0]])
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+def _face(camera: Camera, head: np.ndarray, skull: np.ndarray) -> np.ndarray:
+    seen = np.ones(skeleton.NUM_JOINTS, bool)
+    towards = camera.position - skull
+    towards /= np.linalg.norm(towards)
+    for joint, outward, least in FACE:
+        seen[joint] = head @ outward @ towards > least
+    return seen
+
+
+def _self_occlusion(seen: np.ndarray, body: Body, camera: Camera, rng: np.random.Generator) -> None:
+    """Hides, now and then, the limbs on the far side of a body in profile."""
+    right, left = (np.linalg.norm(camera.position - body.joints[j]) for j in _SHOULDERS)
+    if abs(right - left) < 0.18:
+        return
+    far = int(left > right)
+    for limb in (_ARMS[far], _LEGS[far]):
+        if rng.random() < 0.25:
+            seen[limb[int(rng.integers(3)) :]] = False
+
+
+def degrade(
+    exact: np.ndarray, unit: float, rng: np.random.Generator, cut: float = 0.25
+) -> np.ndarray:
+    """Key points [18, 3] as an estimator might find them: float32.
+
+    Args:
+        exact: where the joints are.
+        unit: height of the upright body in pixels.
+        rng: what to draw from.
+        cut: probability that the body is cut off at the image's edge.
+    """
+    found = exact.copy()
+    xy, score = found[:, :2], found[:, 2]
+    if rng.random() < 0.06:  # mistaken sides, of all or of the legs alone
+        swapped = skeleton.COCO18.flip.copy()
+        if rng.random() < 0.6:
+            swapped[[j for j in range(18) if j not in _LEGS]] = [
+                j for j in range(18) if j not in _LEGS
+            ]
+        found[:] = found[swapped]
+    for limb in (_ARMS, _LEGS):
+        for depth in (1, 2):
+            if rng.random() < 0.02:  # both of a pair on one side
+                one = int(rng.integers(2))
+                found[limb[one, depth]] = found[limb[1 - one, depth]]
+    # Low scores are far off.
+    sure = rng.uniform(0.4, 1.0, 18) * rng.uniform(0.7, 1.0)
+    blur = unit * np.exp(rng.uniform(np.log(0.002), np.log(0.014)))
+    xy += rng.normal(0, 1, (18, 2)) * (blur * (1.6 - sure))[:, None]
+    wild = rng.random(18) < 0.004
+    xy[wild] += rng.normal(0, 0.15 * unit, (int(wild.sum()), 2))
+    score *= sure
+    missing = rng.random(18) < rng.choice([0.0, 0.03, 0.12, 0.3], p=[0.4, 0.3, 0.2, 0.1])
+    if rng.random() < 0.7:  # limbs grow from the trunk outwards
+        for limb in (*_ARMS, *_LEGS):
+            missing[limb] |= np.logical_or.accumulate(missing[limb])
+    if rng.random() < 0.1:  # an arm or a leg behind something
+        missing[(_ARMS, _LEGS)[rng.integers(2)][rng.integers(2)][rng.integers(3) :]] = True
+    if rng.random() < cut:
+        missing |= _beyond_edge(exact, rng)
+    score[missing] = 0
+    return skeleton.clean(found)
+
+
+def _beyond_edge(exact: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Which joints lie beyond the edge of an image: bool [18]."""
+    x, y = exact[:, 0], exact[:, 1]
+    edge = rng.choice(4, p=[0.6, 0.08, 0.16, 0.16])
+    low, high = (y.min(), y.max()) if edge < 2 else (x.min(), x.max())
+    depth = rng.uniform(0.02, (0.85, 0.25, 0.6, 0.6)[edge]) * (high - low)
+    return np.array((y > high - depth, y < low + depth, x < low + depth, x > high - depth)[edge])
+
+
+def shows(motion: str, exact: np.ndarray, seen: np.ndarray, unit: float) -> bool:
+    """Whether the visible joints of a body in a motion show it.
+
+    Args:
+        motion: that the body is in.
+        exact: its key points [18, 3].
+        seen: bool [18], which joints are visible.
+        unit: height of the upright body in pixels.
+    """
+    xy = exact[:, :2] / unit
+    if not (seen[skeleton.NECK] or seen[list(_SHOULDERS)].all()):
+        return False
+    if motion in ("stand", "walk"):
+        knees, ankles = _LEGS[:, 1], _LEGS[:, 2]
+        stride = abs(xy[ankles[0]] - xy[ankles[1]])
+        return bool(
+            seen[[*knees, *ankles]].sum() >= 3
+            and seen[list(_HIPS)].any()
+            and seen[_ARMS[:, 1:]].sum() >= (3 if motion == "stand" else 1)
+            and (motion == "stand" or stride[0] > 0.12 or stride[1] > 0.06)
+        )
+    for i, (shoulder, elbow, wrist) in enumerate(_ARMS):
+        if not seen[[shoulder, elbow, wrist]].all():
+            continue
+        arm = xy[wrist] - xy[shoulder]
+        other = seen[_ARMS[1 - i, 1]]
+        along = arm / max(np.linalg.norm(arm), 1e-6)
+        bend = xy[elbow] - xy[shoulder]
+        aside = abs(along[0] * bend[1] - along[1] * bend[0])  # the elbow's distance from the line
+        if (
+            (motion == "hold_high" and arm[1] < -0.2)
+            or (motion == "single_arm_open" and other and np.linalg.norm(arm) > 0.2
+                and abs(along[1]) < 0.64)
+            or (motion == "wave" and other and xy[elbow, 1] - xy[wrist, 1] > 0.07)
+            or (motion == "akimbo" and seen[_LEGS[i, 0]] and aside > 0.04)
+        ):  # fmt: skip
+            return True
+    return False
+
+
+def _any_arm_shows(keypoints: np.ndarray) -> bool:
+    """Whether an arm is seen raised, from which a motion may be told after all."""
+    for shoulder, elbow, wrist in _ARMS:
+        if (keypoints[[shoulder, elbow, wrist], 2] > 0).all():
+            y = keypoints[[shoulder, elbow, wrist], 1]
+            if y[2] < y[0] or y[2] < y[1]:
+                return True
+    return False
