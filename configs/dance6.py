@@ -1,7 +1,7 @@
 """The motion model that ships as --model=dance6: key points to six motions and `unknown`.
 
-    python launch/prepare.py --source=stage:dance6 --output=data/dance6
-    python launch/train.py --config=configs/dance6.py --workdir=runs/dance6
+python launch/prepare.py --source=stage:dance6 --output=data/dance6
+python launch/train.py --config=configs/dance6.py --workdir=runs/dance6
 """
 
 from ml_collections import ConfigDict

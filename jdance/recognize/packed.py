@@ -111,4 +111,6 @@ def _unpack(file: Path) -> MotionModel:
 def _abstract_variables(config: ConfigDict, classes: list[str]) -> weights.Shapes:
     """The shape and dtype of every variable of a motion network by its path."""
     task = tasks.make(config, classes)
-    return flatten_dict(dict(jax.eval_shape(task.model().init, jax.random.key(0), *task.input_shapes())))
+    return flatten_dict(
+        dict(jax.eval_shape(task.model().init, jax.random.key(0), *task.input_shapes()))
+    )

@@ -16,14 +16,13 @@ from jdance.stagedance.body import (
     MOTIONS,
     Body,
     Build,
-    Camera,
     Pose,
     assemble,
-    camera_at,
     random_build,
     random_pose,
     reach,
 )
+from jdance.stagedance.camera import Camera, stage_camera
 from jdance.stagedance.stage import FACE
 
 PRESET = "dance6"
@@ -46,10 +45,13 @@ _HANDS: dict[str, _Hand] = {
     "ear": (((0.03, 0.08), (0.38, 0.45), (-0.02, 0.06)), (1.0, -0.6, 0.5)),
     "mouth": (((-0.03, 0.04), (0.33, 0.40), (0.06, 0.14)), (1.0, -1.0, 0.3)),
     "forehead": (((-0.02, 0.07), (0.43, 0.49), (0.02, 0.10)), (1.0, 0.0, 0.3)),
+    "salute": (((0.03, 0.12), (0.37, 0.46), (-0.02, 0.10)), (1.0, 0.1, 0.0)),
+    "temple": (((0.0, 0.10), (0.36, 0.48), (0.0, 0.10)), (1.0, -0.2, 0.4)),
     "camera": (((-0.02, 0.08), (0.30, 0.44), (0.12, 0.26)), (0.8, -1.0, 0.0)),
     "neck": (((-0.01, 0.06), (0.34, 0.40), (-0.10, -0.02)), (1.0, 0.6, 0.2)),
     "crossed": (((-0.11, 0.0), (0.12, 0.24), (0.08, 0.14)), (1.0, -0.7, 0.0)),
     "chest": (((-0.03, 0.06), (0.18, 0.30), (0.08, 0.20)), (1.0, -0.8, 0.0)),
+    "belly": (((-0.06, 0.06), (0.06, 0.16), (0.07, 0.14)), (1.0, -0.3, -0.2)),
     "carried": (((0.02, 0.14), (0.07, 0.24), (0.12, 0.28)), (0.6, -1.0, -0.4)),
     "other_shoulder": (((-0.14, -0.04), (0.24, 0.32), (0.05, 0.14)), (1.0, -0.2, 0.3)),
     "beside": (((0.18, 0.34), (0.12, 0.28), (0.02, 0.20)), (0.5, -1.0, -0.4)),
@@ -57,13 +59,15 @@ _HANDS: dict[str, _Hand] = {
     "ground": (((0.03, 0.20), (-0.30, -0.10), (0.10, 0.30)), (1.0, 0.0, -0.3)),
 }
 # Arms as ranges of their angles.
-_STRAIGHT: dict[str, dict[str, tuple[float, float]]] = {
+_ANGLES: dict[str, dict[str, tuple[float, float]]] = {
     "half_low": {"elevation": (36, 60), "plane": (-25, 80), "elbow": (0, 30)},
     "half_high": {"elevation": (112, 128), "plane": (-15, 60), "elbow": (0, 40)},
     "forward": {"elevation": (50, 115), "plane": (60, 100), "elbow": (0, 45)},
     "backward": {"elevation": (30, 70), "plane": (-90, -35), "elbow": (0, 60)},
+    "running": {"elevation": (15, 60), "plane": (-100, 110), "elbow": (65, 125)},
+    "any": {"elevation": (20, 175), "plane": (-60, 120), "elbow": (0, 140)},
 }
-_OTHER_ARMS = (*_HANDS, *_STRAIGHT, "any")
+_OTHER_ARMS = (*_HANDS, *_ANGLES)
 _ACTIVE = ("akimbo", "hold_high", "single_arm_open", "wave")
 
 
@@ -82,46 +86,58 @@ def draw(seed: int, split: str, label: str, number: int) -> np.ndarray:
     purpose = list(COUNTS).index(split), CLASSES.index(label), number
     rng = np.random.default_rng([seed, *purpose])
     while True:
-        keypoints = _unknown(rng) if label == UNKNOWN else _motion(label, rng)[0]
-        if keypoints is not None and skeleton.is_present(keypoints).sum() >= 4:
+        keypoints, shown = _unknown(rng) if label == UNKNOWN else _motion(label, rng)
+        if shown and skeleton.is_present(keypoints).sum() >= 4:
             return keypoints
 
 
-def _motion(motion: str, rng: np.random.Generator, cut: float = 0.25):  # noqa: ANN202
-    """A skeleton of a motion if its visible joints show it, else None; and the skeleton anyway."""
+def _motion(motion: str, rng: np.random.Generator, cut: float = 0.25) -> tuple[np.ndarray, bool]:
+    """A skeleton of a motion, and whether its visible joints show it; `cut` as for `degrade`."""
     build = random_build(rng)
     pose = random_pose(motion, build, rng)
-    if motion == "stand" and rng.random() < 0.35:
-        _hands_away(pose, build, rng)
+    if motion == "stand":
+        if rng.random() < 0.3:  # the legs of livelier motions
+            other = random_pose("akimbo", build, rng)
+            pose |= {name: other[name] for name in ("hip_flexion", "hip_abduction", "knee")}
+        arms = rng.random()
+        if arms < 0.35:
+            _hands_away(pose, build, rng)
+        elif arms < 0.6:  # bent a little, as when walking
+            other = random_pose("walk", build, rng)
+            pose |= {name: other[name] for name in _ARM_ANGLES}
+    if motion == "wave" and rng.random() < 0.3:
+        _wave_high(pose, rng)
     exact, unit = _project(build, pose, rng, turned=0.0)
     keypoints = degrade(exact, unit, rng, cut)
-    return (keypoints if shows(motion, exact, keypoints[:, 2] > 0, unit) else None), keypoints
+    return keypoints, shows(motion, exact, keypoints[:, 2] > 0, unit)
 
 
-def _unknown(rng: np.random.Generator) -> np.ndarray | None:
+def _unknown(rng: np.random.Generator) -> tuple[np.ndarray, bool]:
+    """A skeleton of unknown, and whether its visible joints show no motion."""
     kind = rng.random()
-    if kind < 0.15:  # a motion whose visible joints do not show it
-        shown, keypoints = _motion(str(rng.choice(MOTIONS)), rng, cut=0.8)
-        return keypoints if shown is None and not _any_arm_shows(keypoints) else None
+    if kind < 0.15:  # a motion that the visible joints do not show
+        keypoints, shown = _motion(str(rng.choice(MOTIONS)), rng, cut=0.8)
+        return keypoints, not shown and not _raised(keypoints)
     build = random_build(rng)
     if kind < 0.55:
-        pose = random_pose(str(rng.choice(["stand", "walk", "wave"], p=[0.5, 0.25, 0.25])), build, rng)
+        motion = str(rng.choice(["stand", "walk", "wave"], p=[0.5, 0.25, 0.25]))
+        pose = random_pose(motion, build, rng)
         clear = _other_arms(pose, build, rng)
-        turned = 0.0
+        turned, cut = 0.0, 0.3
     else:
         pose = random_pose("stand", build, rng)
-        name = str(rng.choice(list(_POSTURES), p=_POSTURE_WEIGHTS))
-        turned = _POSTURES[name](pose, rng)
+        name = str(rng.choice(list(POSTURES), p=_POSTURE_WEIGHTS))
+        turned, cut = POSTURES[name](pose, rng), 0.45
         clear = _any_arms(pose, build, rng)
     pose = {name: np.clip(pose[name], *limits) for name, limits in LIMITS.items()}
     exact, unit = _project(build, pose, rng, turned)
-    keypoints = degrade(exact, unit, rng, cut=0.3)
+    keypoints = degrade(exact, unit, rng, cut)
     seen = keypoints[:, 2] > 0
-    if kind < 0.55 and not clear and not seen[_ARMS].all():
-        return None
-    if kind >= 0.55 and not clear and seen[_LEGS[:, 1:]].sum() < 3:
-        return None  # without its legs it is the motion of its arms
-    return keypoints
+    if kind < 0.55 and clear is not True:
+        shown = clear is None and shows("single_arm_open", exact, seen, unit)
+        return keypoints, bool(seen[_ARMS].all()) and not shown
+    # Without its legs a posture is the motion of its arms.
+    return keypoints, clear or seen[_LEGS[:, 1:]].sum() >= 3
 
 
 # Arms --------------------------------------------------------------------------------------------
@@ -135,28 +151,38 @@ def _hands_away(pose: Pose, build: Build, rng: np.random.Generator) -> None:
             target = np.array([rng.uniform(-0.05, 0.04), rng.uniform(-0.05, 0.07), -0.09])
             elbow = (1.0, 0.0, -1.0)
         else:
-            target = np.array([rng.uniform(0.08, 0.13), rng.uniform(-0.09, -0.03), rng.uniform(0, 0.06)])
+            target = np.array(
+                [rng.uniform(0.08, 0.13), rng.uniform(-0.09, -0.03), rng.uniform(0, 0.06)]
+            )
             elbow = (1.0, 0.0, rng.uniform(-1.5, -0.3))
         reach(pose, i, build, target * [(-1, 1)[i], 1, 1] * build.height, elbow)
+
+
+def _wave_high(pose: Pose, rng: np.random.Generator) -> None:
+    """Raises the upper arm of a wave over the shoulder, the forearm about upright."""
+    i = int(np.argmax(pose["elbow"] + pose["shoulder_elevation"]))
+    pose["shoulder_elevation"][i] = elevation = rng.uniform(100, 132)
+    pose["elbow"][i] = 180 - elevation + rng.normal(5, 15)
+    pose["shoulder_rotation"][i] = rng.uniform(70, 110)
 
 
 def _arm(pose: Pose, i: int, kind: str, build: Build, rng: np.random.Generator) -> None:
     """Sets an arm to a kind of posture: a motion's, or one of _OTHER_ARMS."""
     if kind in _HANDS:
-        ranges, elbow = _HANDS[kind]
-        target = np.array([rng.uniform(*r) for r in ranges])
-        drawn = np.array(elbow) + rng.normal(0, 0.25, 3)
-        reach(pose, i, build, target * [(-1, 1)[i], 1, 1] * build.height, tuple(drawn))
-    elif kind in _STRAIGHT or kind == "any":
-        ranges = _STRAIGHT.get(kind, {"elevation": (20, 175), "plane": (-60, 120), "elbow": (0, 140)})
-        pose["shoulder_elevation"][i] = rng.uniform(*ranges["elevation"])
-        pose["shoulder_plane"][i] = rng.uniform(*ranges["plane"])
+        position, elbow = _HANDS[kind]
+        target = np.array([rng.uniform(*r) for r in position])
+        x, y, z = np.array(elbow) + rng.normal(0, 0.25, 3)
+        reach(pose, i, build, target * [(-1, 1)[i], 1, 1] * build.height, (x, y, z))
+    elif kind in _ANGLES:
+        angles = _ANGLES[kind]
+        pose["shoulder_elevation"][i] = rng.uniform(*angles["elevation"])
+        pose["shoulder_plane"][i] = rng.uniform(*angles["plane"])
         pose["shoulder_rotation"][i] = rng.uniform(-60, 100)
-        pose["elbow"][i] = rng.uniform(*ranges["elbow"])
+        pose["elbow"][i] = rng.uniform(*angles["elbow"])
     else:
         model = random_pose(kind, build, rng)
-        elevation, elbow = model["shoulder_elevation"], model["elbow"]
-        active = int(np.argmax(elbow if kind in ("akimbo", "wave") else elevation))
+        bent = kind in ("akimbo", "wave")
+        active = int(np.argmax(model["elbow" if bent else "shoulder_elevation"]))
         for name in _ARM_ANGLES:
             pose[name][i] = model[name][active]
 
@@ -165,36 +191,61 @@ def _is_active(pose: Pose, i: int) -> bool:
     """Whether an arm could be the one of a motion."""
     elevation, elbow = pose["shoulder_elevation"][i], pose["elbow"][i]
     up = pose["shoulder_rotation"][i] > 30
-    return bool(
-        elevation > 118 and elbow < 70
-        or 55 < elevation < 120 and elbow < 45 and abs(pose["shoulder_plane"][i]) < 60
-        or elevation < 125 and elbow > 50 and up
-        or elevation < 38
-    )
+    high = elevation > 118 and elbow < 70
+    open_ = 55 < elevation < 120 and elbow < 45 and abs(pose["shoulder_plane"][i]) < 60
+    wave = elevation < 125 and elbow > 50 and up
+    return bool(high or open_ or wave or elevation < 38)
 
 
-def _other_arms(pose: Pose, build: Build, rng: np.random.Generator) -> bool:
+def _other_arms(pose: Pose, build: Build, rng: np.random.Generator) -> bool | None:
     """Arms that make no motion, of one who stands or walks.
 
     Returns:
-        Whether either arm by itself already tells that.
+        Whether either arm by itself already shows that; None if an arm may look like a motion's.
     """
     kind = rng.random()
-    if kind < 0.35:  # two arms of motions that do not belong together
-        pairs = [("wave", "wave"), ("single_arm_open", "single_arm_open"), ("single_arm_open", "wave"),
-                 ("hold_high", "single_arm_open"), ("hold_high", "wave"), ("half_high", "half_high"),
-                 ("half_low", "half_low"), ("half_low", "wave"), ("half_low", "single_arm_open")]
+    if kind < 0.25:  # two arms of motions that do not belong together
+        pairs = [
+            ("wave", "wave"),
+            ("single_arm_open", "single_arm_open"),
+            ("single_arm_open", "wave"),
+            ("hold_high", "single_arm_open"),
+            ("hold_high", "wave"),
+            ("half_high", "half_high"),
+            ("half_low", "half_low"),
+            ("half_low", "wave"),
+            ("half_low", "single_arm_open"),
+        ]
         kinds = list(pairs[rng.integers(len(pairs))])
         rng.shuffle(kinds)
         for i in (0, 1):
             _arm(pose, i, kinds[i], build, rng)
         return False
-    if kind < 0.7:  # both alike: arms crossed, something held with both hands
-        name = str(rng.choice(["crossed", "chest", "carried", "camera", "forward", "mouth", "neck",
-                               "forehead", "thigh"]))
+    if kind < 0.5:  # both alike: arms crossed, something held with both hands
+        name = str(
+            rng.choice(
+                [
+                    "crossed",
+                    "crossed",
+                    "belly",
+                    "chest",
+                    "carried",
+                    "camera",
+                    "forward",
+                    "mouth",
+                    "neck",
+                    "forehead",
+                    "thigh",
+                ]
+            )
+        )
         for i in (0, 1):
             _arm(pose, i, name, build, rng)
         return name != "thigh"
+    if kind < 0.75:  # one hand at the head
+        i = int(rng.integers(2))
+        _arm(pose, i, str(rng.choice(["ear", "mouth", "forehead", "salute", "temple"])), build, rng)
+        return False
     kinds = list(rng.choice(_OTHER_ARMS, 2))
     first = int(rng.integers(2))
     _arm(pose, first, kinds[0], build, rng)
@@ -203,7 +254,7 @@ def _other_arms(pose: Pose, build: Build, rng: np.random.Generator) -> bool:
             _arm(pose, first, "any", build, rng)
     if rng.random() < 0.4:
         _arm(pose, 1 - first, kinds[1], build, rng)
-    return False
+    return None
 
 
 def _any_arms(pose: Pose, build: Build, rng: np.random.Generator) -> bool:
@@ -227,9 +278,11 @@ def _any_arms(pose: Pose, build: Build, rng: np.random.Generator) -> bool:
 # Each sets legs and trunk, and returns by how many degrees the whole body is turned over.
 
 
-def _legs(pose: Pose, flexion: object, knee: object, abduction: object, rotation: object) -> None:
-    pose["hip_flexion"], pose["knee"] = np.array(flexion, float), np.array(knee, float)
-    pose["hip_abduction"], pose["hip_rotation"] = np.array(abduction, float), np.array(rotation, float)
+def _legs(
+    pose: Pose, flexion: np.ndarray, knee: np.ndarray, abduction: np.ndarray, rotation: np.ndarray
+) -> None:
+    pose["hip_flexion"], pose["knee"] = flexion, knee
+    pose["hip_abduction"], pose["hip_rotation"] = abduction, rotation
 
 
 def _sit(pose: Pose, rng: np.random.Generator) -> float:
@@ -247,6 +300,12 @@ def _sit(pose: Pose, rng: np.random.Generator) -> float:
         flexion[over] += 15
         spread[over] = rng.uniform(-20, -8)
         rotation[over] = rng.uniform(10, 50)
+    elif kind < 0.6:  # on a high stool, a saddle or a motorcycle
+        flexion, knee = (
+            rng.uniform(32, 75) + rng.normal(0, 6, 2),
+            rng.uniform(35, 95) + rng.normal(0, 8, 2),
+        )
+        spread = rng.uniform(0, 42) + rng.normal(0, 3, 2)
     _legs(pose, flexion, knee, spread, rotation)
     pose["pelvis_pitch"] = np.array(rng.uniform(-20, 12))
     pose["spine_pitch"] = np.array(rng.uniform(-18, 45))
@@ -257,8 +316,9 @@ def _squat(pose: Pose, rng: np.random.Generator) -> float:
     """From a half squat, as in sports, to sitting on the heels."""
     deep = rng.uniform(0, 1)
     flexion = 38 + 75 * deep + rng.normal(0, 7, 2)
-    _legs(pose, flexion, 42 + 95 * deep + rng.normal(0, 9, 2), rng.uniform(0, 32) + rng.normal(0, 4, 2),
-          rng.uniform(-5, 45) + rng.normal(0, 5, 2))  # fmt: skip
+    knee = 42 + 95 * deep + rng.normal(0, 9, 2)
+    spread, rotation = rng.uniform(0, 32) + rng.normal(0, 4, 2), rng.uniform(-5, 45)
+    _legs(pose, flexion, knee, spread, rotation + rng.normal(0, 5, 2))
     pose["pelvis_pitch"] = np.array(rng.uniform(5, 30))
     pose["spine_pitch"] = np.array(rng.uniform(0, 45))
     return 0.0
@@ -283,7 +343,11 @@ def _lunge(pose: Pose, rng: np.random.Generator) -> float:
     flexion, knee = rng.uniform(-25, 5, 2), rng.uniform(0, 60, 2)
     spread = rng.uniform(0, 15, 2)
     flexion[front], knee[front] = rng.uniform(42, 105), rng.uniform(15, 115)
-    if rng.random() < 0.35:  # sideways
+    if rng.random() < 0.3:  # a run
+        flexion[front], flexion[1 - front] = rng.uniform(28, 80), rng.uniform(-25, -8)
+        knee[front], knee[1 - front] = rng.uniform(5, 110), rng.uniform(0, 110)
+        spread = rng.uniform(-4, 6, 2)
+    elif rng.random() < 0.4:  # sideways
         spread = rng.uniform(28, 50, 2)
         flexion[front], knee[front] = rng.uniform(25, 75), rng.uniform(45, 95)
         flexion[1 - front], knee[1 - front] = rng.uniform(-5, 15), rng.uniform(0, 15)
@@ -298,8 +362,9 @@ def _bow(pose: Pose, rng: np.random.Generator) -> float:
     pose["pelvis_pitch"] = np.array(rng.uniform(10, 30))
     pose["spine_pitch"] = np.array(rng.uniform(22, 60))
     bend = rng.uniform(0, 35)
-    _legs(pose, float(pose["pelvis_pitch"]) + bend / 2 + rng.normal(0, 6, 2), bend + rng.uniform(0, 8, 2),
-          rng.uniform(0, 20, 2), rng.uniform(0, 20, 2))  # fmt: skip
+    flexion = float(pose["pelvis_pitch"]) + bend / 2 + rng.normal(0, 6, 2)
+    knee = bend + rng.uniform(0, 8, 2)
+    _legs(pose, flexion, knee, rng.uniform(0, 20, 2), rng.uniform(0, 20, 2))
     return 0.0
 
 
@@ -319,16 +384,16 @@ def _straddle(pose: Pose, rng: np.random.Generator) -> float:
               rng.uniform(0, 40, 2))  # fmt: skip
         return 0.0
     bend = rng.uniform(0, 50)
-    _legs(pose, bend * 0.6 + rng.normal(0, 8, 2), bend + rng.uniform(0, 12, 2), rng.uniform(0, 15, 2),
-          rng.uniform(0, 15, 2))  # fmt: skip
+    flexion, knee = bend * 0.6 + rng.normal(0, 8, 2), bend + rng.uniform(0, 12, 2)
+    _legs(pose, flexion, knee, rng.uniform(0, 15, 2), rng.uniform(0, 15, 2))
     return float(rng.choice([-1, 1]) * rng.uniform(28, 55))
 
 
-_POSTURES: dict[str, Callable[[Pose, np.random.Generator], float]] = {
+POSTURES: dict[str, Callable[[Pose, np.random.Generator], float]] = {
     "sit": _sit, "squat": _squat, "kneel": _kneel, "lunge": _lunge, "bow": _bow, "lie": _lie,
     "straddle": _straddle,
 }  # fmt: skip
-_POSTURE_WEIGHTS = (0.34, 0.16, 0.1, 0.14, 0.1, 0.08, 0.08)
+_POSTURE_WEIGHTS = (0.36, 0.14, 0.1, 0.18, 0.08, 0.07, 0.07)
 
 
 # The image ---------------------------------------------------------------------------------------
@@ -348,8 +413,11 @@ def _project(
     body = assemble(build, pose, (0.0, 0.0), float(yaw))
     distance = float(np.exp(rng.uniform(np.log(2.2), np.log(15))))
     height = rng.uniform(0.3, 2.6) if rng.random() < 0.8 else rng.uniform(0.3, 0.6) * distance
-    camera = camera_at(float(height), distance, 0.0, rng.uniform(0.6, 1.2), 100 * distance, (640, 480))
-    joints, head, skull = body.joints, body.head, body.skull
+    camera = stage_camera(
+        float(height), distance, 0.0, rng.uniform(0.6, 1.2), 100 * distance, (640, 480)
+    )
+    joints, head, skull = body.joints.copy(), body.head, body.skull
+    _shift_hips(joints, build, rng)
     if turned:
         roll = _rotation(rng.uniform(0, 2 * np.pi), np.radians(turned))
         middle = joints[list(_HIPS)].mean(0)
@@ -364,6 +432,21 @@ def _project(
     return keypoints * seen[:, None], 100 * build.height
 
 
+def _shift_hips(joints: np.ndarray, build: Build, rng: np.random.Generator) -> None:
+    """Moves hips and shoulders to where people and estimators mark them.
+
+    In COCO and in OpenPose's skeletons the trunk is longer, the legs are shorter, the hips wider
+    and the shoulders narrower than between the centers of the joints.
+    """
+    hips, shoulders = joints[list(_HIPS)], joints[list(_SHOULDERS)]
+    down = hips.mean(0) - shoulders.mean(0)
+    down *= rng.uniform(-0.005, 0.06) * build.height / np.linalg.norm(down)
+    width = rng.uniform(0.9, 1.4)
+    joints[list(_HIPS)] = hips.mean(0) + width * (hips - hips.mean(0)) + down
+    width = rng.uniform(0.78, 1.05)
+    joints[list(_SHOULDERS)] = shoulders.mean(0) + width * (shoulders - shoulders.mean(0))
+
+
 def _rotation(direction: float, angle: float) -> np.ndarray:
     """The rotation [3, 3] about a horizontal axis."""
     axis = np.array([np.cos(direction), 0.0, np.sin(direction)])
@@ -375,8 +458,8 @@ def _face(camera: Camera, head: np.ndarray, skull: np.ndarray) -> np.ndarray:
     seen = np.ones(skeleton.NUM_JOINTS, bool)
     towards = camera.position - skull
     towards /= np.linalg.norm(towards)
-    for joint, outward, least in FACE:
-        seen[joint] = head @ outward @ towards > least
+    for joint, outward, min_cosine in FACE:
+        seen[joint] = head @ outward @ towards > min_cosine
     return seen
 
 
@@ -387,7 +470,7 @@ def _self_occlusion(seen: np.ndarray, body: Body, camera: Camera, rng: np.random
         return
     far = int(left > right)
     for limb in (_ARMS[far], _LEGS[far]):
-        if rng.random() < 0.25:
+        if rng.random() < 0.35:
             seen[limb[int(rng.integers(3)) :]] = False
 
 
@@ -462,14 +545,14 @@ def shows(motion: str, exact: np.ndarray, seen: np.ndarray, unit: float) -> bool
         return bool(
             seen[[*knees, *ankles]].sum() >= 3
             and seen[list(_HIPS)].any()
-            and seen[_ARMS[:, 1:]].sum() >= (3 if motion == "stand" else 1)
-            and (motion == "stand" or stride[0] > 0.12 or stride[1] > 0.06)
+            and (motion == "walk" or seen[_ARMS[:, 1:]].sum() >= 3)
+            and (motion == "stand" or stride[0] > 0.15 or stride[1] > 0.1)
         )
     for i, (shoulder, elbow, wrist) in enumerate(_ARMS):
         if not seen[[shoulder, elbow, wrist]].all():
             continue
         arm = xy[wrist] - xy[shoulder]
-        other = seen[_ARMS[1 - i, 1]]
+        other = seen[_ARMS[1 - i, 1:]].all()
         along = arm / max(np.linalg.norm(arm), 1e-6)
         bend = xy[elbow] - xy[shoulder]
         aside = abs(along[0] * bend[1] - along[1] * bend[0])  # the elbow's distance from the line
@@ -477,15 +560,16 @@ def shows(motion: str, exact: np.ndarray, seen: np.ndarray, unit: float) -> bool
             (motion == "hold_high" and arm[1] < -0.2)
             or (motion == "single_arm_open" and other and np.linalg.norm(arm) > 0.2
                 and abs(along[1]) < 0.64)
-            or (motion == "wave" and other and xy[elbow, 1] - xy[wrist, 1] > 0.07)
-            or (motion == "akimbo" and seen[_LEGS[i, 0]] and aside > 0.04)
+            or (motion == "wave" and other and arm[1] < 0 and xy[elbow, 1] - xy[wrist, 1] > 0.07)
+            or (motion == "akimbo" and aside > 0.06 and seen[_LEGS[i, 0]]
+                and seen[_LEGS[:, 1]].any())
         ):  # fmt: skip
             return True
     return False
 
 
-def _any_arm_shows(keypoints: np.ndarray) -> bool:
-    """Whether an arm is seen raised, from which a motion may be told after all."""
+def _raised(keypoints: np.ndarray) -> bool:
+    """Whether a raised arm is visible, which may show a motion after all."""
     for shoulder, elbow, wrist in _ARMS:
         if (keypoints[[shoulder, elbow, wrist], 2] > 0).all():
             y = keypoints[[shoulder, elbow, wrist], 1]
