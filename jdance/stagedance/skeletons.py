@@ -49,7 +49,7 @@ _HANDS: dict[str, _Hand] = {
     "temple": (((0.0, 0.10), (0.36, 0.48), (0.0, 0.10)), (1.0, -0.2, 0.4)),
     "camera": (((-0.02, 0.08), (0.30, 0.44), (0.12, 0.26)), (0.8, -1.0, 0.0)),
     "neck": (((-0.01, 0.06), (0.34, 0.40), (-0.10, -0.02)), (1.0, 0.6, 0.2)),
-    "crossed": (((-0.11, 0.0), (0.12, 0.24), (0.08, 0.14)), (1.0, -0.7, 0.0)),
+    "crossed": (((-0.14, 0.01), (0.11, 0.24), (0.08, 0.14)), (1.0, -0.7, 0.0)),
     "chest": (((-0.03, 0.06), (0.18, 0.30), (0.08, 0.20)), (1.0, -0.8, 0.0)),
     "belly": (((-0.06, 0.06), (0.06, 0.16), (0.07, 0.14)), (1.0, -0.3, -0.2)),
     "carried": (((0.02, 0.14), (0.07, 0.24), (0.12, 0.28)), (0.6, -1.0, -0.4)),
@@ -68,6 +68,17 @@ _ANGLES: dict[str, dict[str, tuple[float, float]]] = {
     "any": {"elevation": (20, 175), "plane": (-60, 120), "elbow": (0, 140)},
 }
 _OTHER_ARMS = (*_HANDS, *_ANGLES)
+# Two arms of motions that do not belong together.
+_PAIRS = (
+    ("wave", "wave"), ("single_arm_open", "single_arm_open"), ("single_arm_open", "wave"),
+    ("hold_high", "single_arm_open"), ("hold_high", "wave"), ("half_high", "half_high"),
+    ("half_low", "half_low"), ("half_low", "wave"), ("half_low", "single_arm_open"),
+)  # fmt: skip
+_BOTH_HANDS = (
+    "crossed", "crossed", "crossed", "belly", "chest", "carried", "camera", "forward", "mouth", "neck",
+    "forehead",
+)  # fmt: skip
+_AT_THE_HEAD = ("ear", "mouth", "forehead", "salute", "temple")
 _ACTIVE = ("akimbo", "hold_high", "single_arm_open", "wave")
 
 
@@ -86,38 +97,42 @@ def draw(seed: int, split: str, label: str, number: int) -> np.ndarray:
     purpose = list(COUNTS).index(split), CLASSES.index(label), number
     rng = np.random.default_rng([seed, *purpose])
     while True:
-        keypoints, shown = _unknown(rng) if label == UNKNOWN else _motion(label, rng)
-        if shown and skeleton.is_present(keypoints).sum() >= 4:
+        keypoints, valid = _unknown(rng) if label == UNKNOWN else _motion(label, rng)[:2]
+        if valid and skeleton.is_present(keypoints).sum() >= 4:
             return keypoints
 
 
-def _motion(motion: str, rng: np.random.Generator, cut: float = 0.25) -> tuple[np.ndarray, bool]:
-    """A skeleton of a motion, and whether its visible joints show it; `cut` as for `degrade`."""
+def _motion(
+    motion: str, rng: np.random.Generator, cut: float = 0.25
+) -> tuple[np.ndarray, bool, bool]:
+    """Draws a skeleton of a motion; `cut` as for `degrade`.
+
+    Returns:
+        The skeleton, whether its visible joints show the motion, and whether all joints would.
+    """
     build = random_build(rng)
     pose = random_pose(motion, build, rng)
     if motion == "stand":
         if rng.random() < 0.3:  # the legs of livelier motions
             other = random_pose("akimbo", build, rng)
             pose |= {name: other[name] for name in ("hip_flexion", "hip_abduction", "knee")}
-        arms = rng.random()
-        if arms < 0.35:
-            _hands_away(pose, build, rng)
-        elif arms < 0.6:  # bent a little, as when walking
-            other = random_pose("walk", build, rng)
-            pose |= {name: other[name] for name in _ARM_ANGLES}
+        if rng.random() < 0.6:
+            _standing_arms(pose, build, rng)
     if motion == "wave" and rng.random() < 0.3:
         _wave_high(pose, rng)
     exact, unit = _project(build, pose, rng, turned=0.0)
     keypoints = degrade(exact, unit, rng, cut)
-    return keypoints, shows(motion, exact, keypoints[:, 2] > 0, unit)
+    seen = keypoints[:, 2] > 0
+    shown, all_show = (shows(motion, exact, s, unit) for s in (seen, np.ones_like(seen)))
+    return keypoints, shown, all_show
 
 
 def _unknown(rng: np.random.Generator) -> tuple[np.ndarray, bool]:
     """A skeleton of unknown, and whether its visible joints show no motion."""
     kind = rng.random()
-    if kind < 0.15:  # a motion that the visible joints do not show
-        keypoints, shown = _motion(str(rng.choice(MOTIONS)), rng, cut=0.8)
-        return keypoints, not shown and not _raised(keypoints)
+    if kind < 0.15:  # a motion that would show, were joints not missing
+        keypoints, shown, all_show = _motion(str(rng.choice(MOTIONS)), rng, cut=0.8)
+        return keypoints, all_show and not shown and not _raised(keypoints)
     build = random_build(rng)
     if kind < 0.55:
         motion = str(rng.choice(["stand", "walk", "wave"], p=[0.5, 0.25, 0.25]))
@@ -129,6 +144,10 @@ def _unknown(rng: np.random.Generator) -> tuple[np.ndarray, bool]:
         name = str(rng.choice(list(POSTURES), p=_POSTURE_WEIGHTS))
         turned, cut = POSTURES[name](pose, rng), 0.45
         clear = _any_arms(pose, build, rng)
+        if name == "run" and rng.random() < 0.7:
+            _arm(pose, 0, "running", build, rng)
+            _arm(pose, 1, "running", build, rng)
+            clear = False
     pose = {name: np.clip(pose[name], *limits) for name, limits in LIMITS.items()}
     exact, unit = _project(build, pose, rng, turned)
     keypoints = degrade(exact, unit, rng, cut)
@@ -143,19 +162,18 @@ def _unknown(rng: np.random.Generator) -> tuple[np.ndarray, bool]:
 # Arms --------------------------------------------------------------------------------------------
 
 
-def _hands_away(pose: Pose, build: Build, rng: np.random.Generator) -> None:
-    """Hands in the pockets or behind the back, of one who stands."""
-    behind = rng.random() < 0.4
-    for i in (0, 1) if rng.random() < 0.7 else (int(rng.integers(2)),):
-        if behind:
-            target = np.array([rng.uniform(-0.05, 0.04), rng.uniform(-0.05, 0.07), -0.09])
-            elbow = (1.0, 0.0, -1.0)
-        else:
-            target = np.array(
-                [rng.uniform(0.08, 0.13), rng.uniform(-0.09, -0.03), rng.uniform(0, 0.06)]
-            )
-            elbow = (1.0, 0.0, rng.uniform(-1.5, -0.3))
-        reach(pose, i, build, target * [(-1, 1)[i], 1, 1] * build.height, elbow)
+def _standing_arms(pose: Pose, build: Build, rng: np.random.Generator) -> None:
+    """Lowered arms, each on its own: hanging, bent, the hand in a pocket or behind the back."""
+    walking = random_pose("walk", build, rng)
+    for i in (0, 1):
+        kind = rng.random()
+        if kind < 0.25:  # bent a little, as when walking
+            for name in _ARM_ANGLES:
+                pose[name][i] = walking[name][i]
+        elif kind < 0.6:
+            outward, forward = rng.uniform(-0.03, 0.15), rng.uniform(-0.1, 0.12)
+            target = np.array([(-1, 1)[i] * outward, rng.uniform(-0.12, 0.01), forward])
+            reach(pose, i, build, target * build.height, (1.0, 0.0, rng.uniform(-1.5, 0.2)))
 
 
 def _wave_high(pose: Pose, rng: np.random.Generator) -> None:
@@ -204,47 +222,17 @@ def _other_arms(pose: Pose, build: Build, rng: np.random.Generator) -> bool | No
         Whether either arm by itself already shows that; None if an arm may look like a motion's.
     """
     kind = rng.random()
-    if kind < 0.25:  # two arms of motions that do not belong together
-        pairs = [
-            ("wave", "wave"),
-            ("single_arm_open", "single_arm_open"),
-            ("single_arm_open", "wave"),
-            ("hold_high", "single_arm_open"),
-            ("hold_high", "wave"),
-            ("half_high", "half_high"),
-            ("half_low", "half_low"),
-            ("half_low", "wave"),
-            ("half_low", "single_arm_open"),
-        ]
-        kinds = list(pairs[rng.integers(len(pairs))])
-        rng.shuffle(kinds)
-        for i in (0, 1):
-            _arm(pose, i, kinds[i], build, rng)
+    if kind < 0.25:
+        for i, name in enumerate(rng.permutation(_PAIRS[rng.integers(len(_PAIRS))])):
+            _arm(pose, i, str(name), build, rng)
         return False
-    if kind < 0.5:  # both alike: arms crossed, something held with both hands
-        name = str(
-            rng.choice(
-                [
-                    "crossed",
-                    "crossed",
-                    "belly",
-                    "chest",
-                    "carried",
-                    "camera",
-                    "forward",
-                    "mouth",
-                    "neck",
-                    "forehead",
-                    "thigh",
-                ]
-            )
-        )
+    if kind < 0.45:
+        name = str(rng.choice(_BOTH_HANDS))
         for i in (0, 1):
             _arm(pose, i, name, build, rng)
-        return name != "thigh"
-    if kind < 0.75:  # one hand at the head
-        i = int(rng.integers(2))
-        _arm(pose, i, str(rng.choice(["ear", "mouth", "forehead", "salute", "temple"])), build, rng)
+        return True
+    if kind < 0.75:
+        _arm(pose, int(rng.integers(2)), str(rng.choice(_AT_THE_HEAD)), build, rng)
         return False
     kinds = list(rng.choice(_OTHER_ARMS, 2))
     first = int(rng.integers(2))
@@ -338,22 +326,28 @@ def _kneel(pose: Pose, rng: np.random.Generator) -> float:
 
 
 def _lunge(pose: Pose, rng: np.random.Generator) -> float:
-    """A long step forward or sideways, a run, a kick."""
+    """A long step forward or sideways, a kick."""
     front = int(rng.integers(2))
     flexion, knee = rng.uniform(-25, 5, 2), rng.uniform(0, 60, 2)
     spread = rng.uniform(0, 15, 2)
     flexion[front], knee[front] = rng.uniform(42, 105), rng.uniform(15, 115)
-    if rng.random() < 0.3:  # a run
-        flexion[front], flexion[1 - front] = rng.uniform(28, 80), rng.uniform(-25, -8)
-        knee[front], knee[1 - front] = rng.uniform(5, 110), rng.uniform(0, 110)
-        spread = rng.uniform(-4, 6, 2)
-    elif rng.random() < 0.4:  # sideways
+    if rng.random() < 0.4:  # sideways
         spread = rng.uniform(28, 50, 2)
         flexion[front], knee[front] = rng.uniform(25, 75), rng.uniform(45, 95)
         flexion[1 - front], knee[1 - front] = rng.uniform(-5, 15), rng.uniform(0, 15)
     _legs(pose, flexion, knee, spread, rng.uniform(0, 45, 2))
     pose["spine_pitch"] = np.array(rng.uniform(-15, 45))
     pose["spine_side"] = np.array(rng.uniform(-25, 25))
+    return 0.0
+
+
+def _run(pose: Pose, rng: np.random.Generator) -> float:
+    """Strides longer than those of a walk, the free leg bent."""
+    front = int(rng.integers(2))
+    flexion, knee = np.zeros(2), rng.uniform(0, 110, 2)
+    flexion[front], flexion[1 - front] = rng.uniform(32, 85), rng.uniform(-25, -5)
+    _legs(pose, flexion, knee, rng.uniform(-4, 6, 2), rng.uniform(0, 20, 2))
+    pose["spine_pitch"] = np.array(rng.uniform(0, 35))
     return 0.0
 
 
@@ -390,10 +384,10 @@ def _straddle(pose: Pose, rng: np.random.Generator) -> float:
 
 
 POSTURES: dict[str, Callable[[Pose, np.random.Generator], float]] = {
-    "sit": _sit, "squat": _squat, "kneel": _kneel, "lunge": _lunge, "bow": _bow, "lie": _lie,
-    "straddle": _straddle,
+    "sit": _sit, "squat": _squat, "kneel": _kneel, "lunge": _lunge, "run": _run, "bow": _bow,
+    "lie": _lie, "straddle": _straddle,
 }  # fmt: skip
-_POSTURE_WEIGHTS = (0.36, 0.14, 0.1, 0.18, 0.08, 0.07, 0.07)
+_POSTURE_WEIGHTS = (0.34, 0.14, 0.09, 0.1, 0.15, 0.06, 0.05, 0.07)
 
 
 # The image ---------------------------------------------------------------------------------------
@@ -554,13 +548,15 @@ def shows(motion: str, exact: np.ndarray, seen: np.ndarray, unit: float) -> bool
         arm = xy[wrist] - xy[shoulder]
         other = seen[_ARMS[1 - i, 1:]].all()
         along = arm / max(np.linalg.norm(arm), 1e-6)
+        from_head = abs(xy[wrist, 0] - xy[skeleton.NECK, 0])
         bend = xy[elbow] - xy[shoulder]
         aside = abs(along[0] * bend[1] - along[1] * bend[0])  # the elbow's distance from the line
         if (
             (motion == "hold_high" and arm[1] < -0.2)
             or (motion == "single_arm_open" and other and np.linalg.norm(arm) > 0.2
                 and abs(along[1]) < 0.64)
-            or (motion == "wave" and other and arm[1] < 0 and xy[elbow, 1] - xy[wrist, 1] > 0.07)
+            or (motion == "wave" and other and arm[1] < 0 and from_head > 0.1
+                and xy[elbow, 1] - xy[wrist, 1] > 0.07)
             or (motion == "akimbo" and aside > 0.06 and seen[_LEGS[i, 0]]
                 and seen[_LEGS[:, 1]].any())
         ):  # fmt: skip
