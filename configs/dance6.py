@@ -13,10 +13,10 @@ def get_config() -> ConfigDict:
     config = defaults.base()
     config.data.dir = "data/dance6"
     config.batch_size = 256
-    config.epochs = 30.0
+    config.epochs = 24.0
     config.log_every = 100
-    config.eval_every = 5.0
-    config.checkpoint_every = 5.0
+    config.eval_every = 6.0
+    config.checkpoint_every = 6.0
 
     config.model.update(
         branches="keypoints",

@@ -75,8 +75,8 @@ _PAIRS = (
     ("half_low", "half_low"), ("half_low", "wave"), ("half_low", "single_arm_open"),
 )  # fmt: skip
 _BOTH_HANDS = (
-    "crossed", "crossed", "crossed", "belly", "chest", "carried", "camera", "forward", "mouth", "neck",
-    "forehead",
+    "crossed", "crossed", "crossed", "belly", "chest", "carried", "camera", "forward", "mouth",
+    "neck", "forehead",
 )  # fmt: skip
 _AT_THE_HEAD = ("ear", "mouth", "forehead", "salute", "temple")
 _ACTIVE = ("akimbo", "hold_high", "single_arm_open", "wave")
