@@ -280,20 +280,18 @@ def _sit(pose: Pose, rng: np.random.Generator) -> float:
     spread = rng.uniform(-4, 30) + rng.normal(0, 4, 2)
     rotation = rng.uniform(-5, 30) + rng.normal(0, 6, 2)
     kind = rng.random()
-    if kind < 0.2:  # cross-legged
+    if kind < 0.15:  # cross-legged
         flexion, knee = rng.uniform(80, 115, 2), rng.uniform(110, 145, 2)
         spread, rotation = rng.uniform(25, 50, 2), rng.uniform(20, 50, 2)
-    elif kind < 0.4:  # one leg over the other
+    elif kind < 0.3:  # one leg over the other
         over = rng.integers(2)
         flexion[over] += 15
         spread[over] = rng.uniform(-20, -8)
         rotation[over] = rng.uniform(10, 50)
-    elif kind < 0.6:  # on a high stool, a saddle or a motorcycle
-        flexion, knee = (
-            rng.uniform(32, 75) + rng.normal(0, 6, 2),
-            rng.uniform(35, 95) + rng.normal(0, 8, 2),
-        )
-        spread = rng.uniform(0, 42) + rng.normal(0, 3, 2)
+    elif kind < 0.65:  # on a high stool, a saddle or a motorcycle
+        flexion = rng.uniform(35, 80) + rng.normal(0, 6, 2)
+        knee = flexion + rng.uniform(-10, 30) + rng.normal(0, 6, 2)
+        spread = rng.uniform(-3, 8 if rng.random() < 0.5 else 42) + rng.normal(0, 3, 2)
     _legs(pose, flexion, knee, spread, rotation)
     pose["pelvis_pitch"] = np.array(rng.uniform(-20, 12))
     pose["spine_pitch"] = np.array(rng.uniform(-18, 45))
@@ -434,7 +432,7 @@ def _shift_hips(joints: np.ndarray, build: Build, rng: np.random.Generator) -> N
     """
     hips, shoulders = joints[list(_HIPS)], joints[list(_SHOULDERS)]
     down = hips.mean(0) - shoulders.mean(0)
-    down *= rng.uniform(-0.005, 0.06) * build.height / np.linalg.norm(down)
+    down *= rng.uniform(-0.005, 0.05) * build.height / np.linalg.norm(down)
     width = rng.uniform(0.9, 1.4)
     joints[list(_HIPS)] = hips.mean(0) + width * (hips - hips.mean(0)) + down
     width = rng.uniform(0.78, 1.05)
