@@ -361,7 +361,7 @@ def _bow(pose: Pose, rng: np.random.Generator) -> float:
 
 
 def _lie(pose: Pose, rng: np.random.Generator) -> float:
-    """Lying, a plank, somebody who falls; stretched out or curled up."""
+    """Lying, a plank, a fall; stretched out or curled up."""
     if rng.random() < 0.6:
         curled = rng.uniform(0, 1)
         _legs(pose, 90 * curled * rng.uniform(0.5, 1, 2), 110 * curled * rng.uniform(0.4, 1, 2),
