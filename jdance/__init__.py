@@ -4,6 +4,6 @@ import os
 
 __version__ = "0.1.0"
 
-# The largest image that is decoded, of which a small file may claim any size: 134 megapixels,
-# 400 MB. Here, as OpenCV reads it when it is first imported; a larger number may be set before.
+# Size limit of decoded images, 134 megapixels or 400 MB, against decompression bombs. OpenCV reads
+# it when first imported; the environment may set another one.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**27))

@@ -1,4 +1,4 @@
-"""What all programs in launch/ share: how they start and how they end."""
+"""Entry point, common flags and exit status of the programs in launch/."""
 
 import os
 import signal
@@ -18,13 +18,13 @@ from jdance.data import images
 from jdance.errors import Preempted, UserError, exit_status
 from jdance.progress import counted
 
-_GRACE_SECONDS = 20.0  # for an orderly end
+_GRACE_SECONDS = 20.0  # for an orderly exit
 
-flags.disclaim_key_flags()  # what is defined here belongs to the program, for its --help
+flags.disclaim_key_flags()  # --help lists flags defined here as those of the program
 
 
 def checkpoint_flag(of: str) -> flags.FlagHolder[str]:
-    """Defines --checkpoint, which chooses among those of the runs that the flag `of` names."""
+    """Defines --checkpoint, which selects a checkpoint of the runs given by the flag `of`."""
     from jdance.train.checkpoints import BEST, NEWEST
 
     return flags.DEFINE_string(
@@ -35,30 +35,30 @@ def checkpoint_flag(of: str) -> flags.FlagHolder[str]:
 
 
 def former_name(old: str, new: str) -> None:
-    """Keeps the flag --`old` as another name of --`new` for one more release."""
+    """Keeps the flag --`old` as a deprecated alias of --`new` for one more release."""
     flags.DEFINE_alias(old, new)
 
 
 def pose_flags() -> tuple[flags.FlagHolder[int], flags.FlagHolder[list[str]]]:
-    """Defines --pose_size and --pose_views, how the network of --pose is used."""
+    """Defines --pose_size and --pose_views."""
     size = flags.DEFINE_integer(
         "pose_size",
         0,
         "Side of the pose network's square input in pixels, a multiple of 8 (hpe0001), 16 or 32 "
-        "(movenet_multipose): larger finds smaller people and takes longer. 0: its usual size.",
+        "(movenet_multipose): larger detects smaller people and takes longer. 0: the default.",
         lower_bound=0,
     )
     views = flags.DEFINE_list(
         "pose_views",
         [],
         "Also run the pose network on mirrored (flip) and upside-down (rot180) copies, and merge "
-        "the people found: flip, rot180, or both with a comma.",
+        "the detected people: flip, rot180, or both with a comma.",
     )
     return size, views
 
 
 def report_failed_runs(failures: Sequence[str], page: str) -> None:
-    """Lists runs that failed; raises UserError if any did, after the others are in the `page`."""
+    """Prints failed runs and raises UserError if there are any; `page` names the report."""
     if failures:
         print("\n".join(f"failed: {line}" for line in failures))
         raise UserError(
@@ -68,18 +68,18 @@ def report_failed_runs(failures: Sequence[str], page: str) -> None:
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Ends the program at SIGTERM with status 75 and a line that says how to go on.
+    """Exits on SIGTERM with status 75 and a hint to run the same command again.
 
-    For programs whose work is kept piece by piece, so that the same command continues it.
+    For programs that save finished pieces of work.
     """
 
     def end(*_: object) -> None:
         print("stopped by SIGTERM: run the same command again to go on", file=sys.stderr)
-        # What is raised inside a callback of a library may be lost.
+        # A library may swallow exceptions raised inside its callbacks.
         fallback = threading.Timer(_GRACE_SECONDS, os._exit, (75,))
         fallback.daemon = True
         fallback.start()
-        sys.exit(75)  # no Exception, which much would take for damage
+        sys.exit(75)  # not a subclass of Exception, which callers would handle as damage
 
     before = signal.signal(signal.SIGTERM, end)
     try:
@@ -89,19 +89,20 @@ def resumable() -> Iterator[None]:
 
 
 def run(main: Callable[[], None], *, keep_memory: bool = False) -> None:
-    """Runs `main` after absl has read the flags.
+    """Runs `main` after absl has parsed the flags.
 
-    Exit status: 0 done; 1 bad input, with one line on stderr and no traceback; 74 a disk or a
-    network failed, with such a line, too: try again, maybe after making room; 75 preempted, and
-    saved: start it again; 130 interrupted by Ctrl-C. Words on the command line that are no flags
-    are bad input, too: a forgotten "--" must not go unnoticed.
+    Exit status: 0 success; 1 bad input, with one line on stderr and no traceback; 74 a transient
+    I/O failure, with one line, too; 75 preempted after saving: run again; 130 Ctrl-C. Positional
+    arguments are bad input, since they are flags whose "--" was forgotten.
 
-    With `keep_memory`, freed memory is kept for the next step where jax runs on the CPU: for
-    training and benchmarks.
+    Args:
+        main: the program.
+        keep_memory: keep freed memory for the next step if JAX runs on the CPU; for training and
+            benchmarks.
     """
 
     def wrapped(argv: list[str]) -> None:
-        # Orbax reports every move it makes; --verbosity=0 brings that back.
+        # Orbax logs every operation; --verbosity=0 shows it.
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.ERROR)
         try:
@@ -116,24 +117,24 @@ def run(main: Callable[[], None], *, keep_memory: bool = False) -> None:
         except Preempted as notice:
             print(notice, file=sys.stderr)
             sys.exit(75)
-        except OSError as error:  # a disk that is full, a folder that cannot be written to
-            told = f"{error.filename or _place()}: {error.strerror or error}"
-            _fail(told, exit_status(error))
+        except OSError as error:  # such as a full disk or a read-only folder
+            path = error.filename or _output_folder()
+            _fail(f"{path}: {error.strerror or error}", exit_status(error))
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
 
-    # Programs import nothing from beside them, and profile.py has the name of a standard module.
-    here = Path(sys.argv[0]).resolve().parent
-    sys.path[:] = [place for place in sys.path if Path(place).resolve() != here]
+    # The folder of the programs must not shadow modules: profile.py is also a standard module.
+    folder = Path(sys.argv[0]).resolve().parent
+    sys.path[:] = [path for path in sys.path if Path(path).resolve() != folder]
     xla.prepare(os.environ)
     if keep_memory:
         xla.keep_freed_memory_on_cpu(os.environ)
     app.run(wrapped, flags_parser=_parse)
 
 
-def _place() -> str:
-    """Where a program writes, for errors of the system that name no file."""
+def _output_folder() -> str:
+    """Where the program writes, for an OSError without a file name."""
     values = flags.FLAGS.flag_values_dict()
     return values.get("output") or values.get("workdir") or "input or output"
 
@@ -144,9 +145,10 @@ def _fail(error: object, status: int = 1) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """absl's own parser, after a look at --config, whose mistakes it answers with tracebacks.
+    """absl's parser, after expanding ~ and checking --config.
 
-    A shell expands ~ only at the start of a word, not in --output=~/results: that is done here.
+    absl answers mistakes in --config with tracebacks, and a shell does not expand ~ in
+    --output=~/results.
     """
     try:
         argv = [*argv[:1], *map(_expand_flag, argv[1:])]
@@ -158,7 +160,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _expand_flag(word: str) -> str:
-    """A word of the command line with ~ expanded where its value, or a part of a list, starts."""
+    """Expands ~ at the start of a flag's value and of its comma-separated parts."""
     flag, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
     return flag + equals + ",".join(map(_expand_home, value.split(",")))
 
@@ -180,13 +182,13 @@ def _expand_config(config: Any) -> None:
 
 
 def _check_config(argv: list[str]) -> None:
-    """Raises UserError if --config names no configuration, or an override an unknown key."""
+    """Raises UserError if --config is invalid or an override has an unknown key."""
     words = [word.removeprefix("-") for word in argv]
     path = next((word.partition("=")[2] for word in words if word.startswith("-config=")), None)
     if path is None and "-config" in words[:-1]:
         path = words[words.index("-config") + 1]
     if path is None:
-        return  # absl tells that the flag is required
+        return  # absl reports the missing flag
     config = defaults.load(path)
     for word in words:
         if word.startswith("-config."):

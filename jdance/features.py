@@ -1,11 +1,11 @@
-"""Key points -> fused key-point features: relative positions, angles, limb-length ratios.
+"""Fused key-point features: relative positions, angles and limb-length ratios.
 
-The paper (Shen et al., 2021, section 3.1) names the three kinds and their number, 18; the list
-below is ours. Everything works on NumPy and on JAX arrays, of any leading shape: NumPy in loader
-processes, `jax.numpy` inside compiled programs, one source.
+The paper (Shen et al., 2021, section 3.1) names these three types and their number, 18, but not the
+features themselves. All functions take NumPy arrays (in data loaders) and JAX arrays (in compiled
+programs) with any leading shape.
 
-All features are free of the position and size of the person: the origin is the neck, the unit is
-the length of the trunk. A feature that needs a missing joint is 0.
+Features are invariant to the position and size of the person: the origin is the neck, the unit is
+the length of the trunk. Features of missing joints are 0.
 """
 
 from collections.abc import Callable
@@ -20,14 +20,14 @@ _Tuples = tuple[tuple[str, ...], ...]  # pairs, triples, ... of joints
 
 NAMES = ("fused18", "pos18", "full", "segments22")
 
-# How fused18 changes in a mirror: new[i] = FUSED18_SIGN[i] * old[FUSED18_FLIP[i]].
+# Mirroring of fused18: new[i] = FUSED18_SIGN[i] * old[FUSED18_FLIP[i]].
 FUSED18_FLIP = np.array([4, 5, 6, 7, 0, 1, 2, 3, 9, 8, 11, 10, 13, 12, 15, 14, 17, 16], np.int32)
 FUSED18_SIGN = np.ones(18, np.float32)
 FUSED18_SIGN[[0, 2, 4, 6, 8, 9]] = -1
 
 
 def _both(*joints: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The joints on the right side, then on the left; a neck has no side."""
+    """The joints on the right side and on the left side; the neck has no side."""
 
     def on(side: str) -> tuple[str, ...]:
         return tuple(j if j == "neck" else f"{side}_{j}" for j in joints)
@@ -45,7 +45,7 @@ _SHOULDERS = _both("neck", "shoulder", "elbow")
 _ARMPITS = _both("hip", "shoulder", "elbow")
 _LIMB_BONES = tuple(bone for a, b, c in _ARMS + _LEGS for bone in ((a, b), (b, c)))
 
-# The segments of segments22, in its order: names for people to read, and the joints (from, to).
+# The segments of segments22 in order: display names, and the joints (from, to).
 SEGMENTS: dict[str, tuple[str, str]] = {
     "head": ("neck", "nose"),
     "shoulders": ("right_shoulder", "left_shoulder"),
@@ -60,21 +60,21 @@ SEGMENTS: dict[str, tuple[str, str]] = {
     "left shin": ("left_knee", "left_ankle"),
 }
 
-_FARTHEST = 1e9  # pixels; keeps squares finite in float32
-_NEAREST = 1e-6  # pixels or trunk lengths; what is shorter has no length, nor a direction
-_LARGEST = 3.0  # trunk lengths; the clip of positions and lengths
+_MAX_COORDINATE = 1e9  # pixels; keeps squares finite in float32
+_MIN_LENGTH = 1e-6  # pixels or trunk lengths; shorter vectors count as zero
+_MAX_LENGTH = 3.0  # trunk lengths; positions and lengths are clipped
 
 
 def compute(name: str, keypoints: Any, layout: Layout = COCO18) -> Any:
     """Computes a named feature set.
 
     Args:
-        name: "fused18" (the paper's 18 numbers), "pos18" (positions of the eight limb joints and
-            the nose only), "full" (positions, limb directions, lengths, angles, extensions,
-            widths, visibility: 99 numbers for COCO-18) or "segments22" (cosine and sine of the
-            angle from the trunk to each of `SEGMENTS`).
-        keypoints: float32 [..., J, 3], x and y in any unit and a score; score 0 = missing.
-        layout: what the J joints are.
+        name: "fused18" (the paper's 18 features), "pos18" (positions of the eight limb joints and
+            the nose), "full" (positions, limb directions, lengths, angles, extensions, widths,
+            visibility: 99 features for COCO-18) or "segments22" (cosine and sine of the angles
+            between the trunk and each of `SEGMENTS`).
+        keypoints: float32 [..., J, 3], x and y in any unit and a score; 0 = missing.
+        layout: of the J joints.
 
     Returns:
         float32 [..., size(name, layout)]; all 0 where `valid(keypoints, layout)` is False.
@@ -103,7 +103,7 @@ def compute(name: str, keypoints: Any, layout: Layout = COCO18) -> Any:
             body.lengths(layout.limbs),
             body.angles(_ARMS + _HIPS + _LEGS + _SHOULDERS + _ARMPITS),
             body.extensions(_ARMS + _LEGS),
-            body.clipped(abs(body.offsets((_ANKLES,))[..., 0])),  # the width of the stance
+            body.clipped(abs(body.offsets((_ANKLES,))[..., 0])),  # stance width
             body.lengths((("right_wrist", "left_wrist"),)),
             body.present.astype(np.float32),
         ]
@@ -112,17 +112,17 @@ def compute(name: str, keypoints: Any, layout: Layout = COCO18) -> Any:
 
 
 def sequence(name: str, keypoints: Any, layout: Layout = COCO18) -> Any:
-    """Features of a skeleton in motion: those of each frame, and how its joints move.
+    """Computes the features of each frame and the displacements of the joints.
 
     Args:
         name, layout: as for `compute`.
-        keypoints: float32 [..., T, J, 3], frames at an even pace.
+        keypoints: float32 [..., T, J, 3] of evenly spaced frames.
 
     Returns:
-        float32 [..., T, size(name, layout) + 4 J]: after the frame's own features come, for each
-        joint, its way to the next frame and to the one after the next (the paper's motion at two
-        speeds, section 2.1), x and y, in mean trunk lengths of the sequence. A way from or to a
-        missing joint, or beyond the last frame, is 0.
+        float32 [..., T, size(name, layout) + 4 J]: the frame's features, then the displacement
+        (x, y) of each joint to the next frame and to the one after it (the paper's motion at two
+        speeds, section 2.1), in mean trunk lengths of the sequence. Displacements of missing joints
+        and beyond the last frame are 0.
     """
     body = _Body(keypoints, layout)
     xp, frames = body.xp, keypoints.shape[-3]
@@ -130,27 +130,26 @@ def sequence(name: str, keypoints: Any, layout: Layout = COCO18) -> Any:
     unit = (body.unit * weight).sum(-1) / xp.clip(weight.sum(-1), 1, None)
     unit = xp.where(unit > 0, unit, 1)[..., None, None, None]
     groups = [compute(name, keypoints, layout)]
-    for pace in (1, 2):
-        before, after = slice(None, max(frames - pace, 0)), slice(pace, None)
-        way = (body.xy[..., after, :, :] - body.xy[..., before, :, :]) / unit
+    for step in (1, 2):
+        before, after = slice(None, max(frames - step, 0)), slice(step, None)
+        shift = (body.xy[..., after, :, :] - body.xy[..., before, :, :]) / unit
         both = body.present[..., after, :] & body.present[..., before, :]
-        way = xp.where(both[..., None], body.clipped(way), 0)
-        missing = [(0, 0)] * (way.ndim - 3) + [(0, frames - way.shape[-3]), (0, 0), (0, 0)]
-        way = xp.pad(way, missing)
-        groups.append(way.reshape(*way.shape[:-2], -1))
+        shift = xp.where(both[..., None], body.clipped(shift), 0)
+        padding = [(0, 0)] * (shift.ndim - 3) + [(0, frames - shift.shape[-3]), (0, 0), (0, 0)]
+        groups.append(_flatten(xp.pad(shift, padding)))
     return xp.concatenate(groups, axis=-1).astype(np.float32)
 
 
-def centred(keypoints: Any, layout: Layout = COCO18) -> tuple[Any, Any]:
-    """Skeletons with the neck as origin and the trunk's length as unit.
+def centered(keypoints: Any, layout: Layout = COCO18) -> tuple[Any, Any]:
+    """Positions relative to the neck, in trunk lengths.
 
     Args:
         keypoints: float32 [..., J, 3], score 0 = missing.
-        layout: what the J joints are.
+        layout: of the J joints.
 
     Returns:
-        float32 [..., J, 2], 0 for missing joints; and bool [..., J], which joints are there (none
-        where `valid` is False).
+        Positions float32 [..., J, 2], 0 for missing joints; and bool [..., J], which joints are
+        present (none where `valid` is False).
     """
     body = _Body(keypoints, layout)
     present = body.present & body.valid[..., None]
@@ -160,24 +159,29 @@ def centred(keypoints: Any, layout: Layout = COCO18) -> tuple[Any, Any]:
 
 @cache
 def size(name: str, layout: Layout = COCO18) -> int:
-    """How many features a set has."""
+    """The number of features in a set."""
     return compute(name, np.zeros((len(layout), 3), np.float32), layout).shape[-1]
 
 
 def valid(keypoints: Any, layout: Layout = COCO18) -> Any:
-    """Whether a skeleton can be placed (it has a neck or both shoulders): bool [...]."""
+    """Whether a skeleton has an origin (a neck or both shoulders): bool [...]."""
     return _Body(keypoints, layout).valid
 
 
+def _flatten(x: Any) -> Any:
+    """[..., N, 2] -> [..., 2 N]."""
+    return x.reshape(*x.shape[:-2], -1)
+
+
 class _Body:
-    """A skeleton [..., J, 3] with its origin and unit; a missing neck is the shoulder middle."""
+    """A skeleton [..., J, 3]; a missing neck is the midpoint of the shoulders."""
 
     def __init__(self, keypoints: Any, layout: Layout):
         xp = self.xp = keypoints.__array_namespace__()
         self._layout = layout
         present = is_present(keypoints)
         xy = xp.where(present[..., None], keypoints[..., :2], 0)
-        xy = xp.clip(xy, -_FARTHEST, _FARTHEST).astype(np.float32)
+        xy = xp.clip(xy, -_MAX_COORDINATE, _MAX_COORDINATE).astype(np.float32)
 
         right, left, at_neck = layout.at(("right_shoulder", "left_shoulder", "neck"))
         shoulders = present[..., right] & present[..., left]
@@ -191,9 +195,9 @@ class _Body:
         self.unit = self._unit(shoulders, xy[..., right, :] - xy[..., left, :])
 
     def _unit(self, shoulders: Any, across: Any) -> Any:
-        """s of the feature table [...]: the trunk's length, or the next best guess of it.
+        """The unit s [...]: the trunk's length, else an estimate from other lengths.
 
-        `shoulders` [...] tells whether there are both, `across` [..., 2] how far apart they are.
+        `shoulders` bool [...]: whether both are present. `across` [..., 2]: between the shoulders.
         """
         xp = self.xp
         hip, has_hip = self._hip()
@@ -202,59 +206,58 @@ class _Body:
         y = self.xy[..., 1]
         top = xp.where(self.present, y, xp.inf).min(-1)
         bottom = xp.where(self.present, y, -xp.inf).max(-1)
-        height = 0.35 * xp.where(bottom - top > _NEAREST / 0.35, bottom - top, 0)
+        height = 0.35 * xp.where(bottom - top > _MIN_LENGTH / 0.35, bottom - top, 0)
         unit = xp.where(height > 0, height, 1)
         unit = xp.where(shoulders & (width > 0), width, unit)
         return xp.where(has_hip & (trunk > 0), trunk, unit)
 
     def _hip(self) -> tuple[Any, Any]:
-        """The middle of the hips that are there [..., 2], and whether one is: bool [...]."""
+        """Midpoint [..., 2] of the present hips, and whether there is one: bool [...]."""
         xp = self.xp
-        places = self._layout.at(("right_hip", "left_hip"))
-        right, left = (self.present[..., place] for place in places)
+        indices = self._layout.at(("right_hip", "left_hip"))
+        right, left = (self.present[..., i] for i in indices)
         weights = xp.stack([right, left], axis=-1).astype(np.float32)
-        hips = self.xy[..., places, :]
+        hips = self.xy[..., indices, :]
         middle = (hips * weights[..., None]).sum(-2) / xp.clip(weights.sum(-1), 1, None)[..., None]
         return middle, right | left
 
     def _norm(self, vectors: Any) -> Any:
-        """Lengths [...] of vectors [..., 2], with a gradient of 0 at 0; below _NEAREST they are 0.
+        """Lengths [...] of vectors [..., 2]; below _MIN_LENGTH, length and gradient are 0.
 
-        So everything that is divided by a length has finite gradients, too.
+        This keeps gradients of divisions by a length finite.
         """
         square = (vectors * vectors).sum(-1)
-        some = square > _NEAREST**2
-        return self.xp.where(some, self.xp.sqrt(self.xp.where(some, square, 1)), 0)
+        nonzero = square > _MIN_LENGTH**2
+        return self.xp.where(nonzero, self.xp.sqrt(self.xp.where(nonzero, square, 1)), 0)
 
-    def _places(self, tuples: _Tuples) -> list[list[int]]:
-        """The indices of the first joints of N tuples, of the second ones, and so on."""
+    def _indices(self, tuples: _Tuples) -> list[list[int]]:
+        """The indices of the first joints of N tuples, of the second joints, and so on."""
         return [self._layout.at(joints) for joints in zip(*tuples, strict=True)]
 
     def _have(self, tuples: _Tuples) -> Any:
-        """bool [..., N]: whether all of the N tuples' joints are present."""
-        first, *others = self._places(tuples)
+        """Whether all joints of each of the N tuples are present: bool [..., N]."""
+        first, *others = self._indices(tuples)
         result = self.present[..., first]
         for other in others:
             result = result & self.present[..., other]
         return result
 
     def clipped(self, values: Any) -> Any:
-        return self.xp.clip(values, -_LARGEST, _LARGEST)
+        return self.xp.clip(values, -_MAX_LENGTH, _MAX_LENGTH)
 
     def positions(self, joints: tuple[str, ...]) -> Any:
         """(p - neck) / s of N joints: [..., N, 2]."""
-        places = self._layout.at(joints)
-        relative = (self.xy[..., places, :] - self.neck[..., None, :]) / self.unit[..., None, None]
-        return self.xp.where(self.present[..., places, None], self.clipped(relative), 0)
+        indices = self._layout.at(joints)
+        relative = (self.xy[..., indices, :] - self.neck[..., None, :]) / self.unit[..., None, None]
+        return self.xp.where(self.present[..., indices, None], self.clipped(relative), 0)
 
     def flat_positions(self, joints: tuple[str, ...]) -> Any:
         """`positions` as x, y, x, y, ...: [..., 2 N]."""
-        relative = self.positions(joints)
-        return relative.reshape(*relative.shape[:-2], -1)
+        return _flatten(self.positions(joints))
 
     def offsets(self, pairs: _Tuples) -> Any:
         """(b - a) / s of N pairs of joints: [..., N, 2]."""
-        a, b = self._places(pairs)
+        a, b = self._indices(pairs)
         vectors = (self.xy[..., b, :] - self.xy[..., a, :]) / self.unit[..., None, None]
         return self.xp.where(self._have(pairs)[..., None], vectors, 0)
 
@@ -264,19 +267,18 @@ class _Body:
 
     def directions(self, pairs: _Tuples) -> Any:
         """Unit vectors from a to b of N pairs of joints, flat: [..., 2 N]."""
-        unit = self._units(self.offsets(pairs))
-        return unit.reshape(*unit.shape[:-2], -1)
+        return _flatten(self._units(self.offsets(pairs)))
 
     def _units(self, vectors: Any) -> Any:
-        """Vectors [..., 2] of length 1, or 0."""
+        """Vectors [..., 2] normalized to length 1; zero vectors stay 0."""
         length = self._norm(vectors)[..., None]
         return self.xp.where(length > 0, vectors / self.xp.where(length > 0, length, 1), 0)
 
     def turns(self, pairs: _Tuples) -> Any:
-        """Cosine and sine of the angle from the trunk (neck to hips) to the bones a to b, flat.
+        """Cosine and sine of the angles from the trunk (neck to hips) to the bones a to b.
 
-        [..., 2 N]; angles grow from x to y, clockwise in the image. Without hips the trunk is
-        taken to be upright in the image.
+        [..., 2 N]; angles increase from x to y, clockwise in the image. Without hips, the trunk is
+        assumed to be upright.
         """
         xp = self.xp
         hip, has_hip = self._hip()
@@ -298,7 +300,7 @@ class _Body:
             tuple((b, a) for a, b, _ in triples),
             tuple((b, c) for _, b, c in triples),
         )
-        # Of unit vectors: the squares of dot and cross neither overflow nor vanish.
+        # Unit vectors prevent overflow and underflow in dot and cross.
         first, second = (self._units(self.offsets(each)) for each in pairs)
         dot = (first * second).sum(-1)
         cross = abs(first[..., 0] * second[..., 1] - first[..., 1] * second[..., 0])

@@ -1,4 +1,4 @@
-"""Files that appear at once, their order, names that do not collide, and the cache folder."""
+"""File helpers: atomic writes, natural order, unique names, and the cache folder."""
 
 import os
 import re
@@ -9,20 +9,26 @@ from pathlib import Path
 
 
 def natural_key(path: Path) -> tuple[object, ...]:
-    """A key that sorts paths by the numbers in them: frame_2 before frame_10.
+    """Sort key by the numbers in paths: frame_2 before frame_10.
 
-    Folders come before what they hold; names that differ in leading zeros alone keep an order, too.
+    Folders precede their contents; ties of leading zeros are broken by the plain path.
     """
     parts = [re.split(r"([0-9]+)", part) for part in path.parts]
     numbered = [[int(text) if i % 2 else text for i, text in enumerate(part)] for part in parts]
     return numbered, str(path)
 
 
-def distinct_names(paths: Sequence[Path]) -> list[str]:
-    """A name for each file's results: its stem, or its whole name, or that with a number.
+def list_visible(folder: Path) -> list[Path]:
+    """Lists the entries of a folder that are not hidden, in natural order."""
+    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(visible, key=natural_key)
 
-    No two are alike, whatever files lie beside each other (a.jpg, a.png, a.jpg.png), nor where
-    capitals do not count.
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Unique names for the results of files: the stem, else the whole name, else with a number.
+
+    They are unique for any combination of files (a.jpg, a.png, a.jpg.png), and on file systems that
+    ignore case.
     """
     stems = Counter(path.stem.casefold() for path in paths)
     taken: set[str] = set()
@@ -38,27 +44,27 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
 
 
 def atomic_write(path: Path, text: str) -> None:
-    """Writes a text file; whoever looks sees all of the old content or all of the new."""
+    """Replaces a text file atomically: readers see the whole old or the whole new content."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("w") as file:
         file.write(text)
         file.flush()
-        os.fsync(file.fileno())  # before the name: a machine that fails must not leave it empty
+        os.fsync(file.fileno())  # before the rename: a crash must not leave an empty file
     os.replace(partial, path)
 
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Drops what C code writes to stderr."""
-    kept = os.dup(2)
-    nothing = os.open(os.devnull, os.O_WRONLY)
+    """Discards output of C code to stderr."""
+    saved = os.dup(2)
+    devnull = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nothing, 2)
+        os.dup2(devnull, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(devnull)
 
 
 def cache_folder() -> Path:

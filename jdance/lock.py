@@ -1,4 +1,7 @@
-"""One job a folder: a second one would mix its checkpoints with those of the first."""
+"""Folder lock: flock where machines share it, and a heartbeat for network folders where not.
+
+Own code, since the filelock package has flock and heartbeats (version 4) only as separate locks.
+"""
 
 import json
 import os
@@ -16,25 +19,24 @@ from jdance.errors import UserError
 if find_spec("fcntl"):  # not on Windows
     import fcntl
 
-_BEAT = 5.0  # seconds between signs of life
-_SILENCE = 20.0  # after which a holder on another machine counts as gone
+_HEARTBEAT = 5.0  # seconds between updates of the file's time
+_SILENCE = 20.0  # seconds after which a holder on another machine counts as dead
 
 
 @contextmanager
 def held(
     folder: Path, silence: float = _SILENCE, name: str = "lock", flag: str = "--workdir"
 ) -> Iterator[None]:
-    """Holds DIR/lock, which names the machine and the process, for as long as the block runs.
+    """Holds DIR/lock, which names host and process, while the block runs.
 
-    The system itself lets go of the lock of a process that has died, however it did. Where
-    machines do not see each other's locks (some network folders), the holder's signs of life count
-    instead: the file's time.
+    The system releases the lock of a process that dies. On network folders without shared locks,
+    the heartbeat of the holder counts instead: the modification time of the file.
 
     Args:
-        folder: is made if it is not there.
-        silence: seconds for which a holder on another machine must have been silent.
+        folder: created if missing.
+        silence: seconds without a heartbeat after which a holder on another machine counts as dead.
         name: of the file.
-        flag: that names the folder, for messages.
+        flag: the flag that names the folder, for messages.
 
     Raises:
         UserError: another job holds the folder, or it cannot be written to or locked.
@@ -47,34 +49,34 @@ def held(
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = _open(path, flag)
+        file = _open_locked(path, flag)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written to ({error.strerror})") from error
     done = threading.Event()
     try:
-        _outwait(file, path, silence, flag)
-        me = {"host": socket.gethostname(), "process": os.getpid()}
+        _wait_for_silence(file, path, silence, flag)
+        holder = {"host": socket.gethostname(), "process": os.getpid()}
         os.ftruncate(file, 0)
-        os.pwrite(file, json.dumps(me).encode(), 0)
-        beat = threading.Thread(target=_beat, args=(file, done), name="lock", daemon=True)
-        beat.start()
+        os.pwrite(file, json.dumps(holder).encode(), 0)
+        heartbeat = threading.Thread(target=_send_heartbeats, args=(file, done), daemon=True)
+        heartbeat.start()
         try:
             yield
         finally:
             done.set()
-            beat.join()
+            heartbeat.join()
             path.unlink(missing_ok=True)
     finally:
         os.close(file)
 
 
-def _open(path: Path, flag: str) -> int:
-    """The locked file; raises UserError if another process has locked it."""
+def _open_locked(path: Path, flag: str) -> int:
+    """Opens and locks the file; raises UserError if another process has locked it."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its last holder may have removed it between the two calls.
+            # The last holder may have removed it between the two calls.
             if path.exists() and os.fstat(file).st_ino == path.stat().st_ino:
                 return file
         except BlockingIOError:
@@ -87,11 +89,11 @@ def _open(path: Path, flag: str) -> int:
         os.close(file)
 
 
-def _outwait(file: int, path: Path, silence: float, flag: str) -> None:
-    """Waits until a holder on another machine has been silent for long enough."""
+def _wait_for_silence(file: int, path: Path, silence: float, flag: str) -> None:
+    """Waits until a holder on another machine counts as dead; raises UserError on a heartbeat."""
     holder = _read(file)
     if not holder or holder.get("host") == socket.gethostname():
-        return  # left by a process of this machine that has died: we have its lock
+        return  # a dead process of this machine: flock has succeeded
     last, since = os.fstat(file).st_mtime_ns, time.monotonic()
     while time.monotonic() - since < silence:
         time.sleep(min(0.5, silence / 4))
@@ -114,7 +116,7 @@ def _read(file: int) -> dict[str, Any]:
     return holder if isinstance(holder, dict) else {}
 
 
-def _beat(file: int, done: threading.Event) -> None:
-    while not done.wait(_BEAT):
-        with suppress(OSError):  # a disk that fails for a while; whoever writes tells of it
+def _send_heartbeats(file: int, done: threading.Event) -> None:
+    while not done.wait(_HEARTBEAT):
+        with suppress(OSError):  # if the disk fails, writers report it
             os.utime(file)

@@ -1,7 +1,7 @@
-"""Reads NumPy's archives (.npz) of which nothing is known but their name.
+"""Reader of untrusted .npz files.
 
-Nothing is unpickled, and no more memory is taken than the file's size allows: neither a header that
-claims a giant array nor one that was packed to a thousandth of its size gets any.
+Unlike np.load(allow_pickle=False), it bounds memory by the size of the file: headers that claim
+huge arrays and zip bombs are rejected before anything is allocated.
 """
 
 import io
@@ -14,32 +14,31 @@ import numpy as np
 
 from jdance.errors import UserError
 
-_MAX_RATIO = 50  # of unpacked to packed, well above what numbers reach
-_MAX_FREE = 2**26  # bytes that even the smallest file may unpack to
-_MAX_FILE = 2**33
+_MAX_RATIO = 50  # of uncompressed to compressed size, well above that of real arrays
+_MIN_LIMIT, _MAX_LIMIT = 2**26, 2**33  # bytes of uncompressed size, for any file
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Every array of a file by its name, as `numpy.savez` wrote it.
+    """Reads all arrays of a file by `numpy.savez`, by name.
 
     Raises:
-        UserError: the file cannot be read, is truncated or damaged, holds Python objects, or would
-            unpack to more than 50 times its size.
+        UserError: the file is unreadable or damaged, contains Python objects, or would unpack to
+            more than 50 times its size.
     """
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             size = path.stat().st_size
             infos = archive.infolist()
             unpacked = sum(info.file_size for info in infos)
-            if unpacked > min(max(_MAX_RATIO * size, _MAX_FREE), _MAX_FILE):
+            if unpacked > min(max(_MAX_RATIO * size, _MIN_LIMIT), _MAX_LIMIT):
                 raise ValueError(f"it would unpack to {unpacked} bytes")
             known = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
             if any(info.compress_type not in known for info in infos):
-                raise ValueError("it is packed in an unknown way")
+                raise ValueError("unknown compression")
             return {
                 info.filename.removesuffix(".npy"): _array(archive.read(info)) for info in infos
             }
-    except Exception as error:  # zipfile's, zlib's, and whatever NumPy's parser of headers raises
+    except Exception as error:  # of zipfile, zlib, and NumPy's header parser
         raise UserError(
             f"{path}: not a readable .npz file ({_reason(error)}); write it with numpy.savez"
         ) from error
@@ -50,7 +49,7 @@ def _reason(error: Exception) -> str:
 
 
 def _array(data: bytes) -> np.ndarray:
-    """The array of a .npy file; its size is compared with what follows the header first."""
+    """Parses a .npy file, after comparing the size in its header with the data."""
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     readers = {
@@ -62,13 +61,13 @@ def _array(data: bytes) -> np.ndarray:
     shape, fortran_order, dtype = readers[version](stream)
     if dtype.kind not in "biufcUS":
         raise ValueError(f"an array of {dtype}")
-    rest = memoryview(data)[stream.tell() :]
+    payload = memoryview(data)[stream.tell() :]
     sizes_fit = len(shape) <= 32 and all(0 <= n < 2**40 for n in shape)
-    if not sizes_fit or math.prod(shape) * dtype.itemsize != len(rest):
-        raise ValueError(f"an array of shape {shape} with {len(rest)} bytes")
+    if not sizes_fit or math.prod(shape) * dtype.itemsize != len(payload):
+        raise ValueError(f"an array of shape {shape} with {len(payload)} bytes")
     if not math.prod(shape) or not dtype.itemsize:
         return np.zeros(shape, dtype)
-    array = np.frombuffer(rest, dtype)
+    array = np.frombuffer(payload, dtype)
     if dtype.kind == "U" and array.view(f"{dtype.byteorder}u4").max() > sys.maxunicode:
         raise ValueError("text that is not Unicode")
     return array.reshape(shape[::-1]).T if fortran_order else array.reshape(shape)

@@ -1,4 +1,4 @@
-"""Progress of long work: one rewritten line on a terminal, a plain line now and then in a log."""
+"""Progress reports: one line that is rewritten on a terminal, occasional lines in a log."""
 
 import sys
 import time
@@ -8,19 +8,17 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import ArrayLike
 
-_WINDOW = 60.0  # seconds that tell how fast the work goes
+_WINDOW = 60.0  # seconds over which the speed is averaged
 
 
 class Progress:
-    """Shows how far `total` pieces of work have come and when they will be done.
-
-    The estimate is that of the last minute.
+    """Shows the number of finished items and the time left, at the speed of the last minute.
 
     Args:
-        title: what is being done.
-        total: pieces of work in all.
-        done: pieces that an earlier run did; they do not count for the speed.
-        stream: where to write; stderr by default.
+        title: of the work.
+        total: number of items.
+        done: items finished by an earlier run.
+        stream: stderr by default.
     """
 
     def __init__(self, title: str, total: int, done: int = 0, stream: TextIO | None = None):
@@ -32,7 +30,7 @@ class Progress:
         self._width = 0
 
     def update(self, done: int, note: str = "") -> None:
-        """Tells that `done` pieces are finished; writes every 0.5 s at most (a log: every 10 s)."""
+        """Reports `done` finished items; writes at most every 0.5 s, in a log every 10 s."""
         now = time.monotonic()
         self._seen.append((now, done))
         while self._seen[1][0] <= now - _WINDOW:
@@ -47,12 +45,12 @@ class Progress:
         line = f"{self._title}: {done}/{self._total}{eta}{', ' + note if note else ''}"
         self._write(line, end="\n" if done >= self._total else "")
 
-    def prepare(self, doing: str) -> None:
-        """Tells what is being done before the work goes on, such as "compiling"."""
-        self._write(f"{self._title}: {doing}", end="")
+    def prepare(self, activity: str) -> None:
+        """Reports a preparation, such as "compiling"."""
+        self._write(f"{self._title}: {activity}", end="")
 
     def resume(self, done: int) -> None:
-        """Tells that the work goes on; how long anything before took is no longer counted."""
+        """Continues after a preparation, whose time does not count."""
         self._seen = deque([(time.monotonic(), done)])
         if self._live:
             self._write(f"{self._title}: {done}/{self._total}", end="")
@@ -66,7 +64,7 @@ class Progress:
         self._stream.flush()
 
     def say(self, line: str) -> None:
-        """Writes a line that stays, such as an evaluation's result."""
+        """Writes a permanent line, such as an evaluation result."""
         self._write(line, end="\n")
 
 
@@ -77,10 +75,10 @@ def _duration(seconds: float) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """The number and the noun, whose plural ends in s: "1 result", "2 results"."""
+    """A count with a noun whose plural ends in s: "1 result", "2 results"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def rounded(values: ArrayLike, digits: int) -> np.ndarray:
-    """float64, so that JSON has no more digits than these: float32 would print 0.7919999957."""
+    """Rounds in float64, for JSON: float32 would print 0.7919999957."""
     return np.round(np.asarray(values, np.float64), digits)

@@ -1,4 +1,4 @@
-"""How XLA compiles for the programs in launch/: its flags for the CPU, and what it keeps."""
+"""XLA flags for CPUs, the compilation cache, and malloc settings of the programs in launch/."""
 
 import ctypes
 import hashlib
@@ -14,9 +14,8 @@ import jaxlib
 
 from jdance.files import cache_folder
 
-# By the version of jaxlib, as XLA ends the process at a flag that it does not know. YNNPACK's
-# convolutions are slower than Eigen's (its reductions and products are not), and where there is
-# AVX-512, the whole width of its registers is quicker than half of it.
+# By version of jaxlib: XLA aborts on unknown flags. YNNPACK's convolutions are slower than Eigen's
+# (its reductions and matmuls are not); with AVX-512, 512-bit vectors are faster than 256-bit ones.
 _CPU_FLAGS = {
     "0.10": (
         "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution",
@@ -24,15 +23,15 @@ _CPU_FLAGS = {
     ),
 }
 
-# Where one operation follows the other, as in inference, the loops that these emitters make keep to
-# one core; a training step has several to do at a time, and they are the quicker ones there.
+# Loops by the fusion emitters use a single core: slower in inference, a chain of operations, but
+# faster in training, where several operations run in parallel.
 _CPU_INFERENCE = {"0.10": {"xla_cpu_use_fusion_emitters": False}}
 
 
 def prepare(environment: MutableMapping[str, str]) -> None:
-    """Sets XLA's flags and the folder of compiled programs; to be called before a device is used.
+    """Sets XLA's flags and the compilation cache, before any device is used.
 
-    What the environment says itself stays: XLA_FLAGS, JAX_COMPILATION_CACHE_DIR,
+    Settings of the environment take precedence: XLA_FLAGS, JAX_COMPILATION_CACHE_DIR,
     JAX_ENABLE_COMPILATION_CACHE.
     """
     environment["XLA_FLAGS"] = with_flags(environment.get("XLA_FLAGS", ""), jaxlib.__version__)
@@ -42,29 +41,26 @@ def prepare(environment: MutableMapping[str, str]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return  # where nothing can be kept, everything is compiled anew
+        return  # no cache on a read-only file system
     jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def with_flags(flags: str, version: str) -> str:
-    """XLA_FLAGS with ours for a version of jaxlib, but for those that are there already."""
-    ours = _CPU_FLAGS.get(_minor(version), ())
-    return " ".join([flags, *(flag for flag in ours if flag.split("=")[0] not in flags)]).strip()
+    """Adds jdance's flags for a version of jaxlib to XLA_FLAGS, unless they are set there."""
+    added = [f for f in _CPU_FLAGS.get(_minor(version), ()) if f.split("=")[0] not in flags]
+    return " ".join([flags, *added]).strip()
 
 
 def inference_options() -> dict[str, Any] | None:
-    """`compiler_options` of `jax.jit` for what runs forward only."""
+    """`compiler_options` of `jax.jit` for inference on the default backend."""
     on_cpu = jax.default_backend() == "cpu"
     return _CPU_INFERENCE.get(_minor(jaxlib.__version__)) if on_cpu else None
 
 
 def for_inference(mapped: Any) -> Callable[..., Any]:
-    """A function by `jax.pmap`, compiled for what runs forward only.
-
-    It takes arrays alone, and is compiled once for each set of their shapes and dtypes.
-    """
+    """Compiles a pmapped function with `inference_options`, once per input shapes and dtypes."""
     options = inference_options()
-    # Over several processes what is compiled ahead sees other shapes than what it is called with.
+    # With several processes, lowering sees other shapes than the call.
     if options is None or jax.process_count() > 1:
         return mapped
     programs: dict[Any, Any] = {}
@@ -84,18 +80,18 @@ def _minor(version: str) -> str:
 
 
 def cores() -> int:
-    """The number of CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # of Linux
+    """Number of CPU cores available to this process."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def machine() -> str:
-    """Tells kinds of processors apart: programs for one may not run on another."""
+    """Fingerprint of the CPU model: cached programs may not run on another."""
     described = f"{platform.machine()} {platform.processor()}"
-    information = Path("/proc/cpuinfo")  # of Linux
-    if information.exists():
-        lines = set(information.read_text().splitlines())
+    cpuinfo = Path("/proc/cpuinfo")  # Linux
+    if cpuinfo.exists():
+        lines = set(cpuinfo.read_text().splitlines())
         described += "".join(sorted(x for x in lines if x.startswith(("model name", "flags"))))
     return hashlib.sha256(described.encode()).hexdigest()[:12]
 
@@ -105,7 +101,7 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory_on_cpu(environment: Mapping[str, str]) -> None:
-    """Calls `keep_freed_memory` where jax will run on the CPU, and not on the host of a GPU."""
+    """Calls `keep_freed_memory` if JAX will run on the CPU."""
     platforms = environment.get("JAX_PLATFORMS", "")
     accelerated = any(
         importlib.util.find_spec(f"jax_{name}") for name in ("cuda12_plugin", "cuda13_plugin")
@@ -115,12 +111,12 @@ def keep_freed_memory_on_cpu(environment: Mapping[str, str]) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Lets the process keep the memory that it has freed, for its next step.
+    """Configures glibc's malloc to keep freed memory for the next step.
 
-    A training step of configs/paper.py at batch 16 on the CPU takes and frees 1.6 GB. As glibc
-    comes, that goes back to the system each time, and its 430,000 pages have to be made anew: a
-    sixth of a step. There is only one arena, as the others take whatever is large from the system
-    directly. Has no effect with another C library, and none on threads that allocated before.
+    A CPU training step of configs/paper.py at batch size 16 allocates and frees 1.6 GB. By default
+    glibc returns it to the system, and faulting in 430,000 pages takes a sixth of the next step. A
+    single arena is needed, since the others map large blocks directly. There is no effect with
+    other C libraries or on threads that have allocated before.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

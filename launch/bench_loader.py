@@ -47,8 +47,8 @@ def _bare(source: records.Shards, config: Any, count: int) -> None:
     """Reads, decodes and warps `count` images."""
     size = config.data.image_size
     rngs = [np.random.default_rng(row) for row in range(config.batch_size)]
-    maps, _ = augment.draw_maps(size, BatchRandom(rngs), config.augment)
-    maps = augment.for_reduced(maps, augment.reduction(size))
+    maps, _ = augment.draw_affines(size, BatchRandom(rngs), config.augment)
+    maps = augment.reduce_affine(maps, augment.reduction(size))
     for index in range(count):
         data = records.unpack(source[index % len(source)]).image
         assert data is not None

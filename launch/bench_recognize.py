@@ -192,9 +192,9 @@ def _baseline() -> tuple[str, Callable[[int], Callable[[], Any]]]:
             scale = np.array([_SIDE.value / 368, _SIDE.value / 368, 1], np.float32)
             for person in decoded(heat, paf, DECODE)[0] * scale:
                 features.compute("fused18", person)
-                view = crop.cut(frame_image, crop.around(person), 224).transpose(2, 0, 1)[None]
+                view = crop.cut(frame_image, crop.person_square(person), 224).astype(np.float32)
                 with torch.inference_mode():
-                    resnet(torch.from_numpy(view.astype(np.float32)))
+                    resnet(torch.from_numpy(view.transpose(2, 0, 1)[None]))
 
         return whole
 

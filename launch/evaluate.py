@@ -144,7 +144,7 @@ def main() -> None:
         _print_precision(result)
     else:
         if _NEAREST_MEAN.value:
-            accuracy = evaluation.accuracy(Dataset(result["data"]), _SPLIT.value)
+            accuracy = evaluation.nearest_mean_accuracy(Dataset(result["data"]), _SPLIT.value)
             result["nearest_mean_accuracy"] = accuracy
             path.write_text(json.dumps(result, indent=2) + "\n")
             print(f"nearest class mean of fused18: {accuracy:.4f}")

@@ -20,7 +20,8 @@ from absl import flags
 from jdance.cli import former_name, pose_flags, run
 from jdance.data import prepare_scenes, shards
 from jdance.data.prepare import prepare, summary
-from jdance.data.sources import open_source, split_name
+from jdance.data.sources import open_source
+from jdance.data.splits import split_name
 from jdance.data.verify import verify
 from jdance.errors import UserError
 from jdance.progress import counted
@@ -45,8 +46,9 @@ former_name("for", "task")
 _POSE = flags.DEFINE_string(
     "pose",
     "",
-    "Pose network: a name, a published weights file, or a checkpoint folder. Not needed if the "
-    "source has key points.",
+    "Pose network: a name, a published weights file, or a checkpoint folder. Default: for images "
+    "and videos without key points, the most accurate one that is in the cache or can be "
+    "downloaded.",
 )
 _POSE_SIZE, _POSE_VIEWS = pose_flags()
 _KEYPOINTS = flags.DEFINE_string(
@@ -146,20 +148,23 @@ def _prepare() -> dict[str, Any]:
     )
     for note in source.notes:
         print(f"note: {note}")
-    estimator = None
-    if _POSE.value:
+    estimator, pose = None, _POSE.value
+    if source.needs_pose or pose:
         # Imported only here, so that worker processes start without it.
-        from jdance.pose import DecodeConfig, PoseEstimator
+        from jdance.pose import DecodeConfig, PoseEstimator, zoo
 
+        if not pose:
+            pose = zoo.choose()
+            print(f"pose network: {pose}")
         decode_config = DecodeConfig(min_joints=_MIN_JOINTS.value)
         estimator = PoseEstimator.load(
-            _POSE.value, decode_config, size=_POSE_SIZE.value, view_names=_POSE_VIEWS.value
+            pose, decode_config, size=_POSE_SIZE.value, view_names=_POSE_VIEWS.value
         ).people
     return prepare(
         source,
         output,
         estimator,
-        pose=_POSE.value or ("key-point files" if _KEYPOINTS.value else ""),
+        pose=pose or ("key-point files" if _KEYPOINTS.value else ""),
         fractions=_fractions(),
         seed=_SEED.value,
         workers=_WORKERS.value,

@@ -17,9 +17,10 @@ from absl import flags
 from jdance import files
 from jdance.cli import checkpoint_flag, former_name, pose_flags, run
 from jdance.data import images
-from jdance.data.sources import left_out
+from jdance.data.sources import skip_reason
 from jdance.data.workers import load_all
 from jdance.errors import UserError, is_full
+from jdance.pose import zoo
 from jdance.progress import Progress, counted
 from jdance.recognize import video
 from jdance.recognize.image import recognize_image
@@ -40,7 +41,10 @@ _MODEL = flags.DEFINE_string(
 )
 _CHECKPOINT = checkpoint_flag("--model")
 _POSE = flags.DEFINE_string(
-    "pose", "", "Pose network: a name, a published weights file, or a checkpoint folder."
+    "pose",
+    "",
+    "Pose network: a name, a published weights file, or a checkpoint folder. Default: the most "
+    "accurate one that is in the cache or can be downloaded.",
 )
 _POSE_SIZE, _POSE_VIEWS = pose_flags()
 _INPUT = flags.DEFINE_string(
@@ -168,8 +172,9 @@ def main() -> None:
     output, keypoints = Path(_OUTPUT.value), Path(_KEYPOINTS.value) if _KEYPOINTS.value else None
     inputs, unreadable = collect(Path(_INPUT.value), [output, *([keypoints] if keypoints else [])])
     clip = [kind(path) for path in inputs] == ["skeletons"]
-    if bool(_POSE.value) + bool(keypoints) + clip != 1:
-        raise UserError("give either --pose or --keypoints, which locate the people")
+    pose = _POSE.value
+    if bool(pose) + bool(keypoints) + clip > 1:
+        raise UserError("the key points are given; leave out --pose or --keypoints")
     if len(inputs) > 1 and keypoints and not keypoints.is_dir():
         raise UserError(f"{keypoints}: one file for {len(inputs)} images; name a folder")
     try:
@@ -178,10 +183,19 @@ def main() -> None:
         raise UserError(f"{output}: cannot be written to ({error.strerror})") from error
     if any(output.resolve() in (path.resolve(), path.parent.resolve()) for path in inputs):
         raise UserError(f"{output}: is the folder of the inputs; choose another --output")
+    if not (pose or keypoints or skeletons):
+        pose = zoo.choose()
+        print(f"pose network: {pose}")
+    if pose == "stage" and not all(map(is_stage, inputs)):
+        print(
+            "warning: --pose=stage was trained on StageDance alone and misses most people in real "
+            "images; leave out --pose",
+            file=sys.stderr,
+        )
     window = draw.Window() if _SHOW.value else None
     recognizer = Recognizer.load(
         _MODEL.value,
-        _POSE.value or None,
+        pose or None,
         _MIN_JOINTS.value,
         _MIN_CONFIDENCE.value,
         dtype=None if _PRECISION.value == "float32" else _PRECISION.value,
@@ -204,7 +218,7 @@ def main() -> None:
     )
     image_paths = [path for path in inputs if kind(path) == "image"]
     loaded = load_all([partial(images.read, path) for path in image_paths], int(_ISOLATE.value))
-    notes = [f"skipped {path}: {left_out(path)}" for path in unreadable]
+    notes = [f"skipped {path}: {skip_reason(path)}" for path in unreadable]
     partial_results, total = 0, len(inputs) + len(unreadable)
     disk_full: Exception | None = None
     progress = Progress("recognizing", len(inputs))

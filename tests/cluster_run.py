@@ -1,6 +1,6 @@
-"""A training process of the tests of clusters: tiny, without images, quick to compile.
+"""A small training process for the multi-process tests: no images, quick to compile.
 
-python tests/cluster_run.py --data=DIR --workdir=DIR [--devices=N] [--epochs=E] [flags of a cluster]
+python tests/cluster_run.py --data=DIR --workdir=DIR [--devices=N] [--epochs=E] [cluster flags]
 """
 
 import argparse
@@ -29,9 +29,9 @@ parser.add_argument("--num_processes", type=int)
 parser.add_argument("--watchdog", type=float, default=0.0)
 parser.add_argument("--resume", default="auto")
 parser.add_argument("--checkpoint_every", type=float, default=100.0)
-parser.add_argument("--pause", type=float, default=0.0, help="seconds that every step takes longer")
+parser.add_argument("--pause", type=float, default=0.0, help="extra seconds per step")
 FLAGS = parser.parse_args()
-# In place of what conftest.py sets for tests in one process; no device has been used yet.
+# Overrides conftest.py, before any device is used.
 os.environ["XLA_FLAGS"] = (
     f"--xla_force_host_platform_device_count={FLAGS.devices} --xla_backend_optimization_level=0"
 )
@@ -47,10 +47,10 @@ def main() -> int:
     workdir = Path(FLAGS.workdir)
     train_batches = MotionTask.train_batches
 
-    def recorded(task, source, start_step, shares=None):
-        """The same batches, their examples written down, one line a step."""
+    def recorded(task, source, start_step, fractions=None):
+        """Yields the same batches and logs their examples, one line per step."""
         with (workdir / f"seen-{FLAGS.process_id or 0}.txt").open("a") as file:
-            batches = train_batches(task, source, start_step, shares)
+            batches = train_batches(task, source, start_step, fractions)
             for step, batch in enumerate(batches, start=start_step + 1):
                 file.write(f"{step} {' '.join(map(str, np.sort(batch['index'])))}\n")
                 file.flush()
@@ -58,9 +58,11 @@ def main() -> int:
                 yield batch
 
     MotionTask.train_batches = recorded
-    where = distributed.address_from_flags(FLAGS.coordinator, FLAGS.process_id, FLAGS.num_processes, {})
+    address = distributed.address_from_flags(
+        FLAGS.coordinator, FLAGS.process_id, FLAGS.num_processes, {}
+    )
     try:
-        with distributed.initialized(where, FLAGS.watchdog):
+        with distributed.initialized(address, FLAGS.watchdog):
             result = loop.train(config, workdir, resume=FLAGS.resume, watchdog=FLAGS.watchdog)
             print("result", result["n"], result["confusion"], flush=True)
     except Preempted as notice:

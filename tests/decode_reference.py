@@ -1,4 +1,4 @@
-"""The decode in plain NumPy, one image, one step after the other: slow, and meant to be read.
+"""Reference implementation of the decoder in plain NumPy, for one image.
 
 A joint candidate is called a peak: (joint, index in that joint's list). A person is a dictionary
 from joints to such indices.
@@ -19,7 +19,7 @@ class Peak(NamedTuple):
 
 
 def decode_reference(heat, paf, config):
-    """Finds the people in heat [h, w, 19] and paf [h, w, 38].
+    """Decodes the people in heat [h, w, 19] and paf [h, w, 38].
 
     Returns:
         keypoints float32 [N, 18, 3] and score float32 [N] of the N people, the best first.
@@ -60,7 +60,7 @@ def decode_reference(heat, paf, config):
 
 
 def find_peaks(heat, config):
-    """The highest local maxima of one heat map [h, w], the highest first."""
+    """The highest local maxima of one heat map [h, w], highest first."""
     h, w = heat.shape
     smooth = smoothed(smoothed(heat, config.smoothing).T, config.smoothing).T
     peaks = []
@@ -70,7 +70,7 @@ def find_peaks(heat, config):
             if value <= config.heat_threshold or heat[y, x] <= 0:
                 continue
             around = [
-                # Of equal neighbours the first is the peak.
+                # Of equal neighbors the first is the peak.
                 value > smooth[b, a] if (b, a) < (y, x) else value >= smooth[b, a]
                 for b in range(max(y - 1, 0), min(y + 2, h))
                 for a in range(max(x - 1, 0), min(x + 2, w))
@@ -83,7 +83,7 @@ def find_peaks(heat, config):
 
 
 def smoothed(heat, sigma):
-    """heat [n, m], each column smoothed by a Gaussian whose weights sum to 1 at borders too."""
+    """Smooths each column of heat [n, m] by a Gaussian with weights normalized at borders."""
     if sigma == 0:
         return heat
     result = np.empty_like(heat)
@@ -94,16 +94,16 @@ def smoothed(heat, sigma):
 
 
 def refined(line, at):
-    """The top of the parabola through the logarithms of three values of a line [n] about a peak."""
-    centre = min(max(at, 1), len(line) - 2)
-    before, middle, after = np.log(np.maximum(line[centre - 1 : centre + 2], 0.01 * line[at]))
+    """The maximum of the parabola through log-values of a line [n] around a peak."""
+    center = min(max(at, 1), len(line) - 2)
+    before, middle, after = np.log(np.maximum(line[center - 1 : center + 2], 0.01 * line[at]))
     curvature = before - 2 * middle + after
-    top = centre + (0.5 * (before - after) / curvature if curvature < 0 else 0)
+    top = center + (0.5 * (before - after) / curvature if curvature < 0 else 0)
     return min(max(top, at - 0.5), at + 0.5)
 
 
 def match(starts, ends, field, config):
-    """The limbs (score, index of start, index of end) along a PAF [h, w, 2], greedily."""
+    """Greedily matched limbs (score, start index, end index) along a PAF [h, w, 2]."""
     limbs = []
     for i, start in enumerate(starts):
         for j, end in enumerate(ends):
@@ -120,7 +120,7 @@ def match(starts, ends, field, config):
 
 
 def limb_score(start, end, field, config):
-    """The score of one limb, or None where there is none."""
+    """The score of one limb, or None without a limb."""
     vector = np.array([end.x - start.x, end.y - start.y])
     length = np.hypot(*vector)
     if length == 0:
@@ -136,7 +136,7 @@ def limb_score(start, end, field, config):
 
 
 def bilinear(field, x, y):
-    """field [h, w, 2] at (x, y), which is first moved into the map."""
+    """Samples field [h, w, 2] at (x, y), clamped to the map."""
     h, w = field.shape[:2]
     x, y = min(max(x, 0), w - 1), min(max(y, 0), h - 1)
     left, top = min(int(x), w - 2), min(int(y), h - 2)

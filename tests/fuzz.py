@@ -1,13 +1,13 @@
-"""Damages valid files at random and lets jdance read them: it may refuse them, and nothing else.
+"""Fuzzes the readers of jdance: mutated files may only be read or rejected with a UserError.
 
 python tests/fuzz.py                            12,000 inputs over all readers
 python tests/fuzz.py --only=pth --inputs=500    one reader
 python tests/fuzz.py --only=pth --first=123 --inputs=1 --keep=found      one input, kept
 
-Reading happens in processes of their own. A finding is an input with which a reader ends by
-anything but success or a UserError of one line, takes too long or too much memory, crashes, opens a
-file for writing outside its output folder, or starts or unpickles anything. The same seed
-damages the same files in the same way. Exit status 1 where something was found.
+Readers run in child processes. A finding is an input with which a reader raises anything but a
+UserError of one line, exceeds its time or memory, crashes, writes outside its output folder, starts
+a process, or unpickles an unexpected class. Runs are reproducible by seed. The exit status is 1 if
+there are findings.
 """
 
 import argparse
@@ -26,76 +26,76 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-INPUTS, SECONDS, MEMORY = 12_000, 20.0, 3 * 2**30  # bytes in addition to what the program takes
+INPUTS, SECONDS, MEMORY = 12_000, 20.0, 3 * 2**30  # additional bytes of an input
 _ROOT = Path(__file__).resolve().parent.parent
 
 
-def shares(names: list[str], inputs: int) -> dict[str, int]:
-    """How many of the inputs each target gets."""
+def counts(names: list[str], inputs: int) -> dict[str, int]:
+    """Divides the inputs among the targets by their weights."""
     from fuzz_targets import TARGETS
 
-    total = sum(TARGETS[name].share for name in names)
-    return {name: -(-int(1000 * inputs * TARGETS[name].share / total) // 1000) for name in names}
+    total = sum(TARGETS[name].weight for name in names)
+    return {name: -(-int(1000 * inputs * TARGETS[name].weight / total) // 1000) for name in names}
 
 
-# In the process that reads -----------------------------------------------------------------------
+# Child process ------------------------------------------------------------------------------------
 
 
 def child(name: str, seed: int, first: int, last: int, keep: str, pipe: int) -> None:
-    """Reads the inputs first to last - 1 of a target; tells through the pipe what it does."""
+    """Reads the inputs first to last - 1 of a target, and reports progress through the pipe."""
     import resource
 
     import numpy as np
-    from fuzz_mutations import damage
+    from fuzz_mutations import mutate
     from fuzz_targets import TARGETS
 
     from jdance.errors import UserError
 
-    def tell(**message: object) -> None:
+    def send(**message: object) -> None:
         os.write(pipe, json.dumps(message).encode() + b"\n")
 
     target = TARGETS[name]
-    place = Path(tempfile.mkdtemp(prefix="fuzz-"))
-    (place / "samples").mkdir()
-    samples = target.samples(place / "samples")
+    root = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    (root / "samples").mkdir()
+    samples = target.samples(root / "samples")
     forbidden: list[str] = []
-    _warm_up(target, samples, place)
-    sys.addaudithook(_auditor(place, forbidden))
+    _warm_up(target, samples, root)
+    sys.addaudithook(_auditor(root, forbidden))
     _limit_memory(resource)
     try:
         for number in range(first, last):
             rng = np.random.default_rng([seed, zlib.crc32(name.encode()), number])
-            folder = place / "input"
+            folder = root / "input"
             sample = dict(samples[int(rng.integers(len(samples)))])
-            choice = [file for file in sample if target.damaged(file)]
-            file = choice[int(rng.integers(len(choice)))]
-            sample[file] = damage(rng, sample[file], file)
+            mutable = [file for file in sample if target.mutable(file)]
+            file = mutable[int(rng.integers(len(mutable)))]
+            sample[file] = mutate(rng, sample[file], file)
             _write(folder, sample)
-            tell(input=number)
+            send(input=number)
             forbidden.clear()
             outcome = ""
             try:
                 target.read(folder)
-                refused = False
+                rejected = False
             except UserError as error:
-                refused = True
+                rejected = True
                 if "\n" in str(error):
                     outcome = f"a message of several lines: {error}"
             except BaseException as error:
-                refused = False
+                rejected = False
                 lines = traceback.format_exception(error)
                 outcome = "".join(lines)[-700:]
-                del error, lines  # their frames may hold much memory
+                del error, lines  # frees the memory held by the frames
             if forbidden:
                 outcome = f"forbidden: {forbidden[0]}"
             if outcome and keep:
                 shutil.copytree(folder, Path(keep) / f"{name}-{number}", dirs_exist_ok=True)
             if outcome:
-                tell(finding=number, file=file, what=outcome)
-            tell(done=number, refused=refused)
+                send(finding=number, file=file, what=outcome)
+            send(done=number, rejected=rejected)
             shutil.rmtree(folder)
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def _write(folder: Path, sample: dict[str, bytes]) -> None:
@@ -104,30 +104,30 @@ def _write(folder: Path, sample: dict[str, bytes]) -> None:
         (folder / file).write_bytes(content)
 
 
-def _warm_up(target: object, samples: list[dict[str, bytes]], place: Path) -> None:
-    """Every sample must be read as it is; what is imported on the way is imported then."""
+def _warm_up(target: object, samples: list[dict[str, bytes]], root: Path) -> None:
+    """Checks that all samples can be read, and triggers lazy imports."""
     for sample in samples:
-        _write(place / "input", sample)
+        _write(root / "input", sample)
         try:
-            target.read(place / "input")  # type: ignore[attr-defined]
+            target.read(root / "input")  # type: ignore[attr-defined]
         finally:
-            shutil.rmtree(place / "input")
+            shutil.rmtree(root / "input")
 
 
 def _limit_memory(resource: object) -> None:
-    """Allows MEMORY bytes more than the process has now; asking for more is a MemoryError."""
+    """Limits the data segment to MEMORY bytes more than now; beyond, MemoryError is raised."""
     status = Path("/proc/self/status").read_text()
     now = 1024 * int(status.partition("VmData:")[2].split()[0])
     resource.setrlimit(resource.RLIMIT_DATA, (now + MEMORY, -1))  # type: ignore[attr-defined]
 
 
-# What a reader of weights may be asked for, see jdance/weights/pth.py.
+# Classes that readers of weights may unpickle, see jdance/weights/pth.py.
 _UNPICKLED = {"collections.OrderedDict", "torch._utils._rebuild_tensor_v2",
               "torch._utils._rebuild_parameter"}  # fmt: skip
 
 
-def _auditor(place: Path, forbidden: list[str]):
-    inside = os.path.realpath(place)
+def _auditor(root: Path, forbidden: list[str]):
+    inside = os.path.realpath(root)
     starts = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn",
               "socket.connect", "os.fork")  # fmt: skip
 
@@ -155,27 +155,27 @@ def _auditor(place: Path, forbidden: list[str]):
     return audit
 
 
-# In the process that watches ---------------------------------------------------------------------
+# Parent process -----------------------------------------------------------------------------------
 
 
 class Report:
-    """What was seen of a target: inputs that were accepted and refused, and findings."""
+    """Results of one target: numbers of accepted and rejected inputs, and the findings."""
 
     def __init__(self, name: str):
-        self.name, self.accepted, self.refused = name, 0, 0
+        self.name, self.accepted, self.rejected = name, 0, 0
         self.findings: list[tuple[int, str]] = []
         self.seconds = 0.0
 
     def __str__(self) -> str:
         return (
-            f"{self.name}: {self.accepted + self.refused + len(self.findings)} inputs, "
-            f"{self.refused} refused, {self.accepted} read, {len(self.findings)} findings, "
+            f"{self.name}: {self.accepted + self.rejected + len(self.findings)} inputs, "
+            f"{self.rejected} rejected, {self.accepted} read, {len(self.findings)} findings, "
             f"{self.seconds:.0f} s"
         )
 
 
 def fuzz(name: str, seed: int, first: int, count: int, keep: str = "") -> Report:
-    """Lets child processes read `count` damaged inputs of a target, one after the other."""
+    """Reads `count` mutated inputs of a target in child processes, restarted after crashes."""
     report, start, number = Report(name), time.monotonic(), first
     while number < first + count:
         number = _run_child(report, name, seed, number, first + count, keep)
@@ -184,14 +184,14 @@ def fuzz(name: str, seed: int, first: int, count: int, keep: str = "") -> Report
 
 
 def _run_child(report: Report, name: str, seed: int, first: int, last: int, keep: str) -> int:
-    """One child process; returns the first input that it has not come to."""
+    """Runs one child process; returns the number of the first input that it did not read."""
     read, write = os.pipe()
-    with tempfile.TemporaryFile() as told:
-        process = os.fork()  # which has everything imported already
+    with tempfile.TemporaryFile() as log:
+        process = os.fork()  # inherits all imports
         if not process:
             os.close(read)
-            os.dup2(told.fileno(), 1)
-            os.dup2(told.fileno(), 2)
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
             status = 1
             try:
                 child(name, seed, first, last, keep, write)
@@ -211,15 +211,15 @@ def _run_child(report: Report, name: str, seed: int, first: int, last: int, keep
             elif "slow" in message:
                 slow = True
             elif found != message["done"]:
-                report.refused += message["refused"]
-                report.accepted += not message["refused"]
+                report.rejected += message["rejected"]
+                report.accepted += not message["rejected"]
         os.close(read)
         status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         if status == 0 and number == last - 1:
             return last
-        told.seek(0)
-        output = told.read().decode(errors="replace")[-2000:]
-    if number < first:  # not even the valid samples were read
+        log.seek(0)
+        output = log.read().decode(errors="replace")[-2000:]
+    if number < first:  # reading the valid samples failed
         raise RuntimeError(f"{name}: the reader does not start\n{output}")
     what = f"took longer than {SECONDS:.0f} s" if slow else f"ended with status {status}"
     report.findings.append((number, f"{what}\n{output}"))
@@ -227,10 +227,9 @@ def _run_child(report: Report, name: str, seed: int, first: int, last: int, keep
 
 
 def _messages(pipe: int, process: int) -> Iterator[dict]:
-    """What a child tells, until it ends; it is killed when an input takes too long.
+    """Yields the messages of a child until it exits; kills it if an input takes too long.
 
-    Time is the child's own on a processor: other work on the machine does not count, nor does what
-    it reads first.
+    The limit is on the child's CPU time, without its start, to be independent of other load.
     """
     buffer, since, began = b"", _used(process), False
     idle = time.monotonic()
@@ -254,7 +253,7 @@ def _messages(pipe: int, process: int) -> Iterator[dict]:
 
 
 def _used(process: int) -> float:
-    """Seconds on a processor that a process has used."""
+    """Returns the CPU seconds used by a process."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -271,20 +270,20 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--keep", default="", help="folder for inputs in which something is found")
+    parser.add_argument("--keep", default="", help="folder for inputs with findings")
     options = parser.parse_args()
     start, reports = time.monotonic(), []
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("fork")) as pool:
         waiting = [
             pool.submit(fuzz, name, options.seed, options.first, count, options.keep)
-            for name, count in shares(options.only, options.inputs).items()
+            for name, count in counts(options.only, options.inputs).items()
         ]
         for future in as_completed(waiting):
             reports.append(future.result())
             print(reports[-1], flush=True)
             for number, what in reports[-1].findings:
                 print(f"  input {number}: {what.strip()}", flush=True)
-    inputs = sum(r.accepted + r.refused + len(r.findings) for r in reports)
+    inputs = sum(r.accepted + r.rejected + len(r.findings) for r in reports)
     findings = sum(len(r.findings) for r in reports)
     print(f"{inputs} inputs in {time.monotonic() - start:.0f} s, {findings} findings")
     sys.exit(findings > 0)

@@ -1,4 +1,4 @@
-"""Damage to bytes, at random: of any file, of text, and of what zip archives and msgpack hold."""
+"""Random mutations of bytes, text, JSON, msgpack, and members of zip archives."""
 
 import io
 import json
@@ -8,7 +8,7 @@ import zipfile
 import msgpack
 import numpy as np
 
-# Sizes and signs with which arithmetic goes wrong.
+# Boundary values of integer sizes and signs.
 _NUMBERS = [0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1,
             2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 1]  # fmt: skip
 _WORDS = ["NaN", "Infinity", "-1", "1e400", "1e39", "9" * 400, "0x10", "null", "true", "[]", "{}",
@@ -19,20 +19,20 @@ _VALUES = [None, True, -1, 0, 1e400, float("nan"), 2**63, 10**400, "", "../../x"
            {}, [[]], "a" * 1000, [0] * 1000, {"a": {}}, -0.5, "nan"]  # fmt: skip
 
 
-def damage(rng: np.random.Generator, data: bytes, name: str) -> bytes:
-    """A damaged copy of a file's content; the name tells what it is made of."""
-    chance = rng.random()
-    if name.endswith(".json") and chance < 0.5:
+def mutate(rng: np.random.Generator, data: bytes, name: str) -> bytes:
+    """Returns a mutated copy of a file's content, by the format that its name implies."""
+    draw = rng.random()
+    if name.endswith(".json") and draw < 0.5:
         return _json(rng, data)
-    if name.endswith((".npz", ".pth")) and data[:2] == b"PK" and chance < 0.6:
+    if name.endswith((".npz", ".pth")) and data[:2] == b"PK" and draw < 0.6:
         return _zip(rng, data, name)
-    if name.endswith(".safetensors") and chance < 0.5:
+    if name.endswith(".safetensors") and draw < 0.5:
         size = int.from_bytes(data[:8], "little")
         header = _json(rng, data[8 : 8 + size])
         return len(header).to_bytes(8, "little") + header + data[8 + size :]
-    if name.endswith(".msgpack") and chance < 0.6:
+    if name.endswith(".msgpack") and draw < 0.6:
         return _msgpack(rng, data)
-    if name.endswith((".json", ".csv", ".xml")) and chance < 0.8:
+    if name.endswith((".json", ".csv", ".xml")) and draw < 0.8:
         return _text(rng, data)
     return _bytes(rng, data)
 
@@ -42,26 +42,26 @@ def _bytes(rng: np.random.Generator, data: bytes) -> bytes:
     for _ in range(int(rng.choice([1, 1, 1, 2, 4, 16]))):
         if not result:
             break
-        # Headers are where sizes are: every second place is among the first bytes.
+        # Half of the mutations hit the header, which holds sizes.
         end = len(result) if rng.random() < 0.5 else min(len(result), 128)
-        at, kind = int(rng.integers(end)), int(rng.integers(9))
+        at, mutation = int(rng.integers(end)), int(rng.integers(9))
         length = int(2 ** rng.uniform(0, 9))
-        if kind == 0:
+        if mutation == 0:
             result[at] ^= 1 << int(rng.integers(8))
-        elif kind == 1:
+        elif mutation == 1:
             result[at] = int(rng.integers(256))
-        elif kind == 2:
+        elif mutation == 2:
             del result[at : at + length]
-        elif kind == 3:
+        elif mutation == 3:
             result[at:at] = rng.bytes(length)
-        elif kind == 4:
+        elif mutation == 4:
             result[at:at] = result[at : at + length]
-        elif kind == 5:
+        elif mutation == 5:
             del result[at:]
-        elif kind == 6:
+        elif mutation == 6:
             other = int(rng.integers(len(result)))
             result[at : at + length] = result[other : other + length]
-        elif kind == 7:
+        elif mutation == 7:
             result[at : at + length] = bytes([int(rng.choice([0, 255]))]) * length
         else:
             size = int(rng.choice([1, 2, 4, 8]))
@@ -72,7 +72,7 @@ def _bytes(rng: np.random.Generator, data: bytes) -> bytes:
 
 
 def _text(rng: np.random.Generator, data: bytes) -> bytes:
-    """A number, a word or a separator becomes something else, or several do."""
+    """Replaces one to three numbers, words or separators."""
     text = data.decode("utf-8", "surrogateescape")
     for _ in range(int(rng.integers(1, 4))):
         tokens = list(re.finditer(r"-?[\d.]+(e[+-]?\d+)?|\w+|[^\w\s]", text))
@@ -89,34 +89,34 @@ def _text(rng: np.random.Generator, data: bytes) -> bytes:
 def _json(rng: np.random.Generator, data: bytes) -> bytes:
     content = json.loads(data)
     for _ in range(int(rng.integers(1, 3))):
-        content = _changed(rng, content)
+        content = _replaced(rng, content)
     return json.dumps(content).encode()
 
 
 def _msgpack(rng: np.random.Generator, data: bytes) -> bytes:
     content = msgpack.unpackb(data)
-    changed = _changed(rng, content)
+    changed = _replaced(rng, content)
     try:
         return msgpack.packb(changed)
     except (OverflowError, ValueError, UnicodeEncodeError):
         return data[:-1]
 
 
-def _changed(rng: np.random.Generator, node: object) -> object:
-    """The tree with a random part replaced, dropped or doubled."""
+def _replaced(rng: np.random.Generator, node: object) -> object:
+    """Returns the tree with a random node replaced, removed or repeated."""
     if isinstance(node, dict | list) and node and rng.random() < 0.85:
         keys = list(node) if isinstance(node, dict) else range(len(node))
         key = keys[int(rng.integers(len(keys)))]
         copy = node.copy()
-        chance = rng.random()
-        if chance < 0.1:
+        draw = rng.random()
+        if draw < 0.1:
             del copy[key]
-        elif chance < 0.15 and isinstance(copy, list):
+        elif draw < 0.15 and isinstance(copy, list):
             copy += copy
-        elif chance < 0.2 and isinstance(copy, dict):
+        elif draw < 0.2 and isinstance(copy, dict):
             copy[str(_VALUES[int(rng.integers(len(_VALUES)))])] = copy.pop(key)
         else:
-            copy[key] = _changed(rng, node[key])
+            copy[key] = _replaced(rng, node[key])
         return copy
     if isinstance(node, bytes) and rng.random() < 0.6:
         return _bytes(rng, node)
@@ -126,7 +126,7 @@ def _changed(rng: np.random.Generator, node: object) -> object:
 
 
 def _zip(rng: np.random.Generator, data: bytes, name: str) -> bytes:
-    """An archive whose checksums are right, with a damaged member in it."""
+    """Returns an archive with valid checksums and one mutated member."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {info.filename: archive.read(info) for info in archive.infolist()}
     names = list(members)
@@ -135,8 +135,8 @@ def _zip(rng: np.random.Generator, data: bytes, name: str) -> bytes:
     if rng.random() < 0.1:
         members["../../outside.npy"] = members[chosen]
     stream = io.BytesIO()
-    kind = zipfile.ZIP_STORED if name.endswith(".pth") else zipfile.ZIP_DEFLATED
-    with zipfile.ZipFile(stream, "w", kind) as archive:
+    compression = zipfile.ZIP_STORED if name.endswith(".pth") else zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(stream, "w", compression) as archive:
         for member, content in members.items():
             archive.writestr(member, content)
     return stream.getvalue()

@@ -1,6 +1,6 @@
-"""What can be read from outside: valid samples of each kind of file, and how it is read.
+"""Targets of the fuzzer: valid samples of each file format, and its reader.
 
-A target's samples are folders, as {name: content}; one file of a sample is damaged at a time.
+A sample is a folder as {name: content}; the fuzzer mutates one file of it at a time.
 """
 
 import csv
@@ -55,21 +55,23 @@ Sample = dict[str, bytes]
 
 
 class Target(NamedTuple):
-    """Fields:
-    samples: valid folders, made in an empty one.
-    read: reads a folder, and writes to its folder "out" at most.
-    share: how many inputs, beside the others.
-    damaged: which files of a sample are damaged; all of them by default.
+    """A reader with its samples.
+
+    Attributes:
+        samples: makes the samples, with an empty folder to work in.
+        read: reads a folder; may only write to its subfolder "out".
+        weight: relative number of inputs.
+        mutable: whether a file of a sample may be mutated.
     """
 
     samples: Callable[[Path], list[Sample]]
     read: Callable[[Path], object]
-    share: float = 1.0
-    damaged: Callable[[str], bool] = lambda name: True
+    weight: float = 1.0
+    mutable: Callable[[str], bool] = lambda name: True
 
 
 def files_of(folder: Path) -> Sample:
-    """A folder's files by their names, those in folders below it as "a/b"."""
+    """Returns the contents of all files below a folder by their relative paths."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -86,7 +88,7 @@ def _images(folder: Path) -> list[Sample]:
         images.write(folder / f"x{suffix}", image)
     cv2.imwrite(str(folder / "deep.png"), image.astype(np.uint16) * 200)
     cv2.imwrite(str(folder / "alpha.png"), np.dstack([image, image[..., :1]]))
-    cv2.imwrite(str(folder / "grey.tif"), image[..., 0])
+    cv2.imwrite(str(folder / "gray.tif"), image[..., 0])
     cv2.imwrite(str(folder / "progressive.jpg"), image, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])
     pillow_heif.register_heif_opener()
     for name in ("x.heic", "x.avif"):
@@ -162,7 +164,7 @@ def _openpose(folder: Path) -> list[Sample]:
 def _read_openpose(folder: Path) -> None:
     paths = openpose_json.frames(folder)
     for i in range(4):
-        openpose_json.VideoFrames(paths[0].name.partition("_")[0], folder)(i)
+        openpose_json.VideoKeypoints(paths[0].name.partition("_")[0], folder)(i)
     openpose_json.read_sequence(paths)
 
 
@@ -250,8 +252,8 @@ def _caffe(folder: Path) -> list[Sample]:
 
     result = []
     for old in (False, True):
-        numbers = rng.random((2, 3, 1, 1)), rng.random((1, 1, 1, 2))
-        body = b"".join(field(6 if old else 7, blob(array, old)) for array in numbers)
+        arrays = rng.random((2, 3, 1, 1)), rng.random((1, 1, 1, 2))
+        body = b"".join(field(6 if old else 7, blob(array, old)) for array in arrays)
         layer = field(4 if old else 1, b"conv1_1") + body
         result.append({"net.caffemodel": field(1, b"net") + field(2 if old else 100, layer)})
     return result
@@ -263,11 +265,11 @@ def _read_caffe(folder: Path) -> None:
 
 def _openvino(folder: Path) -> list[Sample]:
     result = []
-    for number, dtype in enumerate((np.float32, np.float16, np.uint8)):
-        place = folder / str(number)
-        place.mkdir()
-        small_network(dtype)[0].write(place / "net.xml")
-        result.append(files_of(place))
+    for i, dtype in enumerate((np.float32, np.float16, np.uint8)):
+        subfolder = folder / str(i)
+        subfolder.mkdir()
+        small_network(dtype)[0].write(subfolder / "net.xml")
+        result.append(files_of(subfolder))
     return result
 
 
@@ -279,10 +281,10 @@ def _read_openvino(folder: Path) -> None:
 def _tfjs(folder: Path) -> list[Sample]:
     result = []
     for shards in (1, 3):
-        place = folder / str(shards)
-        place.mkdir()
-        write_model(place / "m.json", arrays(), shards)
-        result.append(files_of(place))
+        subfolder = folder / str(shards)
+        subfolder.mkdir()
+        write_model(subfolder / "m.json", arrays(), shards)
+        result.append(files_of(subfolder))
     return result
 
 
@@ -342,11 +344,17 @@ def _read_data(folder: Path) -> None:
     for split in ("train", "val"):
         source = dataset.source(split)
         for i in range(len(source)):
-            loader.batch([i], [np.random.default_rng(i)], source=source, config=config, inputs=models.inputs(config.model))
+            loader.batch(
+                [i],
+                [np.random.default_rng(i)],
+                source=source,
+                config=config,
+                inputs=models.inputs(config.model),
+            )
 
 
-def _resum(folder: Path) -> None:
-    """As `_read_data` of a stranger who has set the checksums right again."""
+def _read_data_with_valid_checksums(folder: Path) -> None:
+    """Reads a data set after its checksums were updated to the mutated files."""
     path = folder / "data" / "dataset.json"
     info = json.loads(path.read_text())
     for split in info["splits"].values():
@@ -360,7 +368,7 @@ def _resum(folder: Path) -> None:
 
 def _persons(folder: Path) -> list[Sample]:
     image, keypoints = tiny_image(0)
-    jpeg = images.encode_jpeg(crop.cut(image, crop.whole(*image.shape[:2])))
+    jpeg = images.encode_jpeg(crop.cut(image, crop.image_square(*image.shape[:2])))
     still = records.Example(keypoints[0], 1, jpeg, "g", "s")
     moving = records.Example(np.stack([keypoints[0]] * 5), 0, None, "g", "s")
     return [{"r.msgpack": records.pack(example)} for example in (still, moving)]
@@ -369,10 +377,16 @@ def _persons(folder: Path) -> list[Sample]:
 def _read_persons(folder: Path) -> None:
     data = (folder / "r.msgpack").read_bytes()
     config = tiny_config(folder)
-    records.labels([data])
+    records.read_labels([data])
     example = records.unpack(data)
     config.model.branches = "fused" if example.image is not None else "sequence"
-    batch = loader.batch([0], [np.random.default_rng(0)], source=[data], config=config, inputs=models.inputs(config.model))
+    batch = loader.batch(
+        [0],
+        [np.random.default_rng(0)],
+        source=[data],
+        config=config,
+        inputs=models.inputs(config.model),
+    )
     for value in batch.values():
         assert np.isfinite(value).all()
 
@@ -392,11 +406,11 @@ def _read_people(folder: Path) -> None:
     config = defaults.pose()
     config.data.image_size = 64
     data = (folder / "r.msgpack").read_bytes()
-    pose_loader.example((0, data), np.random.default_rng(0), config=config)
+    pose_loader.make_example((0, data), np.random.default_rng(0), config=config)
 
 
 def _runs(folder: Path) -> list[Sample]:
-    """A run of a small network on key points with one checkpoint, as if it had been trained."""
+    """Makes the folder of a small key-point run with one checkpoint."""
     prepare.prepare(tiny_source(16), folder / "data", None)
     dataset = records.Dataset(folder / "data")
     config = tiny_config(folder / "data")
@@ -440,7 +454,9 @@ TARGETS: dict[str, Target] = {
     "imported": Target(_imported, _read_imported, 0.3),
     "dataset": Target(_data, _read_data, 0.7, lambda name: name.endswith(".json")),
     "shards": Target(_data, _read_data, 0.3, lambda name: name.endswith("record")),
-    "hostile shards": Target(_data, _resum, 0.5, lambda name: name.endswith("record")),
+    "hostile shards": Target(
+        _data, _read_data_with_valid_checksums, 0.5, lambda name: name.endswith("record")
+    ),
     "persons": Target(_persons, _read_persons),
     "people": Target(_people, _read_people),
     "checkpoint": Target(_runs, _read_run, 0.3, lambda name: "/checkpoints/" in name),

@@ -1,6 +1,6 @@
-"""The programs that `test_gpu_programs.py` compiles, and the table of what they take.
+"""The programs that `test_gpu_programs.py` compiles, and the table of their costs.
 
-python tests/gpu_programs.py --record    # compiles them all and writes gpu_programs.json anew
+python tests/gpu_programs.py --record    # compiles all programs and writes gpu_programs.json
 python tests/gpu_programs.py             # prints the table of docs/performance.md
 """
 
@@ -17,7 +17,7 @@ RECORD = Path(__file__).with_suffix(".json")
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 _PAPER = ("--config=configs/paper.py", "--config.model.dtype=bfloat16", "--target=h100")
 
-# Name -> arguments of launch/profile.py. {exported} stands for a folder by launch/export.py.
+# name -> arguments of launch/profile.py; {exported} is a folder by launch/export.py
 PROGRAMS: dict[str, tuple[str, ...]] = {
     "train paper, bfloat16, batch 256": (*_PAPER, "--batch=256"),
     "train paper, bfloat16, batch 64": (*_PAPER, "--batch=64"),
@@ -49,7 +49,7 @@ BOUNDS = ("kernels", "while_loops", "conditionals", "bytes_per_image", "memory_b
 
 
 def export(folder: Path) -> None:
-    """Exports the quickstart's program, with zeros as weights."""
+    """Exports the quickstart's program with zeros as weights."""
     import runpy
 
     from jdance.bench import ahead
@@ -60,10 +60,10 @@ def export(folder: Path) -> None:
 
 
 def compile_program(name: str, exported: Path, scale: bool = False) -> dict:
-    """Compiles one program in a process of its own.
+    """Compiles one program in a subprocess.
 
     Raises:
-        AssertionError: it does not compile; the message says why.
+        AssertionError: it does not compile.
     """
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "result.json"
@@ -80,7 +80,7 @@ def compile_program(name: str, exported: Path, scale: bool = False) -> dict:
 def _record() -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"  # this process only exports
 
-    def one(name: str) -> tuple[str, dict]:
+    def compile_one(name: str) -> tuple[str, dict]:
         result = compile_program(
             name, exported, scale=name.startswith(("train paper,", "train yoga5", "train pose"))
         )
@@ -90,12 +90,14 @@ def _record() -> None:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
         exported = Path(folder) / "exported"
         export(exported)
-        results = dict(pool.map(one, PROGRAMS))
+        results = dict(pool.map(compile_one, PROGRAMS))
     RECORD.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def _table() -> None:
-    print("| program | GPU | kernels | loops | GFLOP | MB | roofline, us | memory, GiB | max batch |")
+    print(
+        "| program | GPU | kernels | loops | GFLOP | MB | roofline, us | memory, GiB | max batch |"
+    )
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, result in json.loads(RECORD.read_text()).items():
         gpu = result["target"].removeprefix("NVIDIA ").split()[0].split("-")[0]

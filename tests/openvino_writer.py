@@ -1,4 +1,4 @@
-"""A writer of OpenVINO IR files with convolutions, to test the reader."""
+"""Writes OpenVINO IR files with convolutions, for tests of the reader."""
 
 import numpy as np
 
@@ -34,14 +34,14 @@ class Writer:
         )  # fmt: skip
 
     def quantized(self, codes, levels, scale):
-        """Codes 0 to levels - 1 as the numbers -scale to scale; scale is [out, 1, 1, 1]."""
+        """Maps codes 0 to levels - 1 to -scale to scale; scale is [out, 1, 1, 1]."""
         converted = self.layer("Convert", self.constant(codes), destination_type="f16")
         limits = [np.float16([0]), np.float16([levels - 1]), -scale, scale]
         limits = [self.constant(limit.astype(np.float16)) for limit in limits]
         return self.layer("FakeQuantize", converted, *limits, levels=levels)
 
     def convolution(self, name, source, kernel, bias=None):
-        """`kernel` is the number of a layer, `bias` an array [out] or None."""
+        """`kernel` is a layer id, `bias` an array [out] or None."""
         kind = "GroupConvolution" if name.endswith("dw") else "Convolution"
         last = self.layer(kind, source, kernel, name=name)
         if bias is not None:
@@ -63,7 +63,7 @@ class Writer:
 
 
 def small_network(dtype=np.float32, seed=0):
-    """A convolution 3x3, a depthwise and a 1x1 one: the writer, and {name: (kernel, bias)}."""
+    """A writer with 3x3, depthwise and 1x1 convolutions, and {name: (kernel, bias)}."""
     rng, writer, expected = np.random.default_rng(seed), Writer(), {}
     source = writer.layer("Parameter")
     for name, shape in (("a", (4, 3, 3, 3)), ("b/dw", (4, 1, 3, 3)), ("c", (2, 4, 1, 1))):

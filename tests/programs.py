@@ -1,8 +1,10 @@
 """Runs the programs of launch/ in separate processes, as users do."""
 
 import atexit
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +28,17 @@ def _server():
     return server
 
 
+_numbers = itertools.count()
+
+
+@cache
+def _results():
+    """A folder for the exit statuses of this process's scripts."""
+    folder = tempfile.mkdtemp(prefix="jdance-status-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 class Script:
     """A running Python script with the interface of `subprocess.Popen`.
 
@@ -36,8 +49,7 @@ class Script:
     """
 
     def __init__(self, words, stdout, stderr=None):
-        self._folder = tempfile.TemporaryDirectory()
-        self._result = Path(self._folder.name, "status")
+        self._result = Path(_results(), f"status-{next(_numbers)}")
         self.stdout, self.returncode = Path(stdout), None
         request = [list(map(str, words)), str(stdout), str(stderr or stdout), str(self._result)]
         print(json.dumps(request), file=_server().stdin)
@@ -47,7 +59,6 @@ class Script:
         """Returns the exit status, negative for a signal; None while the script runs."""
         if self.returncode is None and self._result.exists():
             self.returncode = int(self._result.read_text())
-            self._folder.cleanup()
         return self.returncode
 
     def wait(self, timeout=600.0):
@@ -74,7 +85,7 @@ def program(name, *arguments, status=0, errors=None, warning=None):
         *arguments: its command line.
         status: expected exit status.
         errors: expected number of error lines. Default: 1 for the statuses 1 and 74, else 0.
-        warning: part of the only expected warning; "": no warning; None: not checked.
+        warning: parts of the expected warnings, one each; (): no warning; None: not checked.
     """
     words = [ROOT / "launch" / f"{name}.py", *arguments]
     with tempfile.TemporaryDirectory() as folder:
@@ -91,6 +102,6 @@ def program(name, *arguments, status=0, errors=None, warning=None):
     assert len(lines) == (status in (1, 74) if errors is None else errors), reported
     warnings = [line for line in reported.splitlines() if line.startswith("warning:")]
     if warning is not None:
-        assert len(warnings) == bool(warning), reported
-        assert all(warning in line for line in warnings), reported
+        assert len(warnings) == len(warning), reported
+        assert all(map(str.__contains__, warnings, warning)), reported
     return captured, "".join(lines)

@@ -1,4 +1,4 @@
-"""Writes protocol-buffer messages, to test what reads them."""
+"""Writes protocol-buffer messages, for tests of readers."""
 
 
 def varint(number):
@@ -11,7 +11,7 @@ def varint(number):
 
 
 def field(number, value):
-    """A field with a number, or with bytes."""
+    """A field with an integer or bytes."""
     if isinstance(value, int):
         return varint(number << 3) + varint(value)
     return varint(number << 3 | 2) + varint(len(value)) + value

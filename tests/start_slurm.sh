@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Starts a whole Slurm on this machine, of one node, without touching the machine's own settings:
+# Starts a single-node Slurm without touching the settings of the machine:
 #
 #   bash tests/start_slurm.sh DIR     # Debian: apt-get install slurmctld slurmd slurm-client munge
 #   export SLURM_CONF=DIR/slurm.conf
 #   bash tests/start_slurm.sh DIR stop
 #
-# Everything belongs to the user who starts it, keeps to the loopback interface, and lies in DIR,
-# logs and all. The node has two GPUs that are none, so that launch/slurm.sh can ask for them.
+# It runs as the current user on the loopback interface, with all files and logs in DIR. The node
+# has two fake GPUs, which launch/slurm.sh requests.
 set -euo pipefail
 folder=$(realpath -m "$1")
 PATH=$PATH:/usr/sbin:/sbin
 
-stop() { # the programs of this folder and no others, the node first
+stop() { # only the daemons of this folder, slurmd first
   for name in slurmd slurmctld munged; do
     if [ -e "$folder/$name.pid" ] && pid=$(cat "$folder/$name.pid") && kill "$pid" 2>/dev/null; then
       for _ in $(seq 100); do
@@ -48,7 +48,7 @@ CommunicationParameters=NoAddrCache
 SlurmUser=$(id -un)
 SlurmdUser=$(id -un)
 AuthType=auth/munge
-# A job that was put back into the queue starts when its credentials have expired.
+# A requeued job starts when its credentials have expired.
 AuthInfo=socket=$folder/munge.socket,cred_expire=5
 StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/spool
@@ -65,7 +65,7 @@ SwitchType=switch/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SchedulerParameters=bf_interval=1,sched_interval=1
-# More CPUs than there may be.
+# Allows more CPUs than the machine has.
 SlurmdParameters=config_overrides
 GresTypes=gpu
 ReturnToService=2
@@ -86,7 +86,7 @@ for _ in $(seq 200); do
   fi
   sleep 0.1
 done
-echo "error: $folder: Slurm does not start; its logs:" >&2
+echo "error: $folder: Slurm does not start; see its logs:" >&2
 tail -n 20 "$folder"/*.log >&2
 stop
 exit 1

@@ -1,4 +1,4 @@
-"""The attention modules against the paper's equations (1) to (7), stated in NumPy."""
+"""The attention modules against a NumPy implementation of the paper's equations (1) to (7)."""
 
 import jax
 import numpy as np
@@ -30,10 +30,10 @@ def spatial_gate(params, x, norm=lambda y: y):
     half = kernel.shape[0] // 2
     padded = np.pad(summary, [(0, 0), *[(half, half)] * len(space), (0, 0)])
     result = np.zeros((*x.shape[:-1], 1))
-    for place in np.ndindex(space):
-        window = tuple(slice(p, p + kernel.shape[0]) for p in place)
+    for position in np.ndindex(space):
+        window = tuple(slice(p, p + kernel.shape[0]) for p in position)
         patch = padded[(slice(None), *window)]
-        result[(slice(None), *place, 0)] = (patch * kernel[..., 0]).reshape(len(x), -1).sum(1)
+        result[(slice(None), *position, 0)] = (patch * kernel[..., 0]).reshape(len(x), -1).sum(1)
     return sigmoid(norm(result + bias))
 
 
@@ -110,7 +110,7 @@ def test_unknown_order(x):
         CBAM(3).init(jax.random.key(0), x)
 
 
-def test_gradient_of_the_maximum_goes_to_the_first_largest_value():
+def test_first_maximum_gets_the_gradient():
     x = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
     x[0, [1, 4], 2] = 9
     weight = np.arange(6, dtype=np.float32).reshape(2, 1, 3)

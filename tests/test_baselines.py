@@ -1,4 +1,4 @@
-"""STR and QES against plain statements of what they compute."""
+"""The baselines STR and QES against direct implementations of their definitions."""
 
 import json
 
@@ -24,38 +24,38 @@ from jdance.train import categories, loop, posture, results
 # --- STR ------------------------------------------------------------------------------------------
 
 
-def centred_by_hand(person):
+def centered(person):
     p = person[:, :2].astype(np.float64)
     return (p - p[1]) / np.linalg.norm(p[1] - (p[8] + p[11]) / 2)
 
 
-def colour(value):
+def color(value):
     return [min(max(1.5 - abs(4 * value - peak), 0), 1) for peak in (3, 2, 1)]
 
 
-def test_still_map_is_the_definition():
+def test_still_map_matches_its_definition():
     person = people(1, seed=3)[0]
     person[16] = 0  # the right ear is missing
-    p = centred_by_hand(person)
+    p = centered(person)
     expected = np.zeros((18, 18, 3))
     for j in range(18):
         for k in range(j + 1, 18):
             if 16 in (j, k):
                 continue
-            way = p[k] - p[j]
-            length = np.hypot(*way)
-            expected[j, k] = colour(min(length / 3, 1))
-            expected[k, j] = [(way[0] / length + 1) / 2, (way[1] / length + 1) / 2, 0.5]
+            vector = p[k] - p[j]
+            length = np.hypot(*vector)
+            expected[j, k] = color(min(length / 3, 1))
+            expected[k, j] = [(vector[0] / length + 1) / 2, (vector[1] / length + 1) / 2, 0.5]
     np.testing.assert_allclose(skeleton_maps.still(person), expected, atol=1e-4)
 
 
-def test_clip_map_is_the_definition():
+def test_clip_map_matches_its_definition():
     frames = people(7, seed=4)
-    places = np.stack([centred_by_hand(person) for person in frames])
-    smoothed = places.copy()
+    positions = np.stack([centered(person) for person in frames])
+    smoothed = positions.copy()
     for t in range(2, 5):
         smoothed[t] = sum(
-            w * places[t + d] for w, d in zip((-3, 12, 17, 12, -3), range(-2, 3), strict=True)
+            w * positions[t + d] for w, d in zip((-3, 12, 17, 12, -3), range(-2, 3), strict=True)
         )
         smoothed[t] /= 35
     pairs = [(j, k) for j in range(18) for k in range(j + 1, 18)]
@@ -64,10 +64,10 @@ def test_clip_map_is_the_definition():
     for column in range(13):
         before, after = smoothed[column // 2], smoothed[(column + 1) // 2]
         for row, (j, k) in enumerate(pairs):
-            way = after[k] - before[j]
-            length = np.hypot(*way)
-            expected[row, column] = colour(min(length / 3, 1))
-            expected[153 + row, column] = [*((way / length + 1) / 2), 0.5]
+            vector = after[k] - before[j]
+            length = np.hypot(*vector)
+            expected[row, column] = color(min(length / 3, 1))
+            expected[153 + row, column] = [*((vector / length + 1) / 2), 0.5]
     np.testing.assert_allclose(skeleton_maps.clip(frames), expected, atol=2e-4)
 
 
@@ -86,16 +86,16 @@ def test_finished_map():
 
 
 @pytest.mark.parametrize(
-    ("depth", "trainable", "everything"),
+    ("depth", "trainable", "total"),
     [(16, 126_950, 129_590), (28, 465_878, 474_518), (40, 1_017_926, 1_036_022)],
 )
-def test_str_has_the_papers_parameters(depth, trainable, everything):
+def test_str_has_the_papers_parameters(depth, trainable, total):
     config = defaults.model()
     config.branches, config.str.depth = "str", depth
     maps = jnp.zeros((1, *models.inputs(config).shape))
     variables = jax.eval_shape(models.build(config).init, jax.random.key(0), None, maps)
     assert models.count_parameters(variables) == trainable
-    assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == everything
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == total
 
 
 # --- QES ------------------------------------------------------------------------------------------
@@ -105,8 +105,8 @@ def test_segments_are_angles_to_the_trunk():
     group = people(20, seed=5)
     pairs = [(1, 0), (2, 5), (8, 11), (2, 3), (3, 4), (5, 6), (6, 7), (8, 9), (9, 10), (11, 12),
              (12, 13)]  # fmt: skip
-    ours = features.compute("segments22", group).reshape(20, 11, 2)
-    for person, found in zip(group[..., :2].astype(np.float64), ours, strict=True):
+    actual = features.compute("segments22", group).reshape(20, 11, 2)
+    for person, found in zip(group[..., :2].astype(np.float64), actual, strict=True):
         trunk = (person[8] + person[11]) / 2 - person[1]
         for (a, b), (cosine, sine) in zip(pairs, found, strict=True):
             bone = person[b] - person[a]
@@ -120,41 +120,41 @@ def test_segments_are_angles_to_the_trunk():
     np.testing.assert_allclose(upright[:, 0, 0], cosine, atol=1e-4)
 
 
-def test_memberships_are_the_definition_and_sum_to_one():
+def test_memberships_match_their_definition_and_sum_to_one():
     rng = np.random.default_rng(0)
     points, prototypes = rng.normal(size=(30, 5)), rng.normal(size=(4, 5))
     for fuzziness in (1.25, 2.0):
-        ours = fuzzy_c_means.memberships(jnp.asarray(points, jnp.float32), prototypes, fuzziness)
-        for point, shares in zip(points, np.asarray(ours), strict=True):
+        actual = fuzzy_c_means.memberships(jnp.asarray(points, jnp.float32), prototypes, fuzziness)
+        for point, memberships in zip(points, np.asarray(actual), strict=True):
             d = np.linalg.norm(point - prototypes, axis=1)
             expected = [1 / sum((d[k] / d[j]) ** (2 / (fuzziness - 1)) for j in range(4))
                         for k in range(4)]  # fmt: skip
-            np.testing.assert_allclose(shares, expected, atol=1e-5)
-        np.testing.assert_allclose(np.asarray(ours).sum(1), 1, atol=1e-6)
+            np.testing.assert_allclose(memberships, expected, atol=1e-5)
+        np.testing.assert_allclose(np.asarray(actual).sum(1), 1, atol=1e-6)
     on_it = fuzzy_c_means.memberships(jnp.asarray(prototypes), jnp.asarray(prototypes), 1.25)
     np.testing.assert_allclose(on_it, np.eye(4), atol=1e-6)
 
 
-def test_fuzzy_c_means_step_is_the_definition():
+def test_fuzzy_c_means_step_matches_its_definition():
     rng = np.random.default_rng(1)
     points = rng.normal(size=(40, 3)).astype(np.float32)
     prototypes = rng.normal(size=(5, 3)).astype(np.float32)
     weights = np.r_[np.ones(30), np.zeros(10)].astype(np.float32)
-    ours = fuzzy_c_means.step(points, weights, jnp.asarray(prototypes), fuzziness=1.25)
+    actual = fuzzy_c_means.step(points, weights, jnp.asarray(prototypes), fuzziness=1.25)
     d = np.linalg.norm(points[:30, None].astype(float) - prototypes, axis=-1)
     u = d ** (-2 / 0.25) / (d ** (-2 / 0.25)).sum(1, keepdims=True)
     expected = (u**1.25).T @ points[:30] / (u**1.25).sum(0)[:, None]
-    np.testing.assert_allclose(ours, expected, atol=1e-4)
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
-def test_fuzzy_c_means_finds_the_middles_of_clouds():
+def test_fuzzy_c_means_finds_cluster_centers():
     rng = np.random.default_rng(2)
-    middles = np.array([[0, 0], [5, 0], [0, 5], [5, 5]], np.float32)
-    points = np.repeat(middles, 50, 0) + rng.normal(0, 0.3, (200, 2)).astype(np.float32)
-    strange = np.full((20, 2), 100, np.float32)
-    everything = jnp.asarray(np.concatenate([points, strange]))
+    centers = np.array([[0, 0], [5, 0], [0, 5], [5, 5]], np.float32)
+    points = np.repeat(centers, 50, 0) + rng.normal(0, 0.3, (200, 2)).astype(np.float32)
+    outliers = np.full((20, 2), 100, np.float32)
+    data = jnp.asarray(np.concatenate([points, outliers]))
     weights = jnp.asarray(np.r_[np.ones(200), np.zeros(20)], jnp.float32)
-    found = fuzzy_c_means.fit(everything, weights, jax.random.key(0), count=4, fuzziness=1.25)
+    found = fuzzy_c_means.fit(data, weights, jax.random.key(0), count=4, fuzziness=1.25)
     means = points.reshape(4, 50, 2).mean(1)
     order = np.linalg.norm(means[:, None] - np.asarray(found), axis=-1).argmin(1)
     assert sorted(order) == [0, 1, 2, 3]
@@ -175,8 +175,8 @@ def test_merging_of_confused_classes():
 
 
 def gaussian_classes(count, seed):
-    """Clouds of 22 numbers: classes 0 and 1 are two lobes each, crossed, so that no straight line
-    and no single mean tells them apart; 2 to 4 lie by themselves."""
+    """Clusters in 22 dimensions: classes 0 and 1 have two crossed lobes each, so that neither a
+    line nor a mean separates them; classes 2 to 4 are separate."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % 5
     points = rng.normal(0, 0.15, (count, 22)).astype(np.float32)
@@ -189,15 +189,15 @@ def gaussian_classes(count, seed):
     return points, labels
 
 
-def test_two_stages_solve_a_toy_of_known_answer():
+def test_two_stages_solve_a_toy_problem():
     points, labels = gaussian_classes(500, 0)
     found = categories.find(
         points, labels, [""] * 500, 5, hidden=1, min_categories=3, threshold=0.05, seed=0
-    )  # one hidden unit cannot tell the crossed lobes apart
+    )  # one hidden unit cannot separate the crossed lobes
     assert found[0] == found[1]
     net = TwoStagePostureNet((0, 0, 1, 2, 3), prototypes=2)
     variables = net.init(jax.random.key(0), None, jnp.asarray(points))
-    # Stage 1 written down: far along axis 3, 4, 5 is category 1, 2, 3, else 0.
+    # Stage 1 by hand: far along axis 3, 4, 5 is category 1, 2, 3, else 0.
     hidden = np.zeros((22, 30), np.float32)
     output = np.zeros((30, 4), np.float32)
     for category in (1, 2, 3):
@@ -222,35 +222,35 @@ def test_two_stages_solve_a_toy_of_known_answer():
     d = np.linalg.norm(point - np.asarray(prototypes[:2]).reshape(4, 22), axis=1)
     u = d**-8.0 / (d**-8.0).sum()
     np.testing.assert_allclose(np.exp(logs[0, :2]), [u[:2].sum(), u[2:].sum()], atol=1e-4)
-    # Nobody found, all zeros: an answer all the same.
+    # No person detected, all zeros: still finite.
     assert np.isfinite(net.apply(variables, None, jnp.zeros((1, 22)))).all()
 
 
 def person_with(angles):
     """A person [18, 3] whose segments make these angles (radians) with an upright trunk."""
-    place = {"neck": np.array([100.0, 50.0])}
+    position = {"neck": np.array([100.0, 50.0])}
 
     def step(start, part, length):
         angle = angles[posture.PARTS.index(part)] + np.pi / 2  # the trunk points down
         return start + length * np.array([np.cos(angle), np.sin(angle)])
 
-    place["nose"] = step(place["neck"], "head", 15)
+    position["nose"] = step(position["neck"], "head", 15)
     for pair, at, part in (
-        (("right_shoulder", "left_shoulder"), place["neck"], "shoulders"),
-        (("right_hip", "left_hip"), place["neck"] + [0, 60], "hips"),
+        (("right_shoulder", "left_shoulder"), position["neck"], "shoulders"),
+        (("right_hip", "left_hip"), position["neck"] + [0, 60], "hips"),
     ):
         half = (step(at, part, 20) - at) / 2
-        place[pair[0]], place[pair[1]] = at - half, at + half
+        position[pair[0]], position[pair[1]] = at - half, at + half
     for side in ("right", "left"):
         for joints, parts in (
             (("shoulder", "elbow", "wrist"), ("upper arm", "forearm")),
             (("hip", "knee", "ankle"), ("thigh", "shin")),
         ):
             for before, after, part in zip(joints, joints[1:], parts, strict=False):
-                start = place[f"{side}_{before}"]
-                place[f"{side}_{after}"] = step(start, f"{side} {part}", 25)
+                start = position[f"{side}_{before}"]
+                position[f"{side}_{after}"] = step(start, f"{side} {part}", 25)
     keypoints = np.zeros((18, 3), np.float32)
-    for name, xy in place.items():
+    for name, xy in position.items():
         keypoints[sk.NAMES.index(name)] = [*xy, 1]
     return keypoints
 
@@ -279,8 +279,8 @@ def test_feedback_of_a_known_posture():
         model.score_parts(incomplete, "jump")
 
 
-def test_feedback_follows_the_part_before():
-    """A forearm that turns with the upper arm is not blamed for the upper arm's turn."""
+def test_feedback_depends_on_the_parent():
+    """A forearm that turns with the upper arm keeps its score."""
     rng = np.random.default_rng(1)
     angles = np.zeros((400, 11))
     upper, fore = (posture.PARTS.index(f"right {p}") for p in ("upper arm", "forearm"))
@@ -304,12 +304,12 @@ def test_feedback_program(tmp_path):
     wrong = np.zeros(11)
     wrong[posture.PARTS.index("left forearm")] = np.radians(-50)
     person = {"track": 0, "motion": "stand", "keypoints": person_with(wrong).tolist()}
-    nobody = {"track": 1, "motion": "stand", "keypoints": None}
-    frames = [{"index": 0, "people": [person, nobody]}]
+    undetected = {"track": 1, "motion": "stand", "keypoints": None}
+    frames = [{"index": 0, "people": [person, undetected]}]
     (tmp_path / "a.json").write_text(json.dumps({"frames": frames}))
-    told, _ = program("feedback", f"--model={tmp_path}", f"--input={tmp_path}")
-    assert "a, frame 0, person 0, stand: left forearm 0.00: turn 5" in told
-    assert "degrees clockwise\n" in told and "person 1, stand: nothing to correct" in told
+    output, _ = program("feedback", f"--model={tmp_path}", f"--input={tmp_path}")
+    assert "a, frame 0, person 0, stand: left forearm 0.00: turn 5" in output
+    assert "degrees clockwise\n" in output and "person 1, stand: nothing to correct" in output
     written = json.loads((tmp_path / "a_feedback.json").read_text())
     first, second = written["frames"][0]["people"]
     assert len(first["feedback"]["parts"]) == 11 and second["feedback"]["parts"] == []
@@ -318,25 +318,25 @@ def test_feedback_program(tmp_path):
         "feedback", f"--model={tmp_path}", f"--input={tmp_path}", "--motion=jump", status=1
     )
     assert "no posture model of 'jump'" in error
-    # Neither an unknown motion nor a file that is something else keeps the others from theirs.
-    unsure = person | {"track": 2, "motion": "unknown"}
-    frames = [{"index": 0, "people": [unsure, person]}]
+    # Unknown motions and unreadable files do not affect the other results.
+    unknown = person | {"track": 2, "motion": "unknown"}
+    frames = [{"index": 0, "people": [unknown, person]}]
     (tmp_path / "c.json").write_text(json.dumps({"frames": frames}))
     (tmp_path / "b.json").write_text("[]")
-    told, error = program("feedback", f"--model={tmp_path}", f"--input={tmp_path}", status=1)
-    assert "b.json: not a result of launch/recognize.py" in told
+    output, error = program("feedback", f"--model={tmp_path}", f"--input={tmp_path}", status=1)
+    assert "b.json: not a result of launch/recognize.py" in output
     assert "1 of 3 results skipped" in error
-    assert "1 without feedback: the model has no motion 'unknown'" in told
+    assert "1 without feedback: the model has no motion 'unknown'" in output
     first, second = json.loads((tmp_path / "c_feedback.json").read_text())["frames"][0]["people"]
     assert first["feedback"] is None and len(second["feedback"]["parts"]) == 11
 
 
-# --- Trained by the same programs -----------------------------------------------------------------
+# --- Training -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def skeletons(tmp_path_factory):
-    """60 bare skeletons to train and 30 to judge, whose arms tell the class."""
+    """60 training and 30 validation skeletons; the upper arms determine the class."""
     folder, rng = tmp_path_factory.mktemp("skeletons"), np.random.default_rng(0)
     labels = np.arange(90) % 3
     angles = rng.normal(0, 0.2, (90, 11))
@@ -364,12 +364,12 @@ def baseline_config(data, branches):
     return config
 
 
-def test_qes_trains_resumes_and_is_judged(skeletons, tmp_path):
+def test_qes_trains_resumes_and_is_evaluated(skeletons, tmp_path):
     config = baseline_config(skeletons, "qes")
     result = loop.train(config, tmp_path)
     assert result["accuracy"] > 0.9
     assert loop.train(config, tmp_path) == result
-    assert results.score_parts([tmp_path], "val")[0]["accuracy"] == result["accuracy"]
+    assert results.evaluate([tmp_path], "val")[0]["accuracy"] == result["accuracy"]
     saved = json.loads((tmp_path / "config.json").read_text())["config"]["model"]["qes"]
     assert saved["categories"] == [0, 1, 2]
     model = posture.PostureModel.load(tmp_path / "posture.npz")
@@ -383,15 +383,15 @@ def test_qes_trains_resumes_and_is_judged(skeletons, tmp_path):
 
 
 @pytest.mark.parametrize("branches", ["str", "qes_flat"])
-def test_the_others_train_and_are_judged(branches, skeletons, tmp_path):
+def test_other_baselines_train_and_are_evaluated(branches, skeletons, tmp_path):
     config = baseline_config(skeletons, branches)
-    if branches == "str":  # batch norm's running statistics must keep up
+    if branches == "str":  # slow enough for the running statistics
         config.optimizer.learning_rate = 0.005
     result = loop.train(config, tmp_path)
     assert result["accuracy"] > 0.8
-    assert results.score_parts([tmp_path], "val")[0]["accuracy"] == result["accuracy"]
+    assert results.evaluate([tmp_path], "val")[0]["accuracy"] == result["accuracy"]
     if branches == "str":
-        with pytest.raises(UserError, match="not part of the compiled program"):
+        with pytest.raises(UserError, match="recognition does not support"):
             Recognizer.load(tmp_path)
         return
     recognizer, image = Recognizer.load(tmp_path), np.zeros((200, 200, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""The comparisons with PyTorch: that both do the same, and that a ratio is held to its record."""
+"""Comparisons with PyTorch: equivalent networks, and ratios checked against records."""
 
 import jax
 import jax.numpy as jnp
@@ -13,22 +13,22 @@ from jdance.errors import UserError
 from jdance.models.attention import CBAM
 
 
-def comparison(ours, theirs):
-    alternatives = {name: Times(seconds, seconds) for name, seconds in theirs.items()}
-    return ratios.Comparison("training step", ("jdance", Times(ours, ours)), alternatives, 10)
+def comparison(seconds, baselines):
+    times = {name: Times(values, values) for name, values in baselines.items()}
+    return ratios.Comparison("training step", ("jdance", Times(seconds, seconds)), times, 10)
 
 
-def test_the_quickest_alternative_counts():
-    found = comparison([2.0, 3.0], {"slow": [8.0, 9.0], "quick": [5.0, 4.0]})
-    assert found.best("wall") == "quick" and found.ratio("wall") == 2
-    table = ratios.table([found], "caption")
+def test_the_fastest_baseline_counts():
+    result = comparison([2.0, 3.0], {"slow": [8.0, 9.0], "quick": [5.0, 4.0]})
+    assert result.fastest("wall") == "quick" and result.ratio("wall") == 2
+    table = ratios.table([result], "caption")
     assert [row[0].split(": ")[1] for row in table.rows] == ["jdance", "slow", "quick"]
     assert all(len(row) == len(table.head) for row in table.rows)
     assert table.rows[0][1:] == ["250.00", "25.00", "200.00", "200.00", "2.00", "2.00"]
 
 
 @pytest.mark.parametrize("clock", ["wall", "cpu"])
-def test_a_ratio_is_held_to_its_record(tmp_path, clock):
+def test_ratios_are_checked_against_a_record(tmp_path, clock):
     path = tmp_path / "bench.json"
     ratios.write(path, [comparison([1.0], {"other": [1.0]})], {"about": "here"})
     ratios.check(path, [comparison([1.0], {"other": [0.81]})], clock)
@@ -36,30 +36,33 @@ def test_a_ratio_is_held_to_its_record(tmp_path, clock):
         ratios.check(path, [comparison([1.0], {"other": [0.79]})], clock)
 
 
-def test_records_that_cannot_be_used(tmp_path):
+def test_invalid_records(tmp_path):
     path = tmp_path / "bench.json"
     with pytest.raises(UserError, match=r"bench\.json"):
         ratios.check(path, [], "wall")
-    for text, told in (("{", "not a record"), ('{"tasks": []}', "not a record"),
-                       ('{"tasks": {}}', "knows nothing")):  # fmt: skip
+    for text, message in (("{", "not a record"), ('{"tasks": []}', "not a record"),
+                       ('{"tasks": {}}', "has no task")):  # fmt: skip
         path.write_text(text)
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             ratios.check(path, [comparison([1.0], {"other": [1.0]})], "wall")
 
 
-def test_pytorchs_network_is_ours():
+def test_pytorch_network_matches_jdance():
     torch = pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
     from jdance.bench.torch_networks import FusedNet, SpatialThenChannel
 
     config = defaults.base()
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.uint8)
-    numbers = jax.ShapeDtypeStruct((1, 18), jnp.float32)
-    shapes = jax.eval_shape(models.build(config.model).init, jax.random.key(0), image, numbers)
-    theirs = FusedNet()
-    assert sum(p.numel() for p in theirs.parameters()) == models.count_parameters(shapes)
-    assert theirs(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.zeros(2, 18)).shape == (2, 6)
+    inputs = jax.ShapeDtypeStruct((1, 18), jnp.float32)
+    shapes = jax.eval_shape(models.build(config.model).init, jax.random.key(0), image, inputs)
+    torch_net = FusedNet()
+    assert sum(p.numel() for p in torch_net.parameters()) == models.count_parameters(shapes)
+    assert torch_net(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.zeros(2, 18)).shape == (
+        2,
+        6,
+    )
 
-    # The parts of which `test_resnet_reference` knows nothing.
+    # `test_resnet_reference` covers the other parts.
     net = SpatialThenChannel(32)
     x = np.random.default_rng(0).normal(size=(2, 6, 5, 32)).astype(np.float32)
     dense = net.channel.mlp
@@ -74,5 +77,5 @@ def test_pytorchs_network_is_ours():
         },
     }  # fmt: skip
     expected = net(torch.tensor(x.transpose(0, 3, 1, 2))).detach().numpy().transpose(0, 2, 3, 1)
-    found = CBAM(order=1).apply({"params": params}, x)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    actual = CBAM(order=1).apply({"params": params}, x)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Temperatures that make probabilities mean what they say."""
+"""Temperature scaling."""
 
 import numpy as np
 import pytest
@@ -24,16 +24,18 @@ def test_finds_the_temperature(tmp_path, temperature):
     error = result["expected_calibration_error"]
     assert error["after"] < 0.03 and error["after"] <= error["before"] + 0.01
     assert calibration.load_temperature(tmp_path) == result["temperature"]
-    assert calibration.load_temperature(tmp_path, "best") == 1  # another network
+    assert calibration.load_temperature(tmp_path, "best") == 1  # of another checkpoint
 
 
-def test_expected_error():
-    sure = np.array([[0.9, 0.1]] * 10)
-    assert calibration.expected_calibration_error(sure, np.array([0] * 9 + [1])) == pytest.approx(0)
-    assert calibration.expected_calibration_error(sure, np.ones(10, int)) == pytest.approx(0.9)
+def test_expected_calibration_error():
+    confident = np.array([[0.9, 0.1]] * 10)
+    assert calibration.expected_calibration_error(
+        confident, np.array([0] * 9 + [1])
+    ) == pytest.approx(0)
+    assert calibration.expected_calibration_error(confident, np.ones(10, int)) == pytest.approx(0.9)
 
 
-def test_no_or_a_damaged_calibration(tmp_path):
+def test_missing_or_damaged_calibration(tmp_path):
     assert calibration.load_temperature(tmp_path) == 1
     for text in ("", "[]", '{"temperature": "x"}', '{"temperature": 0}', '{"temperature": NaN}'):
         (tmp_path / "calibration.json").write_text(text)

@@ -1,4 +1,4 @@
-"""Cameras, windows and H.264: what is outside of the process, where it is there."""
+"""Cameras and H.264 by ffmpeg."""
 
 import itertools
 import json
@@ -19,13 +19,13 @@ needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is 
 
 
 class _Camera:
-    """In place of cv2.VideoCapture: a camera, the only one, that is ready at once."""
+    """A fake cv2.VideoCapture whose only camera is number 0."""
 
     def __init__(self, number, *_):
-        self._there = number == 0
+        self._opened = number == 0
 
     def isOpened(self):
-        return self._there
+        return self._opened
 
     def set(self, *_):
         return True
@@ -41,49 +41,49 @@ class _Camera:
         return True, np.zeros((32, 40, 3), np.uint8)
 
     def release(self):
-        self._there = False
+        self._opened = False
 
 
-def test_a_camera_has_the_clocks_time_and_ends(monkeypatch):
+def test_camera_frames_have_wall_clock_times_and_end(monkeypatch):
     monkeypatch.setattr(cv2, "VideoCapture", _Camera)
     clock = itertools.count(100.0, 0.0625)
     monkeypatch.setattr(videos, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     with closing(videos.Video("camera:0", end=0.25)) as camera:
         assert camera.is_camera and camera.count == 0 and camera.size == (32, 40)
-        assert camera.fps == 30  # as it does not say
+        assert camera.fps == 30  # the default, as the camera reports none
         assert [frame.time for frame in camera] == [0.0625, 0.125, 0.1875]
         assert camera.problem == ""
     with pytest.raises(UserError, match="camera:1: there is no such camera"):
         videos.Video("camera:1")
 
 
-def test_who_is_slower_than_a_camera_loses_frames_and_not_time():
-    taken, done, more = (threading.Event() for _ in range(3))
+def test_slow_consumers_of_a_camera_drop_frames():
+    first_taken, produced, resume = (threading.Event() for _ in range(3))
 
     def frames():
         yield 0
-        taken.wait()
+        first_taken.wait()
         yield from range(1, 50)
-        done.set()
-        more.wait()
+        produced.set()
+        resume.wait()
         yield 50
 
-    ahead = videos.ahead(frames(), 2, newest=True)
+    ahead = videos.prefetch(frames(), 2, newest=True)
     assert next(ahead) == 0
-    taken.set()
-    done.wait()
-    later = [next(ahead), next(ahead)]
-    more.set()
-    assert later == [48, 49] and list(ahead) == [50]
+    first_taken.set()
+    produced.wait()
+    newest = [next(ahead), next(ahead)]
+    resume.set()
+    assert newest == [48, 49] and list(ahead) == [50]
 
 
-def test_the_end_is_never_dropped():
-    assert list(videos.ahead(iter(range(100)), 1, newest=True))[-1] == 99
-    assert list(videos.ahead(iter(()), 1, newest=True)) == []
+def test_the_last_frame_is_never_dropped():
+    assert list(videos.prefetch(iter(range(100)), 1, newest=True))[-1] == 99
+    assert list(videos.prefetch(iter(()), 1, newest=True)) == []
 
 
 @needs_ffmpeg
-def test_h264_of_odd_size_keeps_time_and_plays_in_browsers(tmp_path):
+def test_h264_with_odd_size_keeps_times_and_plays_in_browsers(tmp_path):
     path = videos.output_path(tmp_path / "x")
     assert path.suffix == ".mp4"
     with closing(videos.VideoWriter(path, 10)) as writer:
@@ -94,16 +94,16 @@ def test_h264_of_odd_size_keeps_time_and_plays_in_browsers(tmp_path):
         brightness = [frame.image[:32, :64].mean() for frame in video]
     np.testing.assert_allclose(brightness, [40, 80, 80, 80, 120, 160], atol=4)
     if shutil.which("ffprobe"):
-        told = subprocess.run(
+        probed = subprocess.run(
             ["ffprobe", "-v", "error", "-show_streams", "-of", "json", path],
             check=True, capture_output=True,
         )  # fmt: skip
-        (stream,) = json.loads(told.stdout)["streams"]
+        (stream,) = json.loads(probed.stdout)["streams"]
         assert (stream["codec_name"], stream["pix_fmt"]) == ("h264", "yuv420p")
 
 
 @needs_ffmpeg
-def test_h264_that_cannot_be_written(tmp_path):
+def test_ffmpeg_errors_are_reported(tmp_path):
     writer = videos.VideoWriter(tmp_path / "missing" / "x.mp4", 10)
     with pytest.raises(UserError, match=r"x\.mp4: ffmpeg cannot write it"):  # noqa: SIM117
         with closing(writer):

@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, fall back, or must not be mixed; runs killed at random moments."""
+"""Checkpoints: retention, damage and fallback, metadata, locks, and runs killed at random."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import tiny_config
-from test_cluster import PATIENCE, assert_same, finish, output, start
+from test_cluster import TIMEOUT, assert_same, finish, output, start
 
 from jdance import lock
 from jdance.errors import UserError
@@ -26,7 +26,7 @@ from jdance.train.results import evaluate
 
 
 def state(number):
-    """A small state in which `number` is everywhere."""
+    """A small state filled with `number`."""
     return distributed.replicate({"a": np.full(1000, number, np.float32), "step": np.int32(number)})
 
 
@@ -48,7 +48,7 @@ def steps_in(folder):
     return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
 
 
-def test_the_newest_and_the_best_are_kept(tmp_path):
+def test_newest_and_best_are_kept(tmp_path):
     save(tmp_path, {1: 0.3, 2: 0.9, 3: None, 4: 0.5, 5: 0.6, 6: None}, kept=2, best=1)
     assert steps_in(tmp_path) == [2, 5, 6]
     with closing(Checkpoints(tmp_path)) as checkpoints:
@@ -82,21 +82,21 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, damage):
     damage(tmp_path / "checkpoints" / "3")
     step, warnings = newest(tmp_path, owner=False)
     assert step == 2 and "checkpoints/3" in warnings[0] and "before it" in warnings[0]
-    assert steps_in(tmp_path) == [1, 2, 3]  # whoever only looks changes nothing
+    assert steps_in(tmp_path) == [1, 2, 3]  # a reader changes nothing
     assert newest(tmp_path)[0] == 2
     assert steps_in(tmp_path) == [1, 2] and (tmp_path / "damaged" / "3-0").is_dir()
     save(tmp_path, {3: None})  # its step is free again
     assert newest(tmp_path) == (3, [])
 
 
-def test_a_missing_or_half_written_checkpoint_is_none(tmp_path):
+def test_missing_and_partial_checkpoints_are_ignored(tmp_path):
     assert newest(tmp_path) == (None, [])
     save(tmp_path, {1: None, 2: None})
     (tmp_path / "checkpoints" / "2").rename(
         tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp-1234"
     )
     assert newest(tmp_path) == (1, [])
-    assert steps_in(tmp_path) == [1]  # the run tidies up
+    assert steps_in(tmp_path) == [1]  # the owner removes partial ones
     save(tmp_path, {2: None})
     for step in "12":
         damage_metadata(tmp_path / "checkpoints" / step)
@@ -104,29 +104,29 @@ def test_a_missing_or_half_written_checkpoint_is_none(tmp_path):
         newest(tmp_path)
 
 
-# --- Descriptions by other versions of orbax ------------------------------------------------------
+# --- Metadata of other versions of orbax ----------------------------------------------------------
 
 
-def describe(folder, step, **changes):
+def write_metadata(folder, step, **changes):
     path = folder / "checkpoints" / str(step) / "_CHECKPOINT_METADATA"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 @pytest.mark.parametrize("steps", [(1,), (1, 2)])
-def test_keys_that_a_newer_orbax_adds_do_not_matter(tmp_path, steps):
+def test_metadata_keys_of_a_newer_orbax_are_ignored(tmp_path, steps):
     save(tmp_path, {step: step / 2 for step in steps})
     for step in steps:
-        describe(tmp_path, step, checkpoint_format={"version": 2}, writer=None)
-    described = (tmp_path / "checkpoints" / "1" / "_CHECKPOINT_METADATA").read_text()
+        write_metadata(tmp_path, step, checkpoint_format={"version": 2}, writer=None)
+    metadata = (tmp_path / "checkpoints" / "1" / "_CHECKPOINT_METADATA").read_text()
     assert newest(tmp_path, owner=False) == (steps[-1], [])
-    assert (tmp_path / "checkpoints" / "1" / "_CHECKPOINT_METADATA").read_text() == described
+    assert (tmp_path / "checkpoints" / "1" / "_CHECKPOINT_METADATA").read_text() == metadata
     assert newest(tmp_path) == (steps[-1], [])
     save(tmp_path, {9: None}, kept=1, best=1)
-    assert steps_in(tmp_path) == [steps[-1], 9]  # the scores are still known
+    assert steps_in(tmp_path) == [steps[-1], 9]  # the scores are preserved
     assert not (tmp_path / "damaged").exists()
 
 
-def test_a_checkpoint_of_the_oldest_orbax(tmp_path):
+def test_checkpoint_of_the_oldest_supported_orbax(tmp_path):
     """Written by orbax-checkpoint 0.11.30, the lowest version in pyproject.toml."""
     with zipfile.ZipFile(Path(__file__).with_name("orbax_0_11_30.zip")) as archive:
         archive.extractall(tmp_path)
@@ -142,24 +142,24 @@ WRONG = [{"commit_timestamp_nsecs": "soon"}, {"custom_metadata": {"crc32": 5}}, 
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=str)
-def test_a_wrong_description_costs_one_checkpoint_and_never_the_only_one(tmp_path, wrong):
+def test_invalid_metadata_sets_one_checkpoint_aside_but_never_the_only_one(tmp_path, wrong):
     save(tmp_path, {1: None})
-    describe(tmp_path, 1, **wrong)
+    write_metadata(tmp_path, 1, **wrong)
     for owner in (False, True):
         with pytest.raises(UserError, match="every checkpoint in it is damaged"):
             newest(tmp_path, owner)
     assert steps_in(tmp_path) == [1] and not (tmp_path / "damaged").exists()
     shutil.rmtree(tmp_path / "checkpoints")
     save(tmp_path, {1: None, 2: None, 3: None})
-    for step in (1, 3):  # after and before the one that is taken
-        describe(tmp_path, step, **wrong)
+    for step in (1, 3):  # newer and older than the one restored
+        write_metadata(tmp_path, step, **wrong)
     step, warnings = newest(tmp_path, owner=False)
     assert step == 2 and "checkpoints/3: is damaged" in warnings[0]
     assert newest(tmp_path)[0] == 2 and steps_in(tmp_path) == [2]
     assert sorted(path.name for path in (tmp_path / "damaged").iterdir()) == ["1-0", "3-0"]
 
 
-def test_a_run_whose_checkpoints_were_all_set_aside_does_not_start_anew(tmp_path):
+def test_no_restart_if_all_checkpoints_were_set_aside(tmp_path):
     save(tmp_path, {1: None})
     (tmp_path / "damaged").mkdir()
     (tmp_path / "checkpoints" / "1").rename(tmp_path / "damaged" / "1-0")
@@ -167,7 +167,7 @@ def test_a_run_whose_checkpoints_were_all_set_aside_does_not_start_anew(tmp_path
         newest(tmp_path)
 
 
-def test_a_run_whose_checkpoints_are_all_unusable_does_not_start_anew(tiny_data, tmp_path):
+def test_no_restart_if_all_checkpoints_are_damaged(tiny_data, tmp_path):
     config = tiny_config(tiny_data)
     config.epochs = 0.2
     config.model.branches = "keypoints"
@@ -180,7 +180,7 @@ def test_a_run_whose_checkpoints_are_all_unusable_does_not_start_anew(tiny_data,
     assert (tmp_path / "metrics.jsonl").read_text() == kept and only.is_dir()
 
 
-def test_another_dtype_or_shape_is_refused_not_skipped(tmp_path):
+def test_other_dtypes_or_shapes_are_errors(tmp_path):
     save(tmp_path, {1: None, 2: None})
     for leaf, message in [
         (np.zeros(1000, np.float16), "a has dtype float32, expected float16"),
@@ -194,7 +194,7 @@ def test_another_dtype_or_shape_is_refused_not_skipped(tmp_path):
             checkpoints.restore_newest(like, pytest.fail)
 
 
-def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path):
+def test_unwritable_checkpoint_is_a_user_error(tmp_path):
     save(tmp_path, {1: None})
     checkpoints = Checkpoints(tmp_path, 5)
     (tmp_path / "checkpoints").rename(tmp_path / "moved")
@@ -204,8 +204,8 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path):
         checkpoints.wait()
 
 
-def test_a_full_disk_loses_nothing_that_was_saved(tmp_path):
-    """A limit on the size of files fails in the middle of a write, as a full disk does."""
+def test_full_disk_keeps_earlier_checkpoints(tmp_path):
+    """A file size limit fails in the middle of a write, like a full disk."""
     rng = np.random.default_rng(0)
     before, after = ({"a": rng.random(100_000, np.float32)} for _ in range(2))
     with closing(Checkpoints(tmp_path, 5, owner=True)) as checkpoints:
@@ -247,7 +247,7 @@ cli.run(main)
 """
 
 
-def test_a_full_disk_is_one_line_and_a_status_of_its_own(tmp_path):
+def test_full_disk_exits_with_status_74_and_one_line(tmp_path):
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", tmp_path]
     if os.getuid() or subprocess.run(mount).returncode:
         pytest.skip("needs the right to mount a file system")
@@ -265,7 +265,7 @@ def test_a_full_disk_is_one_line_and_a_status_of_its_own(tmp_path):
     )
 
 
-# --- One job a folder -----------------------------------------------------------------------------
+# --- One job per folder ---------------------------------------------------------------------------
 
 HOLDER = """
 import sys, time
@@ -277,7 +277,7 @@ with lock.held(Path(sys.argv[1])):
 """
 
 
-def test_two_jobs_in_one_folder_are_refused(tmp_path):
+def test_second_job_in_a_folder_is_refused(tmp_path):
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
@@ -288,7 +288,7 @@ def test_two_jobs_in_one_folder_are_refused(tmp_path):
         holder.kill()
         holder.wait()
         assert (tmp_path / "lock").exists()
-        # What a dead process left is no lock.
+        # The lock file of a dead process does not count.
         with lock.held(tmp_path), pytest.raises(UserError, match="is in use"):
             lock.held(tmp_path).__enter__()
         assert not (tmp_path / "lock").exists()
@@ -297,7 +297,7 @@ def test_two_jobs_in_one_folder_are_refused(tmp_path):
         holder.communicate()
 
 
-def test_a_holder_on_another_machine_is_judged_by_its_signs_of_life(tmp_path):
+def test_holder_on_another_machine_counts_by_its_heartbeat(tmp_path):
     path = tmp_path / "lock"
     path.write_text(json.dumps({"host": "elsewhere", "process": 7}))
     with lock.held(tmp_path, silence=0.4):
@@ -312,7 +312,7 @@ def test_a_holder_on_another_machine_is_judged_by_its_signs_of_life(tmp_path):
         alive.wait()
 
 
-def test_what_resume_expects(tiny_data, tmp_path):
+def test_resume_must_and_never(tiny_data, tmp_path):
     config = tiny_config(tiny_data)
     config.epochs = 0.2
     config.model.branches = "keypoints"
@@ -325,7 +325,7 @@ def test_what_resume_expects(tiny_data, tmp_path):
 
 
 def test_evaluation_during_training_is_safe(tiny_data, tmp_path):
-    """A checkpoint at each step, of which few stay: those that are read are deleted meanwhile."""
+    """A checkpoint at each step: some are deleted while they are read."""
     workdir = tmp_path / "run"
     runs = start(tiny_data, workdir, 1, 2, epochs=5.0, checkpoint_every=0.01, pause=0.3)
     while not any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*")):
@@ -338,27 +338,27 @@ def test_evaluation_during_training_is_safe(tiny_data, tmp_path):
         evaluated += 1
     finish(workdir, runs)
     assert evaluated > 1
-    undisturbed = tmp_path / "undisturbed"
-    finish(undisturbed, start(tiny_data, undisturbed, 1, 2, epochs=5.0, checkpoint_every=0.01))
-    assert_same(undisturbed, workdir, rtol=0, atol=0)
+    uninterrupted = tmp_path / "uninterrupted"
+    finish(uninterrupted, start(tiny_data, uninterrupted, 1, 2, epochs=5.0, checkpoint_every=0.01))
+    assert_same(uninterrupted, workdir, rtol=0, atol=0)
 
 
-# --- Killed at random moments ---------------------------------------------------------------------
+# --- Killed at random -----------------------------------------------------------------------------
 
 
-def kill_again_and_again(data, folder, kills, seed, epochs):
-    """A run with a checkpoint at each step is killed and continued until it is done."""
-    undisturbed = folder / "undisturbed"
+def kill_repeatedly(data, folder, kills, seed, epochs):
+    """Kills and resumes a run with a checkpoint at each step, and compares its final state."""
+    uninterrupted = folder / "uninterrupted"
     flags = {"epochs": epochs, "checkpoint_every": 0.01}
-    finish(undisturbed, start(data, undisturbed, 1, 2, **flags))
+    finish(uninterrupted, start(data, uninterrupted, 1, 2, **flags))
     rng, killed = random.Random(seed), folder / "killed"
     checkpoints = killed / "checkpoints"
     during_saves = 0
     for _ in range(kills):
         before = set(checkpoints.glob("[0-9]*"))
         (run,) = start(data, killed, 1, 2, **flags)
-        deadline = time.monotonic() + PATIENCE
-        # Not before it has saved something new, or a slow machine would never get anywhere.
+        deadline = time.monotonic() + TIMEOUT
+        # Only after a new checkpoint, to make progress on slow machines, too.
         while not set(checkpoints.glob("[0-9]*")) - before and run.poll() is None:
             assert time.monotonic() < deadline, output(killed)
             time.sleep(0.01)
@@ -370,15 +370,15 @@ def kill_again_and_again(data, folder, kills, seed, epochs):
         if run.returncode == 0:
             break
     finish(killed, start(data, killed, 1, 2, **flags))
-    assert_same(undisturbed, killed, rtol=0, atol=0)
+    assert_same(uninterrupted, killed, rtol=0, atol=0)
     return during_saves
 
 
 def test_a_run_killed_twice_ends_bit_identical(tiny_data, tmp_path):
-    kill_again_and_again(tiny_data, tmp_path, kills=2, seed=0, epochs=10.0)
+    kill_repeatedly(tiny_data, tmp_path, kills=2, seed=0, epochs=10.0)
 
 
 @pytest.mark.slow
 def test_a_run_killed_twenty_times_ends_bit_identical(tiny_data, tmp_path):
-    during_saves = kill_again_and_again(tiny_data, tmp_path, kills=20, seed=1, epochs=100.0)
-    assert during_saves  # some of the moments were in the middle of writing
+    during_saves = kill_repeatedly(tiny_data, tmp_path, kills=20, seed=1, epochs=100.0)
+    assert during_saves  # some kills interrupted a write

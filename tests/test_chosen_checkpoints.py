@@ -1,4 +1,4 @@
-"""Programs take the newest checkpoint of a run, the best, or that of a step."""
+"""Selection of a checkpoint in programs: newest, best, or by step."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from jdance.train.motion import MotionTask
 
 @pytest.fixture(scope="module")
 def run(tiny_data, tmp_path_factory):
-    """A run of five steps, of which the second is said to be the best."""
+    """A run of five steps with the highest score at the second."""
     folder = tmp_path_factory.mktemp("chosen")
     config = tiny_config(tiny_data)
     config.update(epochs=0.9, eval_every=0.15, checkpoint_every=0.15, checkpoints_kept=2)
@@ -39,7 +39,7 @@ def run(tiny_data, tmp_path_factory):
     return folder
 
 
-def test_the_right_variables_are_loaded(run):
+def test_selected_variables_are_loaded(run):
     with closing(checkpoints.Checkpoints(run)) as saved:
         assert [saved.resolve(which) for which in ("newest", "best", "4")] == [5, 2, 4]
         expected = {step: saved.restore_numpy(step)["params"] for step in (2, 4, 5)}
@@ -51,7 +51,7 @@ def test_the_right_variables_are_loaded(run):
 
 
 def test_every_score_has_its_checkpoint(tiny_data, tmp_path, monkeypatch):
-    """Evaluations and saves that never meet: the best is the best that was evaluated."""
+    """Evaluation and checkpoint periods differ: the best is the best evaluated step."""
     config = tiny_config(tiny_data)
     config.update(epochs=1.5, eval_every=0.4, checkpoint_every=1000.0, checkpoints_kept=1)
     config.model.branches = "keypoints"
@@ -61,17 +61,17 @@ def test_every_score_has_its_checkpoint(tiny_data, tmp_path, monkeypatch):
     )
     loop.train(config, tmp_path)
     with closing(checkpoints.Checkpoints(tmp_path)) as saved:
-        assert saved.steps() == [4, 8]  # the best and the newest: no more are kept
+        assert saved.steps() == [4, 8]  # the best and the newest
         assert saved.resolve("best") == 4 and saved.score(4) == 0.9
 
 
 @pytest.mark.parametrize("which", ["3", "-1", "latest", "", "4.0"])
-def test_there_is_no_such_checkpoint(run, which):
+def test_unknown_checkpoint(run, which):
     with pytest.raises(UserError, match=r"holds no checkpoint .* newest, best and the steps 2, 4"):
         loop.load(run, which)
 
 
-def test_results_are_kept_apart(run):
+def test_results_have_separate_files(run):
     for which, name in {
         "newest": "eval_val",
         "best": "eval_val_best",
@@ -86,17 +86,17 @@ def test_results_are_kept_apart(run):
     assert float(Recognizer.load(run).variables[2]) == 1
 
 
-def files_in(folder):
+def modification_times(folder):
     return {
         str(path.relative_to(folder)): path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))
     }
 
 
-def test_results_tell_what_was_evaluated(run, tiny_data, tmp_path):
-    """Whatever differs from a plain evaluation is in the file's name and in its content."""
+def test_results_record_what_was_evaluated(run, tiny_data, tmp_path):
+    """Options of an evaluation appear in the file name and its content."""
     other = tmp_path / "elsewhere" / tiny_data.name
     shutil.copytree(tiny_data, other)
-    before, out = files_in(run), tmp_path / "out"
+    before, out = modification_times(run), tmp_path / "out"
     for changes, name, expected in [
         ({}, r"eval_val", {}),
         ({"views": 3}, r"eval_val_views3", {"views": 3}),
@@ -117,12 +117,12 @@ def test_results_tell_what_was_evaluated(run, tiny_data, tmp_path):
             "checkpoint": "newest", "step": 5,
         }  # fmt: skip
         assert {key: result[key] for key in plain} == plain | expected
-    together, path = results.evaluate([run, run], "val", output=out)
-    assert path.name == "eval_val_ensemble.json" and "step" not in together
-    assert [member["step"] for member in together["runs"]] == [5, 5]
+    ensemble, path = results.evaluate([run, run], "val", output=out)
+    assert path.name == "eval_val_ensemble.json" and "step" not in ensemble
+    assert [member["step"] for member in ensemble["runs"]] == [5, 5]
     page = report.write(run, out).read_text()
     assert "Evaluation on val_views3" in page and "3 views; checkpoint newest; step 5." in page
-    assert files_in(run) == before  # a run that only others may write to can be evaluated
+    assert modification_times(run) == before  # read-only runs can be evaluated
     with pytest.raises(UserError, match=r"cannot be written to .*another folder with --output"):
         results.evaluate([run], "val", output=out / "eval_val.json")
 
@@ -137,5 +137,5 @@ def test_every_program_has_the_flag(run, tmp_path):
     ]:
         _, error = program(name, *arguments, "--checkpoint=3", status=1)
         assert "holds no checkpoint '3'; there are newest, best and the steps 2, 4, 5" in error
-        told, _ = program(name, "--help", status=1, errors=0)
-        assert "--checkpoint: Which checkpoint of --" in told
+        help_text, _ = program(name, "--help", status=1, errors=0)
+        assert "--checkpoint: Which checkpoint of --" in help_text

@@ -1,4 +1,4 @@
-"""Videos of every container: times from the frames, edit lists, variable rates, pixel aspect."""
+"""Video containers: frame times, edit lists, variable frame rates, pixel aspect ratios."""
 
 import struct
 from fractions import Fraction
@@ -11,13 +11,13 @@ from jdance.data import sources, videos
 
 MS = Fraction(1, 1000)
 STEADY = [i / 25 for i in range(50)]
-# As a phone does in the dark: 30 frames per second, then 10.
+# 30 frames per second, then 10, as of phones in the dark.
 VARIABLE = [i / 30 for i in range(30)] + [1.0 + i / 10 for i in range(30)]
 
 
 def frame_image(number, size=(48, 64)):
     image = np.full((*size, 3), 20 + 3.5 * number, np.uint8)
-    image[: size[0] // 4] = 250  # tells what is up
+    image[: size[0] // 4] = 250  # marks the top
     return image
 
 
@@ -38,7 +38,7 @@ def write(path, times, codec="libx264", unit=MS, rate=25, sar=None, container=No
 
 
 def cut(source, path, seconds):
-    """Cuts off the beginning without encoding again, as `ffmpeg -ss` or a phone does."""
+    """Cuts off the beginning without re-encoding, as `ffmpeg -ss` or a phone does."""
     options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
     with av.open(str(source)) as whole, av.open(str(path), "w", options=options) as file:
         stream = whole.streams.video[0]
@@ -58,7 +58,7 @@ def numbers(video):
 @pytest.mark.parametrize(
     ("name", "times", "arguments"),
     [
-        ("recorder.webm", VARIABLE,  # as browsers record: neither duration nor rate
+        ("recorder.webm", VARIABLE,  # of a browser: neither duration nor frame rate
          {"codec": "libvpx-vp9", "rate": 1000, "container": {"live": "1"}, "cpu-used": "8"}),
         ("x.webm", VARIABLE, {"codec": "libvpx-vp9", "rate": 1000, "cpu-used": "8"}),
         ("x.mkv", VARIABLE, {"rate": 30, "bf": "3"}),
@@ -73,16 +73,20 @@ def numbers(video):
         ("x.mpg", STEADY, {"codec": "mpeg2video", "unit": Fraction(1, 25), "b": "4M"}),
     ],
 )  # fmt: skip
-def test_times_and_ends_come_from_the_frames(tmp_path, name, times, arguments):
+def test_times_come_from_the_frames(tmp_path, name, times, arguments):
     write(tmp_path / name, times, **arguments)
     video = videos.Video(tmp_path / name)
     frames = list(video)
     shown = np.array(times) - times[0]
     np.testing.assert_allclose([frame.time for frame in frames], shown, atol=2e-3)
     np.testing.assert_allclose(numbers(frames), np.arange(len(times)), atol=1.2)
-    assert (video.count, video.problem, videos.damage(tmp_path / name)) == (len(times), "", "")
+    assert (video.count, video.problem, videos.describe_damage(tmp_path / name)) == (
+        len(times),
+        "",
+        "",
+    )
     assert video.fps == pytest.approx(30 if times is VARIABLE else 25, rel=0.02)
-    # Two examples per second, up to the last frame, and of any part.
+    # Two samples per second, of the whole video and a segment.
     np.testing.assert_allclose(
         videos.times(tmp_path / name, 2.0), np.arange(0, shown[-1], 0.5), atol=0.03
     )
@@ -93,7 +97,7 @@ def test_times_and_ends_come_from_the_frames(tmp_path, name, times, arguments):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_what_was_cut_off_is_neither_counted_nor_damage(tmp_path):
+def test_edit_lists_are_applied(tmp_path):
     write(tmp_path / "whole.mp4", STEADY, unit=Fraction(1, 90000), bf="3")
     cut(tmp_path / "whole.mp4", tmp_path / "cut.mp4", 0.6)
     video = videos.Video(tmp_path / "cut.mp4")
@@ -103,7 +107,7 @@ def test_what_was_cut_off_is_neither_counted_nor_damage(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "codec"), [("x.mkv", "libx264"), ("x.webm", "libvpx-vp9")])
-def test_a_cut_between_key_frames_begins_with_the_next_one(tmp_path, name, codec):
+def test_cuts_between_key_frames_start_at_the_next_one(tmp_path, name, codec):
     write(tmp_path / f"whole{name}", STEADY, codec=codec)
     with (
         av.open(str(tmp_path / f"whole{name}")) as whole,
@@ -116,7 +120,7 @@ def test_a_cut_between_key_frames_begins_with_the_next_one(tmp_path, name, codec
             file.mux(packet)
     video = videos.Video(tmp_path / name)
     np.testing.assert_allclose(numbers(video), np.arange(20, 50), atol=1.2)
-    assert video.count == 30 and video.problem == videos.damage(tmp_path / name) == ""
+    assert video.count == 30 and video.problem == videos.describe_damage(tmp_path / name) == ""
 
 
 @pytest.mark.parametrize(("sar", "width"), [((4, 3), 85), ((8, 9), 57), ((1, 1), 64)])
@@ -128,7 +132,7 @@ def test_pixels_become_square(tmp_path, sar, width):
 
 
 def test_frames_come_upright(tmp_path):
-    """The file says that its frames must be turned by a quarter, clockwise."""
+    """The display matrix rotates by 90 degrees clockwise."""
     write(tmp_path / "x.mp4", STEADY[:3], unit=Fraction(1, 90000))
     data = bytearray((tmp_path / "x.mp4").read_bytes())
     matrix = data.index(b"tkhd") + 4 + 4 + 20 + 16
@@ -142,14 +146,14 @@ def test_frames_come_upright(tmp_path):
     assert image[:, -8:].mean() > 240 and image[:, :30].mean() < 30  # the top is on the right
 
 
-def test_damage_is_what_the_decoder_cannot_read(tmp_path):
+def test_truncated_files_are_damaged(tmp_path):
     write(tmp_path / "x.mkv", STEADY)
     data = (tmp_path / "x.mkv").read_bytes()
     (tmp_path / "x.mkv").write_bytes(data[: len(data) * 6 // 10])
     video = videos.Video(tmp_path / "x.mkv")
     count = len(list(video))
     assert 10 < count < 50 and f"{count} frames can be read" in video.problem
-    assert "a part of it is missing" in videos.damage(tmp_path / "x.mkv")
+    assert "a part of it is missing" in videos.describe_damage(tmp_path / "x.mkv")
     for label in "ab":
         (tmp_path / "in" / label).mkdir(parents=True)
         (tmp_path / "in" / label / "x.mkv").write_bytes((tmp_path / "x.mkv").read_bytes())
@@ -158,7 +162,7 @@ def test_damage_is_what_the_decoder_cannot_read(tmp_path):
     assert [name for name, _ in source.skipped] == ["a/x.mkv", "b/x.mkv"]
 
 
-def test_a_playlist_opens_nothing(tmp_path):
+def test_playlists_do_not_open_other_files(tmp_path):
     write(tmp_path / "secret.mp4", STEADY[:3], unit=Fraction(1, 90000))
     playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nsecret.mp4\n#EXT-X-ENDLIST\n"
     (tmp_path / "list.mp4").write_text(playlist)
@@ -166,7 +170,7 @@ def test_a_playlist_opens_nothing(tmp_path):
         videos.times(tmp_path / "list.mp4", 2.0)
 
 
-def test_a_codec_that_is_not_known(tmp_path):
+def test_unknown_codec_raises(tmp_path):
     write(tmp_path / "x.mkv", STEADY[:3])
     data = (tmp_path / "x.mkv").read_bytes()
     (tmp_path / "x.mkv").write_bytes(data.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/XYZ"))

@@ -1,4 +1,4 @@
-"""Crops and augmentation: image and key points must never come apart."""
+"""Crops and augmentation: image and key points stay aligned."""
 
 import cv2
 import numpy as np
@@ -17,30 +17,30 @@ def person(*xy):
     return keypoints
 
 
-def rng(count):
+def batch_rng(count):
     return BatchRandom([np.random.default_rng(row) for row in range(count)])
 
 
 def dotted(keypoints, size=crop.SIZE):
-    """An image with a soft white spot exactly at every joint, each in an image of its own."""
+    """One image per joint, with a soft white spot at the joint."""
     y, x = np.mgrid[:size, :size]
     spots = [np.exp(-((x - kx) ** 2 + (y - ky) ** 2) / 18) for kx, ky, _ in keypoints]
     return [np.repeat((255 * spot)[..., None], 3, 2).astype(np.uint8) for spot in spots]
 
 
-def centre(image):
+def center_of_mass(image):
     weight = image[..., 0].astype(float)
     y, x = np.mgrid[: image.shape[0], : image.shape[1]]
     return np.array([(x * weight).sum(), (y * weight).sum()]) / weight.sum()
 
 
-def test_square_is_centred_and_a_quarter_larger_than_the_box():
-    square = crop.around(person((100, 50), (180, 250)))
+def test_person_square_has_a_margin_of_a_quarter():
+    square = crop.person_square(person((100, 50), (180, 250)))
     assert square == (140 - 125, 150 - 125, 250)
-    assert crop.around(person((100, 50))) == (84, 34, 32)  # not smaller than 32
+    assert crop.person_square(person((100, 50))) == (84, 34, 32)  # not smaller than 32
 
 
-def test_cut_fills_what_lies_outside_with_zeros():
+def test_cut_pads_with_zeros():
     image = np.full((40, 60, 3), 200, np.uint8)
     out = crop.cut(image, crop.Square(-30, -20, 60), size=60)
     assert (out[20:, 30:] == 200).all() and not out[:20].any() and not out[:, :30].any()
@@ -48,18 +48,18 @@ def test_cut_fills_what_lies_outside_with_zeros():
 
 
 @pytest.mark.parametrize("side", [64, 256, 700])
-def test_cut_and_into_agree(side):
+def test_cut_and_to_crop_agree(side):
     y, x = np.mgrid[:480, :640]
     joint = person((300.25, 200.5))
     image = 255 * np.exp(-((x - 300.25) ** 2 + (y - 200.5) ** 2) / (2 * (side / 30) ** 2))
     image = np.repeat(image[..., None], 3, 2).astype(np.uint8)
     square = crop.Square(300 - side // 3, 200 - side // 2, side)
-    expected = crop.into(joint, square)[0, :2]
-    np.testing.assert_allclose(centre(crop.cut(image, square)), expected, atol=0.3)
+    expected = crop.to_crop(joint, square)[0, :2]
+    np.testing.assert_allclose(center_of_mass(crop.cut(image, square)), expected, atol=0.3)
 
 
 def test_missing_joints_stay_missing():
-    moved = crop.into(person((5, 5)), crop.Square(100, 100, 50))
+    moved = crop.to_crop(person((5, 5)), crop.Square(100, 100, 50))
     assert moved[0, 2] == 1 and not moved[1:].any()
 
 
@@ -70,29 +70,28 @@ def test_image_and_keypoints_are_warped_together(size, seed):
     config.update(rotation=30.0, scale=0.2, shift=0.05, stretch=0.2)
     rng = np.random.default_rng(seed)
     joints = person(*rng.uniform(90, 165, (3, 2)))
-    affine, mirrored = augment.draw_maps(size, BatchRandom([rng]), config)
+    affine, mirrored = augment.draw_affines(size, BatchRandom([rng]), config)
     (warped,) = augment.warp_keypoints(joints[None], affine, mirrored)
-    map_ = augment.for_reduced(affine[0], augment.reduction(size))
+    affine_ = augment.reduce_affine(affine[0], augment.reduction(size))
     for before, image in enumerate(dotted(joints[:3])):
         if augment.reduction(size) > 1:
             small = crop.SIZE // augment.reduction(size)
             image = cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA)
         after = skeleton.COCO18.flip[before] if mirrored[0] else before
-        seen = centre(augment.warp_image(image, map_, size))
-        np.testing.assert_allclose(seen, warped[after, :2], atol=0.35)
+        actual = center_of_mass(augment.warp_image(image, affine_, size))
+        np.testing.assert_allclose(actual, warped[after, :2], atol=0.35)
 
 
-def test_both_mirrored_and_unmirrored_views_occur():
+def test_about_half_of_the_views_are_mirrored():
     config = defaults.augment()
-    _, mirrored = augment.draw_maps(224, rng(40), config)
+    _, mirrored = augment.draw_affines(224, batch_rng(40), config)
     assert 8 < mirrored.sum() < 32
 
 
-def test_maps_are_turns_stretches_mirrors_and_shears():
-    """Each part against its matrix, written out."""
+def test_affines_are_products_of_elementary_maps():
     config = defaults.augment()
     config.update(rotation=30.0, scale=0.2, shift=0.05, stretch=0.3, shear=0.1)
-    maps, mirrored = augment.draw_maps(224, rng(5), config)
+    maps, mirrored = augment.draw_affines(224, batch_rng(5), config)
     for seed, (found, mirror) in enumerate(zip(maps, mirrored, strict=True)):
         drawn = np.random.default_rng(seed).random(7)
         turn, _, scale, stretch, shear, *shift = 2 * drawn - 1
@@ -106,69 +105,68 @@ def test_maps_are_turns_stretches_mirrors_and_shears():
         np.testing.assert_allclose(middle, 111.5 + 224 * 0.05 * np.array(shift))
 
 
-def test_plain_view_is_the_centre_crop():
+def test_center_view_is_the_center_crop():
     image = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
-    np.testing.assert_array_equal(augment.view(image, 224), image[16:240, 16:240])
-    (moved,) = augment.warp_keypoints(person((100, 120))[None], augment.plain(224)[None])
+    np.testing.assert_array_equal(augment.center_view(image, 224), image[16:240, 16:240])
+    (moved,) = augment.warp_keypoints(person((100, 120))[None], augment.center_affine(224)[None])
     np.testing.assert_allclose(moved[0], [84, 104, 1], atol=1e-4)
 
 
-def test_disturbances_change_what_they_should():
+def test_distortions():
     config = defaults.augment()
     config.update(color=0.5, erase=1.0, joint_noise=0.01, joint_dropout=0.5)
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (64, 64, 3), np.uint8)
-    drawn = augment.draw_disturbances(64, rng(2), config)
+    drawn = augment.draw_distortions(64, batch_rng(2), config)
     for row in range(2):
         changed = image.copy()
-        augment.disturb_image(changed, drawn, row)
-        top, bottom, left, right = drawn.hidden[row]
+        augment.distort_image(changed, drawn, row)
+        top, bottom, left, right = drawn.erased[row]
         assert 6 <= bottom - top <= 26 and 6 <= right - left <= 26
         assert top >= 0 and bottom <= 64 and left >= 0 and right <= 64
-        assert (changed[top:bottom, left:right] == drawn.covers[row]).all()
+        assert (changed[top:bottom, left:right] == drawn.fills[row]).all()
         outside = np.ones((64, 64), bool)
         outside[top:bottom, left:right] = False
         ones = np.concatenate([image[outside], np.ones((outside.sum(), 1))], 1)
-        expected = np.clip(ones @ drawn.colours[row].T, 0, 255)
-        assert abs(changed[outside] - expected).max() < 1  # OpenCV's factors are rounded
+        expected = np.clip(ones @ drawn.colors[row].T, 0, 255)
+        assert abs(changed[outside] - expected).max() < 1  # OpenCV rounds the factors
         assert abs(changed[outside] - image[outside].astype(float)).mean() > 2
-    assert not np.array_equal(drawn.colours[0], drawn.colours[1])
+    assert not np.array_equal(drawn.colors[0], drawn.colors[1])
     joints = person(*rng.uniform(10, 50, (10, 2)))
     for frames in ((), (3,)):
         group = np.broadcast_to(joints, (2, *frames, 18, 3))
-        noisy = augment.disturb_keypoints(group, 64, rng(2), config)
+        noisy = augment.distort_keypoints(group, 64, batch_rng(2), config)
         for one in noisy.reshape(-1, 18, 3):
             kept = one[:, 2] > 0
             assert 1 <= kept.sum() < 10 and not kept[10:].any() and not one[~kept].any()
             assert 0 < np.abs(one[kept] - joints[kept])[:, :2].max() < 6
-        if frames:  # joints that are gone are gone in all of them
+        if frames:  # joints are dropped in all frames
             assert (noisy[..., 2] == noisy[:, :1, :, 2]).all()
 
 
-def test_what_is_drawn_for_an_example_depends_on_that_example_alone():
+def test_random_numbers_depend_on_the_example_only():
     config = defaults.augment()
     config.update(color=0.5, erase=0.5, joint_noise=0.01, scale=0.1)
     joints = np.broadcast_to(person((20, 30), (40, 50)), (6, 18, 3))
 
     def draw(rows):
-        drawn = BatchRandom([np.random.default_rng(row) for row in rows])
-        maps, mirrored = augment.draw_maps(64, drawn, config)
-        colours, hidden, covers = augment.draw_disturbances(64, drawn, config)
-        people = augment.disturb_keypoints(joints[rows], 64, drawn, config)
-        return maps, mirrored, colours, hidden, covers, people
+        rng = BatchRandom([np.random.default_rng(row) for row in rows])
+        affines = augment.draw_affines(64, rng, config)
+        distortions = augment.draw_distortions(64, rng, config)
+        return *affines, *distortions, augment.distort_keypoints(joints[rows], 64, rng, config)
 
     for whole, part in zip(draw([0, 1, 2, 3, 4, 5]), draw([4, 2]), strict=True):
         np.testing.assert_array_equal(whole[[4, 2]], part)
 
 
-def test_saturation_contrast_and_gain_leave_the_middle_in_place():
+def test_color_changes_keep_mid_gray_neutral():
     config = defaults.augment()
     image = np.full((4, 4, 3), 77, np.uint8)
-    augment.disturb_image(image, augment.draw_disturbances(4, rng(1), config), 0)
+    augment.distort_image(image, augment.draw_distortions(4, batch_rng(1), config), 0)
     assert (image == 77).all()
     config.update(color=0.5)
-    for colour in augment.draw_disturbances(4, rng(9), config).colours:
-        # Contrast turns about 128, which gain (half to one and a half) and tint alone move.
-        factors = colour @ [128, 128, 128, 1] / 128
+    for matrix in augment.draw_distortions(4, batch_rng(9), config).colors:
+        # Contrast keeps 128, which gain (0.5 to 1.5) and tint scale.
+        factors = matrix @ [128, 128, 128, 1] / 128
         assert factors.min() >= 0.5 * 0.77 and factors.max() <= 1.5 * 1.23
         assert factors.max() / factors.min() < 1.6

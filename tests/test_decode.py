@@ -1,4 +1,4 @@
-"""People drawn as maps must come back from the decode; a plain NumPy decode must agree with it."""
+"""The decoder: round trips from drawn people, and comparison with a NumPy implementation."""
 
 import dataclasses
 import shutil
@@ -49,7 +49,7 @@ def draw_people(rng, count, height=(60, 160), apart=24, border=0):
 
 
 def without(people, *joints):
-    """People [..., 18, 3] with these joints missing."""
+    """People [..., 18, 3] with these joints removed."""
     people = people.copy()
     people[..., list(joints), :] = 0
     return people
@@ -74,15 +74,15 @@ def people_in(heat, paf, config=DecodeConfig()):  # noqa: B008
 
 
 def assert_recovered(found, drawn, tolerance=1.5):
-    """Every drawn person is found once, with the same joints, each within `tolerance` pixels."""
+    """Every person is detected once with the same joints, within `tolerance` pixels."""
     assert len(found) == len(drawn)
     for person in drawn:
-        labelled = person[:, 2] > 0
-        both = (found[..., 2] > 0) & labelled
+        labeled = person[:, 2] > 0
+        both = (found[..., 2] > 0) & labeled
         distance = np.linalg.norm(found[..., :2] - person[:, :2], axis=-1)
         match = found[np.argmin(np.where(both, distance, 1000).sum(axis=1))]
-        np.testing.assert_array_equal(match[:, 2] > 0, labelled)
-        assert np.linalg.norm(match[:, :2] - person[:, :2], axis=-1)[labelled].max() < tolerance
+        np.testing.assert_array_equal(match[:, 2] > 0, labeled)
+        assert np.linalg.norm(match[:, :2] - person[:, :2], axis=-1)[labeled].max() < tolerance
 
 
 def assert_equals_reference(heat, paf, config=DecodeConfig()):  # noqa: B008
@@ -102,14 +102,14 @@ def test_round_trip(count):
         assert_recovered(people_in(*maps_of(people))[0], people)
 
 
-def test_round_trip_without_overhang_finds_large_people():
+def test_round_trip_of_large_people_without_overhang():
     rng = np.random.default_rng(0)
     for count in range(1, 5):
         people = draw_people(rng, count, height=(210, 260), apart=32)
         assert_recovered(people_in(*maps_of(people, overhang=0))[0], people)
 
 
-def test_joints_at_the_border_are_found_between_cells():
+def test_subcell_joints_at_the_border():
     person = draw_people(np.random.default_rng(0), 1, height=(300, 301))
     person[..., 0] -= person[..., 0].min()
     person[..., 1] += PIXELS - 1 - person[..., 1].max()
@@ -118,7 +118,7 @@ def test_joints_at_the_border_are_found_between_cells():
 
 def test_crossing_arms():
     left, right = (FIGURE * 200 + [x, 184] for x in (130, 220))
-    # The neighbouring arms cross, and so do the two right forearms.
+    # The neighboring arms cross, and so do the two right forearms.
     left[[skeleton.L_ELBOW, skeleton.L_WRIST]] = [(180, 150), (215, 175)]
     right[[skeleton.R_ELBOW, skeleton.R_WRIST]] = [(170, 160), (105, 205)]
     left[[skeleton.R_ELBOW, skeleton.R_WRIST]] = [(105, 150), (160, 215)]
@@ -145,11 +145,11 @@ def test_people_with_missing_joints(missing):
 
 def test_without_a_neck_the_upper_body_is_one_person():
     people = without(draw_people(np.random.default_rng(2), 2), skeleton.NECK)
-    legs = (8, 9, 10, 11, 12, 13)  # nothing but the neck leads to them: three joints are nobody
+    legs = (8, 9, 10, 11, 12, 13)  # connected by the neck only: three joints are no person
     assert_recovered(people_in(*maps_of(people))[0], without(people, *legs))
 
 
-def test_too_few_joints_are_nobody():
+def test_min_joints():
     person = draw_people(np.random.default_rng(3), 1)
     arm = without(person, *(j for j in range(18) if j not in (2, 3, 4)))
     found, _ = people_in(*maps_of(arm))
@@ -162,7 +162,7 @@ def test_scores():
     person = draw_people(np.random.default_rng(4), 1, height=(300, 301))
     heat, paf = maps_of(person)
     keypoints, score = people_in(heat, paf)
-    # At its cell's centre a Gaussian of 7 pixels is at least exp(-(4² + 4²) / (2 · 7²)).
+    # At its cell's center a Gaussian of 7 pixels is at least exp(-(4² + 4²) / (2 · 7²)).
     assert np.all((keypoints[..., 2] > 0.72) & (keypoints[..., 2] <= 1))
     cells = np.round((keypoints[0, :, :2] - 3.5) / 8).astype(int)
     np.testing.assert_array_equal(
@@ -173,12 +173,12 @@ def test_scores():
     # A map half as strong is half as sure.
     _, half = people_in(heat / 2, paf / 2)
     np.testing.assert_allclose(half, score / 2, rtol=1e-3)
-    nobody, _ = people_in(heat / 8, paf / 8)
-    assert len(nobody) == 0
+    empty, _ = people_in(heat / 8, paf / 8)
+    assert len(empty) == 0
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, np.nan])
-def test_empty_maps_have_no_people(value):
+def test_empty_maps(value):
     heat = jnp.full((1, *SIZE, 19), value)
     keypoints, score = people_in(heat, jnp.full((1, *SIZE, 38), value))
     assert len(keypoints) == len(score) == 0
@@ -197,8 +197,8 @@ def test_noise_is_capped():
         assert not keypoints[~present].any()
         # No peak is in two people.
         for joint in range(18):
-            places = keypoints[present[:, joint], joint, :2]
-            assert len(np.unique(places, axis=0)) == len(places)
+            positions = keypoints[present[:, joint], joint, :2]
+            assert len(np.unique(positions, axis=0)) == len(positions)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -223,8 +223,8 @@ def test_equals_the_reference_on_noise(seed):
     assert len(assert_equals_reference(heat, paf, config)) == 5
 
 
-def test_few_peaks_are_decoded_as_among_many():
-    """Alone an image with few peaks goes a quicker way than beside one with many."""
+def test_few_and_many_peaks_give_the_same_result():
+    """Batches in which all images have few peaks take a faster path."""
     rng = np.random.default_rng(3)
     config = DecodeConfig(peaks_per_joint=40, max_people=40)
     few = maps_of(draw_people(rng, 5, apart=8))
@@ -238,7 +238,7 @@ def test_few_peaks_are_decoded_as_among_many():
     assert len(find_peaks(many[0][0, ..., 0], config)) > 24
 
 
-def test_min_joints_is_an_argument():
+def test_min_joints_as_an_argument():
     rng = np.random.default_rng(5)
     heat = rng.normal(0, 1, (1, 24, 32, 19)).astype(np.float32)
     paf = jax.image.resize(rng.normal(0, 1, (1, 4, 5, 38)), (1, 24, 32, 38), "cubic")
@@ -254,7 +254,7 @@ def test_min_joints_is_an_argument():
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
-def test_the_decode_in_c_that_benchmarks_compare_with():
+def test_the_benchmarks_decoder_in_c():
     rng, config = np.random.default_rng(4), DecodeConfig()
     in_c = pose_baselines.build_c_decoder(config)
     drawn = maps_of(draw_people(rng, 9, apart=8))
@@ -283,7 +283,7 @@ def test_a_plateau_has_one_peak():
 
 
 def greedy(scores):
-    """The pairs of a matrix [K, K], the best first, ties by their index; row of each column."""
+    """Row matched with each column of a matrix [K, K], best pairs first, ties by index."""
     row = np.full(len(scores), -1)
     for pair in np.argsort(-scores, axis=None, kind="stable"):
         i, j = np.unravel_index(pair, scores.shape)
@@ -292,7 +292,7 @@ def greedy(scores):
     return row
 
 
-def test_mutual_best_matching_is_greedy_matching():
+def test_match_greedily_equals_sequential_matching():
     rng = np.random.default_rng(8)
     k = 16
     i, j = np.indices((k, k))
@@ -313,7 +313,7 @@ def test_mutual_best_matching_is_greedy_matching():
         np.testing.assert_array_equal(scores, expected)
 
 
-def test_a_batch_equals_its_images():
+def test_batch_equals_single_images():
     rng = np.random.default_rng(9)
     maps = [maps_of(draw_people(rng, count)) for count in (1, 7, 3)]
     together = decode(*(np.concatenate(parts) for parts in zip(*maps, strict=True)))
@@ -343,7 +343,7 @@ def test_compiles_once():
 
 
 def real_maps(real_data, name):
-    """The maps of a real network for one image."""
+    """A network's maps for one photo."""
     with np.load(real_data("pose/mobilenet_v2_small_reference_calibrated.npz")) as arrays:
         return [arrays[name + kind].astype(np.float32)[None] for kind in ("heat", "paf")]
 

@@ -1,4 +1,4 @@
-"""Images that stay on the device: the same views, and the same training."""
+"""Device cache of images: same views and same training as on the host."""
 
 import cv2
 import jax
@@ -13,8 +13,8 @@ from jdance.errors import UserError
 from jdance.train import loop, tasks
 
 
-@pytest.mark.parametrize("size", [224, 100, 32])  # at full size, half and a quarter
-def test_views_are_those_of_the_host(size):
+@pytest.mark.parametrize("size", [224, 100, 32])  # reduction 1, 2 and 4
+def test_views_match_the_host(size):
     factor = augment.reduction(size)
     noise = np.random.default_rng(0).integers(
         0, 256, (2, 256 // factor, 256 // factor, 3), np.uint8
@@ -23,15 +23,15 @@ def test_views_are_those_of_the_host(size):
     config = tiny_config("").augment
     config.update(rotation=40.0, scale=0.3, shift=0.2, stretch=0.2, shear=0.1)
     index = np.array([1, 0, 1], np.int32)
-    drawn = BatchRandom([np.random.default_rng(row) for row in range(3)])
-    affines, _ = augment.draw_maps(size, drawn, config)
-    maps = np.stack([device_cache.back(affine, size) for affine in affines])
-    found = jax.jit(device_cache.warp, static_argnums=3)(images, index, maps, size)
-    for view, number, affine in zip(found, index, affines, strict=True):
-        expected = augment.warp_image(images[number], augment.for_reduced(affine, factor), size)
-        off = np.abs(view - expected.astype(np.float32))
-        # OpenCV rounds positions, which shows most at the edge of the image, where 0 begins.
-        assert off.mean() < 0.6 and np.percentile(off, 95) < 2
+    rng = BatchRandom([np.random.default_rng(row) for row in range(3)])
+    affines, _ = augment.draw_affines(size, rng, config)
+    maps = np.stack([device_cache.inverse_affine(affine, size) for affine in affines])
+    views = jax.jit(device_cache.warp_images, static_argnums=3)(images, index, maps, size)
+    for view, number, affine in zip(views, index, affines, strict=True):
+        expected = augment.warp_image(images[number], augment.reduce_affine(affine, factor), size)
+        error = np.abs(view - expected.astype(np.float32))
+        # OpenCV rounds positions; most of the error is at the image's edge.
+        assert error.mean() < 0.6 and np.percentile(error, 95) < 2
 
 
 def run(folder, tiny_data, **changes):
@@ -43,13 +43,13 @@ def run(folder, tiny_data, **changes):
     return loop.train(config, folder)["loss"]
 
 
-def test_training_is_the_same(tmp_path, tiny_data):
+def test_training_matches_the_host(tmp_path, tiny_data):
     host = run(tmp_path / "host", tiny_data)
     device = run(tmp_path / "device", tiny_data, resident=True, steps_per_dispatch=2, log_every=2)
     assert device == pytest.approx(host, rel=0.05)
 
 
-def test_profiles_know_of_resident_images(tiny_data):
+def test_profiles_use_resident_images(tiny_data):
     config = tiny_config(tiny_data)
     config.data.resident = True
     dataset = records.Dataset(tiny_data)
@@ -60,10 +60,13 @@ def test_profiles_know_of_resident_images(tiny_data):
     assert {name: (v.shape, v.dtype) for name, v in drawn.items()} == {
         name: (v.shape, v.dtype) for name, v in real.items()
     }
-    assert inputs.random_images(task).shape[1:] == task.cached_images(dataset.source("train")).shape[1:]
+    assert (
+        inputs.random_images(task).shape[1:]
+        == task.cached_images(dataset.source("train")).shape[1:]
+    )
 
 
-def test_changes_of_colour_are_made_on_the_host_only(tmp_path, tiny_data):
+def test_color_augmentation_needs_the_host(tmp_path, tiny_data):
     config = tiny_config(tiny_data)
     config.data.resident, config.augment.color = True, 0.1
     with pytest.raises(UserError, match=r"augment\.color"):

@@ -1,4 +1,4 @@
-"""Several steps in one dispatch: the same numbers, in the same places."""
+"""Several steps per dispatch: the same results and log steps."""
 
 import json
 
@@ -9,17 +9,17 @@ from conftest import tiny_config
 from jdance.train import loop
 
 
-def run(folder, tiny_data, number):
+def run(folder, tiny_data, steps_per_dispatch):
     config = tiny_config(tiny_data)
     config.model.dropout = 0.1
-    config.steps_per_dispatch, config.log_every = number, 4
+    config.steps_per_dispatch, config.log_every = steps_per_dispatch, 4
     loop.train(config, folder)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return rows, jax.device_get(loop.load(folder)[2])
 
 
-def test_several_steps_at_once_change_nothing(tmp_path, tiny_data):
-    """11 steps in two epochs: 1 to 3 go together, 4 (logged) and 5 (evaluated) alone, and so on."""
+def test_steps_per_dispatch_do_not_change_results(tmp_path, tiny_data):
+    """11 steps in two epochs: 1 to 3 in one dispatch, 4 (logged) and 5 (evaluated) alone, etc."""
     rows, variables = run(tmp_path / "one", tiny_data, 1)
     others, other_variables = run(tmp_path / "three", tiny_data, 3)
     assert [row["step"] for row in rows] == [row["step"] for row in others]

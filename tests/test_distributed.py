@@ -1,4 +1,4 @@
-"""What goes with many devices: accumulation, the rate of large batches, communication, scripts."""
+"""Gradient accumulation, learning rates of large batches, and cluster scripts."""
 
 import subprocess
 from functools import partial
@@ -16,7 +16,7 @@ from jdance.train import distributed, loop, state, steps
 
 
 def linear_loss(model, variables, batch, key):
-    """A network without batch norm: a sum of squares, with noise that belongs to the examples."""
+    """Squared error of a linear model, with noise seeded by the examples' indices."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["index"])
     noise = jax.vmap(lambda k: jax.random.normal(k, (3,)))(keys)
     error = jnp.square((batch["x"] + noise) @ variables["params"]["w"] - batch["y"])
@@ -24,7 +24,7 @@ def linear_loss(model, variables, batch, key):
     return error.mean(), ({"error": error.mean()}, statistics)
 
 
-def test_accumulated_gradients_are_those_of_one_batch():
+def test_accumulated_gradients_equal_those_of_one_batch():
     rng = np.random.default_rng(0)
     batch = {
         "x": rng.normal(size=(24, 3)).astype(np.float32),
@@ -47,20 +47,20 @@ def test_accumulated_gradients_are_those_of_one_batch():
         for _ in range(3):
             current, metrics = mapped(current, distributed.shard(batch))
         results[parts] = jax.device_get((current.params, current.opt_state, metrics))
-        assert float(current.batch_stats["seen"]) == 3 * parts  # each part counts
+        assert float(current.batch_stats["seen"]) == 3 * parts  # one update per micro-batch
     for parts in (2, 3, 6):
         for a, b in zip(jax.tree.leaves(results[1]), jax.tree.leaves(results[parts]), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_parts_must_be_equal(tiny_data, tmp_path):
+def test_micro_batches_must_be_equal(tiny_data, tmp_path):
     config = tiny_config(tiny_data)
     config.accumulate = 3
     with pytest.raises(UserError, match="accumulate=3: each device's 2 examples cannot be divided"):
         loop.train(config, tmp_path / "run")
 
 
-def test_the_rate_grows_with_the_batch():
+def test_learning_rate_scales_with_the_batch_size():
     optimizer = defaults.base().optimizer
     optimizer.update(learning_rate=0.1, boundaries=(1.0,))
     assert float(state.make_schedule(optimizer, 10, 20, 512)(0)) == pytest.approx(0.1)
@@ -71,40 +71,16 @@ def test_the_rate_grows_with_the_batch():
     assert float(state.make_schedule(optimizer, 10, 20, 64)(0)) == pytest.approx(0.025)
 
 
-def test_all_reduce_is_counted_from_the_compiled_program():
-    def step(w, x):
-        gradient, count = jax.lax.psum((x @ w, jnp.int32(1)), steps.AXIS)
-        return w - gradient, count
-
-    mapped = jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0), out_axes=None)
-    found = distributed.of_step(mapped, jnp.ones((5, 5)), jnp.ones((4, 5, 5)))
-    # XLA may join the two, or know the second beforehand.
-    assert found.operations in (1, 2) and found.bytes in (5 * 5 * 4, 5 * 5 * 4 + 4)
-    assert distributed.ring_seconds(1000, 4, 500.0) == 3.0
-
-
-def test_all_reduce_in_every_spelling():
-    program = """
-      %a = f32[10,2]{1,0} all-reduce(f32[10,2]{1,0} %x), replica_groups={{0,1}}, to_apply=%add
-      %b = (bf16[3]{0}, s32[]) all-reduce(bf16[3]{0} %y, s32[] %z), to_apply=%add
-      %c = f32[7]{0} all-reduce-start(f32[7]{0} %v), to_apply=%add
-      %d = f32[7]{0} all-reduce-done(f32[7]{0} %c)
-      %e = f32[7]{0} add(f32[7]{0} %all-reduce.1, f32[7]{0} %d)
-    """
-    assert distributed.all_reduce(program) == (3, 80 + 6 + 4 + 28)
-
-
 @pytest.mark.parametrize("script", sorted((ROOT / "launch").glob("*.sh")), ids=lambda p: p.name)
-def test_scripts_are_shell(script):
+def test_shell_syntax_of_scripts(script):
     run = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 
 
-def test_the_slurm_script_requeues_what_was_preempted(tmp_path):
-    """With stand-ins for Slurm's programs: status 75 is requeued, another one is passed on.
+def test_slurm_script_requeues_preempted_jobs(tmp_path):
+    """With fakes of Slurm's programs: requeues status 75, and 74 a few times; returns others.
 
-    Status 74, a failing disk, is requeued a few times. Not so where the script gets a signal, too:
-    then Slurm itself is ending the job.
+    No requeue if the script itself gets a signal: then Slurm is ending the job.
     """
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -134,7 +110,7 @@ def test_the_slurm_script_requeues_what_was_preempted(tmp_path):
         assert ("scontrol requeue 12" in calls) == (again and not ended)
 
 
-def test_the_kubernetes_job_is_consistent():
+def test_kubernetes_job_is_consistent():
     yaml = pytest.importorskip("yaml")
     text = (ROOT / "launch" / "kubernetes.yaml").read_text()
     service, job = yaml.safe_load_all(text)
@@ -144,7 +120,7 @@ def test_the_kubernetes_job_is_consistent():
     pod = spec["template"]["spec"]
     (container,) = pod["containers"]
     name, domain = job["metadata"]["name"], service["metadata"]["name"]
-    # A pod of an Indexed Job is called JOB-INDEX, within the service's domain.
+    # Pods of an Indexed Job are named JOB-INDEX in the domain of the service.
     assert f"--num_processes={spec['completions']}" in container["args"]
     assert f"--coordinator={name}-0.{domain}:8476" in container["args"]
     assert pod["subdomain"] == domain and service["spec"]["selector"] == {"job-name": name}
@@ -157,13 +133,13 @@ def test_the_kubernetes_job_is_consistent():
         for rule in rules
         for value in rule.get("onExitCodes", {}).get("values", [])
     }
-    # What may pass, a failing disk (74) or a stalled process (70), is tried again.
+    # Transient failures are retried: I/O (74), a hung process (70).
     assert actions == {75: "Ignore", 1: "FailJob"}
-    assert pod["restartPolicy"] == "Never"  # which the policy demands
+    assert pod["restartPolicy"] == "Never"  # required by the policy
 
 
-def test_the_kubernetes_job_is_valid():
-    """By Kubernetes' own schemas: pip install kubernetes-validate."""
+def test_kubernetes_job_is_valid():
+    """Against Kubernetes' schemas: pip install kubernetes-validate."""
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
     yaml = pytest.importorskip("yaml")
     text = (ROOT / "launch" / "kubernetes.yaml").read_text()

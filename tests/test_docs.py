@@ -121,6 +121,9 @@ def test_files_and_flags_exist(path):
             if code.startswith("--"):
                 words = {word.partition(".")[0] for word in _FLAG.findall(code)}
                 assert words <= known, code
+        keys = {key for code in inline for key in re.findall(r"--config\.([a-z][\w.]*)", code)}
+        for key in keys:
+            defaults.check_key(defaults.pose() if key == "heat_weight" else defaults.base(), key)
     missing = [name for name in _PATH.findall(text) if not (ROOT / name).exists()]
     assert not missing
     assert not [problem for line in lines for problem in problems_of(line)]

@@ -1,4 +1,4 @@
-"""How programs end: bad input, or a disk that fails for now; platforms that lack something."""
+"""Exit status of bad input and transient I/O failures; missing platform features."""
 
 import errno
 import os
@@ -26,14 +26,14 @@ def chained(cause, hidden=False):
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.ESTALE, errno.EDQUOT])
-def test_what_may_pass_has_a_status_of_its_own(number):
+def test_transient_failures_exit_with_74(number):
     failed = OSError(number, os.strerror(number), "FILE")
     assert exit_status(failed) == exit_status(chained(failed)) == IO_ERROR == 74
-    of_tensorstore = ValueError(f"Failed to write FILE [os_error_code='{number}']")
-    assert os_error(chained(of_tensorstore)) == number
-    assert exit_status(chained(of_tensorstore)) == 74
-    of_riegeli = RuntimeError(f"write() failed: {os.strerror(number)}; writing FILE; at byte 6")
-    assert os_error(chained(of_riegeli)) == number
+    tensorstore = ValueError(f"Failed to write FILE [os_error_code='{number}']")
+    assert os_error(chained(tensorstore)) == number
+    assert exit_status(chained(tensorstore)) == 74
+    riegeli = RuntimeError(f"write() failed: {os.strerror(number)}; writing FILE; at byte 6")
+    assert os_error(chained(riegeli)) == number
     assert is_full(chained(failed)) == (number in (errno.ENOSPC, errno.EDQUOT))
     assert exit_status(chained(failed, hidden=True)) == 1
 
@@ -48,11 +48,11 @@ def test_what_may_pass_has_a_status_of_its_own(number):
     ],
     ids=repr,
 )
-def test_bad_input_is_bad_input(cause):
+def test_bad_input_exits_with_1(cause):
     assert exit_status(cause) == exit_status(chained(cause)) == 1
 
 
-def test_a_disk_that_fails_costs_no_checkpoint(tmp_path, monkeypatch):
+def test_failing_disk_does_not_discard_checkpoints(tmp_path, monkeypatch):
     like = distributed.replicate({"a": np.zeros(3, np.float32)})
     with closing(Checkpoints(tmp_path, owner=True)) as checkpoints:
         checkpoints.save(1, like)
@@ -69,21 +69,21 @@ def test_a_disk_that_fails_costs_no_checkpoint(tmp_path, monkeypatch):
     assert not (tmp_path / "damaged").exists()
 
 
-def test_a_disk_that_fails_damages_no_shard(tiny_data, monkeypatch):
+def test_failing_disk_does_not_count_as_a_damaged_shard(tiny_data, monkeypatch):
     dataset = records.Dataset(tiny_data)
     monkeypatch.setattr(records, "checksum", lambda path: os.close(-1))
-    assert "cannot be read" in next(dataset.damage())
+    assert "cannot be read" in next(dataset.find_damage())
 
     def fail(path):
         raise OSError(errno.ESTALE, "Stale file handle", str(path))
 
     monkeypatch.setattr(records, "checksum", fail)
     with pytest.raises(OSError, match="Stale file handle") as caught:
-        list(dataset.damage())
+        list(dataset.find_damage())
     assert exit_status(caught.value) == 74
 
 
-def test_a_platform_without_locks_is_told_in_one_line(tmp_path, monkeypatch):
+def test_platform_without_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "find_spec", lambda name: None)
     with (
         pytest.raises(UserError, match=r"cannot be locked on this platform.*use Linux or macOS"),
@@ -98,7 +98,7 @@ def test_a_platform_without_locks_is_told_in_one_line(tmp_path, monkeypatch):
         ("darwin", "", True), ("win32", "", True), ("linux", "", False), ("linux", ":0", True),
     ],
 )  # fmt: skip
-def test_a_display_is_there(monkeypatch, platform, display, expected):
+def test_display_detection(monkeypatch, platform, display, expected):
     monkeypatch.setattr(draw.sys, "platform", platform)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.setenv("DISPLAY", display)

@@ -25,7 +25,7 @@ def variables():
 
 @pytest.fixture(scope="module")
 def estimator(real_data):
-    """`load("mobilenet_v2_small")`, once for all images."""
+    """`load("mobilenet_v2_small")`, shared by the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zoo, "find", lambda name: real_data(f"pose/{name}.pb"))
         return PoseEstimator.load("mobilenet_v2_small")
@@ -40,11 +40,11 @@ def photo(path):
 
 def assert_equals_reference(maps, reference, prefix=""):
     for i, name in enumerate(NAMES):
-        for ours, kind in zip(maps, ("heat", "paf"), strict=True):
-            assert ours.dtype == np.float32
+        for actual, kind in zip(maps, ("heat", "paf"), strict=True):
+            assert actual.dtype == np.float32
             # The reference is stored in half precision, which alone costs 5e-4.
             np.testing.assert_allclose(
-                ours[i], reference[f"{name}/{prefix}{kind}"].astype(np.float32), atol=1e-3, rtol=0
+                actual[i], reference[f"{name}/{prefix}{kind}"].astype(np.float32), atol=1e-3, rtol=0
             )
 
 
@@ -52,10 +52,10 @@ def reference_images(reference, key):
     return np.stack([reference[f"{name}/{key}"][..., ::-1] for name in NAMES])
 
 
-def test_the_published_graph_equals_tensorflow(real_data):
-    """Each image normalised by itself: the reference was made one image at a time."""
+def test_published_graph_equals_tensorflow(real_data):
+    """Each image normalized by itself: the reference was made one image at a time."""
     published = PoseEstimator.load(real_data("pose/mobilenet_v2_small.pb"))
-    assert published.config["statistics"] == "image"
+    assert published.config["statistics"] == "instance"
     with np.load(real_data("pose/mobilenet_v2_small_reference.npz")) as reference:
         images = reference_images(reference, "input_bgr")
         together = published.maps(images)
@@ -93,7 +93,7 @@ def test_fixed_statistics_equal_the_reference(real_data, estimator):
 @pytest.mark.parametrize(
     ("name", "people", "joints"), [("p1.jpg", 1, 18), ("p2.jpg", 2, 18), ("apink3.jpg", 6, 14)]
 )
-def test_finds_the_people_in_real_photos(real_data, estimator, name, people, joints):
+def test_real_photos(real_data, estimator, name, people, joints):
     image = photo(real_data(f"photos/{name}"))
     keypoints = estimator.people(image)
     assert keypoints.shape == (people, 18, 3) and keypoints.dtype == np.float32
@@ -103,15 +103,15 @@ def test_finds_the_people_in_real_photos(real_data, estimator, name, people, joi
     assert (keypoints[present][:, :2] < [width, height]).all()
     necks = keypoints[:, 1]
     assert (np.diff(necks[:, 0]) > 0).all()  # from left to right
-    assert (keypoints[:, 10, 1] > necks[:, 1]).all()  # nobody stands on their head
+    assert (keypoints[:, 10, 1] > necks[:, 1]).all()  # all people are upright
 
 
-def test_nobody_in_an_empty_image(estimator):
+def test_empty_image(estimator):
     assert estimator.people(np.full((300, 200, 3), 128, np.uint8)).shape == (0, 18, 3)
 
 
-def test_key_points_belong_to_the_pixels_of_the_input(real_data, estimator):
-    """What the batched call finds in a letterboxed image is what `people` finds, mapped."""
+def test_call_equals_people(real_data, estimator):
+    """The batched call on a letterboxed image equals `people`, mapped to its pixels."""
     image = photo(real_data("photos/p1.jpg"))
     square, scale = letterbox(image)
     found = jax.device_get(estimator(square[None]))
@@ -143,7 +143,7 @@ def test_people_are_sorted_and_mapped_back(variables):
 # Loading ------------------------------------------------------------------------------------------
 
 
-def test_loads_a_checkpoint_of_ours(tmp_path, variables):
+def test_loads_a_pose_checkpoint(tmp_path, variables):
     weights.save(tmp_path / "pose", FIXED, variables)
     loaded = PoseEstimator.load(tmp_path / "pose")
     assert loaded.config == FIXED
@@ -157,13 +157,13 @@ def test_loads_a_checkpoint_of_ours(tmp_path, variables):
         ("absent/graph.pb", "no such"),
     ],
 )
-def test_an_unknown_pose_is_one_clear_line(pose, reason):
+def test_unknown_pose(pose, reason):
     with pytest.raises(UserError, match=reason) as error:
         PoseEstimator.load(pose)
     assert str(error.value).startswith(pose) and "\n" not in str(error.value)
 
 
-def test_a_folder_or_file_of_something_else(tmp_path):
+def test_other_folders_and_files(tmp_path):
     with pytest.raises(UserError, match="not a pose checkpoint"):
         PoseEstimator.load(tmp_path)
     (tmp_path / "notes.txt").write_text("neither a graph nor a checkpoint")
@@ -202,12 +202,12 @@ def test_import_weights_with_calibration(real_data, tmp_path):
     loaded = PoseEstimator.load(tmp_path / "pose")
     assert loaded.config == FIXED
     # Other images, other statistics, but of the same kind.
-    ours = np.asarray(loaded.variables["batch_stats"]["backbone"]["stem_bn"]["var"])
+    actual = np.asarray(loaded.variables["batch_stats"]["backbone"]["stem_bn"]["var"])
     shipped = weights.default_statistics()["stem_bn"]["var"]
-    assert 0.3 < np.median(ours / shipped) < 3
+    assert 0.3 < np.median(actual / shipped) < 3
 
 
-def test_import_weights_of_something_else(tmp_path):
+def test_import_weights_of_another_file(tmp_path):
     (tmp_path / "graph.pb").write_bytes(b"no graph")
     _, error = program(
         *("import_weights", "--network=mobilenet_v2_small"),

@@ -1,4 +1,4 @@
-"""The exported program runs without the library, and says the same."""
+"""The exported program runs without the library and gives the same results."""
 
 import json
 import subprocess
@@ -40,7 +40,7 @@ for frames, sizes, named in (
 """
 
 
-def test_the_same_without_the_library(tiny_data, tmp_path, real_data):
+def test_exported_program_equals_the_library(tiny_data, tmp_path, real_data):
     config = tiny_config(tiny_data)
     config.model.classes = 3
     net = models.build(config.model)

@@ -1,4 +1,4 @@
-"""The quick formulations against plain Flax: values, gradients, names of variables, and types."""
+"""`fast_ops` against plain Flax: values, gradients, variable names and dtypes."""
 
 import re
 from functools import partial
@@ -20,14 +20,14 @@ from jdance.train.steps import cross_entropy
 
 @pytest.fixture(autouse=True)
 def in_double_precision():
-    """So that a difference is a mistake, not rounding."""
+    """Rounding errors stay far below the tolerances."""
     with jax.enable_x64(True):
         yield
 
 
 @pytest.fixture(autouse=True, params=["cpu", "gpu"])
 def platform(request, monkeypatch):
-    """Every test runs with the CPU's formulations and with the GPU's, on the CPU."""
+    """Runs every test with the CPU's and with the GPU's formulations, on the CPU."""
     if request.param == "gpu":
         monkeypatch.setattr(
             jax.lax, "platform_dependent", lambda *values, cpu, default: default(*values)
@@ -39,18 +39,18 @@ def draw(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
 
 
-def assert_same(ours, plain, *arguments):
-    """Values, and gradients of a random sum of them with respect to every argument."""
+def assert_same(actual, plain, *arguments):
+    """Compares values, and gradients of a random weighted sum, for all arguments."""
     shape = jax.eval_shape(plain, *arguments).shape
     weights = draw(*shape, seed=9)
     results = [
         jax.jit(jax.value_and_grad(lambda *a, f=f: (f(*a) * weights).sum(), range(len(arguments))))(
             *arguments
         )
-        for f in (ours, plain)
+        for f in (actual, plain)
     ]
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), *results)
-    np.testing.assert_allclose(ours(*arguments), plain(*arguments), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(actual(*arguments), plain(*arguments), rtol=1e-9, atol=1e-9)
 
 
 def plain_convolution(x, kernel, stride, padding):
@@ -92,7 +92,7 @@ def test_relu():
 
 
 @pytest.mark.parametrize("size", [(16, 12), (15, 12)])
-def test_stem(size):
+def test_space_to_depth_conv(size):
     assert_same(
         partial(fast_ops.convolution, stride=2), partial(plain_convolution, stride=2, padding=3),
         draw(2, *size, 3), draw(7, 7, 3, 4, seed=1),
@@ -108,28 +108,28 @@ def test_max_pool(size):
     assert_same(fast_ops.max_pool, plain_pool, draw(2, *size, 3))
 
 
-def test_the_first_of_equal_largest_values_gets_the_gradient():
+def test_first_of_equal_maxima_gets_the_gradient():
     x = jnp.round(draw(4, 12, 12, 3))  # few different values
     assert_same(fast_ops.max_pool, plain_pool, x)
 
 
-def test_what_is_no_number_comes_through_the_pool():
+def test_max_pool_propagates_nan():
     assert np.isnan(fast_ops.max_pool(jnp.full((1, 4, 4, 1), jnp.nan))).all()
 
 
 def norms(axis_name):
-    ours = BatchNorm(use_running_average=False, axis_name=axis_name, dtype=jnp.float64)
+    actual = BatchNorm(use_running_average=False, axis_name=axis_name, dtype=jnp.float64)
     plain = nn.BatchNorm(
         use_running_average=False, momentum=0.9, epsilon=1e-5, axis_name=axis_name,
         dtype=jnp.float64,
     )  # fmt: skip
-    return ours, plain
+    return actual, plain
 
 
 @pytest.mark.parametrize("shape", [(8, 4, 3, 5), (8, 6, 5), (8, 5)])
 @pytest.mark.parametrize("shared", [False, True])
 def test_batch_norm(shape, shared):
-    """In one piece, and over four devices that share their statistics."""
+    """On one device, and on four with synchronized statistics."""
     x = draw(*shape) * 3 + 1
     variables = {
         "params": {"scale": draw(5, seed=1), "bias": draw(5, seed=2)},
@@ -157,7 +157,7 @@ def test_batch_norm(shape, shared):
 
 
 class PlainBlock(nn.Module):
-    """Convolution, batch norm, residual, ReLU, as plain Flax."""
+    """Convolution, batch norm, residual and ReLU in plain Flax."""
 
     size: int
     stride: int
@@ -179,7 +179,7 @@ class PlainBlock(nn.Module):
 
 
 class FastBlock(PlainBlock):
-    """The same, as the networks have it; `fold` as on a GPU."""
+    """The same as in the networks; `fold` as on GPUs."""
 
     fold: bool = True
 
@@ -194,7 +194,7 @@ class FastBlock(PlainBlock):
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (3, 2)])
 def test_convolution_with_norm_residual_and_relu(size, stride, shared, fold):
-    """Values, statistics and all gradients; in one piece and over four devices."""
+    """Values, statistics and all gradients, on one and four devices."""
     x, residual = draw(8, 12, 10, 4) + 1, draw(8, 12 // stride, 10 // stride, 8, seed=1)
     variables = {
         "params": {
@@ -229,22 +229,22 @@ def test_convolution_with_norm_residual_and_relu(size, stride, shared, fold):
 @pytest.mark.parametrize(("size", "stride"), [(1, 2), (3, 1)])
 def test_running_statistics_fold_into_any_convolution(size, stride):
     x, residual = draw(2, 12, 10, 4), draw(2, 12 // stride, 10 // stride, 8, seed=1)
-    ours, plain = (block(size, stride, None, train=False) for block in (FastBlock, PlainBlock))
+    actual, plain = (block(size, stride, None, train=False) for block in (FastBlock, PlainBlock))
     variables = plain.init(jax.random.key(0), x, residual)
     variables["batch_stats"]["norm"] = {"mean": draw(8, seed=3), "var": draw(8, seed=4) ** 2}
     np.testing.assert_allclose(
-        ours.apply(variables, x, residual), plain.apply(variables, x, residual), rtol=1e-6
+        actual.apply(variables, x, residual), plain.apply(variables, x, residual), rtol=1e-6
     )
 
 
 def test_batch_norm_with_running_statistics():
-    ours, plain = (net.clone(use_running_average=True) for net in norms(None))
+    actual, plain = (net.clone(use_running_average=True) for net in norms(None))
     x = draw(8, 4, 5)
-    variables = ours.init(jax.random.key(0), x)
+    variables = actual.init(jax.random.key(0), x)
     variables["batch_stats"] = {"mean": draw(5, seed=3), "var": draw(5, seed=4) ** 2}
-    np.testing.assert_allclose(ours.apply(variables, x), plain.apply(variables, x), rtol=1e-8)
+    np.testing.assert_allclose(actual.apply(variables, x), plain.apply(variables, x), rtol=1e-8)
     shapes = [
-        jax.eval_shape(net.init, jax.random.key(0), x) for net in (ours, plain)
+        jax.eval_shape(net.init, jax.random.key(0), x) for net in (actual, plain)
     ]  # the same variables, too
     assert flatten_dict(shapes[0]) == flatten_dict(shapes[1])
 
@@ -274,7 +274,7 @@ def in_half_precision():
     return loss, variables["params"]
 
 
-def test_products_are_in_half_precision(platform):
+def test_matmuls_are_in_half_precision(platform):
     with jax.enable_x64(False):
         loss, params = in_half_precision()
         text = jax.jit(jax.grad(loss)).lower(params).as_text()
@@ -290,7 +290,7 @@ def test_products_are_in_half_precision(platform):
     assert sorted(wide) == sorted(["tensor<6x4xf32>", "tensor<4x16xf32>", "tensor<6x16xf32>"])
 
 
-def test_what_is_kept_for_the_backward_pass_is_in_half_precision():
+def test_residuals_are_in_half_precision():
     with jax.enable_x64(False):
         loss, params = in_half_precision()
         kept = jax.eval_shape(lambda p: jax.vjp(loss, p)[1], params)

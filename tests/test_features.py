@@ -1,4 +1,4 @@
-"""The fused key-point features against their definition, and their invariances."""
+"""Fused key-point features: definition and invariances."""
 
 from functools import partial
 
@@ -19,7 +19,7 @@ def people(count: int, seed: int = 0) -> np.ndarray:
 
 
 def fused18_by_hand(person: np.ndarray) -> np.ndarray:
-    """The table of the method, written out for one complete person."""
+    """The 18 features of one complete person, computed explicitly."""
     p = person[:, :2].astype(np.float64)
     s = np.linalg.norm(p[1] - (p[8] + p[11]) / 2)
 
@@ -32,15 +32,15 @@ def fused18_by_hand(person: np.ndarray) -> np.ndarray:
             np.linalg.norm(p[a] - p[b]) + np.linalg.norm(p[b] - p[c])
         )
 
-    places = [(p[j] - p[1]) / s for j in (3, 4, 6, 7)]
+    joints = [(p[j] - p[1]) / s for j in (3, 4, 6, 7)]
     ankles = [(p[10, 0] - p[1, 0]) / s, (p[13, 0] - p[1, 0]) / s]
-    positions = np.clip(np.concatenate([*places, ankles]), -3, 3)
+    positions = np.clip(np.concatenate([*joints, ankles]), -3, 3)
     angles = [angle(2, 3, 4), angle(5, 6, 7), angle(1, 8, 9), angle(1, 11, 12)]
     ratios = [ratio(2, 3, 4), ratio(5, 6, 7), ratio(8, 9, 10), ratio(11, 12, 13)]
     return np.concatenate([positions, angles, ratios])
 
 
-def test_fused18_is_the_table():
+def test_fused18():
     group = people(50)
     expected = np.stack([fused18_by_hand(person) for person in group])
     np.testing.assert_allclose(features.compute("fused18", group), expected, atol=2e-5)
@@ -50,14 +50,14 @@ def test_fused18_is_the_table():
 def test_numpy_and_jax_agree_for_any_leading_shape(name):
     group = people(24).reshape(2, 3, 4, 18, 3)
     group[0, 0, :, 5:9, 2] = 0
-    ours = features.compute(name, group)
-    assert ours.shape == (2, 3, 4, features.size(name)) and ours.dtype == np.float32
+    actual = features.compute(name, group)
+    assert actual.shape == (2, 3, 4, features.size(name)) and actual.dtype == np.float32
     compiled = jax.jit(lambda k: features.compute(name, k))(jnp.asarray(group))
-    np.testing.assert_allclose(ours, compiled, atol=1e-5)
+    np.testing.assert_allclose(actual, compiled, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", features.NAMES)
-def test_position_and_size_do_not_matter(name):
+def test_invariance_to_position_and_size(name):
     group = people(20)
     moved = group.copy()
     moved[..., :2] = moved[..., :2] * 1.7 + [40, -15]
@@ -75,7 +75,7 @@ def test_mirror_is_a_signed_permutation():
     np.testing.assert_allclose(mirrored, expected, atol=1e-5)
 
 
-def test_unit_falls_back_from_trunk_to_hip_to_shoulders_to_height():
+def test_fallbacks_of_the_unit():
     person = people(1)[0]
     p = person[:, :2]
     ankle = person[sk.R_ANKLE, 0] - person[sk.NECK, 0]
@@ -95,7 +95,7 @@ def test_unit_falls_back_from_trunk_to_hip_to_shoulders_to_height():
     assert unit(2, 8, 11) == pytest.approx(0.35 * np.ptp(rest[:, 1]), rel=1e-4)
 
 
-def test_missing_joints_give_zeros_and_a_missing_neck_the_shoulder_middle():
+def test_missing_joints_and_missing_neck():
     person = people(1)[0]
     no_wrist = person.copy()
     no_wrist[sk.R_WRIST] = 0
@@ -140,6 +140,6 @@ def gradient(name, keypoints):
     return jax.grad(lambda k: features.compute(name, k).sum())(keypoints)
 
 
-def test_unknown_name_is_an_error():
+def test_unknown_name():
     with pytest.raises(ValueError, match="fused19"):
         features.compute("fused19", people(1))

@@ -1,4 +1,4 @@
-"""Key points from hell: whatever is in them, features and their gradients are finite."""
+"""Features and their gradients are finite for arbitrary key points."""
 
 from functools import partial
 
@@ -27,13 +27,13 @@ _SETTINGS = hypothesis.settings(
 
 
 def people(joints):
-    """Skeletons float32 [3, J, 3]: any numbers; one joint only; all in one spot, but for noise."""
+    """Skeletons float32 [3, J, 3]: arbitrary values, a single joint, nearly coincident joints."""
     shape = (3, joints, 3)
     return arrays.arrays(np.float32, shape, elements=_NUMBERS, fill=_NUMBERS)
 
 
 @pytest.mark.parametrize("layout", skeleton.LAYOUTS.values(), ids=lambda layout: layout.name)
-def test_features_of_anything_are_finite(layout):
+def test_features_are_finite(layout):
     @_SETTINGS
     @hypothesis.given(people(len(layout)))
     def check(keypoints):
@@ -42,13 +42,13 @@ def test_features_of_anything_are_finite(layout):
                 found = features.compute(name, keypoints, layout)
                 assert np.isfinite(found).all() and np.abs(found).max() <= 3
             assert np.isfinite(features.sequence("full", keypoints, layout)).all()
-            assert np.isfinite(features.centred(keypoints, layout)[0]).all()
+            assert np.isfinite(features.centered(keypoints, layout)[0]).all()
 
     check()
 
 
-def hell():
-    """Skeletons float32 [N, 18, 3] of every kind of misfortune."""
+def degenerate():
+    """Degenerate skeletons float32 [N, 18, 3]."""
     rng = np.random.default_rng(0)
     some = rng.uniform(0, 500, (40, 18, 3)).astype(np.float32)
     some[:4, :, :2] = 77  # all in one spot
@@ -65,8 +65,8 @@ def hell():
 
 
 @pytest.mark.parametrize("name", features.NAMES)
-def test_gradients_of_anything_are_finite(name):
-    keypoints = hell()
+def test_gradients_are_finite(name):
+    keypoints = degenerate()
 
     @jax.jit
     def gradient(keypoints):
@@ -77,20 +77,20 @@ def test_gradients_of_anything_are_finite(name):
     assert np.abs(found).max() > 0
     with np.errstate(all="ignore"):
         expected = features.compute(name, keypoints)
-    ours = jax.jit(partial(features.compute, name))(jnp.asarray(keypoints))
-    assert np.isfinite(np.asarray(ours)).all() and ours.shape == expected.shape
+    actual = jax.jit(partial(features.compute, name))(jnp.asarray(keypoints))
+    assert np.isfinite(np.asarray(actual)).all() and actual.shape == expected.shape
 
 
 @_SETTINGS
 @hypothesis.given(people(18))
-def test_crops_of_anything_are_made_or_refused(keypoints):
+def test_crops_of_arbitrary_key_points(keypoints):
     with np.errstate(all="ignore"):
         for person in skeleton.clean(keypoints):
             try:
-                square = crop.around(person) if person.any() else crop.whole(40, 30)
+                square = crop.person_square(person) if person.any() else crop.image_square(40, 30)
                 view = crop.cut(np.zeros((40, 30, 3), np.uint8), square)
-                assert np.isfinite(crop.into(person, square)).all()
+                assert np.isfinite(crop.to_crop(person, square)).all()
                 assert view.dtype == np.uint8
-                assert np.isfinite(crop.fit(person)).all()
+                assert np.isfinite(crop.fit_keypoints(person)).all()
             except UserError as error:
                 assert "\n" not in str(error)

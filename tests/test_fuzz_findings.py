@@ -1,4 +1,4 @@
-"""What the fuzzer found, and bombs: each once let a reader fail in another way than by one line."""
+"""Regression tests of fuzzer findings and decompression bombs: readers reject them cleanly."""
 
 import json
 import os
@@ -36,7 +36,7 @@ from jdance.train import experiment, posture, tasks
 from jdance.weights import caffemodel, graphdef
 
 
-def refused(read, *arguments, match=""):
+def rejected(read, *arguments, match=""):
     with pytest.raises(UserError, match=match) as error:
         read(*arguments)
     assert "\n" not in str(error.value)
@@ -56,9 +56,9 @@ def giant_png(path, side):
 
 
 @pytest.mark.parametrize("side", [12_000, 60_000, 2**31 - 1])
-def test_a_image_that_claims_to_be_giant(tmp_path, side):
+def test_image_that_claims_to_be_giant(tmp_path, side):
     giant_png(tmp_path / "x.png", side)
-    refused(images.read, tmp_path / "x.png", match=r"x\.png: not a readable image")
+    rejected(images.read, tmp_path / "x.png", match=r"x\.png: not a readable image")
 
 
 def npz_of(path, header, data=b"", compression=zipfile.ZIP_STORED):
@@ -80,27 +80,27 @@ def npz_of(path, header, data=b"", compression=zipfile.ZIP_STORED):
         "{'descr': '<f8', 'fortran_order': False, 'shape': (-1,)}",
     ],
 )
-def test_arrays_that_claim_to_be_something_else(tmp_path, read, header):
+def test_npz_with_invalid_headers(tmp_path, read, header):
     npz_of(tmp_path / "x.npz", header, bytes(8))
-    refused(read, tmp_path / "x.npz", match=r"x\.npz")
+    rejected(read, tmp_path / "x.npz", match=r"x\.npz")
 
 
 @pytest.mark.parametrize("order", "<>")
-def test_text_that_is_not_unicode(tmp_path, order):
+def test_npz_text_that_is_not_unicode(tmp_path, order):
     header = f"{{'descr': '{order}U1', 'fortran_order': False, 'shape': (2,)}}"
     npz_of(tmp_path / "x.npz", header, np.array([65, 2**31 - 1], f"{order}u4").tobytes())
-    refused(npz.read, tmp_path / "x.npz", match="text that is not Unicode")
+    rejected(npz.read, tmp_path / "x.npz", match="text that is not Unicode")
 
 
-def test_an_archive_that_unpacks_to_a_thousand_times_its_size(tmp_path):
+def test_decompression_bomb(tmp_path):
     shape = f"({2**24},)"
     header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}}}"
     npz_of(tmp_path / "x.npz", header, bytes(2**27), zipfile.ZIP_DEFLATED)
     assert (tmp_path / "x.npz").stat().st_size < 2**18
-    refused(npz.read, tmp_path / "x.npz", match="would unpack to 134217")
+    rejected(npz.read, tmp_path / "x.npz", match="would unpack to 134217")
 
 
-def test_what_numpy_writes_is_read(tmp_path):
+def test_npz_round_trip(tmp_path):
     arrays = {"a": np.arange(6).reshape(2, 3), "b": np.asfortranarray(np.eye(3)[:2]),
               "c": np.array(["x", "yy"]), "d": np.array("text"), "e": np.zeros((0, 3))}  # fmt: skip
     for write in (np.savez, np.savez_compressed):
@@ -112,31 +112,31 @@ def test_what_numpy_writes_is_read(tmp_path):
             np.testing.assert_array_equal(found[name], array)
 
 
-def test_a_few_bytes_that_stand_for_many_constants(tmp_path):
+def test_graph_constants_that_expand(tmp_path):
     one = constant("{}", field(1, 1) + field(2, shape_message([2**24])) + field(5, bytes(4)))
     graph = b"".join(one.replace(b"{}", b"%02d" % i) for i in range(20))
     (tmp_path / "x.pb").write_bytes(graph)
-    refused(graphdef.read_constants, tmp_path / "x.pb", match="values in all")
+    rejected(graphdef.read_constants, tmp_path / "x.pb", match="values in all")
 
 
-def test_impossible_shapes_of_weights(tmp_path):
+def test_weights_with_impossible_shapes(tmp_path):
     shape = (0, 2**32, 2**32)
     (tmp_path / "x.pth").write_bytes(archive({"a": tensor(shape=shape, strides=(0, 0, 0))}))
-    refused(weights.read, tmp_path / "x.pth", match="no possible shape")
+    rejected(weights.read, tmp_path / "x.pth", match="no possible shape")
     for sizes in ([1] * 70, [0, 2**62]):
         blob = field(7, b"".join(field(1, n) for n in sizes)) + field(
             5, bytes(4 * (0 not in sizes))
         )
         layer = field(100, field(1, b"conv") + field(7, blob))
         (tmp_path / "x.caffemodel").write_bytes(layer)
-        refused(caffemodel.read, tmp_path / "x.caffemodel", match="impossible shape")
+        rejected(caffemodel.read, tmp_path / "x.caffemodel", match="impossible shape")
 
 
-def test_networks_of_a_million_stages(tmp_path):
+def test_pose_configurations_of_impossible_size(tmp_path):
     for config in ({"network": "light", "stages": 10**6}, {"network": "light", "width": 10**9},
                    {"network": ["light"]}, {"network": "light", "stages": "2"}):  # fmt: skip
         np.savez(tmp_path / "x.npz", config=np.array(json.dumps(config)))
-        refused(pose_weights.unpack, tmp_path / "x.npz", match=r"x\.npz")
+        rejected(pose_weights.unpack, tmp_path / "x.npz", match=r"x\.npz")
 
 
 # --- Records, data sets, labels -------------------------------------------------------------------
@@ -149,13 +149,13 @@ def test_networks_of_a_million_stages(tmp_path):
 def test_damaged_records(change):
     keypoints = tiny_image(0)[1][0]
     record = msgpack.unpackb(records.pack(records.Example(keypoints, 1, b"x")))
-    refused(records.unpack, msgpack.packb(record | change), match="damaged record")
+    rejected(records.unpack, msgpack.packb(record | change), match="damaged record")
     for data in (b"", b"\xc1", b"\x93\x01\x02\x03", msgpack.packb(5)):
-        refused(records.unpack, data, match="record")
-        refused(scenes.unpack, data, match="record")
+        rejected(records.unpack, data, match="record")
+        rejected(scenes.unpack, data, match="record")
 
 
-def test_coordinates_in_records_are_those_of_a_image():
+def test_coordinates_outside_of_any_image_are_dropped():
     keypoints = tiny_image(0)[1][0]
     keypoints[3, 0], keypoints[4, 1] = np.nan, 1e30
     found = records.unpack(records.pack(records.Example(keypoints, 1)))
@@ -170,11 +170,11 @@ def test_coordinates_in_records_are_those_of_a_image():
     {"kind": "dogs"},
     {"splits": {"train": {"count": 1, "shards": ["a.array_record"], "checksums": []}}},
 ])  # fmt: skip
-def test_impossible_descriptions_of_data_sets(tmp_path, change):
+def test_invalid_data_set_descriptions(tmp_path, change):
     info = {"version": records.VERSION, "kind": "persons", "classes": ["a"], "layout": "coco18",
             "sequences": False, "splits": {}}  # fmt: skip
     (tmp_path / "dataset.json").write_text(json.dumps(info | change))
-    refused(records.Dataset, tmp_path, match=r"dataset\.json: not a data set")
+    rejected(records.Dataset, tmp_path, match=r"dataset\.json: not a data set")
 
 
 @pytest.mark.parametrize("change", [
@@ -184,7 +184,7 @@ def test_impossible_descriptions_of_data_sets(tmp_path, change):
     {"segmentation": [[1, 2, float("nan"), 3]]}, {"segmentation": [[]], "keep": True},
     {"segmentation": [[1e300, 1, 2, 3, 4, 5]], "iscrowd": 1, "keep": True},
 ])  # fmt: skip
-def test_annotations_that_are_none(tmp_path, change):
+def test_invalid_coco_annotations(tmp_path, change):
     joints = np.random.default_rng(0).uniform(5, 95, (17, 3))
     change = dict(change)
     keep = change.pop("keep", False)
@@ -202,22 +202,27 @@ def test_annotations_that_are_none(tmp_path, change):
         info = prepare_scenes.prepare(str(tmp_path / "coco"), tmp_path / "out")
         assert info["splits"]["train"]["count"] == 2
     else:
-        refused(prepare_scenes.prepare, str(tmp_path / "coco"), tmp_path / "out", match="not COCO")
+        rejected(prepare_scenes.prepare, str(tmp_path / "coco"), tmp_path / "out", match="not COCO")
 
 
-def test_a_description_of_endless_depth(tmp_path):
+def test_deeply_nested_json(tmp_path):
     (tmp_path / "dataset.json").write_text("[" * 100_000)
-    refused(records.Dataset, tmp_path, match=r"dataset\.json: cannot be read")
+    rejected(records.Dataset, tmp_path, match=r"dataset\.json: cannot be read")
 
 
-def test_annotations_of_nobody(tmp_path):
+def test_coco_without_annotations(tmp_path):
     (tmp_path / "coco" / "annotations").mkdir(parents=True)
     path = tmp_path / "coco" / "annotations" / "person_keypoints_train.json"
     path.write_text('{"images": [], "annotations": []}')
-    refused(prepare_scenes.prepare, str(tmp_path / "coco"), tmp_path / "out", match="not one")
+    rejected(
+        prepare_scenes.prepare,
+        str(tmp_path / "coco"),
+        tmp_path / "out",
+        match="no usable training examples",
+    )
 
 
-def test_names_that_no_file_can_have(tmp_path):
+def test_invalid_file_names(tmp_path):
     images.write(tmp_path / "p.png", tiny_image(0)[0])
     rows = f"p.png,a,{'9' * 400}\np.png,a,train\np.png,a,train\np\x01\n.png,b,train\n"
     (tmp_path / "m.csv").write_text(
@@ -228,55 +233,55 @@ def test_names_that_no_file_can_have(tmp_path):
     assert "50 at most" in source.skipped[0][1]
     assert images.printable("a\ud800") == "a?"
     assert str(UserError("a\nb\x1b[2J")) == "a b [2J"
-    refused(images.read, tmp_path / "a\0b.png", match="cannot be read")
+    rejected(images.read, tmp_path / "a\0b.png", match="cannot be read")
 
 
-def test_results_of_files_with_alike_names():
+def test_results_of_similar_file_names_are_distinct():
     paths = ["a.jpg", "a.png", "a.jpg.png", "b/x.jpg", "c/x.jpg", "Y.jpg", "y.png", "z.jpg"]
     names = files.distinct_names([Path(path) for path in paths])
     assert len({name.casefold() for name in names}) == 8
     assert names[0] == "a.jpg" and names[-1] == "z"
 
 
-def die():
+def crash():
     os.kill(os.getpid(), 11)
 
 
-def live():
+def succeed():
     return 5
 
 
-def complain():
+def reject():
     raise UserError("bad")
 
 
-def test_a_crash_in_a_process_that_reads_costs_one_file():
-    found = list(workers.load_all([live, die, complain, live], 1))
+def test_a_crash_of_a_reader_process_costs_one_file():
+    found = list(workers.load_all([succeed, crash, reject, succeed], 1))
     assert (found[0], found[3]) == (5, 5)
-    assert str(found[1]) == "what reads it crashes on it; replace or remove the file"
+    assert str(found[1]) == "the decoder crashes on it; replace or remove the file"
     assert str(found[2]) == "bad"
 
 
-def test_a_damaged_shard_never_reaches_its_reader(tmp_path, monkeypatch):
+def test_damaged_shards_are_not_parsed(tmp_path, monkeypatch):
     prepare.prepare(tiny_source(8), tmp_path / "data", None)
     (shard,) = (tmp_path / "data").glob("train*")
     shard.write_bytes(shard.read_bytes()[:-1] + b"\x01\x02")
     monkeypatch.setattr(records, "Shards", lambda paths: pytest.fail("it was read"))
-    refused(records.Dataset(tmp_path / "data").source, "train", match="is damaged")
+    rejected(records.Dataset(tmp_path / "data").source, "train", match="is damaged")
 
 
 @pytest.mark.parametrize("key", ["batch_size", "augment.flip", "model.dropout"])
-def test_a_configuration_without_a_number(key):
+def test_configurations_with_missing_numbers(key):
     config = defaults.base()
     *parts, last = key.split(".")
-    place = config[parts[0]] if parts else config
-    with place.ignore_type():
-        place[last] = None
+    section = config[parts[0]] if parts else config
+    with section.ignore_type():
+        section[last] = None
     with pytest.raises(UserError, match=f"{key}=None: must be a number"):
         experiment.check(tasks.make(config, ["a", "b"]))
 
 
-def test_a_short_run_of_the_fuzzer_finds_nothing():
+def test_short_fuzzer_run_has_no_findings():
     readers = ["pth", "safetensors", "graph", "caffemodel", "skeletons", "posture", "openpose",
                "persons", "people", "images"]  # fmt: skip
     command = [sys.executable, "tests/fuzz.py", "--inputs=600", "--jobs=1", "--seed=1", "--only"]

@@ -1,4 +1,4 @@
-"""What is written for GPUs, run on the CPU: the same results as what is written for the CPU."""
+"""GPU formulations, run on the CPU, give the same results as the CPU formulations."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ import pytest
 from conftest import tiny_config
 
 from jdance import models
-from jdance.models.pose_mobilenet import DepthwiseConv
+from jdance.models.pose_layers import DepthwiseConv
 from jdance.pose import PoseEstimator
 from jdance.pose.decode import DecodeConfig, decode
 from jdance.recognize import resample
@@ -17,7 +17,7 @@ from jdance.recognize.recognizer import Recognizer
 
 
 def on_gpu(monkeypatch):
-    """From here on everything is traced as for a GPU."""
+    """Traces everything as for a GPU from now on."""
     monkeypatch.setattr(
         jax.lax, "platform_dependent", lambda *values, cpu, default: default(*values)
     )
@@ -89,7 +89,7 @@ def test_depthwise_convolution(monkeypatch, stride, dilation):
 
 @pytest.mark.parametrize("known", [False, True])
 def test_recognition(monkeypatch, tiny_data, known):
-    """More people than a batch holds, and images without any."""
+    """With more people than fit into a batch, and images without people."""
     config = tiny_config(tiny_data)
     config.model.classes = 3
     net = models.build(config.model)

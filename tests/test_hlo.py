@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""Counting in HLO text: kernels, bytes and FLOP that can be checked by hand."""
+"""The HLO parser: kernels, bytes and FLOP of a small program, computed by hand."""
 
 import pytest
 
@@ -70,22 +70,22 @@ def kernels():
     return {kernel.name: kernel for kernel in hlo.parse(TEXT).kernels}
 
 
-def test_what_is_a_kernel(kernels):
+def test_kernels_of_the_program(kernels):
     assert list(kernels) == ["slices", "update", "product", "conv", "y", "sum-start"]
     program = hlo.parse(TEXT)
     assert program.while_loops == 1 and program.conditionals == 0
 
 
-def test_only_slices_are_read(kernels):
+def test_bytes_of_slices(kernels):
     assert kernels["slices"].bytes == 10 * 4 + 10 * 2 and kernels["slices"].source.endswith("slice")
     assert kernels["slices"].wide_bytes == 10 * 4
 
 
-def test_updates_take_place_in_the_array(kernels):
+def test_bytes_of_in_place_updates(kernels):
     assert kernels["update"].bytes == 16 + 4 + 16
 
 
-def test_products_and_convolutions(kernels):
+def test_matmuls_and_convolutions(kernels):
     assert kernels["product"].flop == 2 * 64 * 32 * 16 and kernels["product"].wide_flop == 0
     assert kernels["product"].kind == "matmul"
     assert kernels["conv"].flop == 2 * (2 * 4 * 4 * 4) * (3 * 3 * 3)
@@ -93,7 +93,7 @@ def test_products_and_convolutions(kernels):
     assert kernels["conv"].kind == "convolution"
 
 
-def test_loops_count_as_often_as_they_run(kernels):
+def test_loop_bodies_count_per_iteration(kernels):
     assert kernels["y"].runs == 7 and kernels["y"].bytes == 7 * 2 * 50 * 4
 
 
@@ -101,6 +101,6 @@ def test_collectives(kernels):
     assert kernels["sum-start"].kind == "collective" and kernels["sum-start"].bytes == 2 * 4000
 
 
-def test_text_without_a_program():
+def test_text_without_an_entry():
     with pytest.raises(ValueError, match="ENTRY"):
         hlo.parse("")

@@ -1,4 +1,4 @@
-"""Image files as cameras, phones and browsers leave them."""
+"""Image files of cameras, phones and browsers."""
 
 import builtins
 from pathlib import Path
@@ -20,7 +20,7 @@ def photo():
 
 @pytest.mark.parametrize("progressive", [0, 1])
 @pytest.mark.parametrize("flag", [cv2.IMREAD_COLOR, cv2.IMREAD_REDUCED_COLOR_2])
-def test_a_jpeg_may_lack_its_end_marker_and_nothing_else(progressive, flag, capfd):
+def test_jpeg_may_lack_only_its_end_marker(progressive, flag, capfd):
     options = [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive]
     data = cv2.imencode(".jpg", photo(), options)[1].tobytes()
     whole = images.decode(data, flag)
@@ -31,7 +31,7 @@ def test_a_jpeg_may_lack_its_end_marker_and_nothing_else(progressive, flag, capf
     assert capfd.readouterr().err == ""
 
 
-def test_heic_and_avif_are_read_by_content_and_upright(tmp_path):
+def test_heic_and_avif_are_detected_by_content_and_upright(tmp_path):
     heif = pytest.importorskip("pillow_heif")
     from PIL import Image
 
@@ -39,7 +39,7 @@ def test_heic_and_avif_are_read_by_content_and_upright(tmp_path):
     source_image = np.zeros((40, 60, 3), np.uint8)
     source_image[:10] = 250
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise
+    exif[0x0112] = 6  # rotate clockwise
     for name in ("a.heic", "b.avif"):
         Image.fromarray(source_image).save(tmp_path / name, exif=exif.tobytes())
     (tmp_path / "c.jpg").write_bytes((tmp_path / "a.heic").read_bytes())
@@ -52,7 +52,7 @@ def test_heic_and_avif_are_read_by_content_and_upright(tmp_path):
         images.read(tmp_path / "d.heic")
 
 
-def test_without_the_package_heic_is_named_with_what_helps(tmp_path, monkeypatch):
+def test_heic_without_pillow_heif_raises(tmp_path, monkeypatch):
     real = builtins.__import__
 
     def without(name, *arguments):
@@ -67,7 +67,7 @@ def test_without_the_package_heic_is_named_with_what_helps(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp", "png"])
-def test_animated_images_are_videos_and_others_are_not(tmp_path, kind):
+def test_animated_images_are_videos(tmp_path, kind):
     image_module = pytest.importorskip("PIL.Image")
     frames = [image_module.fromarray(np.full((40, 60, 3), 20 + 40 * i, np.uint8)) for i in range(5)]
     moving, still = tmp_path / f"moving.{kind}", tmp_path / f"still.{kind}"
@@ -79,7 +79,7 @@ def test_animated_images_are_videos_and_others_are_not(tmp_path, kind):
     found = list(videos.Video(moving))
     np.testing.assert_allclose([f.time for f in found], [0, 0.1, 0.3, 0.6, 1.0], atol=1e-3)
     np.testing.assert_allclose([f.image.mean() for f in found], [20, 60, 100, 140, 180], atol=3)
-    assert videos.Video(moving).size == (40, 60) and not videos.damage(moving)
+    assert videos.Video(moving).size == (40, 60) and not videos.describe_damage(moving)
     assert images.read(still).shape == (96, 80, 3)
     moving.write_bytes(moving.read_bytes()[:-200])
     video = videos.Video(moving)

@@ -55,7 +55,7 @@ def config(tiny_data):
 
 @pytest.fixture
 def plain(config):
-    """The backbone alone with a classifier, as published files have it."""
+    """The backbone with a classifier, as in published files."""
     model = config.copy_and_resolve_references().model
     model.update(branches="image", attention=-1, image_widths=(), fusion_widths=(), classes=10)
     return model
@@ -73,7 +73,7 @@ def kind(config, monkeypatch):
 
 @pytest.mark.parametrize("cbam", [False, True])
 @pytest.mark.parametrize("classifier", [False, True])
-def test_import_knows_what_a_file_holds(kind, plain, tmp_path, cbam, classifier):
+def test_import_detects_classifier_and_cbam(kind, plain, tmp_path, cbam, classifier):
     if cbam:
         plain.update(attention=0, attention_place="blocks", gate_norm=True)
     arrays = tensors(plain)
@@ -101,17 +101,17 @@ def test_import_knows_what_a_file_holds(kind, plain, tmp_path, cbam, classifier)
         ({"fc.weight": None}, "params/logits/kernel is missing"),
     ],
 )  # fmt: skip
-def test_import_names_the_first_tensor_that_does_not_fit(kind, plain, tmp_path, change, reason):
+def test_import_names_the_first_difference(kind, plain, tmp_path, change, reason):
     arrays = {name: a for name, a in tensors(plain, **change).items() if a is not None}
     path = write(tmp_path / "net.safetensors", arrays)
     with pytest.raises(UserError, match=reason):
         resnet.import_file(kind, path)
 
 
-# Initialisation -----------------------------------------------------------------------------------
+# Initialization -----------------------------------------------------------------------------------
 
 
-def test_a_file_an_imported_folder_and_a_run_start_the_same(kind, config, plain, tmp_path):
+def test_file_folder_and_run_give_the_same_start(kind, config, plain, tmp_path):
     path = write(tmp_path / "net.safetensors", tensors(plain))
     resnet.save(tmp_path / "imported", kind, *resnet.import_file(kind, path))
     loaded, message = init_from.read(path, shapes(config))
@@ -132,7 +132,7 @@ def test_a_file_an_imported_folder_and_a_run_start_the_same(kind, config, plain,
         np.testing.assert_array_equal(from_run[name], array)
 
 
-def test_a_head_comes_along_where_it_fits(config, plain, tmp_path):
+def test_the_head_is_loaded_if_it_fits(config, plain, tmp_path):
     path = write(tmp_path / "net.safetensors", tensors(plain))
     config.model.update(branches="image", attention=-1, image_widths=(), fusion_widths=())
     for classes, whole in ((10, True), (3, False)):
@@ -141,10 +141,10 @@ def test_a_head_comes_along_where_it_fits(config, plain, tmp_path):
         assert any(name[1] == "logits" for name in loaded) == whole
 
 
-def test_what_does_not_fit_is_one_clear_line(config, plain, tmp_path):
+def test_errors(config, plain, tmp_path):
     path = write(tmp_path / "net.safetensors", tensors(plain))
     cases = [
-        (dict(width=8), r"layer1\.0\.\S+ has shape \(4,\), but the network \(8,\)"),
+        (dict(width=8), r"layer1\.0\.\S+ has shape \(4,.*, but the network \(8,"),
         (dict(stage_sizes=(1,)), r"layer2.0.\S+ is not in the network"),
         (dict(stage_sizes=(1, 2)), r"stage2_block2/\S+ is missing; its backbone"),
         (dict(branches="keypoints"), "not in the network"),
@@ -163,12 +163,12 @@ def test_what_does_not_fit_is_one_clear_line(config, plain, tmp_path):
     config.model.update(branches="image", fusion_widths=(7,))
     with pytest.raises(UserError, match="nothing in it fits the network"):
         init_from.read(tmp_path / "run", shapes(config))
-    for place, reason in ((tmp_path / "no", "no such file"), (tmp_path, "neither a run nor")):
+    for path, reason in ((tmp_path / "no", "no such file"), (tmp_path, "neither a run nor")):
         with pytest.raises(UserError, match=reason):
-            init_from.read(place, shapes(config))
+            init_from.read(path, shapes(config))
 
 
-def test_mistakes_leave_nothing_behind(config, tmp_path):
+def test_errors_leave_no_files(config, tmp_path):
     config.init_from = "nothing"
     with pytest.raises(UserError, match=r"--config\.init_from=nothing: no such file"):
         loop.train(config, tmp_path / "run")
@@ -182,8 +182,8 @@ def test_mistakes_leave_nothing_behind(config, tmp_path):
 # Freezing -----------------------------------------------------------------------------------------
 
 
-def test_the_backbone_is_frozen_until_it_is_not(config, plain, tmp_path):
-    """And a run that is interrupted during the freeze, its source gone, ends the same."""
+def test_freeze_epochs(config, plain, tmp_path):
+    """A run that resumes during the freeze, without its source, ends the same."""
     for model in (config.model, plain):
         model.update(stage_sizes=(1,), branches="image")
     config.update(
@@ -208,13 +208,13 @@ def test_the_backbone_is_frozen_until_it_is_not(config, plain, tmp_path):
     assert all(np.array_equal(a[path], b[path]) for path in a)
     moved = [path for path in loaded if not np.array_equal(a[path], loaded[path])]
     assert len(moved) == len(loaded)
-    # The whole state, the optimiser's memory with it, can be read by other programs.
+    # The whole state, the optimizer's memory with it, can be read by other programs.
     variables = loop.load(tmp_path / "run")[2]
     assert models.count_parameters(variables) == models.count_parameters(shapes(config))
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_a_thawed_backbone_gets_a_new_optimiser_at_the_rate_of_the_step(config, name):
+def test_optimizer_of_an_unfrozen_backbone(config, name):
     config.optimizer.update(name=name, momentum=0.5, weight_decay=0.1)
     params = {"backbone": {"a": jnp.ones((2, 2))}, "logits": jnp.ones((2, 2))}
 
@@ -235,7 +235,7 @@ def test_a_thawed_backbone_gets_a_new_optimiser_at_the_rate_of_the_step(config, 
         np.testing.assert_allclose(frozen[step]["backbone"]["a"], expected, rtol=1e-6)
 
 
-def test_a_run_without_a_checkpoint_cannot_be_a_start(config, tmp_path):
+def test_run_without_a_checkpoint(config, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="holds no checkpoint"):
         init_from.read(tmp_path, shapes(config))

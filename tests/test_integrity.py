@@ -1,4 +1,4 @@
-"""Data sets and checkpoints that are never silently wrong; runs of prepare that are killed."""
+"""Detection of damaged data sets and checkpoints; killed runs of prepare."""
 
 import json
 import random
@@ -22,12 +22,12 @@ from jdance.errors import UserError
 from jdance.train import distributed
 from jdance.train.checkpoints import Checkpoints
 
-PATIENCE = 300
+TIMEOUT = 300
 
 
-def flip_bit(path, place):
+def flip_bit(path, position):
     data = bytearray(path.read_bytes())
-    data[int(place * len(data))] ^= 4
+    data[int(position * len(data))] ^= 4
     path.write_bytes(data)
 
 
@@ -37,27 +37,27 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
-@pytest.mark.parametrize("place", [0.001, 0.3, 0.9])
-def test_a_bit_flip_in_a_shard_is_found_before_it_is_read(data, place):
+@pytest.mark.parametrize("position", [0.001, 0.3, 0.9])
+def test_bit_flips_in_shards_are_detected(data, position):
     (shard,) = data.glob("val*")
-    flip_bit(shard, place)
+    flip_bit(shard, position)
     dataset = records.Dataset(data)
-    dataset.source("train")  # the other shards are good
+    dataset.source("train")  # the other shards are intact
     with pytest.raises(UserError, match=rf"{shard.name}: a shard that is damaged"):
         dataset.source("val")
     good, problems = verify.verify(data)
     assert good == dataset.count("train") and len(problems) == 1 and shard.name in problems[0]
 
 
-def test_verify_as_a_program(data):
+def test_verify_program(data):
     assert verify.verify(data) == (24, [])
     (shard,) = data.glob("val*")
     flip_bit(shard, 0.5)
-    told, error = program("prepare", f"--verify={data}", status=1)
-    assert f"{shard}: a shard that is damaged" in told and "is damaged (listed above)" in error
+    output, error = program("prepare", f"--verify={data}", status=1)
+    assert f"{shard}: a shard that is damaged" in output and "is damaged (listed above)" in error
 
 
-def test_data_sets_without_checksums_are_still_read(data):
+def test_data_sets_without_checksums_are_read(data):
     path = data / "dataset.json"
     info = json.loads(path.read_text())
     for split in info["splits"].values():
@@ -66,7 +66,7 @@ def test_data_sets_without_checksums_are_still_read(data):
     assert len(records.Dataset(data).source("train")) == info["splits"]["train"]["count"]
 
 
-def test_a_bit_flip_in_a_checkpoint_is_named_and_the_one_before_is_taken(tmp_path):
+def test_damaged_checkpoints_fall_back_to_the_previous_one(tmp_path):
     rng = np.random.default_rng(0)
     states = [
         {"a": rng.random(5000, np.float32), "b": rng.random(10, np.float32)} for _ in range(2)
@@ -87,13 +87,13 @@ def test_a_bit_flip_in_a_checkpoint_is_named_and_the_one_before_is_taken(tmp_pat
             step, state = checkpoints.restore_newest(
                 distributed.replicated_like(states[0]), warnings.append
             )
-        for name, leaf in states[step - 1].items():  # right, whichever it is
+        for name, leaf in states[step - 1].items():
             np.testing.assert_array_equal(state[name], leaf)
         found += step == 1 and "checkpoints/2" in warnings[0]
-    assert found  # some of them mattered
+    assert found
 
 
-# --- Killed at random moments -------------------------------------------------------------------
+# Killed runs --------------------------------------------------------------------------------------
 
 
 def photos(folder, count):
@@ -137,46 +137,46 @@ def content(folder):
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name != data_shards.LOCK}
 
 
-def kill_again_and_again(tmp_path, kills, seed, count, pause):
+def kill_repeatedly(tmp_path, kills, seed, count, pause):
     source = photos(tmp_path / "photos", count)
     undisturbed = start(source, tmp_path / "undisturbed", pause)
-    undisturbed.communicate(timeout=PATIENCE)
+    undisturbed.communicate(timeout=TIMEOUT)
     rng, shards = random.Random(seed), set()
     for _ in range(kills):
         run = start(source, tmp_path / "killed", pause)
         time.sleep(rng.random() * count * pause)
         run.send_signal(signal.SIGKILL)
-        run.communicate(timeout=PATIENCE)
+        run.communicate(timeout=TIMEOUT)
         shards.add(len(list((tmp_path / "killed").glob("*.array_record"))))
         if (tmp_path / "killed" / "dataset.json").exists():
             break
     if not (tmp_path / "killed" / "dataset.json").exists():
-        start(source, tmp_path / "killed", 0).communicate(timeout=PATIENCE)
+        start(source, tmp_path / "killed", 0).communicate(timeout=TIMEOUT)
     assert content(tmp_path / "undisturbed") == content(tmp_path / "killed")
     assert "dataset.json" in content(tmp_path / "killed")
     return shards
 
 
 def test_prepare_killed_twice_ends_byte_identical(tmp_path):
-    kill_again_and_again(tmp_path, kills=2, seed=1, count=24, pause=0.02)
+    kill_repeatedly(tmp_path, kills=2, seed=1, count=24, pause=0.02)
 
 
 @pytest.mark.slow
 def test_prepare_killed_twenty_times_ends_byte_identical(tmp_path):
-    shards = kill_again_and_again(tmp_path, kills=20, seed=0, count=60, pause=0.05)
-    assert len(shards) > 3  # the moments were different ones
+    shards = kill_repeatedly(tmp_path, kills=20, seed=0, count=60, pause=0.05)
+    assert len(shards) > 3  # killed at different times
 
 
-# --- Two at once ----------------------------------------------------------------------------------
+# Concurrent runs ----------------------------------------------------------------------------------
 
 
-def test_two_prepares_into_one_folder_are_refused(tmp_path):
+def test_concurrent_prepares_into_one_folder_raise(tmp_path):
     waiting, go = threading.Event(), threading.Event()
     source = photos(tmp_path / "photos", 8)
 
     def slow(image):
         waiting.set()
-        go.wait(PATIENCE)
+        go.wait(TIMEOUT)
         return np.zeros((0, 18, 3), np.float32)
 
     first = threading.Thread(
@@ -185,7 +185,7 @@ def test_two_prepares_into_one_folder_are_refused(tmp_path):
     )
     first.start()
     try:
-        assert waiting.wait(PATIENCE)
+        assert waiting.wait(TIMEOUT)
         with pytest.raises(UserError, match=r"data: is in use by process \d+ .*another --output"):
             prepare.prepare(sources.open_source(str(source)), tmp_path / "data", slow)
     finally:

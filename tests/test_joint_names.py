@@ -1,4 +1,4 @@
-"""Skeletons of other estimators: joints by name in any order, missing ones, and unequal units."""
+"""Skeleton files: joints by name in any order, missing joints, and units of x and y."""
 
 import numpy as np
 import pytest
@@ -9,70 +9,20 @@ from jdance.data.sources import open_source
 from jdance.errors import UserError
 
 COCO17 = [
-    "nose",
-    "left_eye",
-    "right_eye",
-    "left_ear",
-    "right_ear",
-    "left_shoulder",
-    "right_shoulder",
-    "left_elbow",
-    "right_elbow",
-    "left_wrist",
-    "right_wrist",
-    "left_hip",
-    "right_hip",
-    "left_knee",
-    "right_knee",
-    "left_ankle",
-    "right_ankle",
-]
+    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder",
+    "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee",
+    "right_knee", "left_ankle", "right_ankle",
+]  # fmt: skip
 H36M = [
-    "Hip",
-    "RHip",
-    "RKnee",
-    "RFoot",
-    "LHip",
-    "LKnee",
-    "LFoot",
-    "Spine",
-    "Thorax",
-    "Neck/Nose",
-    "Head",
-    "LShoulder",
-    "LElbow",
-    "LWrist",
-    "RShoulder",
-    "RElbow",
-    "RWrist",
-]
+    "Hip", "RHip", "RKnee", "RFoot", "LHip", "LKnee", "LFoot", "Spine", "Thorax", "Neck/Nose",
+    "Head", "LShoulder", "LElbow", "LWrist", "RShoulder", "RElbow", "RWrist",
+]  # fmt: skip
 KINECT = [
-    "SpineBase",
-    "SpineMid",
-    "Neck",
-    "Head",
-    "ShoulderLeft",
-    "ElbowLeft",
-    "WristLeft",
-    "HandLeft",
-    "ShoulderRight",
-    "ElbowRight",
-    "WristRight",
-    "HandRight",
-    "HipLeft",
-    "KneeLeft",
-    "AnkleLeft",
-    "FootLeft",
-    "HipRight",
-    "KneeRight",
-    "AnkleRight",
-    "FootRight",
-    "SpineShoulder",
-    "HandTipLeft",
-    "ThumbLeft",
-    "HandTipRight",
-    "ThumbRight",
-]
+    "SpineBase", "SpineMid", "Neck", "Head", "ShoulderLeft", "ElbowLeft", "WristLeft", "HandLeft",
+    "ShoulderRight", "ElbowRight", "WristRight", "HandRight", "HipLeft", "KneeLeft", "AnkleLeft",
+    "FootLeft", "HipRight", "KneeRight", "AnkleRight", "FootRight", "SpineShoulder", "HandTipLeft",
+    "ThumbLeft", "HandTipRight", "ThumbRight",
+]  # fmt: skip
 NTU = [
     "base of the spine", "middle of the spine", "neck", "head", "left shoulder", "left elbow",
     "left wrist", "left hand", "right shoulder", "right elbow", "right wrist", "right hand",
@@ -81,123 +31,47 @@ NTU = [
     "right thumb",
 ]  # fmt: skip
 BODY25 = [
-    "Nose",
-    "Neck",
-    "RShoulder",
-    "RElbow",
-    "RWrist",
-    "LShoulder",
-    "LElbow",
-    "LWrist",
-    "MidHip",
-    "RHip",
-    "RKnee",
-    "RAnkle",
-    "LHip",
-    "LKnee",
-    "LAnkle",
-    "REye",
-    "LEye",
-    "REar",
-    "LEar",
-    "LBigToe",
-    "LSmallToe",
-    "LHeel",
-    "RBigToe",
-    "RSmallToe",
-    "RHeel",
-]
+    "Nose", "Neck", "RShoulder", "RElbow", "RWrist", "LShoulder", "LElbow", "LWrist", "MidHip",
+    "RHip", "RKnee", "RAnkle", "LHip", "LKnee", "LAnkle", "REye", "LEye", "REar", "LEar", "LBigToe",
+    "LSmallToe", "LHeel", "RBigToe", "RSmallToe", "RHeel",
+]  # fmt: skip
 MEDIAPIPE = [
-    "NOSE",
-    "LEFT_EYE_INNER",
-    "LEFT_EYE",
-    "LEFT_EYE_OUTER",
-    "RIGHT_EYE_INNER",
-    "RIGHT_EYE",
-    "RIGHT_EYE_OUTER",
-    "LEFT_EAR",
-    "RIGHT_EAR",
-    "MOUTH_LEFT",
-    "MOUTH_RIGHT",
-    "LEFT_SHOULDER",
-    "RIGHT_SHOULDER",
-    "LEFT_ELBOW",
-    "RIGHT_ELBOW",
-    "LEFT_WRIST",
-    "RIGHT_WRIST",
-    "LEFT_PINKY",
-    "RIGHT_PINKY",
-    "LEFT_INDEX",
-    "RIGHT_INDEX",
-    "LEFT_THUMB",
-    "RIGHT_THUMB",
-    "LEFT_HIP",
-    "RIGHT_HIP",
-    "LEFT_KNEE",
-    "RIGHT_KNEE",
-    "LEFT_ANKLE",
-    "RIGHT_ANKLE",
-    "LEFT_HEEL",
-    "RIGHT_HEEL",
-    "LEFT_FOOT_INDEX",
-    "RIGHT_FOOT_INDEX",
-]
+    "NOSE", "LEFT_EYE_INNER", "LEFT_EYE", "LEFT_EYE_OUTER", "RIGHT_EYE_INNER", "RIGHT_EYE",
+    "RIGHT_EYE_OUTER", "LEFT_EAR", "RIGHT_EAR", "MOUTH_LEFT", "MOUTH_RIGHT", "LEFT_SHOULDER",
+    "RIGHT_SHOULDER", "LEFT_ELBOW", "RIGHT_ELBOW", "LEFT_WRIST", "RIGHT_WRIST", "LEFT_PINKY",
+    "RIGHT_PINKY", "LEFT_INDEX", "RIGHT_INDEX", "LEFT_THUMB", "RIGHT_THUMB", "LEFT_HIP",
+    "RIGHT_HIP", "LEFT_KNEE", "RIGHT_KNEE", "LEFT_ANKLE", "RIGHT_ANKLE", "LEFT_HEEL", "RIGHT_HEEL",
+    "LEFT_FOOT_INDEX", "RIGHT_FOOT_INDEX",
+]  # fmt: skip
 MPII = [
-    "r_ankle",
-    "r_knee",
-    "r_hip",
-    "l_hip",
-    "l_knee",
-    "l_ankle",
-    "pelvis",
-    "thorax",
-    "upper_neck",
-    "head_top",
-    "r_wrist",
-    "r_elbow",
-    "r_shoulder",
-    "l_shoulder",
-    "l_elbow",
-    "l_wrist",
-]
+    "r_ankle", "r_knee", "r_hip", "l_hip", "l_knee", "l_ankle", "pelvis", "thorax", "upper_neck",
+    "head_top", "r_wrist", "r_elbow", "r_shoulder", "l_shoulder", "l_elbow", "l_wrist",
+]  # fmt: skip
 WHOLEBODY = [
     *COCO17, "left_big_toe", "left_small_toe", "left_heel", "right_heel",
     *(f"face-{i}" for i in range(68)), "left_hand_root",
     *(f"left_{f}{i}" for f in ("thumb", "forefinger", "middle_finger") for i in range(1, 5)),
 ]  # fmt: skip
 JHMDB = [
-    "neck",
-    "belly",
-    "face",
-    "rsho",
-    "lsho",
-    "rhip",
-    "lhip",
-    "relb",
-    "lelb",
-    "rkne",
-    "lkne",
-    "rwri",
-    "lwri",
-    "rank",
-    "lank",
-]
+    "neck", "belly", "face", "rsho", "lsho", "rhip", "lhip", "relb", "lelb", "rkne", "lkne", "rwri",
+    "lwri", "rank", "lank",
+]  # fmt: skip
 
-# A place for each joint of COCO-18; what is at any other place is none of them.
-PLACES = {name: np.array([10.0 + 7 * i, 400 - 11 * i]) for i, name in enumerate(skeleton.NAMES)}
-WORDS = {"spine_shoulder": "neck", "upper_neck": "neck", "left_foot": "left_ankle",
+# Position of each COCO-18 joint.
+POSITIONS = {name: np.array([10.0 + 7 * i, 400 - 11 * i]) for i, name in enumerate(skeleton.NAMES)}
+SYNONYMS = {"spine_shoulder": "neck", "upper_neck": "neck", "left_foot": "left_ankle",
          "right_foot": "right_ankle"}  # fmt: skip
 
 
 def skeletons(names, count=4):
-    """Places of joints by their names; those that are no joints of COCO-18 are far away.
+    """Positions of joints by their names.
 
-    So are necks above a joint that is between the shoulders.
+    Joints that COCO-18 lacks, and necks above a joint between the shoulders, are far away.
     """
     feet = not any("nkle" in name.lower() or "ank" in name.lower() for name in names)
     xy = np.full((count, len(names), 2), 999.0)
     for i, name in enumerate(names):
-        joint = skeleton.joint_of(name)
+        joint = skeleton.parse_joint(name)
         assert joint is not None, name
         if "foot" in joint and not feet:
             continue
@@ -205,9 +79,9 @@ def skeletons(names, count=4):
             joint = "spine_shoulder"
         if joint == "neck" and {"SpineShoulder", "spine"} & set(names):
             continue
-        joint = WORDS.get(joint, joint)
-        if joint in PLACES:
-            xy[:, i] = PLACES[joint]
+        joint = SYNONYMS.get(joint, joint)
+        if joint in POSITIONS:
+            xy[:, i] = POSITIONS[joint]
     return xy
 
 
@@ -225,19 +99,19 @@ def spelled(name, how):
 
 @pytest.mark.parametrize("layout", [COCO17, H36M, KINECT, NTU, BODY25, MEDIAPIPE, MPII, WHOLEBODY])
 @pytest.mark.parametrize("order", ["as it is", "by the alphabet"])
-def test_joints_are_where_their_names_say(tmp_path, layout, order):
+def test_named_joints_are_converted(tmp_path, layout, order):
     names = sorted(layout) if order == "by the alphabet" else layout
     np.savez(tmp_path / "s.npz", xy=skeletons(names), label=np.arange(4) % 2, joints=names)
     found = skeleton_npz.read(tmp_path / "s.npz")
     assert found.layout is skeleton.COCO18
-    middle = (PLACES["left_shoulder"] + PLACES["right_shoulder"]) / 2
+    middle = (POSITIONS["left_shoulder"] + POSITIONS["right_shoulder"]) / 2
     for i, name in enumerate(skeleton.NAMES):
         x, y, score = found.keypoints[0][i]
         expected = middle if name == "neck" and layout in (COCO17, MEDIAPIPE, WHOLEBODY) else (
-            PLACES[name])  # fmt: skip
+            POSITIONS[name])  # fmt: skip
         if score:
             np.testing.assert_allclose([x, y], expected, atol=1e-3)
-        else:  # only of the head, where a layout has no more of it
+        else:  # missing in the layout
             assert name in ("nose", "right_eye", "left_eye", "right_ear", "left_ear")
     assert (found.keypoints[0][:, 2] > 0).sum() >= 13
 
@@ -245,9 +119,9 @@ def test_joints_are_where_their_names_say(tmp_path, layout, order):
 @pytest.mark.parametrize(
     "how", ["camel", "letters", "last", "spaces", "upper", "hyphens", "joined", "Title"]
 )
-def test_names_in_any_spelling(how):
+def test_spellings_of_names(how):
     for name in COCO17:
-        assert skeleton.joint_of(spelled(name, how)) == name
+        assert skeleton.parse_joint(spelled(name, how)) == name
 
 
 @pytest.mark.parametrize(
@@ -256,20 +130,20 @@ def test_names_in_any_spelling(how):
      ("PoseLandmark.LEFT_WRIST", "left_wrist"), ("keypoint_nose", "nose"), ("BodyCenter", ""),
      ("JointType_KneeRight", "right_knee"), ("3: left_hip", "left_hip")],
 )  # fmt: skip
-def test_names_as_libraries_write_them(name, joint):
-    assert skeleton.joint_of(name) == joint
+def test_names_of_other_libraries(name, joint):
+    assert skeleton.parse_joint(name) == joint
 
 
 @pytest.mark.parametrize(("count", "notes"), [(17, 1), (18, 0), (25, 1), (33, 0)])
-def test_joints_without_names_are_noted_where_others_have_as_many(tmp_path, count, notes):
+def test_ambiguous_joint_counts_are_noted(tmp_path, count, notes):
     arrays = {"xy": np.random.default_rng(0).uniform(1, 500, (4, count, 2)), "label": np.arange(4)}
     np.savez(tmp_path / "s.npz", **arrays)
     found = skeleton_npz.read(tmp_path / "s.npz")
     assert len(found.notes) == notes and found.layout is skeleton.COCO18
-    assert all(f"{count} joints without names are taken for" in note for note in found.notes)
+    assert all(f"{count} joints without names are read as" in note for note in found.notes)
 
 
-def test_jhmdb_keeps_its_layout_in_any_order(tmp_path):
+def test_jhmdb_layout_in_any_order(tmp_path):
     rng = np.random.default_rng(0)
     xy, lengths = rng.uniform(-1, 1, (9, 15, 2)), np.array([4, 5])
     order = rng.permutation(15)
@@ -292,7 +166,7 @@ def test_jhmdb_keeps_its_layout_in_any_order(tmp_path):
         (np.arange(17), "expected the names of the joints"),
     ],
 )
-def test_names_that_are_refused(tmp_path, joints, message):
+def test_invalid_names_raise(tmp_path, joints, message):
     np.savez(tmp_path / "s.npz", xy=np.ones((4, 17, 2)), label=np.arange(4) % 2, joints=joints)
     with pytest.raises(UserError, match=message):
         skeleton_npz.read(tmp_path / "s.npz")
@@ -300,7 +174,7 @@ def test_names_that_are_refused(tmp_path, joints, message):
 
 @pytest.mark.parametrize("sequences", [False, True])
 @pytest.mark.parametrize("mark", [(0, 0), (-1, -1), (np.nan, np.nan)])
-def test_marks_of_missing_joints(tmp_path, mark, sequences):
+def test_missing_joints_are_inferred(tmp_path, mark, sequences):
     xy = np.random.default_rng(0).uniform(1, 500, (6, 17, 2))
     xy[2, 9], xy[3] = mark, mark
     arrays = {"xy": xy, "label": np.arange(6) % 2}
@@ -310,7 +184,7 @@ def test_marks_of_missing_joints(tmp_path, mark, sequences):
     found = np.concatenate(skeleton_npz.read(tmp_path / "s.npz").keypoints).reshape(-1, 18, 3)
     assert not found[2, skeleton.L_WRIST].any() and not found[3].any()
     assert (found[[0, 1, 4, 5], :, 2] == 1).all() and found[2, :, 2].sum() == 17
-    # With scores, or what is seen, these alone tell what is there.
+    # Scores or visibility take precedence.
     np.savez(tmp_path / "s.npz", **arrays, conf=np.isfinite(xy[..., 0]))
     seen = np.concatenate(skeleton_npz.read(tmp_path / "s.npz").keypoints).reshape(-1, 18, 3)
     assert (seen[2, skeleton.L_WRIST, 2] == 1) == np.isfinite(mark[0])
@@ -319,7 +193,7 @@ def test_marks_of_missing_joints(tmp_path, mark, sequences):
     assert found[2, skeleton.L_WRIST, 2] == np.isfinite(mark[0])
 
 
-def test_in_skeletons_about_an_origin_it_is_a_place(tmp_path):
+def test_origin_is_a_position_in_centered_skeletons(tmp_path):
     xy = np.random.default_rng(0).uniform(-1, 1, (6, 18, 2))
     xy[:, skeleton.NECK] = 0
     np.savez(tmp_path / "s.npz", xy=xy, label=np.arange(6) % 2)
@@ -328,7 +202,7 @@ def test_in_skeletons_about_an_origin_it_is_a_place(tmp_path):
 
 @pytest.mark.parametrize("sequences", [False, True])
 def test_size_undoes_the_division_by_width_and_height(tmp_path, sequences):
-    """As MediaPipe divides: features are those in pixels, whatever the shape of the image."""
+    """Coordinates as of MediaPipe give the same features as pixels."""
     rng = np.random.default_rng(0)
     size = rng.integers(300, 2000, (6, 2))
     pixels = rng.uniform(0, 1, (6, 33, 2)) * size[:, None]

@@ -30,14 +30,14 @@ def test_any_shape_fits(height, width):
         np.zeros((5, 5, 3), np.float32),
     ],
 )
-def test_rejects_what_is_no_colour_image(image):
+def test_rejects_other_arrays(image):
     with pytest.raises(ValueError, match="uint8"):
         letterbox(image)
 
 
 @pytest.mark.parametrize(("height", "width"), [(90, 217), (733, 401)])
-def test_maps_a_point_back_to_where_it_was(height, width):
-    """A smooth blob keeps its centre of mass through the resize, and to_image finds it again."""
+def test_to_image_inverts_letterbox(height, width):
+    """The center of mass of a smooth blob survives the resize and is mapped back."""
     x, y = 0.6 * width, 0.4 * height
     rows, columns = np.mgrid[:height, :width]
     spread = 0.05 * max(height, width)

@@ -1,4 +1,4 @@
-"""The loader: one global order, whatever reads it."""
+"""Data loader: one global order, independent of processes and threads."""
 
 from itertools import islice
 
@@ -23,14 +23,14 @@ def take(iterator, count):
     return list(islice(iterator, count))
 
 
-def assert_same(ours, theirs):
-    for a, b in zip(ours, theirs, strict=True):
+def assert_same(actual, expected):
+    for a, b in zip(actual, expected, strict=True):
         assert a.keys() == b.keys()
         for name in a:
             np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-def test_batches_have_the_promised_shapes(tiny_data, source):
+def test_batch_shapes(tiny_data, source):
     config = tiny_config(tiny_data)
     batch = next(train_batches(source, config))
     expected = {
@@ -46,7 +46,7 @@ def test_batches_have_the_promised_shapes(tiny_data, source):
     assert labels == batch["label"].tolist()
 
 
-def test_streams_of_random_numbers_are_independent():
+def test_random_streams_are_independent():
     draws = [
         stream(name, *numbers).random()
         for name in ("sampling", "augment", "views")
@@ -57,44 +57,44 @@ def test_streams_of_random_numbers_are_independent():
 
 
 def test_sampling_and_augmentation_share_no_stream(monkeypatch, tiny_data, source):
-    """Epoch n of the sampler and example n of the augmentation once had one generator."""
+    """Regression: epoch n of the sampler and example n of augmentation shared a generator."""
     states = {"sampling": [], "augment": []}
 
-    def noted(name, *numbers):
+    def recorded(name, *numbers):
         rng = stream(name, *numbers)
         states[name].append(str(rng.bit_generator.state))
         return rng
 
-    monkeypatch.setattr(loader, "stream", noted)
-    monkeypatch.setattr(sampling, "stream", noted)
-    shares = np.full(3, 1 / 3)
-    take(train_batches(source, tiny_config(tiny_data), shares=shares), 8)
+    monkeypatch.setattr(loader, "stream", recorded)
+    monkeypatch.setattr(sampling, "stream", recorded)
+    fractions = np.full(3, 1 / 3)
+    take(train_batches(source, tiny_config(tiny_data), fractions=fractions), 8)
     assert states["sampling"] and states["augment"]
     assert not set(states["sampling"]) & set(states["augment"])
 
 
 @pytest.mark.parametrize("flip", [0.0, 0.5])
-def test_views_of_evaluation_are_mild(tiny_data, source, flip):
-    """A small turn and scale, mirrored where training mirrors, whatever training does else."""
+def test_evaluation_views_are_mild(tiny_data, source, flip):
+    """Small rotations and scales, flipped if training flips, without other augmentation."""
     config = tiny_config(tiny_data)
     config.augment.update(
         flip=flip, rotation=40.0, joint_dropout=0.9, legs_dropout=1.0, erase=1.0, color=0.5,
         joint_noise=0.2, stretch=0.5, shear=0.5, shift=0.5,
     )  # fmt: skip
-    calm = defaults.evaluation_views(config.augment)
-    assert {name for name, value in calm.items() if value} == {
+    mild = defaults.evaluation_views(config.augment)
+    assert {name for name, value in mild.items() if value} == {
         "rotation", "scale", "time_crop", *(["flip"] if flip else []),
     }  # fmt: skip
-    assert calm.rotation <= 5 and calm.scale <= 0.05 and calm.time_crop == 1
+    assert mild.rotation <= 5 and mild.scale <= 0.05 and mild.time_crop == 1
     plain, view = (next(eval_batches(source, config, view=n)) for n in (0, 3))
     np.testing.assert_array_equal(plain["valid"], view["valid"])
     assert not np.array_equal(plain["features"], view["features"])
-    # All of the image is still there, at about its place.
+    # The content barely moves.
     difference = np.abs(plain["image"].astype(float) - view["image"]).mean((1, 2, 3))
     flipped = np.abs(plain["image"][:, :, ::-1].astype(float) - view["image"]).mean((1, 2, 3))
     mirrored = flipped < difference
     assert mirrored.any() == bool(flip) and np.minimum(difference, flipped).max() < 40
-    assert config.augment.rotation == 40.0  # the caller's configuration is its own
+    assert config.augment.rotation == 40.0  # the caller's configuration is unchanged
 
 
 def test_resuming_continues_the_same_order(tiny_data, source):
@@ -103,17 +103,16 @@ def test_resuming_continues_the_same_order(tiny_data, source):
     assert_same(whole[7:], take(train_batches(source, config, start_step=7), 5))
 
 
-def test_every_epoch_has_every_example_once_in_another_order(tiny_data, source):
+def test_epochs_are_permutations(tiny_data, source):
     config = tiny_config(tiny_data)
     config.batch_size = 15
-    epochs = np.concatenate([b["index"] for b in take(train_batches(source, config), 9)]).reshape(
-        3, 45
-    )
+    epochs = [b["index"] for b in take(train_batches(source, config), 9)]
+    epochs = np.concatenate(epochs).reshape(3, 45)
     assert (np.sort(epochs) == np.arange(45)).all()
     assert not (epochs[0] == epochs[1]).all()
 
 
-def test_processes_share_the_same_global_batches(tiny_data, source):
+def test_processes_share_global_batches(tiny_data, source):
     config = tiny_config(tiny_data)
     whole = take(train_batches(source, config, 3), 4)
     parts = [take(train_batches(source, config, 3, p, 2), 4) for p in range(2)]
@@ -125,14 +124,14 @@ def test_processes_share_the_same_global_batches(tiny_data, source):
         )
 
 
-def test_numbers_depend_on_the_seed_only(tiny_data, source):
+def test_batches_depend_on_the_seed_only(tiny_data, source):
     config = tiny_config(tiny_data)
     config.augment.color = 0.4
     first = take(train_batches(source, config), 3)
     config.data.threads = 1
     assert_same(first, take(train_batches(source, config), 3))
     config.data.workers = 2
-    flags.FLAGS(["tests"])  # grain's processes want absl's flags parsed
+    flags.FLAGS(["tests"])  # required by grain's processes
     assert_same(first, take(train_batches(source, config), 3))
     assert_same(first[1:], take(train_batches(source, config, start_step=1), 2))
     config.data.workers = 0
@@ -147,11 +146,11 @@ def test_evaluation_sees_every_example_once(tiny_data, source):
     assert len(batches) == 6 and all(len(b["label"]) == 8 for b in batches)
     real = np.concatenate([b["index"][b["weight"] > 0] for b in batches])
     assert real.tolist() == list(range(45))
-    shares = [list(eval_batches(source, config, p, 4)) for p in range(4)]
-    assert [len(share) for share in shares] == [6] * 4
+    parts = [list(eval_batches(source, config, p, 4)) for p in range(4)]
+    assert [len(part) for part in parts] == [6] * 4
     last = list(eval_batches(source, config, 7, 8))
     assert [b["weight"].sum() for b in last] == [1, 1, 1, 1, 1, 0]
-    real = np.concatenate([b["index"][b["weight"] > 0] for share in shares for b in share])
+    real = np.concatenate([b["index"][b["weight"] > 0] for part in parts for b in part])
     assert sorted(real.tolist()) == list(range(45))
 
 
@@ -171,19 +170,19 @@ def test_features_are_those_of_the_augmented_keypoints(tiny_data, source):
 def test_dropped_keypoints(tiny_data, source):
     config = tiny_config(tiny_data)
     batch = next(eval_batches(source, config))
-    silent = next(eval_batches(source, config, drop="all"))
-    assert not silent["features"].any() and not silent["valid"].any()
-    np.testing.assert_array_equal(silent["image"], batch["image"])
-    # Of fused18, x of the ankles, both hip angles and the extensions of the legs need them.
+    dropped = next(eval_batches(source, config, drop="all"))
+    assert not dropped["features"].any() and not dropped["valid"].any()
+    np.testing.assert_array_equal(dropped["image"], batch["image"])
+    # In fused18: x of the ankles, the hip angles and the leg extensions.
     legless = next(eval_batches(source, config, drop="legs"))
-    gone = [8, 9, 12, 13, 16, 17]
-    assert not legless["features"][:, gone].any()
-    assert np.delete(legless["features"], gone, axis=1).any(0).all()
+    legs = [8, 9, 12, 13, 16, 17]
+    assert not legless["features"][:, legs].any()
+    assert np.delete(legless["features"], legs, axis=1).any(0).all()
     kept = next(eval_batches(source, config, drop="0.0"))
     np.testing.assert_array_equal(kept["features"], batch["features"])
 
 
-def test_skeletons_without_images_need_a_network_without_an_image_branch(tiny_data, source):
+def test_skeletons_need_a_network_without_image_branch(tiny_data, source):
     data = records.pack(records.Example(np.ones((18, 3), np.float32), 0, source="s.npz"))
     config = tiny_config(tiny_data)
     with pytest.raises(UserError, match="branches=keypoints"):

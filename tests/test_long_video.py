@@ -1,4 +1,4 @@
-"""A video of ten minutes needs no more memory than one of one minute."""
+"""Recognition of long videos runs in constant memory."""
 
 import os
 from contextlib import closing
@@ -18,8 +18,8 @@ from jdance.stagedance.video import StageVideo
 _FPS, _MINUTES, _SIZE = 2.0, 10, (240, 320)
 
 
-def _resident() -> float:
-    """MiB of memory that this process holds."""
+def _resident_memory() -> float:
+    """Returns the resident memory of this process in MiB."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -27,13 +27,13 @@ def _resident() -> float:
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux's /proc")
 def test_memory_is_flat_over_ten_minutes(tiny_data, tmp_path):
-    film = StageVideo(5, 0, dancers=3, seconds=10, height=_SIZE[0], width=_SIZE[1])
-    moments = [scene.image for _, scene in film.frames(_FPS)]
+    stage_video = StageVideo(5, 0, dancers=3, seconds=10, height=_SIZE[0], width=_SIZE[1])
+    stage_frames = [scene.image for _, scene in stage_video.frames(_FPS)]
     count = int(60 * _MINUTES * _FPS)
     path = videos.output_path(tmp_path / "x")
     with closing(videos.VideoWriter(path, _FPS)) as writer:
         for i in range(count):
-            writer.write(i / _FPS, moments[i % len(moments)])
+            writer.write(i / _FPS, stage_frames[i % len(stage_frames)])
     config = tiny_config(tiny_data)
     config.model.classes = 3
     image = np.zeros((1, 32, 32, 3), np.uint8)
@@ -44,10 +44,10 @@ def test_memory_is_flat_over_ten_minutes(tiny_data, tmp_path):
 
     def on_progress(done: int, total: int) -> None:
         minute = min(int((done - 1) / _FPS / 60), _MINUTES - 1)
-        peaks[minute] = max(peaks[minute], _resident())
+        peaks[minute] = max(peaks[minute], _resident_memory())
 
     assert video.recognize_video(recognizer, path, tmp_path / "out", on_progress=on_progress,
                                  settings=video.Settings()) == ""  # fmt: skip
-    print("MiB at most in each minute:", *np.round(peaks))
+    print("peak MiB of each minute:", *np.round(peaks))
     assert peaks.max() <= 1.1 * peaks[0]
     assert (tmp_path / "out.json").stat().st_size > 100 * count

@@ -1,4 +1,4 @@
-"""The fused network: its exact size, its parts, and how it treats people who were not found."""
+"""The fused network: size, branches, dropout, and examples without key points."""
 
 from functools import partial
 
@@ -39,7 +39,7 @@ def shapes(config, size=224):
     return jax.eval_shape(partial(net.init, train=False), jax.random.key(0), image, features)
 
 
-def test_the_papers_network_has_its_exact_size():
+def test_size_of_the_papers_network():
     config = defaults.base().model
     config.classes = 6
     variables = shapes(config)
@@ -50,7 +50,7 @@ def test_the_papers_network_has_its_exact_size():
     )
 
 
-def test_the_literal_two_dense_layers():
+def test_two_dense_layers():
     config = defaults.base().model
     config.update(classes=6, image_widths=(2048, 512))
     assert round(models.count_parameters(shapes(config)) / 1e6, 2) == 31.19
@@ -66,7 +66,7 @@ def test_the_literal_two_dense_layers():
         ("resnet50", dict(attention=0, attention_place="blocks", gate_norm=True), 28_089_624),
     ],
 )
-def test_plain_classifiers_have_the_published_sizes(kind, changes, count):
+def test_sizes_of_plain_classifiers(kind, changes, count):
     config = defaults.model()
     config.update(
         resnet.KINDS[kind], branches="image", image_widths=(), fusion_widths=(), classes=1000,
@@ -77,7 +77,7 @@ def test_plain_classifiers_have_the_published_sizes(kind, changes, count):
 
 
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
-def test_zero_gamma_makes_a_block_its_shortcut(block):
+def test_zero_gamma_blocks_equal_their_shortcut(block):
     x = np.random.default_rng(0).normal(size=(2, 6, 6, 8)).astype(np.float32)
     net = BLOCKS[block](features=8, zero_gamma=True)
     variables = net.init(jax.random.key(0), x, False)
@@ -92,7 +92,7 @@ def test_basic_blocks_of_one_axis():
     assert y.shape == (2, 5, 16)
 
 
-def test_a_frozen_backbone_works_as_in_evaluation():
+def test_frozen_backbone():
     """Running statistics, no dropout, no gradient; the head trains."""
     image, features = inputs()
     config = tiny(
@@ -123,8 +123,8 @@ def test_the_summary_counts_parameters_and_flops():
     total = models.count_parameters(shapes(config, 32))
     assert f"{total:,}" in table and "stage2_block1" in table and "float32[1,4]" in table
     stem = next(line for line in lines if "backbone/stem_norm" in line)
-    # 16x16 places, 7x7x3 inputs, 4 outputs, two operations each; the border sees less, and as cells
-    # of 2x2 pixels the 7x7 are computed as 8x8.
+    # 16x16 positions, 7x7x3 inputs, 4 outputs, two FLOPs each; fewer at the border, and more as
+    # space-to-depth computes 7x7 as 8x8.
     assert 0.85 * 2 * 256 * 147 * 4 < int(stem.split("│")[5]) < 1.01 * 2 * 256 * 192 * 4
 
 
@@ -139,7 +139,7 @@ def test_last_stage_of_the_backbone_is_7x7x2048():
 
 @pytest.mark.parametrize("branches", ["fused", "image", "keypoints"])
 @pytest.mark.parametrize("attention_place", ["end", "blocks"])
-def test_branches_use_what_they_should(branches, attention_place):
+def test_inputs_of_the_branches(branches, attention_place):
     net = models.build(tiny(branches=branches, attention_place=attention_place))
     image, features = inputs()
     variables = net.init(jax.random.key(0), image, features, train=False)
@@ -151,21 +151,21 @@ def test_branches_use_what_they_should(branches, attention_place):
     assert np.allclose(deaf, logits) == (branches == "image")
 
 
-def test_people_who_were_not_found_silence_the_keypoint_branch():
+def test_invalid_key_points_mask_the_keypoint_branch():
     net = models.build(tiny())
     image, features = inputs()
     variables = net.init(jax.random.key(0), image, features)
     silent = net.apply(variables, image, features, jnp.array([False, True]))
     other = net.apply(variables, image, features * 3, jnp.array([False, True]))
     assert np.allclose(silent[0], other[0]) and not np.allclose(silent[1], other[1])
-    # Without a flag, all-zero features mean that nobody was found.
+    # Without `valid`, all-zero features are invalid.
     zeros = np.zeros_like(features)
     np.testing.assert_allclose(net.apply(variables, image, zeros)[0], silent[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("version", ["v1", "v1.5"])
 @pytest.mark.parametrize("space", [(8,), (8, 6)])
-def test_bottleneck_strides_in_any_number_of_axes(version, space):
+def test_bottleneck_strides_along_all_axes(version, space):
     x = np.random.default_rng(0).normal(size=(2, *space, 8)).astype(np.float32)
     block = Bottleneck(features=16, stride=2, version=version)
     y, _ = block.init_with_output(jax.random.key(0), x, False)
@@ -176,7 +176,7 @@ def test_version_v1_strides_in_the_first_convolution():
     x = np.random.default_rng(0).normal(size=(1, 8, 8, 8)).astype(np.float32)
     block = Bottleneck(features=16, stride=2, version="v1")
     variables = block.init(jax.random.key(0), x, False)
-    # Pixels at odd places never reach a 1x1 convolution of stride 2, nor the shortcut's.
+    # Pixels at odd positions never reach a 1x1 convolution of stride 2, nor the shortcut's.
     changed = x.copy()
     changed[:, 1::2] += 1
     np.testing.assert_array_equal(
@@ -186,7 +186,7 @@ def test_version_v1_strides_in_the_first_convolution():
     assert not np.allclose(later.apply(variables, x, False), later.apply(variables, changed, False))
 
 
-def test_dropout_follows_the_example_not_its_place():
+def test_dropout_depends_on_the_example_index():
     x = jnp.ones((6, 1000))
     index = jnp.array([5, 9, 2, 7, 40, 41])
     layer = Dropout(0.3)
@@ -200,7 +200,7 @@ def test_dropout_follows_the_example_not_its_place():
     np.testing.assert_array_equal(run(x, index, False), x)
 
 
-def test_branch_dropout_silences_one_branch_or_none():
+def test_branch_dropout_drops_at_most_one_branch():
     index = jnp.arange(4000)
     first, second = BranchDropout(0.2, 0.3).apply(
         {}, index, True, rngs={"dropout": jax.random.key(0)}
@@ -212,7 +212,7 @@ def test_branch_dropout_silences_one_branch_or_none():
     assert kept.all()
 
 
-def test_silenced_branches_do_not_matter():
+def test_dropped_branches_have_no_effect():
     image, features = inputs()
     for silent in ("keypoint_dropout", "image_dropout"):
         net = models.build(tiny(**{silent: 1.0}, dropout=0.0, stage_dropout=0.0))
@@ -229,7 +229,7 @@ def test_silenced_branches_do_not_matter():
         deaf, blind = run(image, features + 1, True), run(image // 3, features, True)
         assert np.allclose(plain, deaf) == (silent == "keypoint_dropout")
         assert np.allclose(plain, blind) == (silent == "image_dropout")
-        # Where nobody was found, the image is all there is: it is never silenced.
+        # Without key points, the image branch is never dropped.
         assert not np.allclose(run(image, features, False)[0], run(image // 3, features, False)[0])
 
 
@@ -240,7 +240,7 @@ def test_unknown_values(key):
 
 
 class Probe(nn.Module):
-    """A backbone that keeps what it is given."""
+    """A backbone that records its input."""
 
     @nn.compact
     def __call__(self, x, index, train):
@@ -248,7 +248,7 @@ class Probe(nn.Module):
         return x
 
 
-def test_images_are_normalized_in_float32_before_they_are_bfloat16():
+def test_images_are_normalized_in_float32():
     net = FusedNet(2, Probe(), (), (), (), dtype=jnp.bfloat16)
     image = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8)
     inputs = image, np.zeros((1, 18), np.float32)

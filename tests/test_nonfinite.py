@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: the run stops or goes on without the step."""
+"""Non-finite losses and gradients: the run stops, or skips the step."""
 
 import json
 
@@ -23,7 +23,7 @@ def config(tiny_data):
 
 @pytest.fixture
 def bad_examples(monkeypatch):
-    """Makes every step with one of some examples not finite; gets them by `append`."""
+    """A list of examples that make the loss of their steps NaN."""
     bad: list[int] = []
     good_loss = steps.motion_loss
 
@@ -40,32 +40,30 @@ def rows(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_step_that_is_not_finite_stops_the_run_and_can_be_done_again(
-    config, bad_examples, tmp_path
-):
+def test_nonfinite_step_stops_the_run_and_is_recorded(config, bad_examples, tmp_path):
     bad_examples.append(7)
     with pytest.raises(UserError, match=r"at step (\d+): the loss .*on_nonfinite=skip") as error:
         loop.train(config, tmp_path)
     ((path),) = (tmp_path / "nonfinite").iterdir()
     assert str(path) in str(error.value)
-    told = json.loads(path.read_text())
-    assert told["step"] == int(path.stem) <= 6 and 7 in told["examples"]
-    assert told["learning_rate"] == pytest.approx(1e-3)
-    assert len(told["sources"]) == 8 and told["sources"][0].startswith("image ")
+    record = json.loads(path.read_text())
+    assert record["step"] == int(path.stem) <= 6 and 7 in record["examples"]
+    assert record["learning_rate"] == pytest.approx(1e-3)
+    assert len(record["sources"]) == 8 and record["sources"][0].startswith("image ")
 
 
-def test_steps_that_are_not_finite_are_skipped_if_asked_for(config, bad_examples, tmp_path):
+def test_nonfinite_steps_are_skipped_on_request(config, bad_examples, tmp_path):
     config.on_nonfinite = "skip"
     bad_examples.append(7)
     loop.train(config, tmp_path)
     skipped = sorted(int(path.stem) for path in (tmp_path / "nonfinite").iterdir())
-    assert len(skipped) == 2  # in each epoch once
+    assert len(skipped) == 2  # once per epoch
     assert np.isfinite([row["loss"] for row in rows(tmp_path) if "loss" in row]).all()
     _, _, variables = loop.load(tmp_path)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(variables)))
 
 
-def test_a_run_in_which_nothing_is_finite_ends(config, bad_examples, tmp_path):
+def test_run_ends_if_no_step_is_finite(config, bad_examples, tmp_path):
     config.on_nonfinite = "skip"
     config.epochs = 10.0
     bad_examples += range(45)
@@ -73,7 +71,7 @@ def test_a_run_in_which_nothing_is_finite_ends(config, bad_examples, tmp_path):
         loop.train(config, tmp_path)
 
 
-def test_a_finite_step_changes_nothing_and_a_bad_one_nothing_but_its_number():
+def test_guard_accepts_finite_steps_only():
     old = TrainState(np.int32(3), {"a": np.ones(2, np.float32)}, {}, ())
     new = TrainState(np.int32(4), {"a": np.full(2, 5, np.float32)}, {}, ())
     for loss, norm, kept in ((1.0, 1.0, 5), (np.inf, 1.0, 1), (1.0, np.nan, 1)):
@@ -82,21 +80,23 @@ def test_a_finite_step_changes_nothing_and_a_bad_one_nothing_but_its_number():
             nonfinite_log = jax.tree.map(jax.numpy.asarray, nonfinite.empty())
             state, nonfinite_log = nonfinite.guard(old, new, metrics, nonfinite_log, skip)
             assert state.params["a"][0] == kept and state.step == 4
-            assert nonfinite_log["count"] == (kept == 1) and nonfinite_log["steps"][0] == 4 * (kept == 1)
-            # The next good step is taken only where bad ones are skipped.
+            assert nonfinite_log["count"] == (kept == 1) and nonfinite_log["steps"][0] == 4 * (
+                kept == 1
+            )
+            # The next finite step is accepted only with skip.
             good = {"loss": np.float32(1), "gradient_norm": np.float32(1)}
             after, _ = nonfinite.guard(old, new, good, nonfinite_log, skip)
             assert after.params["a"][0] == (5 if skip or kept == 5 else 1)
 
 
-def test_an_unknown_policy(config, tmp_path):
+def test_unknown_policy(config, tmp_path):
     config.on_nonfinite = "ignore"
     with pytest.raises(UserError, match="on_nonfinite=ignore: expected one of stop, skip"):
         loop.train(config, tmp_path)
     assert distributed.is_main_process()
 
 
-def test_the_same_seed_gives_the_same_numbers(config, tmp_path):
+def test_runs_are_deterministic(config, tmp_path):
     config.epochs = 1.0
     found = []
     for name in "ab":

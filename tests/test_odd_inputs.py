@@ -1,4 +1,4 @@
-"""Images and videos as they come: recognised, or refused with the one clear line."""
+"""Unusual images and videos are recognized or rejected with a clear message."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ from jdance.recognize import canvas
 from jdance.recognize.recognizer import DECODE, Recognizer
 from jdance.recognize.video import Settings, recognize_video
 
-# One colour, (200, 40, 60), in 16 x 16 pixels, as a JPEG of cyan, magenta, yellow and black.
+# A CMYK JPEG of 16 x 16 pixels with the color (200, 40, 60).
 _CMYK = """
 /9j/7gAOQWRvYmUAZAAAAAAC/9sAQwAKBwcIBwYKCAgICwoKCw4YEA4NDQ4dFRYRGCMfJSQiHyIhJis3LyYpNCkhIj
 BBMTQ5Oz4+PiUuRElDPEg3PT47/9sAQwEKCwsODQ4cEBAcOygiKDs7Ozs7Ozs7Ozs7Ozs7Ozs7Ozs7Ozs7Ozs7Ozs7
@@ -46,8 +46,8 @@ def _arguments(network):
     return config, list("abc"), variables
 
 
-class _Sees:
-    """In place of a pose network: the maps of the people it is told of, in pixels of the square."""
+class _FakePose:
+    """A pose network that outputs the maps of given people, in pixels of the square."""
 
     variables = ()
 
@@ -62,7 +62,7 @@ class _Sees:
 
 
 def _crowd(rows, columns):
-    """People [N, 18, 3] in rows, who fill a square of 368 pixels."""
+    """Rows of people [N, 18, 3] that fill a square of 368 pixels."""
     person = np.ones((skeleton.NUM_JOINTS, 3))
     person[:, :2] = [
         (4, 1.5), (4, 4), (2, 4), (1, 8), (0.5, 12), (6, 4), (7, 8), (7.5, 12), (3, 13), (2.5, 18),
@@ -79,21 +79,21 @@ def _crowd(rows, columns):
     )
 
 
-def test_thirty_people_are_all_found(network):
+def test_detects_thirty_people(network):
     crowd = _crowd(3, 10)
-    recognizer = Recognizer(*_arguments(network), _Sees(crowd))  # type: ignore[arg-type]
+    recognizer = Recognizer(*_arguments(network), _FakePose(crowd))  # type: ignore[arg-type]
     people = recognizer(np.full((368, 368, 3), 90, np.uint8))
     assert len(people) == 30
-    centres = np.sort([p.box[0] + p.box[2] / 2 for p in people])
+    centers = np.sort([p.box[0] + p.box[2] / 2 for p in people])
     true = np.sort((crowd[..., 0].min(1) + crowd[..., 0].max(1)) / 2)
-    np.testing.assert_allclose(centres, true, atol=4)
+    np.testing.assert_allclose(centers, true, atol=4)
 
 
 @pytest.mark.parametrize(
     "kind", ["grey.png", "grey.jpg", "grey16.png", "rgba.png", "rgb16.png", "rgba16.png",
              "grey16.tif"]
 )  # fmt: skip
-def test_formats_are_read_as_what_they_show(tmp_path, kind):
+def test_pixel_formats(tmp_path, kind):
     true = cv2.GaussianBlur(tiny_image(1)[0], (9, 9), 2)
     stored, path = true[..., ::-1], tmp_path / kind
     if "grey" in kind:
@@ -116,29 +116,29 @@ def test_cmyk(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [b"", b"\x89PNG\r\n\x1a\n", b"text"])
-def test_no_image(tmp_path, bad):
+def test_invalid_image_raises(tmp_path, bad):
     (tmp_path / "x.png").write_bytes(bad)
     with pytest.raises(UserError, match=r"x\.png: not a readable image; replace or remove"):
         images.read(tmp_path / "x.png")
 
 
-def test_canvases_hold_images_and_are_no_larger_than_need_be():
+def test_canvas_sizes_are_sufficient_and_tight():
     rng = np.random.default_rng(0)
     sizes = [(4320, 7680), (1, 1), (64, 64), (500, 10000), (10000, 500), (300, 6000), (1, 65000)]
     for height, width in [*sizes, *np.exp(rng.uniform(0, 9.5, (200, 2))).astype(int)]:
         high, wide = canvas.canvas_size(int(height), int(width))
         assert high >= height and wide >= width
-        # One byte a channel: no long image becomes a square of its longer side.
+        # Long images do not need a square of their longer side.
         assert high * wide <= max(4 * (height + 2048) * (width + 2048), 2048**2)
     for height, width in [(300, 6000), (1, 65000), (500, 10000)]:
         assert np.prod(canvas.canvas_size(height, width)) <= 26e6
-    # What a folder holds usually: images from the web, and from phones and cameras.
+    # Common images share a canvas: from the web, and from phones and cameras.
     assert len({canvas.canvas_size(h, w) for h, w in rng.integers(32, 2049, (300, 2))}) == 1
     sensors = [(3024, 4032), (3000, 4000), (4000, 3000), (3456, 4608), (4284, 2142)]
     assert len({canvas.canvas_size(*size) for size in sensors}) == 1
 
 
-def test_an_image_larger_than_its_canvas():
+def test_image_larger_than_its_canvas_raises():
     with pytest.raises(ValueError, match="96 x 80 pixels do not fit on a canvas of 90 x 90"):
         canvas.pad([tiny_image(0)[0]], (90, 90))
 
@@ -149,9 +149,9 @@ def test_tiny_huge_and_long_images(network, size):
     image, known = tiny_image(3)
     scale = min(size[0] / 96, size[1] / 80)
     source_image = np.zeros((*size, 3), np.uint8)
-    seen = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
-    source_image[: seen.shape[0], -seen.shape[1] :] = seen[: size[0], : size[1]]
-    known[..., :2] = known[..., :2] * scale + [size[1] - seen.shape[1], 0]
+    resized = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+    source_image[: resized.shape[0], -resized.shape[1] :] = resized[: size[0], : size[1]]
+    known[..., :2] = known[..., :2] * scale + [size[1] - resized.shape[1], 0]
     (person,) = recognizer(source_image, known)
     low, high = known[0, :, :2].min(0), known[0, :, :2].max(0)
     np.testing.assert_allclose(person.box, [*low, *(high - low)], rtol=1e-3, atol=0.01)
@@ -165,17 +165,17 @@ def _video(path, count=12, size=(96, 80)):
 
 
 @pytest.fixture(scope="module")
-def nobody(network):
-    """A recogniser that finds nobody."""
-    return Recognizer(*_arguments(network), _Sees(np.zeros((1, 18, 3))))  # type: ignore[arg-type]
+def no_people(network):
+    """A recognizer without detections."""
+    return Recognizer(*_arguments(network), _FakePose(np.zeros((1, 18, 3))))  # type: ignore[arg-type]
 
 
 _SETTINGS = Settings(annotate=False, report=False)
 
 
-def test_videos_without_people(nobody, tmp_path):
+def test_videos_without_people(no_people, tmp_path):
     _video(tmp_path / "x.webm")
-    assert recognize_video(nobody, tmp_path / "x.webm", tmp_path / "out", _SETTINGS) == ""
+    assert recognize_video(no_people, tmp_path / "x.webm", tmp_path / "out", _SETTINGS) == ""
     result = json.loads((tmp_path / "out.json").read_text())
     assert [frame["people"] for frame in result["frames"]] == [[]] * 12
     assert result["tracks"] == []
@@ -183,18 +183,18 @@ def test_videos_without_people(nobody, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["webm", "avi", "mp4"])
-def test_videos_without_frames(nobody, tmp_path, suffix):
+def test_videos_without_frames(no_people, tmp_path, suffix):
     path = tmp_path / f"x.{suffix}"
     _video(tmp_path / "whole.webm")
-    head = (tmp_path / "whole.webm").read_bytes()[:200]  # no frame of it
+    head = (tmp_path / "whole.webm").read_bytes()[:200]  # without a frame
     for content in (b"", b"nothing", head):
         path.write_bytes(content)
         with pytest.raises(UserError, match=rf"x\.{suffix}: (not a readable|holds no frame)"):
-            recognize_video(nobody, path, tmp_path / "out", _SETTINGS)
+            recognize_video(no_people, path, tmp_path / "out", _SETTINGS)
         assert not list(tmp_path.glob("out*"))
 
 
-def test_truncated_videos_keep_what_can_be_read(nobody, tmp_path):
+def test_truncated_videos_keep_readable_frames(no_people, tmp_path):
     whole = cv2.VideoWriter(
         str(tmp_path / "x.avi"), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (80, 96)
     )
@@ -203,12 +203,12 @@ def test_truncated_videos_keep_what_can_be_read(nobody, tmp_path):
     whole.release()
     data = (tmp_path / "x.avi").read_bytes()
     (tmp_path / "x.avi").write_bytes(data[: len(data) // 2])
-    problem = recognize_video(nobody, tmp_path / "x.avi", tmp_path / "out", _SETTINGS)
+    problem = recognize_video(no_people, tmp_path / "x.avi", tmp_path / "out", _SETTINGS)
     read = len(json.loads((tmp_path / "out.json").read_text())["frames"])
     assert 10 <= read <= 16 and problem.startswith(f"only {read} of 30 frames can be read")
 
 
-def test_a_missing_key_point_file_costs_its_frame(network, tmp_path):
+def test_missing_key_point_files_skip_their_frames(network, tmp_path):
     _video(tmp_path / "x.webm")
     _, people = tiny_image(0)
     for index in (*range(5), *range(6, 11)):
@@ -223,5 +223,5 @@ def test_a_missing_key_point_file_costs_its_frame(network, tmp_path):
     assert seen == [index not in (5, 11) for index in range(12)]
 
 
-def test_at_most_so_many_people():
+def test_max_people():
     assert DECODE.max_people >= 32 and DecodeConfig().max_people <= DECODE.max_people

@@ -1,4 +1,4 @@
-"""Processes started by Open MPI's mpirun find each other: version 4 alone, version 5 by mpi4py."""
+"""Runs started by Open MPI's mpirun: version 4, and version 5 with mpi4py."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import pytest
 from conftest import ROOT
-from test_cluster import PATIENCE, assert_same, finish, output, start, steps_seen
+from test_cluster import TIMEOUT, assert_same, finish, output, start, steps_seen
 
 from jdance.errors import UserError
 from jdance.train import distributed
@@ -18,8 +18,8 @@ def version():
     """The major version of the Open MPI on the PATH, or None."""
     if not shutil.which("mpirun"):
         return None
-    told = subprocess.run(["mpirun", "--version"], capture_output=True, text=True).stdout
-    return int(told.split("(Open MPI) ")[1].split(".")[0]) if "(Open MPI) " in told else None
+    output = subprocess.run(["mpirun", "--version"], capture_output=True, text=True).stdout
+    return int(output.split("(Open MPI) ")[1].split(".")[0]) if "(Open MPI) " in output else None
 
 
 def test_version_5_needs_mpi4py(monkeypatch):
@@ -43,12 +43,12 @@ def test_two_processes_of_mpirun_equal_one(tiny_data, tmp_path):
             sys.executable, str(ROOT / "tests" / "cluster_run.py"), f"--data={tiny_data}",
             f"--workdir={workdir}", "--epochs=2",
         ],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, timeout=PATIENCE,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, timeout=TIMEOUT,
         env=os.environ | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"},
     )  # fmt: skip
     assert run.returncode == 0 and run.stdout.count("result 15 ") == 2, run.stdout
     finish(tmp_path / "one", start(tiny_data, tmp_path / "one", 1, 2, epochs=2))
-    ours, theirs = steps_seen(workdir), steps_seen(tmp_path / "one")
-    assert all(ours[step] == theirs[step] for step in range(1, 12))
+    batches, expected = steps_seen(workdir), steps_seen(tmp_path / "one")
+    assert all(batches[step] == expected[step] for step in range(1, 12))
     assert_same(workdir, tmp_path / "one", rtol=0, atol=1e-5)
     assert output(tmp_path / "one").splitlines()[-1] in run.stdout

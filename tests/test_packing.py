@@ -1,4 +1,4 @@
-"""The packed state: nothing is lost, and a step on it is the step on the unpacked one."""
+"""Packed states: round trip, and steps equal to those of unpacked states."""
 
 from functools import partial
 from itertools import islice
@@ -17,13 +17,15 @@ from jdance.train.packing import Packing
 
 @pytest.mark.parametrize("freeze_steps", [0, 2])
 @pytest.mark.parametrize("name", ["sgd", "adamw", "adam"])
-def test_a_packed_step_is_the_same(tiny_data, name, freeze_steps):
+def test_packed_steps_equal_unpacked_ones(tiny_data, name, freeze_steps):
     config = tiny_config(tiny_data)
     config.model.classes = 3
     config.optimizer.update(name=name, weight_decay=0.1)
     model = models.build(config.model, axis_name=steps.AXIS)
     optimizer = state.make_optimizer(config.optimizer, lambda _: 0.05, freeze_steps)
-    fresh = state.create(model, optimizer, config.seed, MotionTask(config, list("abc")).input_shapes())
+    fresh = state.create(
+        model, optimizer, config.seed, MotionTask(config, list("abc")).input_shapes()
+    )
     packing = Packing(jax.eval_shape(lambda: fresh))
     packed = packing.pack(fresh)
     assert len(jax.tree.leaves(packed)) < len(jax.tree.leaves(fresh)) / 3

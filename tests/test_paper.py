@@ -1,4 +1,4 @@
-"""The reproduction of the paper's evaluation: what it plans, does once, and reports."""
+"""Reproduction of the paper's evaluation: plan, runs and report."""
 
 import json
 from dataclasses import replace
@@ -16,7 +16,7 @@ from jdance.paper import plan, run, tables
 from jdance.train import sweep
 
 
-def test_the_full_plan():
+def test_full_plan():
     loaded = []
 
     def load(name):
@@ -42,7 +42,7 @@ def test_the_full_plan():
 
 
 @pytest.mark.parametrize("preset", plan.PRESETS)
-def test_presets_suit_the_files_in_configs(preset):
+def test_presets_fit_the_files_in_configs(preset):
     import runpy
 
     def load(name):
@@ -55,11 +55,11 @@ def test_presets_suit_the_files_in_configs(preset):
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory):
-    """72 images in 24 films, none of which is divided."""
-    folder = tmp_path_factory.mktemp("films")
+def video_data(tmp_path_factory):
+    """72 images in 24 videos, each within one split."""
+    folder = tmp_path_factory.mktemp("videos")
     kinds = ("train", "train", "val", "test")
-    images = [
+    items = [
         sources.Item(
             name=f"image {i}",
             people=(sources.LabeledPerson("abc"[i % 3]),),
@@ -69,7 +69,7 @@ def films(tmp_path_factory):
         )
         for i in range(72)
     ]
-    prepare(replace(tiny_source(2), images=images), folder / "data", None)
+    prepare(replace(tiny_source(2), items=items), folder / "data", None)
     return folder / "data"
 
 
@@ -87,15 +87,15 @@ def small_plan(data):
     ]
 
 
-def test_everything_is_done_once_and_reported(films, tmp_path, monkeypatch):
-    monkeypatch.setattr(run.speed, "_SECONDS", 0.0)
+def test_runs_are_trained_once_and_reported(video_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(run.speed, "_MIN_SECONDS", 0.0)
     monkeypatch.setattr(run.speed.frames_per_second, "__defaults__", ((1, 2),))
-    config, chosen = small_plan(films)
+    config, chosen = small_plan(video_data)
     chosen[-1].changes["model.qes.prototypes"] = 30
     trained = []
     train = sweep.loop.train
     monkeypatch.setattr(sweep.loop, "train", lambda c, w: trained.append(w) or train(c, w))
-    arguments = (config, chosen, films, tmp_path / "out", ("video", "frame"))
+    arguments = (config, chosen, video_data, tmp_path / "out", ("video", "frame"))
     failures = run.reproduce(*arguments, 1)
     assert len(trained) == 8 and len(failures) == 2
     assert all("QES" in line and "only 12 training examples" in line for line in failures)
@@ -111,8 +111,8 @@ def test_everything_is_done_once_and_reported(films, tmp_path, monkeypatch):
     assert f"{100 * (by_split[1] - by_split[0]):+.1f} |" in tables
     assert "| QES |  | failed | failed | 89.3 |" in tables
     assert (tmp_path / "out" / "data" / "frame" / "dataset.json").exists()
-    assert not (tmp_path / "out" / "data" / "video").exists()  # as it is
-    # Again, with another seed: only that is trained.
+    assert not (tmp_path / "out" / "data" / "video").exists()  # already split by video
+    # With a second seed, only that is trained.
     trained.clear()
     chosen.pop()
     assert run.reproduce(*arguments, 2) == []
@@ -126,13 +126,17 @@ def test_spread_over_seeds():
     assert tables._spread([]) == "failed"
 
 
-def test_data_that_do_not_suit(films, tiny_data, tmp_path):
+def test_unusable_data(video_data, tiny_data, tmp_path):
     config, chosen = small_plan(tiny_data)
     with pytest.raises(UserError, match="no examples in split 'test'"):
         run.reproduce(config, chosen, tiny_data, tmp_path / "out", ("video",), 1)
     _, error = program("reproduce", "--data=nowhere", f"--output={tmp_path / 'out'}", status=1)
     assert "nowhere/dataset.json: no such file" in error
     _, error = program(
-        "reproduce", f"--data={films}", f"--output={tmp_path / 'out'}", "--config=no.py", status=1
+        "reproduce",
+        f"--data={video_data}",
+        f"--output={tmp_path / 'out'}",
+        "--config=no.py",
+        status=1,
     )
     assert "--config=no.py: No such file" in error

@@ -1,4 +1,4 @@
-"""Data for pose networks: COCO's annotations, masks, and one warp for image, people and mask."""
+"""Data for pose networks: COCO annotations, masks, and warps of image, people and mask."""
 
 import json
 from dataclasses import replace
@@ -46,7 +46,7 @@ def config():
     return config
 
 
-def test_a_record_comes_back_exactly():
+def test_record_round_trip():
     rng = np.random.default_rng(0)
     image, keypoints = disc_image(rng)
     mask = rng.integers(0, 2, image.shape[:2]).astype(np.uint8) * 255
@@ -58,15 +58,15 @@ def test_a_record_comes_back_exactly():
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_one_warp_moves_image_people_and_mask_together(config, seed):
+def test_warp_of_image_people_and_mask(config, seed):
     rng = np.random.default_rng(seed)
     image, keypoints = disc_image(rng)
-    # Unknown is the left half, which is made blue there.
+    # The left half is unannotated and blue.
     mask = np.full(image.shape[:2], 255, np.uint8)
     mask[:, :160] = 0
     image[:, :160, :2] = 0
     data = scenes.pack(record_of(image[..., ::-1], keypoints, mask))
-    batch = pose_loader.example((5, data), np.random.default_rng(seed), config=config)
+    batch = pose_loader.make_example((5, data), np.random.default_rng(seed), config=config)
     assert batch["image"].shape == (128, 128, 3) and batch["image"].dtype == np.uint8
     assert batch["keypoints"].shape == (4, 18, 3) and batch["mask"].shape == (16, 16)
     assert batch["index"] == 5 and not batch["keypoints"][3].any()
@@ -88,8 +88,8 @@ def test_one_warp_moves_image_people_and_mask_together(config, seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_people_beyond_the_most_are_unknown_and_nobodys_absence(config, seed):
-    """As a crowd is: where they are, the loss is 0, and elsewhere the mask is as it was."""
+def test_people_beyond_the_maximum_are_masked(config, seed):
+    """The loss is 0 at these people, as at crowds; the mask is unchanged elsewhere."""
     rng = np.random.default_rng(seed)
     image = np.zeros((240, 320, 3), np.uint8)
     keypoints = np.zeros((6, 18, 3), np.float32)
@@ -98,42 +98,42 @@ def test_people_beyond_the_most_are_unknown_and_nobodys_absence(config, seed):
         keypoints[i, :, :2] = rng.uniform(0, 24, (18, 2)) + [10 + 50 * i, 100]
     data = scenes.pack(record_of(image, keypoints))
     config.augment.update(person_height=(24.0, 24.0), jitter=20.0)
-    batch, everybody = (
-        pose_loader.example((0, data), np.random.default_rng(seed), config=config)
+    batch, complete = (
+        pose_loader.make_example((0, data), np.random.default_rng(seed), config=config)
         for config.data.max_people in (1, 6)
     )
-    assert everybody["mask"].min() == 1 and batch["keypoints"].shape == (1, 18, 3)
+    assert complete["mask"].min() == 1 and batch["keypoints"].shape == (1, 18, 3)
     kept = {tuple(person[0]) for person in batch["keypoints"]}
-    heat, _ = jax.device_get(targets.encode(everybody["keypoints"][None], (16, 16)))
+    heat, _ = jax.device_get(targets.encode(complete["keypoints"][None], (16, 16)))
     near, _ = jax.device_get(targets.encode(batch["keypoints"][None], (16, 16)))
-    wrong = np.abs(heat - near)[0].max(-1) > 0.01  # cells that would teach that nobody is there
+    wrong = np.abs(heat - near)[0].max(-1) > 0.01  # cells with a wrong target
     assert wrong.any() and batch["mask"][wrong].max() < 0.5
     assert batch["mask"].mean() > 0.3
-    for person in everybody["keypoints"]:
+    for person in complete["keypoints"]:
         inside = ((person[:, :2] >= 0) & (person[:, :2] < 128)).all(-1)
         cells = (person[inside, 1::-1] // 8).astype(int)
         if tuple(person[0]) not in kept:
             assert (batch["mask"][tuple(cells.T)] == 0).all()
 
 
-def test_left_and_right_change_places_in_a_mirror(config):
+def test_mirroring_swaps_left_and_right(config):
     config.augment.update(flip=1.0, rotation=0.0, jitter=0.0)
     person = np.zeros((1, 18, 3), np.float32)
     person[0, [skeleton.R_WRIST, skeleton.L_WRIST]] = [[50, 40, 1], [90, 140, 1]]
     view = (240, 320), 128, np.random.default_rng(0), config.augment
-    _, affine, mirrored = pose_loader.view(person, *view)
+    _, affine, mirrored = pose_loader.draw_view(person, *view)
     moved = augment.warp_keypoints(person, affine[None], np.array([mirrored]))
     right, left = moved[0, [skeleton.R_WRIST, skeleton.L_WRIST]]
     assert mirrored and right[1] > left[1] and right[0] < left[0]
-    np.testing.assert_allclose((right + left)[:2] / 2, 63.5, atol=1e-3)  # brought to the middle
+    np.testing.assert_allclose((right + left)[:2] / 2, 63.5, atol=1e-3)  # centered
 
 
-def test_shrinking_places_pixels_as_the_letterbox_does(config):
-    """A view without turn is the letterboxed image, moved."""
+def test_shrinking_matches_the_letterbox(config):
+    """A view without rotation is the shifted letterboxed image."""
     rng = np.random.default_rng(3)
     image = cv2.GaussianBlur(rng.integers(0, 256, (240, 320, 3), np.uint8), (0, 0), 3)
     affine = np.array([[0.5, 0, 0.5 * 0.5 - 0.5], [0, 0.5, 0.5 * 0.5 - 0.5]])
-    small = pose_loader.warp(image, 0.5, affine, 128, outside=0)
+    small = pose_loader.warp_view(image, 0.5, affine, 128, outside=0)
     expected = cv2.resize(image, (160, 120), interpolation=cv2.INTER_AREA)[:120, :128]
     np.testing.assert_allclose(small[:120], expected, atol=1)
     assert not small[120:].any()
@@ -155,7 +155,7 @@ def annotation(number, image, keypoints=None, box=(5, 6, 30, 40), crowd=0, segme
 
 @pytest.fixture
 def coco(tmp_path):
-    """A folder laid out as COCO's, with two images to train on and one to validate."""
+    """A folder in COCO's layout with two training images and one validation image."""
     rng = np.random.default_rng(0)
     joints = rng.uniform(5, 95, (17, 3)).round()
     joints[:, 2] = rng.integers(0, 3, 17)
@@ -169,7 +169,9 @@ def coco(tmp_path):
     for split, annotations in content.items():
         folder = tmp_path / "coco" / f"{split}2017"
         folder.mkdir(parents=True)
-        coco_images = [{"id": i, "file_name": f"{i}.jpg"} for i in range(2 if split == "train" else 1)]
+        coco_images = [
+            {"id": i, "file_name": f"{i}.jpg"} for i in range(2 if split == "train" else 1)
+        ]
         for image in coco_images:
             images.write(folder / image["file_name"], np.full((120, 100, 3), 99, np.uint8))
         file = tmp_path / "coco" / "annotations" / f"person_keypoints_{split}2017.json"
@@ -178,28 +180,28 @@ def coco(tmp_path):
     return tmp_path / "coco"
 
 
-def test_coco_annotations_become_records_and_annotations_again(coco, tmp_path):
+def test_coco_round_trip(coco, tmp_path):
     info = prepare_scenes.prepare(str(coco), tmp_path / "data")
     assert {name: split["count"] for name, split in info["splits"].items()} == {
         "train": 1, "val": 1,
     }  # fmt: skip
     source = records.Dataset(tmp_path / "data", "people").source("train")
-    record = scenes.unpack(source[0])  # the other image has nobody to learn from
+    record = scenes.unpack(source[0])  # the other image has no labeled person
     assert len(record.people) == 3 and record.crowd.tolist() == [False, False, True]
-    # Masked are the person without a labelled joint and the crowd, run length 50 in column 0.
+    # Masked are the person without a labeled joint and the crowd, run length 50 in column 0.
     expected = np.full((120, 100), 255, np.uint8)
     expected[70:101, 60:81] = 0
     expected[100:120, 0] = expected[0:30, 1] = 0
     np.testing.assert_array_equal(record.mask, expected)
-    # Back to annotations: what the judge looks at is as it was.
+    # The fields that COCO's evaluation uses are unchanged.
     original = json.loads((coco / "annotations/person_keypoints_train2017.json").read_text())
-    for ours, theirs in zip(
+    for actual, expected in zip(
         evaluation.to_coco([record])["annotations"], original["annotations"], strict=True
     ):
         for name in ("image_id", "num_keypoints", "iscrowd", "bbox"):
-            assert ours[name] == theirs[name]
-        assert ours["area"] == pytest.approx(theirs["area"])
-        before, after = (np.reshape(a["keypoints"], (17, 3)) for a in (theirs, ours))
+            assert actual[name] == expected[name]
+        assert actual["area"] == pytest.approx(expected["area"])
+        before, after = (np.reshape(a["keypoints"], (17, 3)) for a in (expected, actual))
         np.testing.assert_array_equal(before[:, 2] > 0, after[:, 2] > 0)
         np.testing.assert_allclose(before[:, :2], after[:, :2])
 
@@ -214,14 +216,14 @@ def test_coco_annotations_become_records_and_annotations_again(coco, tmp_path):
         (lambda f: [p.unlink() for p in (f / "annotations").iterdir()], "no annotations/"),
     ],
 )  # fmt: skip
-def test_broken_coco_folders_are_named(coco, tmp_path, change, message):
+def test_broken_coco_folders(coco, tmp_path, change, message):
     change(coco)
     with pytest.raises(UserError, match=message) as error:
         prepare_scenes.prepare(str(coco), tmp_path / "data")
     assert "\n" not in str(error.value)
 
 
-def test_images_that_cannot_be_read_are_listed(coco, tmp_path):
+def test_unreadable_images_are_listed(coco, tmp_path):
     (coco / "train2017" / "0.jpg").write_text("no image")
     info = prepare_scenes.prepare(str(coco), tmp_path / "data")
     assert {name: split["count"] for name, split in info["splits"].items()} == {
@@ -230,7 +232,7 @@ def test_images_that_cannot_be_read_are_listed(coco, tmp_path):
     assert "0.jpg: not a readable image" in info["skipped"][0]["reason"]
 
 
-def test_each_kind_of_data_set_is_told_from_the_other(coco, tiny_data, tmp_path):
+def test_kinds_of_data_sets_are_distinguished(coco, tiny_data, tmp_path):
     prepare_scenes.prepare(str(coco), tmp_path / "data")
     with pytest.raises(UserError, match="holds people, not persons"):
         records.Dataset(tmp_path / "data")
@@ -238,7 +240,7 @@ def test_each_kind_of_data_set_is_told_from_the_other(coco, tiny_data, tmp_path)
         records.Dataset(tiny_data, "people")
 
 
-def test_a_pose_data_set_is_verified(coco, tmp_path):
+def test_verify_pose_data(coco, tmp_path):
     prepare_scenes.prepare(str(coco), tmp_path / "data")
     assert verify(tmp_path / "data") == (2, [])
     image, keypoints = disc_image(np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""Lightweight OpenPose: OpenVINO's files, the network, and its use."""
+"""Lightweight OpenPose: OpenVINO files, the network, and its use."""
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,8 @@ from openvino_writer import Writer, small_network
 
 from jdance import config as defaults
 from jdance.errors import UserError
+from jdance.models.pose_layers import DepthwiseConv
 from jdance.models.pose_lightweight import LightweightOpenPose
-from jdance.models.pose_mobilenet import DepthwiseConv
 from jdance.pose import PoseEstimator, importers, weights, zoo
 from jdance.train.pose import PoseTask
 from jdance.weights import openvino
@@ -35,7 +35,7 @@ def test_reads_all_precisions(tmp_path, dtype):
         np.testing.assert_array_equal(layers[name].bias, bias)
 
 
-def test_a_convolution_without_a_bias_has_zeros(tmp_path):
+def test_missing_biases_are_zero(tmp_path):
     writer = Writer()
     kernel = writer.constant(np.ones((2, 3, 1, 1), np.float32))
     writer.convolution("a", writer.layer("Parameter"), kernel)
@@ -57,7 +57,7 @@ def test_a_convolution_without_a_bias_has_zeros(tmp_path):
         ("</net>", "", "not XML"),
     ],
 )
-def test_damage_is_one_clear_line(tmp_path, old, new, reason):
+def test_damaged_files(tmp_path, old, new, reason):
     writer, _ = small_network()
     path = writer.write(tmp_path / "net.xml")
     text = writer.xml.replace(old, new)
@@ -69,7 +69,7 @@ def test_damage_is_one_clear_line(tmp_path, old, new, reason):
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
 
 
-def test_weights_that_depend_on_themselves_are_refused(tmp_path):
+def test_cyclic_weights(tmp_path):
     writer, _ = small_network(np.uint8)
     path = writer.write(tmp_path / "net.xml")
     convert = writer.xml.partition('type="Convert"')[0].rpartition('id="')[2].partition('"')[0]
@@ -79,7 +79,7 @@ def test_weights_that_depend_on_themselves_are_refused(tmp_path):
         openvino.read(path)
 
 
-def test_a_missing_half(tmp_path):
+def test_missing_files(tmp_path):
     writer, _ = small_network()
     path = writer.write(tmp_path / "net.xml")
     path.with_suffix(".bin").unlink()
@@ -89,7 +89,7 @@ def test_a_missing_half(tmp_path):
         openvino.read(path.with_suffix(".bin"))
 
 
-def test_another_network_is_refused(tmp_path):
+def test_other_networks(tmp_path):
     writer, _ = small_network()
     path = writer.write(tmp_path / "net.xml")
     with pytest.raises(UserError, match=r"not the weights of light.* is missing"):
@@ -101,7 +101,7 @@ def test_another_network_is_refused(tmp_path):
 
 @pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_symmetric_padding_is_that_of_pytorch(stride, dilation):
+def test_symmetric_padding_equals_pytorch(stride, dilation):
     x = np.random.default_rng(0).normal(size=(1, 8, 12, 5)).astype(np.float32)
     layer = DepthwiseConv(stride=stride, dilation=dilation, symmetric=True)
     variables = layer.init(jax.random.key(0), x)
@@ -126,7 +126,7 @@ def test_stages_and_parameters():
     assert sum(leaf.size for leaf in published.values()) == 4_099_058
 
 
-def test_batch_norm_takes_the_place_of_biases():
+def test_batch_norm_replaces_biases():
     names = {path[1:] for path in weights.abstract_variables(LightweightOpenPose(batch_norm=True))}
     assert ("conv1", "bn", "scale") in names and ("conv1", "bias") not in names
     assert ("stage2_block3_conv2", "bn", "mean") in names
@@ -169,12 +169,12 @@ def test_equals_openvino_on_real_images(real_data, published):
     with np.load(real_data("pose/hpe0001/reference_maps.npz")) as reference:
         for name in NAMES:
             maps = estimator.maps(reference[f"{name}/input_bgr"][None, ..., ::-1])
-            for ours, kind in zip(maps, ("heat", "paf"), strict=True):
+            for actual, kind in zip(maps, ("heat", "paf"), strict=True):
                 expected = reference[f"{name}/{kind}"].astype(np.float32)
-                np.testing.assert_allclose(ours[0], expected, atol=1e-3, rtol=0)
+                np.testing.assert_allclose(actual[0], expected, atol=1e-3, rtol=0)
 
 
-def test_the_published_name_and_a_folder_are_the_same(real_data, published, monkeypatch):
+def test_name_and_checkpoint_give_the_same_network(real_data, published, monkeypatch):
     monkeypatch.setattr(zoo, "find", lambda name: real_data(PUBLISHED))
     named = PoseEstimator.load("hpe0001", size=256)
     assert named.config == published[0] and named.size == 256
@@ -183,7 +183,7 @@ def test_the_published_name_and_a_folder_are_the_same(real_data, published, monk
         np.testing.assert_array_equal(flatten_dict(named.variables)[path], leaf)
 
 
-def test_a_folder_with_the_published_files(real_data, tmp_path):
+def test_folder_with_the_published_files(real_data, tmp_path):
     for suffix in (".xml", ".bin"):
         (tmp_path / f"net{suffix}").symlink_to(real_data(PUBLISHED).with_suffix(suffix))
     assert PoseEstimator.load(tmp_path).config["network"] == "lightweight_openpose"

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jdance.models.pose_mobilenet import DepthwiseConv, MobileNetV2Small, upsample2
+from jdance.models.pose_layers import DepthwiseConv, upsample_corner
+from jdance.models.pose_mobilenet import MobileNetV2Small
 from jdance.pose.networks import NETWORKS
 
 
@@ -19,7 +20,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def variables(images):
-    """Random variables, made without compiling `init`."""
+    """Random variables, without compiling `init`."""
     rng = np.random.default_rng(1)
 
     def random(path, leaf):
@@ -34,7 +35,7 @@ def variables(images):
 
 @pytest.fixture(scope="module")
 def apply():
-    """The compiled network for each kind of statistics, shared by the tests."""
+    """The compiled networks by statistics, shared by the tests."""
     return {
         statistics: jax.jit(MobileNetV2Small(statistics=statistics).apply)
         for statistics in ("fixed", "instance")
@@ -55,16 +56,16 @@ def test_depthwise_equals_a_grouped_convolution(shape, size, stride):
         feature_group_count=shape[-1],
         precision="highest",
     )
-    ours, expected = jax.jit(lambda v, x: (depthwise.apply(v, x), grouped.apply(v, x)))(
+    actual, expected = jax.jit(lambda v, x: (depthwise.apply(v, x), grouped.apply(v, x)))(
         variables, x
     )
-    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_upsample2_is_linear_from_the_corner():
+def test_upsample_corner():
     x = jnp.array([[0.0, 4.0], [8.0, 0.0]]).reshape(1, 2, 2, 1)
     expected = [[0, 2, 4, 4], [4, 3, 2, 2], [8, 4, 0, 0], [8, 4, 0, 0]]
-    np.testing.assert_array_equal(upsample2(x)[0, :, :, 0], expected)
+    np.testing.assert_array_equal(upsample_corner(x)[0, :, :, 0], expected)
 
 
 @pytest.mark.parametrize("statistics", ["fixed", "instance"])
@@ -83,7 +84,7 @@ def test_sizes_of_the_network(statistics):
     assert ("backbone" in variables["batch_stats"]) == (statistics == "fixed")
 
 
-def test_all_stages_end_with_the_answer(variables, images):
+def test_all_stages(variables, images):
     net = MobileNetV2Small()
 
     @jax.jit
@@ -98,7 +99,7 @@ def test_all_stages_end_with_the_answer(variables, images):
 
 
 @pytest.mark.parametrize("statistics", ["fixed", "instance"])
-def test_a_image_does_not_depend_on_its_batch(variables, images, apply, statistics):
+def test_results_do_not_depend_on_the_batch(variables, images, apply, statistics):
     heat, paf = apply[statistics](variables, images)
     others = np.stack([images[0], images[2][::-1], images[1] / 3])
     heat_0, paf_0 = apply[statistics](variables, others)
@@ -107,7 +108,7 @@ def test_a_image_does_not_depend_on_its_batch(variables, images, apply, statisti
     assert not np.allclose(heat[1], heat_0[1])
 
 
-def test_statistics_of_a_image_undo_its_contrast(variables, images, apply):
+def test_instance_statistics_normalize_contrast(variables, images, apply):
     differences = {}
     for statistics in ("fixed", "instance"):
         bright = apply[statistics](variables, images)[0]
@@ -133,7 +134,7 @@ def test_training_uses_and_updates_the_batch_statistics(variables, images):
     assert not np.allclose(before[last[0]][last[1]][last[2]], after[last[0]][last[1]][last[2]])
 
 
-def test_half_precision_is_close_and_keeps_float32_outside(variables, images, apply):
+def test_half_precision(variables, images, apply):
     net = MobileNetV2Small(dtype=jnp.bfloat16)
     fresh = jax.eval_shape(net.init, jax.random.key(0), images)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(fresh))
@@ -144,10 +145,10 @@ def test_half_precision_is_close_and_keeps_float32_outside(variables, images, ap
         assert np.abs(half - single).max() < 0.1 * np.abs(single).max()
 
 
-def test_unknown_statistics_are_an_error(images):
+def test_unknown_statistics(images):
     with pytest.raises(ValueError, match="'fixed' or 'instance'"):
         jax.eval_shape(MobileNetV2Small(statistics="batch").init, jax.random.key(0), images)
 
 
-def test_networks_are_known_by_name():
+def test_network_names():
     assert NETWORKS["mobilenet_v2_small"].module is MobileNetV2Small

@@ -1,4 +1,4 @@
-"""MoveNet MultiPose: TensorFlow.js' files, the network, its decode, and their use."""
+"""MoveNet MultiPose: TensorFlow.js files, network, decoder, and their use."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jdance import config as defaults
 from jdance import skeleton
 from jdance.errors import UserError
-from jdance.models import pose_movenet
+from jdance.models import pose_layers, pose_movenet
 from jdance.pose import DecodeConfig, PoseEstimator, importers, movenet_decode, zoo
 from jdance.train.pose import PoseTask
 from jdance.weights import tfjs
@@ -27,7 +27,7 @@ HEADS = ("center_0", "kpt_heatmap_0", "kpt_regress_0", "kpt_offset_0")
 
 
 def write_model(path, arrays, shards=1, extra=b"", **changes):
-    """Writes {name: array}; float16 arrays are quantized float32, uint8 ones mean q / 2 - 3."""
+    """Writes {name: array}; float16 and uint8 arrays (q / 2 - 3) are quantized."""
     weights = []
     for name, array in arrays.items():
         entry = {"name": name, "shape": list(array.shape), "dtype": array.dtype.name}
@@ -56,7 +56,7 @@ def arrays():
     }
 
 
-def test_reads_all_types_from_several_files(tmp_path):
+def test_reads_all_types(tmp_path):
     found = tfjs.read(write_model(tmp_path / "m.json", arrays(), shards=3))
     assert {name: array.dtype.name for name, array in found.items()} == {
         "a": "float32", "b": "float32", "c": "float32", "d": "int32",
@@ -79,7 +79,7 @@ def test_reads_all_types_from_several_files(tmp_path):
         ({"quantization": {"dtype": "uint8", "scale": float("nan"), "min": 0}}, "has no scale"),
     ],
 )
-def test_damage_is_one_clear_line(tmp_path, changes, reason):
+def test_damaged_models(tmp_path, changes, reason):
     path = write_model(tmp_path / "m.json", arrays(), **changes)
     with pytest.raises(UserError, match=reason) as error:
         tfjs.read(path)
@@ -89,14 +89,14 @@ def test_damage_is_one_clear_line(tmp_path, changes, reason):
 @pytest.mark.parametrize(
     ("paths", "reason"),
     [
-        (["../m0.bin"], "an invalid weights file name '../m0.bin' of weights"),
-        (["/etc/passwd"], "an invalid weights file name '/etc/passwd' of weights"),
+        (["../m0.bin"], "an invalid weights file name '../m0.bin'"),
+        (["/etc/passwd"], "an invalid weights file name '/etc/passwd'"),
         (["absent.bin"], r"absent\.bin: cannot be read"),
-        (["m0.bin", "m0.bin"], "an invalid weights file name 'm0.bin' of weights"),
-        ([3], "an invalid weights file name '3' of weights"),
+        (["m0.bin", "m0.bin"], "an invalid weights file name 'm0.bin'"),
+        ([3], "an invalid weights file name '3'"),
     ],
 )
-def test_only_files_beside_it_are_read(tmp_path, paths, reason):
+def test_only_files_in_the_same_folder_are_read(tmp_path, paths, reason):
     (tmp_path / "below").mkdir()
     write_model(tmp_path / "m.json", arrays())
     path = write_model(tmp_path / "below" / "m.json", arrays())
@@ -108,13 +108,13 @@ def test_only_files_beside_it_are_read(tmp_path, paths, reason):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"weightsManifest": [3]}', "[" * 100000])
-def test_something_else_is_refused(tmp_path, text):
+def test_other_files(tmp_path, text):
     (tmp_path / "m.json").write_text(text)
     with pytest.raises(UserError, match=r"m\.json: not a TensorFlow\.js model"):
         tfjs.read(tmp_path / "m.json")
 
 
-def test_another_network_is_refused(tmp_path):
+def test_other_networks(tmp_path):
     path = write_model(tmp_path / "m.json", arrays())
     with pytest.raises(UserError, match=r"not the weights of movenet_multipose, .* is missing"):
         PoseEstimator.load(path)
@@ -123,13 +123,13 @@ def test_another_network_is_refused(tmp_path):
 # The network --------------------------------------------------------------------------------------
 
 
-def test_upsampling_is_bilinear_with_half_pixel_centers():
+def test_upsample_half_pixel():
     x = np.random.default_rng(0).normal(size=(2, 5, 3, 4)).astype(np.float32)
     expected = jax.image.resize(x, (2, 10, 6, 4), "bilinear")
-    np.testing.assert_allclose(pose_movenet.upsample2(jnp.asarray(x)), expected, atol=1e-6)
+    np.testing.assert_allclose(pose_layers.upsample_half_pixel(jnp.asarray(x)), expected, atol=1e-6)
 
 
-def test_it_can_be_used_but_not_trained():
+def test_cannot_be_trained():
     config = defaults.pose()
     config.model = ConfigDict({"network": "movenet_multipose"})
     with pytest.raises(UserError, match="movenet_multipose: can be used, but not trained"):
@@ -147,17 +147,17 @@ def logit(probability):
 
 
 def scene(*people, misplaced=0.0, cells=CELLS):
-    """Heads that show people [17, 3] in pixels; what centers expect is `misplaced` by so much."""
+    """Heads with people [17, 3] in pixels; `misplaced` is the error of the regression in cells."""
     center = np.full((*cells, 1), -9.0, np.float32)
     heat = np.full((*cells, 17), -9.0, np.float32)
     regress = np.zeros((*cells, 17, 2), np.float32)
     offset = np.zeros((*cells, 17, 2), np.float32)
     for number, person in enumerate(people):
-        place = (person[:, 1::-1] + 0.5) / 4  # y, x in cells
-        middle = np.round(place.mean(0)).astype(int)
+        position = (person[:, 1::-1] + 0.5) / 4  # y, x in cells
+        middle = np.round(position.mean(0)).astype(int)
         center[tuple(middle)] = logit(0.9 - 0.1 * number)
-        regress[tuple(middle)] = place - middle + misplaced
-        for joint, (y, x) in enumerate(place):
+        regress[tuple(middle)] = position - middle + misplaced
+        for joint, (y, x) in enumerate(position):
             cell = int(y), int(x)
             heat[(*cell, joint)] = logit(person[joint, 2])
             offset[(*cell, joint)] = y - cell[0], x - cell[1]
@@ -177,7 +177,7 @@ def decoded(*scenes, config=CONFIG, min_joints=4):
         heads, config, min_joints))  # fmt: skip
 
 
-def test_people_are_found_where_their_heat_is():
+def test_joints_are_refined_to_their_heat():
     first, second = one(50, 60), one(130, 90, seed=1)
     found = decoded(scene(first, second, misplaced=0.6), scene(second))
     assert found.keypoints.shape == (2, 6, 18, 3)
@@ -187,18 +187,18 @@ def test_people_are_found_where_their_heat_is():
     assert not found.keypoints[0, 2:].any() and not found.score[0, 2:].any()
 
 
-def test_people_in_turn_and_at_once_are_the_same():
-    """The CPU takes one person after the other, a GPU all together."""
+def test_sequential_and_parallel_refinement_are_equal():
+    """CPUs refine people sequentially, GPUs in parallel."""
     heads = jax.tree.map(lambda x: jnp.asarray(x)[None], scene(one(50, 60), one(130, 90, seed=1)))
     rough = movenet_decode._from_centers(heads, 6)
     heat = jax.nn.sigmoid(heads.heat).transpose(0, 3, 1, 2)
-    in_turn = movenet_decode._refine_in_turn(heat, heads.offset, rough)
-    at_once = movenet_decode._refine_at_once(heat, heads.offset, rough)
-    for a, b in zip(in_turn, at_once, strict=True):
+    sequential = movenet_decode._refine_sequentially(heat, heads.offset, rough)
+    parallel = movenet_decode._refine_all(heat, heads.offset, rough)
+    for a, b in zip(sequential, parallel, strict=True):
         np.testing.assert_allclose(a[:, :2], b[:, :2], atol=1e-5)
 
 
-def test_two_centers_of_one_person_are_one():
+def test_duplicate_centers_are_suppressed():
     person = one(80, 80)
     heads = scene(person)
     y, x = np.argwhere(heads.center[..., 0] > 0)[0]
@@ -217,7 +217,7 @@ def test_joints_without_heat_are_missing():
     assert decoded(scene(person), min_joints=18).valid.sum() == 0
 
 
-def test_an_empty_image_and_a_crowd():
+def test_empty_image_and_crowd():
     people = [one(20 + 50 * (i % 3), 30 + 60 * (i // 3), seed=i) for i in range(6)]
     found = decoded(scene(), scene(*people), config=DecodeConfig(max_people=4))
     assert found.valid.sum(1).tolist() == [0, 4]
@@ -232,14 +232,14 @@ def test_equals_the_reference_on_real_images(real_data):
     with np.load(real_data("pose/movenet_multipose/reference_heads.npz")) as reference:
         for name in NAMES:
             heads = estimator.maps(reference[f"{name}/input_rgb"][None])
-            for ours, kind in zip(heads, HEADS, strict=True):
+            for actual, kind in zip(heads, HEADS, strict=True):
                 # The reference is stored in half precision: 2**-11 of a value is its rounding.
                 expected = reference[f"{name}/{kind}"].astype(np.float32)
-                np.testing.assert_allclose(ours[0], expected, atol=2e-3, rtol=2**-11)
+                np.testing.assert_allclose(actual[0], expected, atol=2e-3, rtol=2**-11)
 
 
 @pytest.mark.parametrize(("name", "people"), [("p1.jpg", 1), ("p2.jpg", 2), ("apink3.jpg", 6)])
-def test_finds_the_people_in_real_photos(real_data, monkeypatch, name, people):
+def test_real_photos(real_data, monkeypatch, name, people):
     monkeypatch.setattr(zoo, "find", lambda name: real_data(PUBLISHED))
     estimator = PoseEstimator.load("movenet_multipose")
     image = cv2.imread(str(real_data(f"photos/{name}")))[..., ::-1]
@@ -247,7 +247,7 @@ def test_finds_the_people_in_real_photos(real_data, monkeypatch, name, people):
     assert len(keypoints) == people and (keypoints[..., 2] > 0).sum(-1).min() >= 12
 
 
-def test_a_folder_with_the_published_files(real_data, tmp_path):
+def test_folder_with_the_published_files(real_data, tmp_path):
     for suffix in (".json", ".bin"):
         shutil.copy(real_data(PUBLISHED).with_suffix(suffix), tmp_path)
     assert PoseEstimator.load(tmp_path).config == {"network": "movenet_multipose"}

@@ -1,4 +1,4 @@
-"""Training and judging pose networks: loss, rates, resumption, average precision."""
+"""Training and evaluation of pose networks: loss, learning rates, resuming, AP."""
 
 import dataclasses
 import json
@@ -16,8 +16,8 @@ from jdance import skeleton
 from jdance.data import prepare_scenes
 from jdance.data import scenes as pose_scenes
 from jdance.errors import UserError
-from jdance.models.pose_light import LightPose, join_cells
-from jdance.models.pose_mobilenet import DepthwiseConv
+from jdance.models.pose_layers import DepthwiseConv
+from jdance.models.pose_light import LightPose, space_to_depth
 from jdance.pose import PoseEstimator, decode, evaluation, targets, weights
 from jdance.pose.letterbox import fitted_size, to_image
 from jdance.stagedance import stage
@@ -29,8 +29,8 @@ def scenes(tmp_path_factory):
     """A data set of a few small scenes of StageDance."""
     folder = tmp_path_factory.mktemp("scenes") / "data"
     with pytest.MonkeyPatch.context() as patch:
-        small = partial(stage.scene, width=160, height=120)
-        patch.setattr(prepare_scenes.stage, "scene", small)
+        small = partial(stage.render_scene, width=160, height=120)
+        patch.setattr(prepare_scenes.stage, "render_scene", small)
         prepare_scenes.prepare("stage:tiny", folder)
     return folder
 
@@ -52,7 +52,7 @@ def small_config(data):
     ("size", "stride", "dilation", "side"),
     [(3, 1, 1, 9), (3, 2, 1, 10), (3, 2, 1, 9), (3, 1, 3, 11), (1, 1, 1, 5)],
 )
-def test_depthwise_equals_grouped_convolution_and_so_do_its_gradients(size, stride, dilation, side):
+def test_depthwise_values_and_gradients(size, stride, dilation, side):
     x = np.random.default_rng(0).normal(size=(2, side, side + 1, 5)).astype(np.float32)
     module = DepthwiseConv(size, stride, dilation)
     variables = module.init(jax.random.key(0), x)
@@ -68,10 +68,10 @@ def test_depthwise_equals_grouped_convolution_and_so_do_its_gradients(size, stri
         return jax.grad(lambda v, x: jnp.sin(function(v, x)).sum(), argnums=(0, 1))(variables, x)
 
     np.testing.assert_allclose(module.apply(variables, x), grouped(variables, x), atol=1e-5)
-    for ours, expected in zip(
+    for actual, expected in zip(
         jax.tree.leaves(gradients(module.apply)), jax.tree.leaves(gradients(grouped)), strict=True
     ):
-        np.testing.assert_allclose(ours, expected, atol=1e-4)
+        np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
 def test_light_network_shapes_and_size():
@@ -84,9 +84,9 @@ def test_light_network_shapes_and_size():
     assert {k.split("_")[0] for k in variables["params"]} >= {"stage1", "stage2", "stage3"}
 
 
-def test_joined_cells_are_the_pixels_of_a_square():
+def test_space_to_depth():
     x = np.arange(4 * 6 * 2).reshape(1, 4, 6, 2)
-    joined = join_cells(x, 2)
+    joined = space_to_depth(x, 2)
     assert joined.shape == (1, 2, 3, 8)
     np.testing.assert_array_equal(joined[0, 1, 2], x[0, 2:4, 4:6].ravel())
 
@@ -136,20 +136,24 @@ def test_loss_is_the_masked_squared_error_of_all_stages(batch):
         assert not leaf[:, 2:5].any() and leaf[:, :2].all()  # masked cells teach nothing
 
 
-def test_later_stages_learn_at_their_own_rate():
+def test_learning_rate_of_later_stages():
     params = {
         name: {"kernel": jnp.ones((2, 2))}
         for name in ("stride4", "stage1_maps", "stage2_block0", "stage12_heat")
     }
     config = defaults.pose().optimizer
     optimizer = state.make_optimizer(
-        config, lambda _: 0.1, lr_multipliers=partial(pose.stage_multipliers, later=config.later_stages)
+        config,
+        lambda _: 0.1,
+        lr_multipliers=partial(pose.stage_multipliers, later=config.later_stages),
     )
     plain = state.make_optimizer(config, lambda _: 0.1)
     gradient = jax.tree.map(jnp.ones_like, params)
-    ours, _ = optimizer.update(gradient, optimizer.init(params), params)
+    actual, _ = optimizer.update(gradient, optimizer.init(params), params)
     same, _ = plain.update(gradient, plain.init(params), params)
-    factors = {name: float((ours[name]["kernel"] / same[name]["kernel"])[0, 0]) for name in ours}
+    factors = {
+        name: float((actual[name]["kernel"] / same[name]["kernel"])[0, 0]) for name in actual
+    }
     assert factors == {"stride4": 1, "stage1_maps": 1, "stage2_block0": 4, "stage12_heat": 4}
 
 
@@ -162,9 +166,7 @@ def parameters(workdir):
         return checkpointer.restore(folder.absolute() / "default")["params"]
 
 
-def test_an_interrupted_run_ends_as_an_undisturbed_one_and_both_can_be_used(
-    scenes, tmp_path, monkeypatch
-):
+def test_interrupted_and_uninterrupted_runs_are_equal(scenes, tmp_path, monkeypatch):
     config = small_config(scenes)
     result = loop.train(config, tmp_path / "a")
     assert result.keys() >= {"AP", "AP50", "AP75", "AR"} and result["n"] == 7
@@ -191,12 +193,14 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one_and_both_can_be_used(
     packed = tmp_path / "a" / "pose.npz"
     estimator = PoseEstimator.load(packed)
     jax.tree.map(
-        lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6),
+        lambda actual, expected: np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-6),
         jax.device_get(estimator.variables["params"]), parameters(tmp_path / "a"),
     )  # fmt: skip
     config.init_from = str(packed)
     task = tasks.make(config, ["person"])
-    optimizer = state.make_optimizer(config.optimizer, lambda _: 1e-2, lr_multipliers=task.lr_multipliers)
+    optimizer = state.make_optimizer(
+        config.optimizer, lambda _: 1e-2, lr_multipliers=task.lr_multipliers
+    )
     fresh = state.create(task.model(), optimizer, 0, task.input_shapes())
     begun = init_from.apply(fresh, task.initial_variables(fresh.variables))
     jax.tree.map(np.testing.assert_array_equal, begun.params, estimator.variables["params"])
@@ -205,7 +209,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one_and_both_can_be_used(
         tasks.make(config, ["person"]).initial_variables(fresh.variables)
 
 
-def test_more_stages_than_the_source_has_stay_fresh(tmp_path):
+def test_additional_stages_keep_their_initialization(tmp_path):
     """The third step of Lightweight OpenPose's recipe adds stages to a trained network."""
     config = defaults.pose()
     config.model.update(width=8, stages=1)
@@ -237,7 +241,7 @@ def test_mistakes_in_the_configuration(scenes, tmp_path, key, value, message):
         loop.train(config, tmp_path / "run")
 
 
-def test_packed_checkpoints_that_are_something_else(tmp_path):
+def test_damaged_packed_checkpoints(tmp_path):
     path = tmp_path / "pose.npz"
     path.write_bytes(b"no archive")
     with pytest.raises(UserError, match=r"not a readable \.npz file"):
@@ -254,7 +258,7 @@ def test_packed_checkpoints_that_are_something_else(tmp_path):
 
 
 def stacked(a, b, height):
-    """Two images of one size as one, the second below the first."""
+    """Two images of the same size stacked vertically."""
     below = b.people.copy()
     below[..., 1] += height * (below[..., 2] > 0)
     joined = {
@@ -264,15 +268,15 @@ def stacked(a, b, height):
     return dataclasses.replace(a, people=np.concatenate([a.people, below]), **joined)
 
 
-def test_what_the_maps_alone_cost():
-    """Ground truth of up to 12 people, drawn as maps and decoded, with no network between."""
+def test_average_precision_of_perfect_maps():
+    """Ground truth of up to 12 people, encoded as maps and decoded."""
     width, height = 320, 240
     crowded = next(group for group in range(60) if stage._troupe_size(5, group) == 6)
     records_ = []
     for group in range(60):
         motions = range(6) if group == crowded else None
         pair = [
-            prepare_scenes.of_scene(
+            prepare_scenes.record_from_scene(
                 stage.render_scene(5, group, i, motions=motions, width=width, height=height), ""
             )
             for i in range(2)
@@ -293,7 +297,7 @@ def test_what_the_maps_alone_cost():
     assert evaluation.coco_metrics(records_, found)["AP"] >= 0.97
 
 
-def test_judging_by_hand():
+def test_coco_metrics_by_hand():
     person = np.ones((2, 18, 3), np.float32)
     person[..., 0] = np.linspace(10, 90, 18)
     person[..., 1] = np.linspace(20, 180, 18)
@@ -311,7 +315,7 @@ def test_judging_by_hand():
     assert evaluation.coco_metrics(truth, [(far, np.ones(2))])["AP50"] == 0
 
 
-def test_a_run_is_read_with_the_attributes_of_its_own_network(tmp_path):
+def test_runs_keep_their_network_attributes(tmp_path):
     config = defaults.pose()
     config.model = ConfigDict(dict(network="mobilenet_v2_small", statistics="fixed"))
     text = json.dumps({"config": config.to_dict(), "classes": ["person"]})
@@ -322,11 +326,11 @@ def test_a_run_is_read_with_the_attributes_of_its_own_network(tmp_path):
 # What ships with the package ----------------------------------------------------------------------
 
 
-def test_the_shipped_network_finds_dancers_it_has_never_seen():
+def test_shipped_network_on_unseen_dancers():
     assert weights.SHIPPED["stage"].stat().st_size <= 4_000_000
     estimator = PoseEstimator.load("stage")
     packed = []
     for group in range(12):
         scene = stage.render_scene(2021, group, 0)
-        packed.append(pose_scenes.pack(prepare_scenes.of_scene(scene, f"{group}")))
+        packed.append(pose_scenes.pack(prepare_scenes.record_from_scene(scene, f"{group}")))
     assert evaluation.average_precision(estimator, packed)["AP"] >= 0.7

@@ -1,4 +1,4 @@
-"""OKS suppression, and people merged over mirrored and turned views."""
+"""OKS suppression and test-time augmentation."""
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +15,13 @@ SIDE = 100
 
 
 def person(x, y, seed=0, size=30.0):
-    """Joints [18, 3] around a point; those of the same seed are alike."""
+    """Joints [18, 3] around a point; the same seed gives similar ones."""
     rng = np.random.default_rng(seed)
     xy = rng.uniform(-size, size, (18, 2)) + [x, y]
     return np.concatenate([xy, rng.uniform(0.5, 1, (18, 1))], 1).astype(np.float32)
 
 
-def test_similarity_is_that_of_tracking():
+def test_similarity_equals_tracking():
     people = np.stack([person(50, 50), person(52, 51), person(50, 50, seed=1), person(90, 10)])
     people[1, 4:9] = 0
     sizes = np.array([tracking.body_scale(one) for one in people])
@@ -30,7 +30,7 @@ def test_similarity_is_that_of_tracking():
     np.testing.assert_allclose(oks.similarity(jnp.asarray(people)), expected, atol=1e-5)
 
 
-def test_suppression_equals_one_after_the_other():
+def test_suppression_equals_sequential_suppression():
     rng = np.random.default_rng(0)
     for _ in range(20):
         alike = rng.random((12, 12)) < 0.25
@@ -48,7 +48,7 @@ def test_suppression_equals_one_after_the_other():
 
 
 def found(*people):
-    """People of one view: a row for each, and an empty one."""
+    """`People` of one view, with an empty last row."""
     keypoints = np.zeros((1, len(people) + 1, 18, 3), np.float32)
     keypoints[0, : len(people)] = people
     valid = keypoints[..., 2].any(-1)
@@ -56,8 +56,8 @@ def found(*people):
 
 
 @pytest.mark.parametrize("name", views.VIEWS)
-def test_what_a_view_shows_is_found_again(name):
-    """A dot that is a joint is found where it was, whichever way the image is turned."""
+def test_merge_inverts_add(name):
+    """A dot in the image is mapped back to its position from every view."""
     image = np.zeros((1, 40, 60, 3), np.uint8)
     image[0, 7, 11] = 200
     both = np.asarray(views.add(jnp.asarray(image), [name]))
@@ -78,7 +78,7 @@ def test_what_a_view_shows_is_found_again(name):
     assert not merged.keypoints[0, 0, skeleton.R_WRIST].any()
 
 
-def test_people_of_several_views_are_merged():
+def test_people_are_merged_over_views():
     first, second = person(30, 30), person(70, 60, seed=2)
     mirrored = first.copy()
     mirrored[:, 0] += 2
@@ -105,7 +105,7 @@ def test_people_of_several_views_are_merged():
         assert abs(people - expected).max(axis=(1, 2)).min() < 1e-3
 
 
-def test_a_person_inside_a_better_one_of_another_view_is_dropped():
+def test_overlapping_people_of_other_views_are_dropped():
     whole, part = person(50, 50), person(50, 50, seed=5, size=12.0)
     part[8:] = 0
     part[:, 2] *= 0.5
@@ -118,13 +118,13 @@ def test_a_person_inside_a_better_one_of_another_view_is_dropped():
 
     assert merged(found(whole), found(upside_down)) == 1
     nothing = found(np.zeros((18, 3), np.float32))
-    # In one view the decode has told them apart already.
+    # Within one view, the decoder has separated them.
     pair = found(whole, part)
     empty = jax.tree.map(lambda x: np.zeros_like(x), pair)
     assert merged(pair, empty) == 2 and merged(nothing, found(upside_down)) == 1
 
 
-def test_unknown_views_are_an_error():
+def test_unknown_views():
     for names in (["flip", "up"], ["flip", "flip"]):
-        with pytest.raises(UserError, match=r"--pose_views=.*expected different ones of flip, rot"):
+        with pytest.raises(UserError, match=r"--pose_views=.*expected distinct names of flip, rot"):
             views.check(names)

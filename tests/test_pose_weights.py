@@ -399,7 +399,7 @@ def published(tmp_path, monkeypatch):
 
     def publish(content, sha256_of=None, file="net.pb"):
         (folder / "net.pb").write_bytes(content)
-        source = zoo.Source(
+        source = zoo.Download(
             url=f"http://127.0.0.1:{server.server_port}/{file}",
             sha256=hashlib.sha256(sha256_of or content).hexdigest(),
             size=len(sha256_of or content),
@@ -464,6 +464,17 @@ def test_refused_connection(published, monkeypatch):
     with pytest.raises(UserError, match=r"cannot download http://127\.0\.0\.1:9/net\.pb") as error:
         zoo.find("net")
     assert "\n" not in str(error.value)
+
+
+def test_the_default_is_the_best_that_can_be_had(published, tmp_path, monkeypatch):
+    published(b"weights")
+    lost = zoo.DOWNLOADS["net"][0]._replace(url="http://127.0.0.1:9/x", file="best.xml")
+    monkeypatch.setitem(zoo.DOWNLOADS, "best", (lost,))
+    monkeypatch.setattr(zoo, "_PREFERRED", ("best", "net"))
+    assert zoo.choose() == "net"
+    monkeypatch.setattr(zoo, "_PREFERRED", ("best",))
+    with pytest.raises(UserError, match=r"get http://127\.0\.0\.1:9/x, put .* as best\.xml"):
+        zoo.choose()
 
 
 def test_unwritable_cache_and_unknown_name(published, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""What dancers of a video could correct, by motion."""
+"""Posture feedback for dancers in videos."""
 
 import json
 from contextlib import closing
@@ -16,7 +16,7 @@ from jdance.train.posture import fit
 
 
 def _turned(keypoints, degrees):
-    """[18, 3] with the left forearm turned by so much, clockwise in the image."""
+    """Rotates the left forearm of key points [18, 3] clockwise in the image."""
     result = keypoints.copy()
     turn = np.radians(degrees)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
@@ -26,7 +26,7 @@ def _turned(keypoints, degrees):
 
 @pytest.fixture(scope="module")
 def posture():
-    """A model that takes one skeleton, with a little noise, for what all motions look like."""
+    """A model of three motions, all fitted on one noisy skeleton."""
     rng = np.random.default_rng(0)
     many = np.tile(tiny_image(0)[1], (60, 1, 1))
     many[..., :2] += rng.normal(0, 0.5, many[..., :2].shape)
@@ -34,7 +34,7 @@ def posture():
     return fit(segments, np.arange(60) % 3, ("a", "b", "c"))
 
 
-def test_advice_is_the_mean_over_the_frames_of_a_motion(posture):
+def test_advice_averages_the_frames_of_a_motion(posture):
     person = tiny_image(0)[1][0]
     advice = feedback.PostureFeedback(posture)
     for angle in (-38, -40, -42, -40, -40, -40):

@@ -1,4 +1,4 @@
-"""Recognition in bfloat16: close to that in float32."""
+"""Recognition in bfloat16 is close to float32."""
 
 import cv2
 import jax

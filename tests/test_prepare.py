@@ -1,4 +1,4 @@
-"""From sources to a data set on disk: what is written, and what bad input leads to."""
+"""Preparation of data sets: written examples, and errors for bad input."""
 
 import json
 import unicodedata
@@ -14,12 +14,12 @@ from jdance.data.sources import find_media, open_source
 from jdance.errors import UserError
 
 
-def nobody(image):
+def detect_nothing(image):
     return np.zeros((0, 18, 3), np.float32)
 
 
 def two_people(image):
-    """A small person on the left, a large one on the right."""
+    """Detects a small person on the left and a large one on the right."""
     people = np.zeros((2, 18, 3), np.float32)
     rng = np.random.default_rng(0)
     people[0, :, :2] = rng.uniform([5, 5], [25, 45], (18, 2))
@@ -57,8 +57,8 @@ def test_folder_of_classes(photos, tmp_path):
         assert info["classes"][example.label] == example.source.split("/")[0]
         assert example.person == 1  # the largest
         large = two_people(None)[1]
-        square = crop.around(large)
-        np.testing.assert_allclose(example.keypoints, crop.into(large, square), atol=1e-4)
+        square = crop.person_square(large)
+        np.testing.assert_allclose(example.keypoints, crop.to_crop(large, square), atol=1e-4)
         image = images.read(photos / example.source)
         difference = crop.cut(image, square).astype(int) - records.decode_image(example.image)
         assert np.abs(difference).mean() < 4  # JPEG
@@ -74,12 +74,12 @@ def test_folder_with_splits(photos, tmp_path):
         (photos / name).rename(photos / ("train" if i < 8 else "test") / name)
     for label in ("jump", "turn"):
         (photos / label).rmdir()
-    info = prepare(open_source(str(photos)), tmp_path / "data", nobody)
+    info = prepare(open_source(str(photos)), tmp_path / "data", detect_nothing)
     assert {n: s["count"] for n, s in info["splits"].items()} == {"train": 8, "test": 4}
 
 
-def test_nobody_found_keeps_the_whole_image(photos, tmp_path):
-    info = prepare(open_source(str(photos)), tmp_path / "data", nobody)
+def test_whole_image_is_kept_without_detections(photos, tmp_path):
+    info = prepare(open_source(str(photos)), tmp_path / "data", detect_nothing)
     assert info["splits"]["train"]["people_found"] == 0
     example = load(tmp_path / "data", "train")[0]
     assert not example.keypoints.any()
@@ -87,13 +87,13 @@ def test_nobody_found_keeps_the_whole_image(photos, tmp_path):
     assert view.shape == (256, 256, 3) and view[:, :16].max() < 10 < view[:, 40].max()
 
 
-def test_whole_images_beside_the_crops_in_training(photos, tmp_path):
+def test_also_whole_adds_training_examples(photos, tmp_path):
     source = open_source(str(photos))
     info = prepare(source, tmp_path / "data", two_people, also_whole=True)
     assert {n: s["count"] for n, s in info["splits"].items()} == {"train": 16, "val": 2, "test": 2}
     assert info["splits"]["train"]["people_found"] == 8
-    line = "train: 8 examples, people found in 8; 8 again as if nobody had been found"
-    assert summary(info)[0] == line and summary(info)[1] == "val: 2 examples, people found in 2"
+    line = "train: 8 examples, people detected in 8; 8 more as whole images without people"
+    assert summary(info)[0] == line and summary(info)[1] == "val: 2 examples, people detected in 2"
     crops, whole = load(tmp_path / "data", "train")[:2]
     assert crops.source == whole.source and crops.label == whole.label
     assert crops.keypoints.any() and not whole.keypoints.any()
@@ -103,9 +103,9 @@ def test_whole_images_beside_the_crops_in_training(photos, tmp_path):
 @pytest.mark.parametrize(
     ("column", "value", "people"),
     [("box", '"5,5,20,40"', [0]), ("box", "36 6 30 80", [1]), ("person", "0", [0]),
-     ("person", "1", [1]), ("group", "film", [1])],
+     ("person", "1", [1]), ("group", "video", [1])],
 )  # fmt: skip
-def test_manifest_chooses_whom_the_label_is_for(photos, tmp_path, column, value, people):
+def test_manifest_selects_the_labeled_person(photos, tmp_path, column, value, people):
     rows = "".join(f"jump/{i:02}.png,jump,train,{value}\n" for i in range(0, 12, 2))
     (photos / "manifest.csv").write_text(f"path,label,split,{column}\n{rows}")
     prepare(open_source(str(photos / "manifest.csv")), tmp_path / "data", two_people)
@@ -124,7 +124,7 @@ def test_manifest_chooses_whom_the_label_is_for(photos, tmp_path, column, value,
         ("box", '"0,0,0,0"', "lies outside the image"),
     ],
 )
-def test_labels_for_somebody_who_is_not_there(photos, tmp_path, column, value, message):
+def test_labels_of_missing_people_are_skipped(photos, tmp_path, column, value, message):
     rows = f"jump/00.png,jump,train,{value}\n" + "jump/02.png,jump,train,\n" * 2
     (photos / "manifest.csv").write_text(f"path,label,split,{column}\n{rows}")
     info = prepare(open_source(str(photos / "manifest.csv")), tmp_path / "data", two_people)
@@ -132,7 +132,7 @@ def test_labels_for_somebody_who_is_not_there(photos, tmp_path, column, value, m
     assert message in info["skipped"][0]["reason"]
 
 
-def test_a_label_for_everybody_and_chosen_rows(photos, tmp_path):
+def test_label_all_and_selected_rows(photos, tmp_path):
     rows = "".join(f"jump/{i:02}.png,jump,train,{i // 2}\n" for i in range(0, 12, 2))
     (photos / "manifest.csv").write_text(f"path,label,split,day\n{rows}")
     source = open_source(str(photos / "manifest.csv"), label_all=True, where="day=3")
@@ -152,7 +152,7 @@ def test_skeleton_file(tmp_path):
     assert info["splits"]["train"]["people_found"] == 19
     found = load(tmp_path / "data", "train")
     assert all(example.image is None for example in found)
-    # The crop is a shift and a scale, from which features are free.
+    # Features are invariant to the crop's shift and scale.
     from jdance import features
 
     original = np.concatenate([xy, conf[..., None]], -1).astype(np.float32) * [640, 640, 1]
@@ -173,8 +173,8 @@ def test_stage_with_and_without_a_pose_network(tmp_path, monkeypatch):
     assert info["splits"]["train"]["per_class"] == small["train"]
     known = load(tmp_path / "given", "test")
     assert all(example.keypoints.any() for example in known)
-    # Pixel-exact people in mixed order: every label must find its own dancer again.
-    plan = open_source("stage:small").images
+    # Exact detections in another order: every label must match its own dancer.
+    plan = open_source("stage:small").items
     truth = {p.name: p.load().keypoints for p in plan}
     images_to_people = {p.load().image.tobytes(): truth[p.name][::-1] for p in plan}
     prepare(
@@ -185,7 +185,7 @@ def test_stage_with_and_without_a_pose_network(tmp_path, monkeypatch):
         np.testing.assert_allclose(a.keypoints, b.keypoints, atol=1e-3)
 
 
-def test_groups_are_never_divided_and_classes_are_in_all_splits():
+def test_splits_keep_groups_and_contain_all_classes():
     rng = np.random.default_rng(0)
     groups = [f"g{i}" for i in range(40) for _ in range(int(rng.integers(1, 6)))]
     labels = [f"c{int(g[1:]) % 4}" for g in groups]
@@ -200,16 +200,16 @@ def test_groups_are_never_divided_and_classes_are_in_all_splits():
         assert own.count("train") > 0.6 * len(own) and "val" in own and "test" in own
 
 
-# --- Bad input: one clear line, and the good files are kept ------------------------------------
+# Bad input ----------------------------------------------------------------------------------------
 
 
-def test_bad_images_are_listed_and_the_rest_is_prepared(photos, tmp_path):
+def test_damaged_images_are_listed_as_skipped(photos, tmp_path):
     (photos / "jump" / "text.jpg").write_text("this is no image\n")
     truncated = (photos / "turn" / "01.png").read_bytes()[:40]
     (photos / "turn" / "01.png").write_bytes(truncated)
     (photos / "turn" / "empty.jpg").touch()
     (photos / "turn" / "notes.txt").write_text("hello")
-    info = prepare(open_source(str(photos)), tmp_path / "data", nobody)
+    info = prepare(open_source(str(photos)), tmp_path / "data", detect_nothing)
     assert {s["file"].split("/")[-1] for s in info["skipped"]} == {
         "text.jpg", "01.png", "empty.jpg", "notes.txt",
     }  # fmt: skip
@@ -217,34 +217,34 @@ def test_bad_images_are_listed_and_the_rest_is_prepared(photos, tmp_path):
     assert sum(s["count"] for s in info["splits"].values()) == 11
 
 
-def test_what_lies_in_a_classs_folder_is_named_for_what_it_is(photos, tmp_path):
+def test_skipped_entries_have_specific_reasons(photos, tmp_path):
     (photos / "jump" / "anna").mkdir()
     (photos / "jump" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     (photos / "jump" / "notes.txt").write_text("hello")
     (photos / "jump" / "phone.jpg").write_bytes(b"\0\0\0\x1cftypheic\0\0\0\0mif1heic")
-    info = prepare(open_source(str(photos)), tmp_path / "data", nobody)
+    info = prepare(open_source(str(photos)), tmp_path / "data", detect_nothing)
     reasons = {s["file"].rpartition("/")[2]: s["reason"] for s in info["skipped"]}
-    assert reasons["anna"].startswith("a folder, which is not looked into")
-    assert reasons["gone.jpg"] == "a link to a file that is not there"
-    assert reasons["notes.txt"] == "not a kind of image or video that can be read"
+    assert reasons["anna"].startswith("a nested folder, which is not read")
+    assert reasons["gone.jpg"] == "a link to a missing file"
+    assert reasons["notes.txt"] == "not a supported image or video format"
     assert "phone.jpg: " in reasons["phone.jpg"] and len(reasons) == 4
     found, others = find_media(photos / "jump")
     assert [p.name for p in found] == [*(f"{i:02}.png" for i in range(0, 12, 2)), "phone.jpg"]
     assert [p.name for p, _ in others] == ["anna", "gone.jpg", "notes.txt"]
 
 
-def test_names_of_splits_may_have_capitals(photos, tmp_path):
+def test_split_folders_are_case_insensitive(photos, tmp_path):
     for split, numbers in (("Train", range(8)), ("TEST", range(8, 12))):
         for i in numbers:
             name = f"{('jump', 'turn')[i % 2]}/{i:02}.png"
             (tmp_path / "in" / split / name).parent.mkdir(parents=True, exist_ok=True)
             (photos / name).rename(tmp_path / "in" / split / name)
-    info = prepare(open_source(str(tmp_path / "in")), tmp_path / "data", nobody)
+    info = prepare(open_source(str(tmp_path / "in")), tmp_path / "data", detect_nothing)
     assert {n: s["count"] for n, s in info["splits"].items()} == {"train": 8, "test": 4}
 
 
-def test_one_accent_is_one_class_and_classes_missing_in_a_split_are_noted(photos, tmp_path):
-    """A Mac writes an accent as a character of its own."""
+def test_class_names_are_normalized_and_missing_classes_noted(photos, tmp_path):
+    """macOS decomposes accents in file names."""
     composed, decomposed = (unicodedata.normalize(f, "arabesqué") for f in ("NFC", "NFD"))
     for split, name in (("train", composed), ("test", decomposed)):
         (tmp_path / "in" / split / name).mkdir(parents=True)
@@ -253,7 +253,7 @@ def test_one_accent_is_one_class_and_classes_missing_in_a_split_are_noted(photos
     (tmp_path / "in" / "train" / "plank").mkdir()
     for i in range(2):
         images.write(tmp_path / "in" / "train" / "plank" / f"{i}.png", tiny_image(i)[0])
-    info = prepare(open_source(str(tmp_path / "in")), tmp_path / "data", nobody)
+    info = prepare(open_source(str(tmp_path / "in")), tmp_path / "data", detect_nothing)
     assert info["classes"] == [composed, "plank"]
     assert info["splits"]["test"]["per_class"] == {composed: 2, "plank": 0}
     note = "note: no example of class 'plank' in test"
@@ -263,7 +263,7 @@ def test_one_accent_is_one_class_and_classes_missing_in_a_split_are_noted(photos
     assert open_source(str(tmp_path / "in" / "m.csv")).classes == [composed]
     np.savez(tmp_path / "s.npz", xy=np.ones((2, 18, 2)), label=[composed, decomposed])
     named = open_source(str(tmp_path / "s.npz"), labels={decomposed: "other"})
-    assert len(named.images) == 2 and named.classes == ["other"]
+    assert len(named.items) == 2 and named.classes == ["other"]
 
 
 @pytest.mark.parametrize(
@@ -273,14 +273,14 @@ def test_one_accent_is_one_class_and_classes_missing_in_a_split_are_noted(photos
      ("path\tlabel\tsplit", "\t", "utf-16"), ("sep=;\r\npath;label;split", ";", "utf-8"),
      ('"path","label","split"', ",", "utf-8"), ("\r\npath;label;split", ";", "utf-8")],
 )  # fmt: skip
-def test_manifests_as_spreadsheets_write_them(photos, head, separator, encoding):
+def test_manifests_of_spreadsheet_programs(photos, head, separator, encoding):
     rows = [separator.join((f"jump/{i:02}.png ", " jump", "Train")) for i in range(0, 12, 2)]
     rows += [separator * 2, separator.join(("jump/gone.png", "jump", "Train")), "", separator]
     name = "M.TSV" if separator == "\t" else "M.CSV"
     (photos / name).write_bytes("\r\n".join([head, *rows]).encode(encoding))
     source = open_source(str(photos / name), where="SPLIT=Train")
     assert len(source.items) == 6 and source.classes == ["jump"]
-    assert {image.split for image in source.items} == {"train"}
+    assert {item.split for item in source.items} == {"train"}
     line = 9 + head.count("\n")
     assert [entry for entry, _ in source.skipped] == [f"{photos / name}, line {line}"]
 
@@ -291,7 +291,7 @@ def test_a_manifest_that_is_not_unicode(photos):
         open_source(str(photos / "m.csv"))
 
 
-def test_labels_with_a_box_that_nobody_overlaps_are_listed(photos, tmp_path):
+def test_boxes_without_detections_are_listed(photos, tmp_path):
     boxes = ['"36,6,30,80"', '"28,60,6,6"', '"70,80,9,15"']
     rows = "".join(f"jump/{2 * i:02}.png,jump,train,{box}\n" for i, box in enumerate(boxes))
     (photos / "m.csv").write_text(f"path,label,split,box\n{rows}")
@@ -303,32 +303,34 @@ def test_labels_with_a_box_that_nobody_overlaps_are_listed(photos, tmp_path):
     ]
     lines = summary(info)
     assert any("in the box of 2 labels" in line for line in lines)
-    assert "note: nobody in jump/04.png, box 70,80,9,15" in lines
+    assert "note: no person in jump/04.png, box 70,80,9,15" in lines
 
 
-def test_only_bad_images(tmp_path):
+def test_only_damaged_images_raise(tmp_path):
     for label in "ab":
         (tmp_path / "in" / label).mkdir(parents=True)
         for i in range(2):
             (tmp_path / "in" / label / f"{i}.jpg").write_text("no")
-    with pytest.raises(UserError, match="not one image could be used"):
-        prepare(open_source(str(tmp_path / "in")), tmp_path / "data", nobody)
+    with pytest.raises(
+        UserError, match=r"no usable training examples; the first problem: a/0\.jpg: "
+    ):
+        prepare(open_source(str(tmp_path / "in")), tmp_path / "data", detect_nothing)
     assert not (tmp_path / "data" / "dataset.json").exists()
 
 
-def test_a_class_with_one_image(photos, tmp_path):
-    (photos / "lonely").mkdir()
-    images.write(photos / "lonely" / "one.png", tiny_image(0)[0])
-    info = prepare(open_source(str(photos)), tmp_path / "data", nobody)
+def test_class_with_one_image_is_dropped(photos, tmp_path):
+    (photos / "single").mkdir()
+    images.write(photos / "single" / "one.png", tiny_image(0)[0])
+    info = prepare(open_source(str(photos)), tmp_path / "data", detect_nothing)
     assert info["classes"] == ["jump", "turn"]
-    assert info["skipped"][0]["file"] == "lonely/one.png"
-    assert "the only example of class 'lonely'" in info["skipped"][0]["reason"]
+    assert info["skipped"][0]["file"] == "single/one.png"
+    assert "the only example of class 'single'" in info["skipped"][0]["reason"]
 
 
-def test_manifest_that_names_a_missing_file(photos, tmp_path):
+def test_manifest_with_missing_file(photos, tmp_path):
     rows = "".join(f"jump/{i:02}.png,jump\n" for i in range(0, 12, 2))
     (photos / "manifest.csv").write_text(f"path,label\n{rows}jump/gone.png,jump\njump/00.png,\n")
-    info = prepare(open_source(str(photos / "manifest.csv")), tmp_path / "data", nobody)
+    info = prepare(open_source(str(photos / "manifest.csv")), tmp_path / "data", detect_nothing)
     assert [entry["file"] for entry in info["skipped"]] == [
         f"{photos / 'manifest.csv'}, line 8", f"{photos / 'manifest.csv'}, line 9",
     ]  # fmt: skip
@@ -348,7 +350,7 @@ def test_manifest_that_names_a_missing_file(photos, tmp_path):
         ("stage:huge", None, "no such preset"),
     ],
 )
-def test_sources_that_cannot_be_used(tmp_path, name, content, message):
+def test_unusable_sources_raise(tmp_path, name, content, message):
     if name == "empty":
         (tmp_path / name).mkdir()
     if content is not None:
@@ -368,7 +370,7 @@ def test_skeleton_file_of_the_wrong_shape(tmp_path):
         ({"group": np.zeros(3)}, "group"),
         ({"lengths": np.array([1, 1, 1, 2])}, "lengths sum to 5"),
         ({"lengths": np.array([1.0, 1, 1, 1])}, "lengths: expected"),
-        ({"xy": np.zeros((4, 16, 2)), "conf": np.zeros((4, 16))}, "16 joints, a layout"),
+        ({"xy": np.zeros((4, 16, 2)), "conf": np.zeros((4, 16))}, "16 joints, an unknown layout"),
         ({"xy": np.full((4, 18, 2), "a")}, "must be numbers"),
     ]
     for change, message in wrong:
@@ -385,15 +387,15 @@ def test_images_need_a_pose_network(photos, tmp_path):
         prepare(open_source(str(photos)), tmp_path / "data", None)
 
 
-def test_a_finished_data_set_is_not_overwritten(photos, tmp_path):
-    prepare(open_source(str(photos)), tmp_path / "data", nobody)
+def test_finished_data_sets_are_not_overwritten(photos, tmp_path):
+    prepare(open_source(str(photos)), tmp_path / "data", detect_nothing)
     before = (tmp_path / "data" / "dataset.json").read_bytes()
     with pytest.raises(UserError, match="holds a data set already"):
-        prepare(open_source(str(photos)), tmp_path / "data", nobody)
+        prepare(open_source(str(photos)), tmp_path / "data", detect_nothing)
     assert (tmp_path / "data" / "dataset.json").read_bytes() == before
 
 
-def test_data_sets_that_cannot_be_opened(photos, tmp_path):
+def test_invalid_data_sets_raise(photos, tmp_path):
     with pytest.raises(UserError, match="prepare"):
         records.Dataset(tmp_path)
     with pytest.raises(UserError, match=r"stage:tiny: that is a source.* --source=stage:tiny "):
@@ -404,7 +406,7 @@ def test_data_sets_that_cannot_be_opened(photos, tmp_path):
     (tmp_path / "dataset.json").write_text("[1]")
     with pytest.raises(UserError, match="not a data set"):
         records.Dataset(tmp_path)
-    prepare(open_source(str(photos)), tmp_path / "data", nobody)
+    prepare(open_source(str(photos)), tmp_path / "data", detect_nothing)
     dataset = records.Dataset(tmp_path / "data")
     with pytest.raises(UserError, match="no examples in split 'dev'; it has train, val, test"):
         dataset.source("dev")
@@ -413,7 +415,7 @@ def test_data_sets_that_cannot_be_opened(photos, tmp_path):
         dataset.source("train")
 
 
-def test_layouts_of_other_estimators():
+def test_conversion_to_coco18():
     coco17 = np.arange(17 * 3, dtype=np.float32).reshape(17, 3) + 1
     converted = skeleton.to_coco18(coco17)
     np.testing.assert_array_equal(converted[skeleton.L_WRIST], coco17[9])
@@ -426,12 +428,12 @@ def test_layouts_of_other_estimators():
         skeleton.to_coco18(np.zeros((21, 3)))
 
 
-def test_folders_of_others_are_left_alone_and_interrupted_runs_are_redone(photos, tmp_path):
+def test_foreign_folders_are_kept_and_interrupted_runs_restart(photos, tmp_path):
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "mine.array_record").write_text("precious")
     with pytest.raises(UserError, match="is not empty"):
-        prepare(open_source(str(photos)), foreign, nobody)
+        prepare(open_source(str(photos)), foreign, detect_nothing)
     assert (foreign / "mine.array_record").read_text() == "precious"
 
     def interrupted(image):
@@ -439,21 +441,21 @@ def test_folders_of_others_are_left_alone_and_interrupted_runs_are_redone(photos
 
     with pytest.raises(KeyboardInterrupt):
         prepare(open_source(str(photos)), tmp_path / "data", interrupted)
-    prepare(open_source(str(photos)), tmp_path / "data", nobody)
+    prepare(open_source(str(photos)), tmp_path / "data", detect_nothing)
     assert sum(len(load(tmp_path / "data", split)) for split in ("train", "val", "test")) == 12
 
 
-def test_a_group_stays_in_the_split_that_a_part_of_it_has(photos, tmp_path):
-    rows = "jump/00.png,jump,test,film\njump/02.png,jump,,film\njump/04.png,jump,,other\n"
+def test_partly_assigned_groups_share_the_split(photos, tmp_path):
+    rows = "jump/00.png,jump,test,video\njump/02.png,jump,,video\njump/04.png,jump,,other\n"
     (photos / "manifest.csv").write_text(f"path,label,split,group\n{rows}")
-    prepare(open_source(str(photos / "manifest.csv")), tmp_path / "data", nobody)
-    assert {e.group for e in load(tmp_path / "data", "test")} == {"film"}
+    prepare(open_source(str(photos / "manifest.csv")), tmp_path / "data", detect_nothing)
+    assert {e.group for e in load(tmp_path / "data", "test")} == {"video"}
     assert len(load(tmp_path / "data", "test")) == 2
     (photos / "manifest.csv").write_text(
-        f"path,label,split,group\n{rows}jump/06.png,jump,train,film\n"
+        f"path,label,split,group\n{rows}jump/06.png,jump,train,video\n"
     )
     with pytest.raises(UserError, match="a group cannot be divided"):
-        prepare(open_source(str(photos / "manifest.csv")), tmp_path / "more", nobody)
+        prepare(open_source(str(photos / "manifest.csv")), tmp_path / "more", detect_nothing)
 
 
 @pytest.mark.parametrize(
@@ -467,7 +469,7 @@ def test_a_group_stays_in_the_split_that_a_part_of_it_has(photos, tmp_path):
         (f"{'x' * 300}.png,jump,,,", "no such file"),
     ],
 )
-def test_bad_lines_of_a_manifest(photos, row, message):
+def test_invalid_manifest_rows_are_skipped(photos, row, message):
     text = f"path,label,split,person,box\n\njump/02.png,jump,,,\n{row}\n"
     (photos / "manifest.csv").write_text(text)
     source = open_source(str(photos / "manifest.csv"))
@@ -476,9 +478,9 @@ def test_bad_lines_of_a_manifest(photos, row, message):
     assert where.endswith("manifest.csv, line 4") and message in reason
 
 
-def test_names_that_are_not_unicode(photos, tmp_path):
+def test_file_names_that_are_not_unicode(photos, tmp_path):
     (photos / "jump" / "00.png").rename(photos / "jump" / "caf\udce9.png")
-    info = prepare(open_source(str(photos)), tmp_path / "data", nobody)
+    info = prepare(open_source(str(photos)), tmp_path / "data", detect_nothing)
     assert not info["skipped"]
     found = [e for split in info["splits"] for e in load(tmp_path / "data", split)]
     assert "jump/caf\ufffd.png" in {e.source for e in found}
@@ -486,7 +488,7 @@ def test_names_that_are_not_unicode(photos, tmp_path):
     assert images.read(photos / "na\udcefve.png").shape == (96, 80, 3)
 
 
-def test_people_of_impossible_size_are_skipped(photos, tmp_path):
+def test_people_of_invalid_size_are_skipped(photos, tmp_path):
     def giant(image):
         people = two_people(image)[:1]
         people[0, 0, 0] = 1e8
@@ -496,8 +498,8 @@ def test_people_of_impossible_size_are_skipped(photos, tmp_path):
         prepare(open_source(str(photos)), tmp_path / "data", giant)
 
 
-def test_a_damaged_shard_is_named(photos, tmp_path):
-    prepare(open_source(str(photos)), tmp_path / "data", nobody)
+def test_damaged_shard_is_named(photos, tmp_path):
+    prepare(open_source(str(photos)), tmp_path / "data", detect_nothing)
     shard = tmp_path / "data" / "train-00000.array_record"
     shard.write_bytes(shard.read_bytes()[:100])
     with pytest.raises(UserError, match=r"train-00000.array_record: a shard .* is damaged"):
@@ -505,7 +507,7 @@ def test_a_damaged_shard_is_named(photos, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["npy", "truncated", "strings", "bytes"])
-def test_skeleton_files_that_are_none(tmp_path, kind):
+def test_invalid_skeleton_files_raise(tmp_path, kind):
     arrays = {"xy": np.zeros((4, 18, 2)), "conf": np.ones((4, 18)), "label": np.array(["a"] * 4)}
     path = tmp_path / "s.npz"
     if kind == "npy":

@@ -1,4 +1,4 @@
-"""Profiles of the training step: what is counted, what is read from a trace, and the program."""
+"""Profiles of training steps: FLOP counts, traces, timing, random inputs, the program."""
 
 import json
 import platform
@@ -33,42 +33,42 @@ def convolution(stride):
 def test_flop_of_a_convolution_and_of_its_gradients(stride):
     x, kernel = jnp.zeros((2, 8, 8, 5)), jnp.zeros((3, 3, 5, 7))
     forward = 2 * (2 * (8 // stride) ** 2 * 7) * (3 * 3 * 5)
-    (found,) = counting.matmuls(jax.make_jaxpr(convolution(stride))(x, kernel))
-    assert found.flop == forward
+    (matmul,) = counting.matmuls(jax.make_jaxpr(convolution(stride))(x, kernel))
+    assert matmul.flop == forward
     results = 2 * (8 // stride) ** 2 * 7
-    assert found.bytes == 4 * (x.size + kernel.size + results)
+    assert matmul.bytes == 4 * (x.size + kernel.size + results)
 
     def loss(x, kernel):
         return convolution(stride)(x, kernel).sum()
 
-    # With respect to either, as many as for the value, which the trace still has.
-    both = list(counting.matmuls(jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, kernel)))
-    assert [p.flop for p in both] == [forward] * len(both) and len(both) >= 2
+    # The gradient with respect to each argument takes as many FLOP as the forward pass.
+    traced = list(counting.matmuls(jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, kernel)))
+    assert [m.flop for m in traced] == [forward] * len(traced) and len(traced) >= 2
 
 
-def test_products_of_loops_and_mapped_functions():
+def test_matmuls_of_loops_and_mapped_functions():
     def scanned(w):
         return jax.lax.scan(lambda x, _: (x @ w, None), jnp.zeros((3, 4)), None, length=5)[0]
 
     found = list(counting.matmuls(jax.make_jaxpr(scanned)(jnp.zeros((4, 4)))))
-    assert [p.flop for p in found] == [2 * 3 * 4 * 4] * 5
+    assert [m.flop for m in found] == [2 * 3 * 4 * 4] * 5
     mapped = jax.pmap(lambda x, w: x @ w, in_axes=(0, None))
     found = list(counting.matmuls(jax.make_jaxpr(mapped)(jnp.zeros((4, 2, 3)), jnp.zeros((3, 6)))))
-    assert [p.flop for p in found] == [2 * 2 * 3 * 6]
+    assert [m.flop for m in found] == [2 * 2 * 3 * 6]
 
 
-def test_floor_is_that_of_the_scarcer_of_two():
-    found = [counting.Matmul(100, 1), counting.Matmul(1, 100)]
-    assert counting.roofline_seconds(found, flops=10, bandwidth=50) == 100 / 10 + 100 / 50
+def test_roofline():
+    matmuls = [counting.Matmul(100, 1), counting.Matmul(1, 100)]
+    assert counting.roofline_seconds(matmuls, peak_flops=10, bandwidth=50) == 100 / 10 + 100 / 50
 
 
-def test_peaks():
+def test_device_peaks():
     assert counting.device_peak("NVIDIA H100 80GB HBM3", "bfloat16") == (989e12, 3.35e12)
     assert counting.device_peak("NVIDIA L40S", "float32").flops == 183e12
     assert counting.device_peak("cpu", "float32") == (None, None)
 
 
-def test_own_time_of_operations_within_others():
+def test_self_times_of_nested_operations():
     spans = [
         (0, 10, "outer"),
         (1, 3, "inner"),
@@ -76,19 +76,19 @@ def test_own_time_of_operations_within_others():
         (5.5, 1, "innermost"),
         (10, 4, "b"),
     ]
-    own = {}
+    total = {}
     for name, duration in trace.self_times(spans):
-        own[name] = own.get(name, 0) + duration
-    assert own == {"outer": 5, "inner": 4, "innermost": 1, "b": 4}
+        total[name] = total.get(name, 0) + duration
+    assert total == {"outer": 5, "inner": 4, "innermost": 1, "b": 4}
 
 
-def test_candidates_are_timed_in_turn():
+def test_candidates_are_interleaved():
     calls = []
     times = timing.interleave({name: lambda n=name: calls.append(n) for name in "ab"}, 3, warmup=1)
     assert calls == list("ab") * 4
     assert [len(times[name].wall) for name in "ab"] == [3, 3]
-    found = timing.Times([1.0, 2, 3, 4, 5], [0.5] * 5).summary()
-    assert found == {
+    summary = timing.Times([1.0, 2, 3, 4, 5], [0.5] * 5).summary()
+    assert summary == {
         "median_s": 3, "least_s": 1, "spread_s": 1, "cpu_least_s": 0.5, "repetitions": 5,
     }  # fmt: skip
 
@@ -98,19 +98,18 @@ def config(tiny_data):
     return tiny_config(tiny_data)
 
 
-def test_random_batches_are_like_real_ones(config):
+def test_random_batches_match_real_ones(config):
     dataset = records.Dataset(config.data.dir)
     task = tasks.make(config, dataset.classes)
     task.setup(dataset)
     real = next(task.train_batches(dataset.source("train"), 0))
-    drawn = inputs.batch(task.config, config.batch_size)
-    assert drawn.keys() == real.keys()
-    for name, value in drawn.items():
+    random_batch = inputs.batch(task.config, config.batch_size)
+    assert random_batch.keys() == real.keys()
+    for name, value in random_batch.items():
         assert (value.shape, value.dtype) == (real[name].shape, real[name].dtype), name
 
 
-def test_random_batches_of_other_networks_train():
-    """A pose network and STR, whose inputs are others."""
+def test_random_batches_of_pose_and_str_networks():
     pose = defaults.pose()
     pose.batch_size, pose.data.image_size = 4, 32
     pose.model.update(width=4, stages=1)
@@ -121,17 +120,17 @@ def test_random_batches_of_other_networks_train():
         task = tasks.make(config, list("abc"))
         step, step_state = inputs.make_step(task)
         jaxpr = jax.make_jaxpr(step)(step_state, inputs.device_batch(task), None)
-        assert sum(p.flop for p in counting.matmuls(jaxpr)) > 0
+        assert sum(m.flop for m in counting.matmuls(jaxpr)) > 0
 
 
-def test_the_whole_profile(config, tmp_path):
+def test_profile_of_a_step(config, tmp_path):
     dataset = records.Dataset(config.data.dir)
     task = tasks.make(config, dataset.classes)
     task.setup(dataset)
     peak = counting.Peak(1e12, 1e11)
     result = json.loads(json.dumps(profile.measure(task, 2, peak, tmp_path / "trace", dataset)))
     assert result["products"]["flop"] > 0
-    # The compiler counts the products, and everything else.
+    # The compiler also counts other operations.
     assert result["program"]["flop"] > 0.5 * result["products"]["flop"]
     assert result["program"]["temp_bytes"] > 0
     seconds = result["step"]["median_s"]
@@ -145,25 +144,25 @@ def test_the_whole_profile(config, tmp_path):
     assert [len(block.rows) > 3 for block in section.blocks[1:]] == [True] * 3
 
 
-def test_the_program_and_its_mistakes(tmp_path):
+def test_profile_program(tmp_path):
     small = ["--config.batch_size=4", "--config.data.image_size=32", "--config.model.width=4",
              "--config.model.stage_sizes=(1,)"]  # fmt: skip
-    told, _ = program("profile", "--config=configs/quickstart.py", "--steps=1",
+    output, _ = program("profile", "--config=configs/quickstart.py", "--steps=1",
                       f"--output={tmp_path / 'p.json'}", *small)  # fmt: skip
-    assert "convolutions and matrix products" in told and "unknown" in told
+    assert "convolutions and matmuls" in output and "unknown" in output
     assert json.loads((tmp_path / "p.json").read_text())["batch_size"] == 4
     _, error = program("profile", "--config=configs/quickstart.py", f"--data={tmp_path}", status=1)
     assert "dataset.json" in error
 
 
-def test_flags_for_xla(monkeypatch, tmp_path):
+def test_xla_flags(monkeypatch, tmp_path):
     first, *others = xla.with_flags("", "0.10.2").split()
     assert xla.with_flags("", "9.9.9") == ""
-    mine = f"--other {first.split('=')[0]}=x"
-    assert xla.with_flags(mine, "0.10.2").split() == [*mine.split(), *others]
+    user_flags = f"--other {first.split('=')[0]}=x"
+    assert xla.with_flags(user_flags, "0.10.2").split() == [*user_flags.split(), *others]
 
 
-def test_where_compiled_programs_are_kept(monkeypatch, tmp_path):
+def test_compilation_cache_directory(monkeypatch, tmp_path):
     before = jax.config.jax_compilation_cache_dir
     try:
         monkeypatch.setenv("JDANCE_CACHE", str(tmp_path))
@@ -177,7 +176,7 @@ def test_where_compiled_programs_are_kept(monkeypatch, tmp_path):
         jax.config.update("jax_compilation_cache_dir", before)
 
 
-def test_what_is_compiled_for_inference_gives_the_same_for_each_shape():
+def test_programs_compiled_for_inference_match_jit():
     mapped = jax.pmap(lambda weight, x: {"y": x @ weight}, in_axes=(None, 0))
     called = xla.for_inference(mapped)
     weight, random = np.ones((3, 2), np.float32), np.random.default_rng(0)
@@ -186,9 +185,9 @@ def test_what_is_compiled_for_inference_gives_the_same_for_each_shape():
         np.testing.assert_allclose(called(weight, x)["y"], mapped(weight, x)["y"], rtol=1e-6)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
-def test_memory_that_was_freed_is_used_again():
-    """Four times 64 MB: without `xla.keep_freed_memory` each has 16,384 new pages."""
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_freed_memory_is_reused():
+    """Allocates 64 MB four times; without `xla.keep_freed_memory`, each faults 16,384 pages."""
     script = """
 import resource
 from jdance import xla

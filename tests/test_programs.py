@@ -59,13 +59,14 @@ def test_stage_end_to_end(tmp_path):
     scenes, out = tmp_path / "scenes", tmp_path / "out"
     drawn, _ = program("stage", f"--output={scenes}", "--dancers=4", "--width=320", "--height=240")
     captured, _ = program("recognize", f"--model={run}", f"--input={scenes}",
-                          f"--keypoints={scenes}", f"--output={out}", warning="")  # fmt: skip
+                          f"--keypoints={scenes}", f"--output={out}", warning=())  # fmt: skip
     assert "wrote 1 result to" in captured
     # Without the key points beside it, the scene counts as a real image.
     (scenes / "scene-0.jpg").rename(scenes / "photo.jpg")
     program(
         "recognize", f"--model={run}", f"--input={scenes / 'photo.jpg'}", "--pose=stage",
-        f"--output={tmp_path / 'real'}", warning="trained on synthetic scenes (stage:tiny)",
+        f"--output={tmp_path / 'real'}",
+        warning=("--pose=stage was trained on StageDance", "on synthetic scenes (stage:tiny)"),
     )  # fmt: skip
     found = json.loads((out / "scene-0.json").read_text())
     assert (found["width"], found["height"], found["fps"]) == (320, 240, None)
@@ -177,7 +178,8 @@ def test_prepare_skips_bad_files(real_data, photos, tmp_path):
          "no such key; config has accumulate, augment, batch_size"),
         ("train", ["--config=CONFIG", "--workdir=o", "--config.data.dir=o"], "launch/prepare.py"),
         ("evaluate", ["--workdir=empty"], "train with launch/train.py first"),
-        ("recognize", ["--model=empty", "--input=photos", "--output=o"], "--pose or --keypoints"),
+        ("recognize", ["--model=empty", "--input=photos", "--output=o", "--pose=stage",
+                       "--keypoints=photos"], "leave out --pose or --keypoints"),
         ("recognize", ["--model=empty", "--input=photos", "--output=o", "--keypoints=photos"],
          "train with launch/train.py first"),
         ("recognize", ["--model=empty", "--input=empty", "--output=o", "--keypoints=photos"],
@@ -248,8 +250,8 @@ def test_recognize_lists_unreadable_files(trained, photos, tmp_path):
     captured, error = program("recognize", *run, f"--output={photos / 'out'}", status=1)
     assert "wrote 2 results" in captured and "3 of 5 inputs skipped" in error
     for name in unreadable[:2]:
-        assert f"skipped {photos / name}: not a kind of image or video that can be read" in captured
-    assert f"skipped {photos / 'more'}: a folder, which is not looked into" in captured
+        assert f"skipped {photos / name}: not a supported image or video format" in captured
+    assert f"skipped {photos / 'more'}: a nested folder, which is not read" in captured
     for name in ("0.png", "1.png", "0_keypoints.json"):
         (photos / name).unlink()
     captured, error = program("recognize", *run, f"--output={tmp_path / 'none'}", status=1)

@@ -1,4 +1,4 @@
-"""How far work has come, and when it will be done."""
+"""Progress reports and their estimates."""
 
 import io
 
@@ -9,7 +9,7 @@ from jdance import progress
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that stands still until it is set."""
+    """A clock that is set by hand."""
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     return now
@@ -19,31 +19,31 @@ def lines(stream):
     return stream.getvalue().splitlines()
 
 
-def test_start_up_and_compilation_do_not_count(clock):
+def test_startup_and_compilation_do_not_count(clock):
     stream = io.StringIO()
     shown = progress.Progress("training", 1000, 400, stream)
     shown.prepare("compiling")
-    clock[0] = 300.0  # of compilation
+    clock[0] = 300.0  # compilation
     shown.resume(401)
     clock[0] = 320.0
     shown.update(441)
     assert lines(stream) == ["training: compiling", "training: 441/1000, 4:40 left"]
 
 
-def test_the_estimate_is_that_of_the_last_minute(clock):
+def test_estimate_uses_the_last_minute(clock):
     stream = io.StringIO()
     shown = progress.Progress("training", 1000, stream=stream)
-    for second in range(0, 1000, 10):  # at first a step in ten seconds
+    for second in range(0, 1000, 10):  # a step per ten seconds
         clock[0] = second
         shown.update(second // 10)
     assert lines(stream)[-1] == "training: 99/1000, 2:30:10 left"
-    for second in range(1000, 1070, 10):  # then one a second
+    for second in range(1000, 1070, 10):  # then one per second
         clock[0] = second
         shown.update(99 + second - 990)
     assert lines(stream)[-1] == "training: 169/1000, 13:51 left"
 
 
-def test_a_single_slow_piece_of_work_counts(clock):
+def test_single_slow_item_counts(clock):
     stream = io.StringIO()
     shown = progress.Progress("preparing", 3, stream=stream)
     for done in (1, 2):

@@ -1,4 +1,4 @@
-"""Recognition of images: people in, motions out, the same as in evaluation."""
+"""Recognition of images, annotation, and OpenPose JSON."""
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ def setup(tiny_data):
     return config, variables
 
 
-def test_probabilities_are_those_of_evaluation(setup, tiny_data):
+def test_probabilities_match_evaluation(setup, tiny_data):
     config, variables = setup
     source = records.Dataset(tiny_data).source("val")
     predictions = evaluation.predict(
@@ -32,8 +32,8 @@ def test_probabilities_are_those_of_evaluation(setup, tiny_data):
     )
     recognizer = Recognizer(config, ["a", "b", "c"], variables)
     for i in range(4):
-        number = int(records.unpack(source[i]).source.split()[1])
-        image, keypoints = tiny_image(number)
+        index = int(records.unpack(source[i]).source.split()[1])
+        image, keypoints = tiny_image(index)
         (person,) = recognizer(image, keypoints)
         expected = predictions["probabilities"][i]
         np.testing.assert_allclose(person.probabilities, expected, atol=0.02)  # JPEG
@@ -41,21 +41,21 @@ def test_probabilities_are_those_of_evaluation(setup, tiny_data):
         assert person.box == pytest.approx(crop.tight_box(keypoints[0]))
 
 
-def test_company_does_not_change_a_persons_motion(setup):
+def test_people_in_an_image_are_independent(setup):
     recognizer = Recognizer(setup[0], ["a", "b", "c"], setup[1])
     image = tiny_image(0)[0]
     people = np.concatenate([tiny_image(i)[1] for i in range(5)])
-    together = recognizer(image, people)
-    for one, keypoints in zip(together, people, strict=True):
+    recognized = recognizer(image, people)
+    for person, keypoints in zip(recognized, people, strict=True):
         (alone,) = recognizer(image, keypoints[None])
-        np.testing.assert_allclose(one.probabilities, alone.probabilities, atol=1e-5)
+        np.testing.assert_allclose(person.probabilities, alone.probabilities, atol=1e-5)
 
 
-def test_nobody(setup):
+def test_images_without_people(setup):
     recognizer = Recognizer(setup[0], ["a", "b", "c"], setup[1])
-    image, nobody = tiny_image(0)[0], np.zeros((0, 18, 3), np.float32)
-    assert recognizer(image, nobody) == []
-    (person,) = recognizer(image, nobody, whole_image=True)
+    image, no_people = tiny_image(0)[0], np.zeros((0, 18, 3), np.float32)
+    assert recognizer(image, no_people) == []
+    (person,) = recognizer(image, no_people, whole_image=True)
     entry = person.to_json(track=0)
     assert entry["keypoints"] is None and entry["box"] == [0, 0, 80, 96]
     assert sum(entry["probabilities"]) == pytest.approx(1, abs=1e-4)
@@ -63,7 +63,7 @@ def test_nobody(setup):
         recognizer(image)
 
 
-def test_json_has_no_more_digits_than_are_meant(setup):
+def test_json_is_rounded(setup):
     image, keypoints = tiny_image(0)
     keypoints[..., 2] = np.float32(0.792)
     (person,) = Recognizer(setup[0], ["a", "b", "c"], setup[1])(image, keypoints)
@@ -71,7 +71,7 @@ def test_json_has_no_more_digits_than_are_meant(setup):
     assert entry["keypoints"][0][2] == 0.792
     for value in [*np.ravel(entry["keypoints"]), *entry["box"], *entry["probabilities"]]:
         assert len(repr(float(value)).partition(".")[2]) <= 5
-    # What is drawn is that box.
+    # The annotation draws the same box.
     drawn = draw.people(np.zeros_like(image), [None], [person.box], ["a"], [0])
     x, y, width, height = entry["box"]
     column = np.flatnonzero((drawn == draw.motion_color(0)).all(-1)[round(y + height / 2)])
@@ -115,7 +115,7 @@ def test_openpose_json_round_trip(tmp_path):
     ["", "[]", '{"people": 3}', '{"people": [{"pose_keypoints_2d": [1, 2]}]}',
      '{"people": [{"pose_keypoints_2d": ["a", 2, 3]}]}', '{"people": [[]]}'],
 )  # fmt: skip
-def test_openpose_json_of_the_wrong_kind(tmp_path, content):
+def test_invalid_openpose_json(tmp_path, content):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(UserError, match="not OpenPose key points"):
         openpose_json.read(tmp_path / "x.json")

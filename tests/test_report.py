@@ -1,4 +1,4 @@
-"""Reports: what they say, and that they need nothing else to be read."""
+"""Reports: content, valid HTML, and no external resources."""
 
 import re
 from html.parser import HTMLParser
@@ -17,7 +17,7 @@ VOID = {"meta", "img", "br", "line", "rect", "circle", "polyline"}
 
 
 class Page(HTMLParser):
-    """Checks that tags are closed, and collects what a page refers to and what it describes."""
+    """Checks that tags are closed; collects text, links and descriptions of images."""
 
     def __init__(self, text):
         super().__init__()
@@ -50,7 +50,7 @@ class Page(HTMLParser):
 
 
 def check_page(text):
-    """A page without references to anything outside it, all of whose images are described."""
+    """Parses a page; checks that it is self-contained and that all images are described."""
     page = Page(text)
     assert all(link.startswith("data:image/jpeg;base64,") for link in page.links)
     assert "url(" not in text and "@import" not in text
@@ -62,7 +62,7 @@ def check_page(text):
     return page
 
 
-def test_wilsons_interval():
+def test_wilson_interval():
     low, high = blocks.wilson_interval(0.5, 10)  # Newcombe (1998): 0.2366 to 0.7634
     assert (low, high) == (pytest.approx(0.2366, abs=1e-4), pytest.approx(0.7634, abs=1e-4))
     assert blocks.wilson_interval(1.0, 27)[1] == 1 and blocks.wilson_interval(0.0, 27)[0] == 0
@@ -70,7 +70,7 @@ def test_wilsons_interval():
     assert blocks.percent_interval(0.5, 10) == "50.0 (23.7 to 76.3)"
 
 
-def test_document_in_both_forms():
+def test_html_and_markdown():
     sections = [
         html.Section(
             "A < B",
@@ -101,16 +101,16 @@ def test_curves_pass_through_their_points():
     assert "<circle" in charts.curves({"a": [(3.0, 0.9)]}, "epoch", "accuracy")
 
 
-def test_confusion_image_has_every_number():
+def test_confusion_matrix_shows_all_counts():
     counts = np.array([[30, 2], [0, 7]])
     svg = charts.confusion(counts, ["wave", "walk <x>"])
     assert re.findall(r">(\d+)<", svg) == ["30", "2", "7"] and "walk &lt;x&gt;" in svg
-    image, table = blocks.confusion_blocks(counts, ["wave", "walk"], "val")
-    assert "37 of 39 right; wave taken for walk 2 times" in image.alt
+    figure, table = blocks.confusion_blocks(counts, ["wave", "walk"], "val")
+    assert "37 of 39 right; wave taken for walk 2 times" in figure.alt
     assert table.rows == [["wave", "30", "2", "93.8"], ["walk", "0", "7", "100.0"]]
 
 
-def test_mistakes_come_most_certain_first():
+def test_mistakes_are_sorted_by_probability():
     predictions = {
         "probabilities": np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]]),
         "label": np.array([0, 0, 0, 1]),
@@ -133,12 +133,12 @@ def test_report_of_a_run(tiny_data, tmp_path):
     result, _ = results.evaluate([tmp_path], "val")
     text = run_report.write(tmp_path).read_text()
     page = check_page(text)
-    said = " ".join(page.text)
-    assert f"{result['accuracy'] * 100:.1f} (" in said and "keypoint_widths" in said
+    text = " ".join(page.text)
+    assert f"{result['accuracy'] * 100:.1f} (" in text and "keypoint_widths" in text
     assert len(result["mistakes"]) == 15 - round(15 * result["accuracy"]) > 0
     shown = min(12, len(result["mistakes"]))
     assert len(page.images) == shown + 2  # curves and confusion
     first = result["mistakes"][0]
     example = records.unpack(records.Dataset(tiny_data).source("val")[first["index"]])
     assert result["classes"][example.label] == first["true"]
-    assert f"{first['true']}, taken for {first['guess']}" in said
+    assert f"{first['true']}, taken for {first['guess']}" in text

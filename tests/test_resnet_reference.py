@@ -23,13 +23,13 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
 
 @functools.cache
 def reference(name):
-    """The network in double precision, so that the differences are ours alone."""
+    """The network in double precision, so that it adds no rounding errors."""
     return torch_networks.build(name).double()
 
 
 @functools.cache
 def imported(name):
-    """Configuration and variables from a file, as launch/import_weights.py reads it."""
+    """Configuration and variables imported from a file."""
     state = {
         f"module.{key}": tensor.float() if tensor.is_floating_point() else tensor
         for key, tensor in reference(name).state_dict().items()
@@ -41,7 +41,7 @@ def imported(name):
     return config, variables
 
 
-def our_step(name, train, dtype):
+def jdance_step(name, train, dtype):
     """Logits, gradients and new batch-norm statistics of one step."""
     config, variables = imported(name)
     config.dtype = dtype
@@ -59,8 +59,8 @@ def our_step(name, train, dtype):
     return jax.device_get((logits, {"params": gradients}, updated))
 
 
-def their_step(name, train):
-    """The same, by the names of the reference."""
+def reference_step(name, train):
+    """The same in PyTorch, with PyTorch's names."""
     net = torch_networks.build(name).double().train(train)
     before = {key: value.clone() for key, value in net.state_dict().items()}
     counts = {}  # values that each batch norm averages over
@@ -86,22 +86,22 @@ def their_step(name, train):
     return logits.detach().numpy(), gradients, statistics
 
 
-def error(ours, theirs):
-    """The largest difference over the largest value."""
-    return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
+def error(actual, expected):
+    """The maximum difference relative to the maximum value."""
+    return np.abs(np.asarray(actual) - expected).max() / np.abs(expected).max()
 
 
-def errors(ours, theirs):
-    """`error` of each variable, the largest first; `theirs` go through the importer's names."""
-    ours = flatten_dict(ours)
-    theirs = resnet.convert(theirs, ours, "reference")
-    assert theirs.keys() == ours.keys()
-    pairs = [(error(ours[path], theirs[path]), "/".join(path)) for path in ours]
+def errors(actual, expected):
+    """`error` of each variable, largest first; `expected` has PyTorch's names."""
+    actual = flatten_dict(actual)
+    expected = resnet.convert(expected, actual, "reference")
+    assert expected.keys() == actual.keys()
+    pairs = [(error(actual[path], expected[path]), "/".join(path)) for path in actual]
     return sorted(pairs, reverse=True)
 
 
 @pytest.mark.parametrize("zip_format", [True, False])
-def test_reads_what_pytorch_writes(tmp_path, zip_format):
+def test_reads_files_written_by_pytorch(tmp_path, zip_format):
     tensors = {
         "transposed": torch.arange(12.0).reshape(3, 4).t(),
         "part": torch.arange(5)[2:],
@@ -131,27 +131,27 @@ def test_parameter_counts(name):
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_logits_and_gradients(name):
-    """Gradients in double precision: rounding may turn a ReLU on or off, which is a percent."""
-    their_logits, their_gradients, _ = their_step(name, False)
+    """In double precision, as rounding can switch a ReLU and change gradients by a percent."""
+    expected_logits, expected_gradients, _ = reference_step(name, False)
     config, variables = imported(name)
     config.dtype = "float32"
     forward = jax.jit(functools.partial(models.build(config).apply, train=False))
-    single = error(forward(variables, IMAGES, np.zeros((4, 18))), their_logits)
+    single = error(forward(variables, IMAGES, np.zeros((4, 18))), expected_logits)
     with jax.enable_x64(True):
-        logits, gradients, _ = our_step(name, False, "float64")
-    worst = errors(gradients, their_gradients)[0]
-    print(f"{name}: logits {single:.1e}, {error(logits, their_logits):.1e}; gradient {worst}")
+        logits, gradients, _ = jdance_step(name, False, "float64")
+    worst = errors(gradients, expected_gradients)[0]
+    print(f"{name}: logits {single:.1e}, {error(logits, expected_logits):.1e}; gradient {worst}")
     assert single < 1e-5
-    assert error(logits, their_logits) < 1e-6  # a few constants are in single precision
+    assert error(logits, expected_logits) < 1e-6  # a few constants are in single precision
     assert worst[0] < 1e-5
 
 
 def test_a_training_step():
-    """In double precision: batch statistics of so few pixels amplify rounding to percents."""
+    """In double precision, as batch statistics of few pixels amplify rounding errors."""
     name = "cbam_resnet50"
     with jax.enable_x64(True):
-        _, gradients, statistics = our_step(name, True, "float64")
-    _, their_gradients, their_statistics = their_step(name, True)
-    worst = errors(gradients, their_gradients)[0], errors(statistics, their_statistics)[0]
+        _, gradients, statistics = jdance_step(name, True, "float64")
+    _, expected_gradients, expected_statistics = reference_step(name, True)
+    worst = errors(gradients, expected_gradients)[0], errors(statistics, expected_statistics)[0]
     print(f"{name}: gradient {worst[0]}, statistics {worst[1]}")
     assert worst[0][0] < 1e-4 and worst[1][0] < 1e-6

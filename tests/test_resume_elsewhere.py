@@ -1,4 +1,4 @@
-"""A run saved on four devices goes on with two or eight, and learns as if nothing had happened."""
+"""A run saved on four devices resumes on two or eight with the same losses."""
 
 import json
 import shutil
@@ -8,11 +8,11 @@ import pytest
 from test_cluster import assert_same, finish, output, start, steps_seen
 
 _FIRST, _ALL = 20, 50  # steps
-_STEPS_AN_EPOCH = 45 / 8
+_STEPS_PER_EPOCH = 45 / 8
 
 
 def curve(workdir):
-    """The loss of each step."""
+    """The loss float [steps]."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     losses = {row["step"]: row["loss"] for row in rows if "loss" in row}
     assert list(losses) == list(range(1, len(losses) + 1))
@@ -20,12 +20,12 @@ def curve(workdir):
 
 
 def train(data, workdir, devices, steps, **flags):
-    epochs = (steps + 0.5) / _STEPS_AN_EPOCH
+    epochs = (steps + 0.5) / _STEPS_PER_EPOCH
     finish(workdir, start(data, workdir, 1, devices, epochs=epochs, **flags))
 
 
 @pytest.mark.slow
-def test_the_loss_goes_on_as_in_an_uninterrupted_run(tiny_data, tmp_path):
+def test_resumed_losses_equal_those_of_an_uninterrupted_run(tiny_data, tmp_path):
     whole, first = tmp_path / "whole", tmp_path / "first"
     train(tiny_data, whole, 4, _ALL)
     train(tiny_data, first, 4, _FIRST)

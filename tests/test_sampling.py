@@ -1,4 +1,4 @@
-"""Sampling by class, steered by confusion or not, and splits by video and by frame."""
+"""Class-balanced and confusion-weighted sampling, and splits by video and by frame."""
 
 import json
 
@@ -14,46 +14,48 @@ from jdance.errors import UserError
 from jdance.train import loop
 from jdance.train.sampler import Sampler
 
-UNEVEN = np.repeat([0, 1, 3], [50, 8, 2])  # nothing of class 2
+UNEVEN = np.repeat([0, 1, 3], [50, 8, 2])  # no class 2
 
 
-def test_balanced_shares_and_their_order():
-    shares = sampling.balanced(UNEVEN, 4)
-    np.testing.assert_allclose(shares, [1 / 3, 1 / 3, 0, 1 / 3])
-    order = sampling.Order(UNEVEN, shares, seed=1)
-    epochs = np.array([order(place) for place in range(180)]).reshape(3, 60)
+def test_balanced_order():
+    fractions = sampling.balanced(UNEVEN, 4)
+    np.testing.assert_allclose(fractions, [1 / 3, 1 / 3, 0, 1 / 3])
+    order = sampling.Order(UNEVEN, fractions, seed=1)
+    epochs = np.array([order(position) for position in range(180)]).reshape(3, 60)
     for epoch in epochs:
         counts = np.bincount(epoch, minlength=60)
         np.testing.assert_array_equal(np.bincount(UNEVEN[epoch], minlength=4), [20, 20, 0, 20])
         assert set(counts[50:58]) == {2, 3} and set(counts[58:]) == {10} and counts[:50].max() == 1
     assert not (epochs[0] == epochs[1]).all()
-    # A pure function of the place: from anywhere, in any order.
-    again = sampling.Order(UNEVEN, shares, seed=1)
-    assert [again(place) for place in (170, 3, 65)] == [epochs.ravel()[p] for p in (170, 3, 65)]
-    other = sampling.Order(UNEVEN, shares, seed=2)
-    assert [other(place) for place in range(60)] != epochs[0].tolist()
+    # A pure function of the position.
+    again = sampling.Order(UNEVEN, fractions, seed=1)
+    assert [again(position) for position in (170, 3, 65)] == [
+        epochs.ravel()[p] for p in (170, 3, 65)
+    ]
+    other = sampling.Order(UNEVEN, fractions, seed=2)
+    assert [other(position) for position in range(60)] != epochs[0].tolist()
 
 
-def test_shares_that_are_no_whole_numbers():
+def test_fractional_class_counts_are_rounded():
     order = sampling.Order(np.arange(10) % 3, [0.5, 0.25, 0.25], seed=0)
-    drawn = np.array([order(place) for place in range(10)]) % 3
+    drawn = np.array([order(position) for position in range(10)]) % 3
     assert sorted(np.bincount(drawn)) in ([2, 3, 5],)
 
 
-def test_steered_shares_follow_the_errors():
+def test_confusion_weighted_follows_the_errors():
     confusion = np.array([[10, 0, 0], [5, 5, 0], [0, 0, 0]])
-    np.testing.assert_allclose(sampling.steered(confusion, 1.0), [1 / 2.5, 1.5 / 2.5, 0])
-    np.testing.assert_allclose(sampling.steered(confusion, 0.0), [0.5, 0.5, 0])
+    np.testing.assert_allclose(sampling.confusion_weighted(confusion, 1.0), [1 / 2.5, 1.5 / 2.5, 0])
+    np.testing.assert_allclose(sampling.confusion_weighted(confusion, 0.0), [0.5, 0.5, 0])
 
 
-def test_batches_by_shares_resume(tiny_data, source):  # noqa: F811
+def test_sampled_batches_resume(tiny_data, source):  # noqa: F811
     config = tiny_config(tiny_data)
-    shares = np.array([0.6, 0.2, 0.2])
-    whole = take(train_batches(source, config, shares=shares), 12)
+    fractions = np.array([0.6, 0.2, 0.2])
+    whole = take(train_batches(source, config, fractions=fractions), 12)
     labels = np.concatenate([batch["label"] for batch in whole])[:45]
     assert np.bincount(labels).tolist() == [27, 9, 9]
-    assert_same(whole[7:], take(train_batches(source, config, 7, shares=shares), 5))
-    # Copies of one example in an epoch are augmented each in its own way.
+    assert_same(whole[7:], take(train_batches(source, config, 7, fractions=fractions), 5))
+    # Repetitions of an example in an epoch are augmented differently.
     index = np.concatenate([batch["index"] for batch in whole])[:45]
     features = np.concatenate([batch["features"] for batch in whole])[:45]
     twice = np.flatnonzero(np.bincount(index) > 1)[0]
@@ -70,7 +72,7 @@ def sampled_config(data, kind):
     return config
 
 
-def test_steered_training_ends_as_if_never_interrupted(tiny_data, tmp_path):
+def test_confusion_sampling_resumes_exactly(tiny_data, tmp_path):
     config = sampled_config(tiny_data, "confusion")
     straight = loop.train(config, tmp_path / "a")
     config.epochs = 1.6  # in the middle of the second round
@@ -82,7 +84,7 @@ def test_steered_training_ends_as_if_never_interrupted(tiny_data, tmp_path):
     assert np.sum(seen[0]["6"]) == 45 and np.sum(seen[0]["12"]) == 45 * 1.5
 
 
-def test_steered_training_without_its_memory(tiny_data, tmp_path):
+def test_confusion_sampling_needs_its_state(tiny_data, tmp_path):
     config = sampled_config(tiny_data, "confusion")
     config.epochs = 1.6
     loop.train(config, tmp_path)
@@ -95,7 +97,7 @@ def test_steered_training_without_its_memory(tiny_data, tmp_path):
         loop.train(config, tmp_path)
 
 
-def test_sampling_is_off_by_default_and_checked(tiny_data, tmp_path):
+def test_sampling_is_off_by_default_and_validated(tiny_data, tmp_path):
     plain = Sampler(tiny_config(tiny_data), tmp_path, [], 3, 5)
     assert plain.class_fractions(0, dict) is None and not plain.changes(5)
     config = sampled_config(tiny_data, "even")
@@ -104,14 +106,14 @@ def test_sampling_is_off_by_default_and_checked(tiny_data, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory):
-    """Six films of eight frames, two of each class."""
+def clips(tmp_path_factory):
+    """Skeletons of six videos with eight frames each, two per class."""
     rng = np.random.default_rng(0)
-    folder = tmp_path_factory.mktemp("films")
-    film = np.repeat(np.arange(6), 8)
+    folder = tmp_path_factory.mktemp("clips")
+    clip = np.repeat(np.arange(6), 8)
     np.savez(
         folder / "s.npz", xy=rng.uniform(0, 90, (48, 18, 2)), conf=np.ones((48, 18)),
-        label=np.array(list("abc"))[film % 3], group=film.astype(str),
+        label=np.array(list("abc"))[clip % 3], group=clip.astype(str),
     )  # fmt: skip
     return folder / "s.npz"
 
@@ -121,10 +123,10 @@ def groups(data):
     return {s: {e.group for e in load(data, s)} for s in dataset.info["splits"] if dataset.count(s)}
 
 
-def test_prepare_splits_by_video_or_by_frame(films, tmp_path):
+def test_prepare_splits_by_video_or_by_frame(clips, tmp_path):
     half = {"train": 0.5, "test": 0.5}
     for by in ("video", "frame"):
-        prepare(sources.open_source(str(films)), tmp_path / by, None, fractions=half, split_by=by)
+        prepare(sources.open_source(str(clips)), tmp_path / by, None, fractions=half, split_by=by)
     by_video, by_frame = groups(tmp_path / "video"), groups(tmp_path / "frame")
     assert not by_video["train"] & by_video["test"]
     assert len(by_frame["train"] & by_frame["test"]) > 3
@@ -133,19 +135,19 @@ def test_prepare_splits_by_video_or_by_frame(films, tmp_path):
     )
 
 
-def test_the_same_examples_divided_anew(films, tmp_path):
+def test_resplit(clips, tmp_path):
     half = {"train": 0.5, "test": 0.5}
-    prepare(sources.open_source(str(films)), tmp_path / "data", None, fractions=half)
+    prepare(sources.open_source(str(clips)), tmp_path / "data", None, fractions=half)
     dataset = records.Dataset(tmp_path / "data")
-    assert resplit.divided_groups(dataset) == 0
+    assert resplit.count_leaking_groups(dataset) == 0
     resplit.resplit(dataset, tmp_path / "frame", "frame", seed=1)
-    anew = records.Dataset(tmp_path / "frame")
-    assert resplit.divided_groups(anew) > 3
-    assert [anew.count(s) for s in ("train", "test")] == [24, 24]
-    assert set(anew.info["splits"]["test"]["per_class"].values()) == {8}
+    redrawn = records.Dataset(tmp_path / "frame")
+    assert resplit.count_leaking_groups(redrawn) > 3
+    assert [redrawn.count(s) for s in ("train", "test")] == [24, 24]
+    assert set(redrawn.info["splits"]["test"]["per_class"].values()) == {8}
     names = [{e.source for s in ("train", "test") for e in load(d.folder, s)}
-             for d in (dataset, anew)]  # fmt: skip
+             for d in (dataset, redrawn)]  # fmt: skip
     assert names[0] == names[1] and len(names[0]) == 48
-    assert anew.fingerprint() != dataset.fingerprint()
-    resplit.resplit(anew, tmp_path / "video", "video", seed=1)
-    assert resplit.divided_groups(records.Dataset(tmp_path / "video")) == 0
+    assert redrawn.fingerprint() != dataset.fingerprint()
+    resplit.resplit(redrawn, tmp_path / "video", "video", seed=1)
+    assert resplit.count_leaking_groups(records.Dataset(tmp_path / "video")) == 0

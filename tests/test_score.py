@@ -1,4 +1,4 @@
-"""Videos judged against the truth: which track is which dancer, and what counts as right."""
+"""Scores of videos: matching of tracks to dancers, segmental F1, accuracy."""
 
 import json
 
@@ -13,9 +13,11 @@ from jdance.recognize.score import score_video
 from jdance.recognize.timeline import Segment
 
 
-def _film(folder, tracks, segments):
-    """Two dancers over 4 s at 5 frames a second; `tracks` has the numbers that each is followed by,
-    by time."""
+def _score(folder, tracks, segments):
+    """Scores a video of two dancers, 4 s at 5 fps.
+
+    `tracks` holds (track, start, end) for each dancer.
+    """
     person = tiny_image(0)[1][0]
     dancers = [person, person + np.array([300, 0, 0], np.float32)]
     true = [
@@ -37,27 +39,27 @@ def _film(folder, tracks, segments):
     return score_video(folder / "x.json", folder / "x_truth.csv", folder)
 
 
-def test_tracks_are_matched_by_place_whatever_their_numbers(tmp_path):
+def test_tracks_are_matched_by_position(tmp_path):
     segments = [Segment(7, 0, 2, "a", 1), Segment(7, 2, 4, "b", 1), Segment(2, 0, 4, "c", 1)]
-    score = _film(tmp_path, [[(7, 0, 4)], [(2, 0, 4)]], segments)
+    score = _score(tmp_path, [[(7, 0, 4)], [(2, 0, 4)]], segments)
     assert (score.f1, score.accuracy, score.dancers, score.tracks) == (1, 1, 2, 2)
 
 
-def test_a_lost_dancer_and_a_wrong_motion_count(tmp_path):
-    # Dancer 0 is lost at 2 s and followed as track 1; dancer 1 is taken for doing "a" in the end.
+def test_lost_tracks_and_wrong_motions_count(tmp_path):
+    # Dancer 0 is lost at 2.2 s and becomes track 1; dancer 1 is misclassified from 3 s on.
     segments = [
         Segment(0, 0, 2.2, "a", 1), Segment(1, 2.2, 4, "b", 1), Segment(2, 0, 3, "c", 1),
         Segment(2, 3, 4, "a", 1),
     ]  # fmt: skip
-    score = _film(tmp_path, [[(0, 0, 2.2), (1, 2.2, 4)], [(2, 0, 4)]], segments)
+    score = _score(tmp_path, [[(0, 0, 2.2), (1, 2.2, 4)], [(2, 0, 4)]], segments)
     assert score.f1 == pytest.approx(2 * 2 / (4 + 3)) and score.tracks == 3
     assert score.accuracy == pytest.approx((10 + 15) / 40)
 
 
-def test_no_results(tmp_path):
+def test_missing_and_invalid_results(tmp_path):
     with pytest.raises(UserError, match=r"x_truth\.csv: not a timeline"):
         score_video(tmp_path / "x.json", tmp_path / "x_truth.csv", tmp_path)
-    score = _film(tmp_path, [[], []], [])
+    score = _score(tmp_path, [[], []], [])
     assert (score.f1, score.accuracy, score.tracks) == (0, 0, 0)
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(UserError, match=r"x\.json: not a result for a video"):

@@ -1,4 +1,4 @@
-"""Sequences of skeletons: files, layouts, time, features of motion, the network, whole runs."""
+"""Skeleton sequences: files, layouts, resampling, motion features, the network, runs."""
 
 import json
 
@@ -25,15 +25,15 @@ SHORT_NAMES = [
 
 
 def clips(count=24, joints=15, seed=0):
-    """Clips in three classes: the body moves right, left, or not at all."""
+    """Returns clips of three classes: the body moves right, left, or stays still."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(5, 30, count)
     frames = []
-    for number, length in enumerate(lengths):
+    for i, length in enumerate(lengths):
         body = rng.normal(0, 0.3, (1, joints, 2))
-        speed = (0.05, -0.05, 0.0)[number % 3]
-        way = np.stack([speed * np.arange(length), np.zeros(length)], -1)
-        frames.append(body + way[:, None] + rng.normal(0, 0.005, (length, joints, 2)))
+        speed = (0.05, -0.05, 0.0)[i % 3]
+        shift = np.stack([speed * np.arange(length), np.zeros(length)], -1)
+        frames.append(body + shift[:, None] + rng.normal(0, 0.005, (length, joints, 2)))
     return {
         "poses": np.concatenate(frames).astype(np.float32),
         "lengths": lengths,
@@ -49,7 +49,7 @@ def clip_file(tmp_path):
     return tmp_path / "clips.npz"
 
 
-def test_layouts_know_their_mirror_images():
+def test_flip_permutations_of_layouts():
     assert skeleton.JHMDB15.flip.tolist() == JHMDB_FLIP
     expected = [0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16]
     assert skeleton.COCO18.flip.tolist() == expected
@@ -58,8 +58,7 @@ def test_layouts_know_their_mirror_images():
         assert len(set(layout.joints)) == len(layout)
 
 
-def test_features_of_a_layout_are_those_of_the_same_joints_in_another():
-    """fused18 uses joints that both layouts have."""
+def test_features_of_shared_joints_are_equal_in_all_layouts():
     rng = np.random.default_rng(0)
     body = np.concatenate([rng.uniform(0, 99, (7, 15, 2)), np.ones((7, 15, 1))], -1)
     body = body.astype(np.float32)
@@ -81,26 +80,26 @@ def test_motion_features_by_hand():
     clip = np.concatenate([rng.uniform(0, 1, (6, 15, 2)), np.ones((6, 15, 1))], -1)
     clip = clip.astype(np.float32)
     clip[2, 4] = 0
-    found = features.sequence("full", clip, layout)
-    assert found.shape == (6, features.size("full", layout) + 60)
-    np.testing.assert_array_equal(found[:, :-60], features.compute("full", clip, layout))
+    actual = features.sequence("full", clip, layout)
+    assert actual.shape == (6, features.size("full", layout) + 60)
+    np.testing.assert_array_equal(actual[:, :-60], features.compute("full", clip, layout))
     neck, hips = clip[:, 0, :2], (clip[:, 5, :2] + clip[:, 6, :2]) / 2
     unit = np.linalg.norm(neck - hips, axis=-1).mean()
-    for part, pace in ((found[:, -60:-30], 1), (found[:, -30:], 2)):
+    for velocity, lag in ((actual[:, -60:-30], 1), (actual[:, -30:], 2)):
         expected = np.zeros((6, 15, 2))
-        expected[:-pace] = np.clip((clip[pace:, :, :2] - clip[:-pace, :, :2]) / unit, -3, 3)
-        expected[2, 4] = expected[2 - pace, 4] = 0
-        np.testing.assert_allclose(part, expected.reshape(6, -1), atol=1e-5)
+        expected[:-lag] = np.clip((clip[lag:, :, :2] - clip[:-lag, :, :2]) / unit, -3, 3)
+        expected[2, 4] = expected[2 - lag, 4] = 0
+        np.testing.assert_allclose(velocity, expected.reshape(6, -1), atol=1e-5)
     compiled = jax.jit(lambda x: features.sequence("full", x, layout))(jnp.asarray(clip)[None])
-    np.testing.assert_allclose(compiled[0], found, atol=1e-5)
+    np.testing.assert_allclose(compiled[0], actual, atol=1e-5)
 
 
-def test_time_is_resampled_and_smoothed():
+def test_temporal_resampling_and_smoothing():
     clip = np.ones((9, 15, 3), np.float32)
     clip[..., 0] = np.arange(9)[:, None]
-    (even,) = temporal.times([9], 17, None, no_augment())
+    (even,) = temporal.sample_times([9], 17, None, no_augment())
     np.testing.assert_allclose(temporal.resample(clip, even)[:, 3, 0], np.arange(17) / 2)
-    one = temporal.resample(clip[:1], *temporal.times([1], 5, None, no_augment()))
+    one = temporal.resample(clip[:1], *temporal.sample_times([1], 5, None, no_augment()))
     np.testing.assert_array_equal(one, np.repeat(clip[:1], 5, 0))
     gap = clip.copy()
     gap[4, 2] = 0
@@ -109,12 +108,12 @@ def test_time_is_resampled_and_smoothed():
                                                                [5, 1, 1]])  # fmt: skip
     wild = clip.copy()
     wild[4, 7, 0] = 90
-    np.testing.assert_allclose(temporal.smooth(wild)[:, 7, 0], [0, 1, 2, 3, 5, 6, 6, 7, 8])
+    np.testing.assert_allclose(temporal.median_filter(wild)[:, 7, 0], [0, 1, 2, 3, 5, 6, 6, 7, 8])
     config = no_augment()
     config.update(time_crop=0.6, time_warp=0.3)
     rng = BatchRandom([np.random.default_rng(seed) for seed in range(50)])
     for count, drawn in zip(
-        [31, 5] * 25, temporal.times([31, 5] * 25, 16, rng, config), strict=True
+        [31, 5] * 25, temporal.sample_times([31, 5] * 25, 16, rng, config), strict=True
     ):
         last = count - 1
         assert drawn.min() >= 0 and drawn.max() <= last and (np.diff(drawn) >= 0).all()
@@ -122,22 +121,22 @@ def test_time_is_resampled_and_smoothed():
 
 
 def test_clips_from_a_file(clip_file):
-    found = skeleton_npz.read(clip_file, split_column="split2")
-    assert found.sequences and found.layout is skeleton.JHMDB15
+    data = skeleton_npz.read(clip_file, split_column="split2")
+    assert data.sequences and data.layout is skeleton.JHMDB15
     raw = clips()
-    assert [len(clip) for clip in found.keypoints] == raw["lengths"].tolist()
-    np.testing.assert_array_equal(found.keypoints[1][..., :2], raw["poses"][raw["lengths"][0] :][
+    assert [len(clip) for clip in data.keypoints] == raw["lengths"].tolist()
+    np.testing.assert_array_equal(data.keypoints[1][..., :2], raw["poses"][raw["lengths"][0] :][
         : raw["lengths"][1]])  # fmt: skip
-    assert found.splits == raw["split2"].tolist()
+    assert data.splits == raw["split2"].tolist()
     with pytest.raises(UserError, match="--split_column=split9"):
         skeleton_npz.read(clip_file, split_column="split9")
-    chosen = skeleton_npz.read(clip_file, where="label=left")
-    assert set(chosen.labels) == {"left"} and len(chosen.keypoints) == 8
+    filtered = skeleton_npz.read(clip_file, where="label=left")
+    assert set(filtered.labels) == {"left"} and len(filtered.keypoints) == 8
     with pytest.raises(UserError, match="has the columns label, lengths, split2"):
         skeleton_npz.read(clip_file, where="colour=red")
 
 
-def test_named_joints_in_another_order(tmp_path):
+def test_named_joints_are_reordered(tmp_path):
     raw = clips()
     order = np.random.default_rng(0).permutation(15)
     np.savez(tmp_path / "a.npz", **raw)
@@ -147,7 +146,7 @@ def test_named_joints_in_another_order(tmp_path):
     np.testing.assert_array_equal(np.concatenate(a.keypoints), np.concatenate(b.keypoints))
 
 
-def test_mediapipe_becomes_coco18(tmp_path):
+def test_mediapipe_is_converted_to_coco18(tmp_path):
     points = np.arange(66, dtype=np.float32).reshape(1, 33, 2)
     np.savez(tmp_path / "m.npz", xy=points, label=np.array(["a"]))
     (keypoints,) = skeleton_npz.read(tmp_path / "m.npz").keypoints
@@ -155,18 +154,18 @@ def test_mediapipe_becomes_coco18(tmp_path):
     assert keypoints[skeleton.NECK, 0] == (24 + 22) / 2
 
 
-def test_bare_skeletons_are_fitted_whatever_their_unit():
+def test_fitting_of_skeletons_is_scale_invariant():
     rng = np.random.default_rng(0)
     body = np.concatenate([rng.uniform(0, 0.01, (4, 15, 2)), np.ones((4, 15, 1))], -1)
-    fitted = crop.fit(body.astype(np.float32))
-    large = crop.fit((body * [1e4, 1e4, 1] + [77, -5, 0]).astype(np.float32))
+    fitted = crop.fit_keypoints(body.astype(np.float32))
+    large = crop.fit_keypoints((body * [1e4, 1e4, 1] + [77, -5, 0]).astype(np.float32))
     np.testing.assert_allclose(fitted, large, atol=1e-2)
     box = np.ptp(fitted[..., :2].reshape(-1, 2), axis=0)
     assert box.max() == pytest.approx(256 / 1.25, rel=1e-3)
-    assert not crop.fit(np.zeros((15, 3), np.float32)).any()
+    assert not crop.fit_keypoints(np.zeros((15, 3), np.float32)).any()
 
 
-def test_classes_are_chosen_and_renamed(clip_file):
+def test_classes_are_selected_and_renamed(clip_file):
     source = open_source(str(clip_file), labels={"left": "sideways", "right": "sideways"})
     assert source.classes == ["sideways"] and len(source.items) == 16
     with pytest.raises(UserError, match="no class 'up'"):
@@ -206,7 +205,7 @@ def test_batches_of_sequences(clip_data):
     np.testing.assert_array_equal(plain["label"], other["label"])
 
 
-def test_a_mirror_swaps_sides_in_every_frame(clip_data):
+def test_mirroring_swaps_sides_in_every_frame(clip_data):
     record = records.unpack(records.Dataset(clip_data).source("train")[0])
     affine = np.array([[-1.0, 0, 255], [0, 1, 0]])
     (mirrored,) = augment.warp_keypoints(
@@ -217,7 +216,7 @@ def test_a_mirror_swaps_sides_in_every_frame(clip_data):
     np.testing.assert_allclose(mirrored, expected, atol=1e-4)
 
 
-def test_sequence_network_trains_resumes_and_tells_direction(clip_data, tmp_path):
+def test_sequence_network_trains_resumes_and_learns_directions(clip_data, tmp_path):
     config = sequence_config(clip_data)
     config.update(epochs=10.0, eval_every=10.0, checkpoint_every=10.0)
     config.augment.flip = 0.0  # the classes are directions
@@ -231,7 +230,7 @@ def test_sequence_network_trains_resumes_and_tells_direction(clip_data, tmp_path
 
 
 @pytest.mark.parametrize("order", [-1, 0, 1, 2])
-def test_sequence_network_has_the_described_parts(order):
+def test_architecture_of_the_sequence_network(order):
     config = tiny_config("")
     config.model.update(branches="sequence", layout="jhmdb15", features="full", attention=order)
     net = models.build(config.model)
@@ -245,7 +244,7 @@ def test_sequence_network_has_the_described_parts(order):
     assert params["dense"]["Dense_0"]["kernel"].shape == (8 * 128, 256)  # 32 frames, two pools
 
 
-def test_stills_and_sequences_are_not_mixed_up(clip_data, tiny_data, tmp_path):
+def test_mismatch_of_stills_and_sequences(clip_data, tiny_data, tmp_path):
     config = sequence_config(tiny_data)
     with pytest.raises(UserError, match="holds stills; train with"):
         loop.train(config, tmp_path / "run")

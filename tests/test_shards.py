@@ -1,9 +1,8 @@
-"""Data sets that several processes write."""
+"""Data sets written by several processes."""
 
 import json
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 import pytest
 from conftest import tiny_image, tiny_source
@@ -16,7 +15,7 @@ from jdance.errors import UserError
 
 
 def contents(folder):
-    """{split: the sorted packed examples}."""
+    """{split: sorted packed examples}."""
     dataset = records.Dataset(folder)
     result = {}
     for split in ("train", "val"):
@@ -25,10 +24,11 @@ def contents(folder):
     return result
 
 
-def test_shares_make_the_same_data_set_in_any_order(tmp_path):
+def test_partitions_are_merged_in_any_order(tmp_path):
     whole = prepare(tiny_source(12), tmp_path / "whole", None)
     folder = tmp_path / "shared"
-    assert prepare(tiny_source(12), folder, None, partition=Partition(2, 3))["splits"] != whole["splits"]
+    part = prepare(tiny_source(12), folder, None, partition=Partition(2, 3))
+    assert part["splits"] != whole["splits"]
     # Interrupted: shards without a description.
     (folder / f"{Partition(0, 3).prefix}train-00000.array_record").write_bytes(b"half")
     prepare(tiny_source(12), folder, None, partition=Partition(0, 3))
@@ -39,47 +39,42 @@ def test_shares_make_the_same_data_set_in_any_order(tmp_path):
         for key in ("count", "people_found", "per_class"):
             assert info["splits"][split][key] == whole["splits"][split][key]
     assert contents(folder) == contents(tmp_path / "whole")
-    # A part that is started again is done already, and joining is repeatable.
+    # Finished partitions return at once, and merging is repeatable.
     before = (folder / "dataset.json").read_bytes()
     (folder / "dataset.json").unlink()
     assert prepare(tiny_source(12), folder, None, partition=Partition(2, 3)) == info
     assert (folder / "dataset.json").read_bytes() == before
 
 
-def test_copies_and_boxes_without_a_person_are_counted_over_all_shares(tmp_path):
+def test_copies_and_unmatched_boxes_are_summed(tmp_path):
     for partition in (Partition(0, 2), Partition(1, 2)):
         source = tiny_source(12)
-        for i in (0, 1):  # a box of which nothing is seen
+        for i in (0, 1):  # a box without detections
             person = replace(source.items[i].people[0], box=(70.0, 0.0, 9.0, 9.0))
-            load = partial(_Loads(i), found=True)
+            load = partial(_load_detected, i)
             source.items[i] = replace(source.items[i], people=(person,), load=load)
         info = prepare(source, tmp_path / "data", None, also_whole=True, partition=partition)
     assert sorted(info["unmatched"]) == [f"image {i}, box 70,0,9,9" for i in (0, 1)]
     train = info["splits"]["train"]
     assert (train["count"], train["whole_copies"], train["people_found"]) == (17, 8, 8)
     assert info["splits"]["val"]["whole_copies"] == 0
-    assert summary(info)[0].startswith("train: 9 examples, people found in 8; 8 again")
+    assert summary(info)[0].startswith("train: 9 examples, people detected in 8; 8 more")
 
 
-class _Loads(NamedTuple):
-    """Reads an image; with `found`, the person is what another estimator found."""
-
-    number: int
-
-    def __call__(self, found):
-        image, people = tiny_image(self.number)
-        people[..., :2] = people[..., :2] / 2 + [0, 40]
-        return Loaded(image, found=people)
+def _load_detected(number):
+    image, people = tiny_image(number)
+    people[..., :2] = people[..., :2] / 2 + [0, 40]
+    return Loaded(image, detected=people)
 
 
-def test_mistakes(tmp_path):
+def test_invalid_partitions_raise(tmp_path):
     assert shards.partition(None, None) == Partition() and shards.partition(1, 2) == Partition(1, 2)
     for process, processes in [(0, None), (None, 2), (2, 2), (-1, 2)]:
         with pytest.raises(UserError, match="give both"):
             shards.partition(process, processes)
     folder = tmp_path / "data"
     prepare(tiny_source(12), folder, None, partition=Partition(0, 2))
-    with pytest.raises(UserError, match="not of 3 processes' work"):
+    with pytest.raises(UserError, match="not part of a data set of 3 processes"):
         prepare(tiny_source(12), folder, None, partition=Partition(0, 3))
     with pytest.raises(UserError, match="the parts differ: seed is 0 in one and 5 in another"):
         prepare(tiny_source(12), folder, None, partition=Partition(1, 2), seed=5)

@@ -1,4 +1,4 @@
-"""Pose networks judged by several processes: every image once, the same verdict."""
+"""Evaluation of pose networks by several processes."""
 
 import threading
 from collections import Counter
@@ -15,19 +15,19 @@ from jdance.pose.letterbox import letterbox
 
 
 def image(number):
-    """Packed: a grey image of its own brightness and size, with one person in it."""
+    """A packed record: a gray image of unique brightness and size, with one person."""
     person = np.ones((1, 18, 3), np.float32)
     person[..., 0] = np.linspace(10, 60, 18) + number
     person[..., 1] = np.linspace(20, 90, 18)
-    grey = np.full((100 + number, 120, 3), 10 * number + 5, np.uint8)
+    gray = np.full((100 + number, 120, 3), 10 * number + 5, np.uint8)
     record = scenes.SceneRecord(
-        images.encode_jpeg(grey), person, np.zeros((1, 4)), np.full(1, 1e4), np.zeros(1, bool)
+        images.encode_jpeg(gray), person, np.zeros((1, 4)), np.full(1, 1e4), np.zeros(1, bool)
     )
     return scenes.pack(record)
 
 
 def estimator(squares):
-    """Finds somebody in most images, about where he is; brightness tells the image."""
+    """A fake estimator, which identifies images by brightness and misses some people."""
     number = squares[:, 10, 10, 0].astype(np.float32) / 10 - 0.5
     keypoints = np.ones((len(squares), 2, 18, 3), np.float32)
     keypoints[:, 0, :, 0] = 3 * (np.linspace(10, 60, 18) + number[:, None])
@@ -60,7 +60,7 @@ def test_each_image_is_read_and_decoded_once(monkeypatch):
     assert reads == dict.fromkeys(range(18), 1) and len(decoded) == 6
 
 
-def test_all_devices_find_the_same_people():
+def test_all_devices_give_the_same_people():
     network = PoseEstimator.load("stage")
     squares = np.stack([letterbox(tiny_image(number)[0])[0] for number in range(8)])
     alone = jax.device_get(network(squares))
@@ -71,7 +71,7 @@ def test_all_devices_find_the_same_people():
 
 
 @pytest.mark.parametrize(("count", "processes"), [(19, 2), (19, 3), (2, 3)])
-def test_shares_together_are_the_whole(count, processes, monkeypatch):
+def test_shards_together_equal_one_process(count, processes, monkeypatch):
     source = [image(number) for number in range(count)]
     expected = evaluation.average_precision(estimator, source)
     assert expected["n"] == count and 0 < expected["AP"] <= 1
@@ -81,7 +81,7 @@ def test_shares_together_are_the_whole(count, processes, monkeypatch):
         with lock:
             return coco_metrics(*arguments)
 
-    monkeypatch.setattr(evaluation, "judge", one_at_a_time)
+    monkeypatch.setattr(evaluation, "coco_metrics", one_at_a_time)
     barrier, slots, results = threading.Barrier(processes), {}, {}
 
     def run(process):

@@ -1,4 +1,4 @@
-"""Key points of other estimators as data: folders of OpenPose's JSON, alone and beside images."""
+"""Folders of OpenPose JSON files, alone and beside images."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from jdance.errors import UserError
 
 
 def person(x, y, size, seed=0):
-    """A person [18, 3] in a box of the given place and size."""
+    """A person [18, 3] in a box of the given position and size."""
     joints = np.random.default_rng(seed).uniform(0, 1, (18, 2))
     joints -= joints.min(0)
     joints *= size / joints.max(0)
@@ -30,25 +30,25 @@ def write(path, *people):
     openpose_json.write(path, np.array(people).reshape(-1, 18, 3))
 
 
-def test_follow_stays_with_one_person():
-    """Two cross each other; ours is missing for a while, and somebody far away turns up."""
+def test_track_largest_keeps_one_person():
+    """Two people cross; the tracked one is missing for a while, and a distant one appears."""
     frames, expected = [], []
     for t in range(30):
-        ours, other = person(10 * t, 50, 100, seed=1), person(300 - 10 * t, 55, 80, seed=2)
-        there = not 18 <= t < 21
-        people = [ours] * there + [other] if t % 2 else [other] + [ours] * there
+        tracked, other = person(10 * t, 50, 100, seed=1), person(300 - 10 * t, 55, 80, seed=2)
+        present = not 18 <= t < 21
+        people = [tracked] * present + [other] if t % 2 else [other] + [tracked] * present
         frames.append(np.stack(people))
-        expected.append(ours if there else np.zeros((18, 3)))
+        expected.append(tracked if present else np.zeros((18, 3)))
     frames[19] = person(3000, 50, 99)[None]
     frames[20] = np.zeros((0, 18, 3), np.float32)
-    found = openpose_json.follow(frames)
+    found = openpose_json.track_largest(frames)
     close = np.abs(found - expected).max((1, 2)) < 0.01
     assert close[:18].all() and close[21:].all() and not found[19:21].any()
 
 
-def test_follow_nobody():
-    assert not openpose_json.follow([np.zeros((0, 18, 3), np.float32)] * 3).any()
-    assert openpose_json.follow([]).shape == (0, 18, 3)
+def test_track_largest_without_people():
+    assert not openpose_json.track_largest([np.zeros((0, 18, 3), np.float32)] * 3).any()
+    assert openpose_json.track_largest([]).shape == (0, 18, 3)
 
 
 def test_folder_of_stills(tmp_path):
@@ -62,17 +62,17 @@ def test_folder_of_stills(tmp_path):
     info = prepare(open_source(str(tmp_path / "in")), tmp_path / "out", None)
     reasons = {entry["file"].rpartition("/")[2]: entry["reason"] for entry in info["skipped"]}
     assert reasons.keys() == {"empty_keypoints.json", "bad.json", "notes.txt"}
-    assert "nobody" in reasons["empty_keypoints.json"]
+    assert "has no person" in reasons["empty_keypoints.json"]
     assert not info["sequences"] and info["layout"] == "coco18"
     found = [e for split in info["splits"] for e in load(tmp_path / "out", split)]
     assert len(found) == 20
     for example in found:
         number = int(example.source.rpartition("/")[2].partition("_")[0])
         large = person(200, 0, 90, 100 + number)
-        np.testing.assert_allclose(example.keypoints, crop.fit(large), atol=0.05)
+        np.testing.assert_allclose(example.keypoints, crop.fit_keypoints(large), atol=0.05)
         assert not example.image
-    everybody = open_source(str(tmp_path / "in"), label_all=True)
-    info = prepare(everybody, tmp_path / "all", None)
+    everyone = open_source(str(tmp_path / "in"), label_all=True)
+    info = prepare(everyone, tmp_path / "all", None)
     assert sum(split["count"] for split in info["splits"].values()) == 40
 
 
@@ -92,17 +92,17 @@ def test_folder_of_clips_with_splits(tmp_path):
     assert example.keypoints.shape == (5, 18, 3)  # frames 1 to 5
     assert not example.keypoints[2].any()
     expected = np.stack([person(2 * t, 0, 90, 0) * (t != 3) for t in range(1, 6)])
-    np.testing.assert_allclose(example.keypoints, crop.fit(expected), atol=0.05)
+    np.testing.assert_allclose(example.keypoints, crop.fit_keypoints(expected), atol=0.05)
 
 
-def test_images_with_key_points_beside_them(tmp_path):
-    """In the same folders as the images, in others, and from a manifest."""
+def test_images_with_key_point_files(tmp_path):
+    """In the folders of the images, in others, and for a manifest."""
     rows = ["path,label"]
     for i in range(12):
         image, people = tiny_image(i)
         name = ("jump", "turn")[i % 2]
         (tmp_path / "in" / name).mkdir(parents=True, exist_ok=True)
-        # The same stem in both classes: they must not be mixed up.
+        # Both classes use the same stems.
         images.write(tmp_path / "in" / name / f"{i // 2}.png", image)
         rows.append(f"{name}/{i // 2}.png,{name}")
         for folder in ("in", "points"):
@@ -118,16 +118,16 @@ def test_images_with_key_points_beside_them(tmp_path):
             for example in load(tmp_path / f"out{number}", split):
                 name, stem = example.source.removesuffix(".png").split("/")
                 _, (joints,) = tiny_image(2 * int(stem) + (name == "turn"))
-                expected = crop.into(joints, crop.around(joints))
+                expected = crop.to_crop(joints, crop.person_square(joints))
                 np.testing.assert_allclose(example.keypoints, expected, atol=0.01)
                 assert example.image
 
 
-def test_key_points_that_do_not_suit(tmp_path):
+def test_unsuitable_key_points_raise(tmp_path):
     write(tmp_path / "in" / "jump" / "0_keypoints.json", person(0, 0, 9))
     with pytest.raises(UserError, match="holds key points itself"):
         open_source(str(tmp_path / "in"), keypoints=tmp_path)
-    with pytest.raises(UserError, match="knows its key points itself"):
+    with pytest.raises(UserError, match="has key points of its own"):
         open_source("stage:tiny", keypoints=tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         open_source(str(tmp_path / "in"), keypoints=tmp_path / "nowhere")
@@ -135,12 +135,12 @@ def test_key_points_that_do_not_suit(tmp_path):
     for i in range(4):
         (tmp_path / "photos" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
         images.write(tmp_path / "photos" / "ab"[i % 2] / f"{i}.png", image)
-    with pytest.raises(UserError, match="key points of an image belong there"):
+    with pytest.raises(UserError, match="expected the key points of an image"):
         prepare(open_source(str(tmp_path / "photos"), keypoints=tmp_path / "in"),
                 tmp_path / "out", None)  # fmt: skip
 
 
-def test_few_joints_do_not_count(tmp_path):
+def test_people_with_few_joints_are_skipped(tmp_path):
     few = person(0, 0, 90)
     few[3:] = 0
     for i in range(2):
@@ -155,36 +155,36 @@ def test_few_joints_do_not_count(tmp_path):
 @pytest.mark.parametrize(
     "name", ["{}_keypoints", "clip2_{:012}_keypoints", "f{:03}", "v1 {} pose2d"]
 )
-def test_frames_are_in_the_order_of_their_numbers_and_gaps_stay(tmp_path, name):
-    """A missing file is a frame without anybody, at its place."""
+def test_frame_order_and_gaps(tmp_path, name):
+    """A missing file is a frame without people."""
     for t in range(24):
         if t not in (7, 8):
             write(tmp_path / f"{name.format(t)}.json", person(10 * t, 0, 90))
     paths = openpose_json.frames(tmp_path)
-    assert openpose_json.places(paths) == [t for t in range(24) if t not in (7, 8)]
+    assert openpose_json.frame_indices(paths) == [t for t in range(24) if t not in (7, 8)]
     track = openpose_json.read_sequence(paths)
     np.testing.assert_allclose(track[:, 5, 0] - track[0, 5, 0],
                                [10 * t * (t not in (7, 8)) - (t in (7, 8)) * track[0, 5, 0]
                                 for t in range(24)], atol=1e-3)  # fmt: skip
 
 
-def test_places_without_consecutive_numbers():
-    places = lambda *names: openpose_json.places([Path(name) for name in names])  # noqa: E731
-    assert places("a.json", "b.json", "c.json") == [0, 1, 2]
-    assert places("10.json", "20.json", "40.json") == [0, 1, 3]  # every tenth frame
-    assert places("0.json", "33.json", "67.json") == [0, 1, 2]  # milliseconds
-    assert places("1_1.json", "1_2.json", "2_1.json") == [0, 1, 2]
-    assert places("1.json", "01.json") == [0, 1] and places("5.json") == [0] and places() == []
+def test_frame_indices_without_consecutive_numbers():
+    indices = lambda *names: openpose_json.frame_indices([Path(name) for name in names])  # noqa: E731
+    assert indices("a.json", "b.json", "c.json") == [0, 1, 2]
+    assert indices("10.json", "20.json", "40.json") == [0, 1, 3]  # every tenth frame
+    assert indices("0.json", "33.json", "67.json") == [0, 1, 2]  # milliseconds
+    assert indices("1_1.json", "1_2.json", "2_1.json") == [0, 1, 2]
+    assert indices("1.json", "01.json") == [0, 1] and indices("5.json") == [0] and indices() == []
 
 
-def test_key_points_of_a_videos_frames(tmp_path):
+def test_video_keypoints(tmp_path):
     for index, digits in ((0, 12), (1, 1), (12, 1), (3, 4)):
         write(tmp_path / f"x_{index:0{digits}}_keypoints.json", person(index, 0, 90))
     (tmp_path / "x_4_keypoints.json").write_text("{}")
     write(tmp_path / "xx_2_keypoints.json", person(0, 0, 90))
-    known = openpose_json.VideoFrames("in/x.mp4", tmp_path)
+    known = openpose_json.VideoKeypoints("in/x.mp4", tmp_path)
     assert [len(known(i)) for i in (0, 1, 2, 3, 4, 12)] == [1, 1, 0, 1, 0, 1]
     assert list(known.problems) == [2, 4]
     assert "x_000000000002_keypoints.json: no such file" in known.problems[2]
     with pytest.raises(UserError, match=r"y_000000000000_keypoints\.json: no such file"):
-        openpose_json.VideoFrames("y.mp4", tmp_path)
+        openpose_json.VideoKeypoints("y.mp4", tmp_path)

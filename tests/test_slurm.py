@@ -1,4 +1,4 @@
-"""A job under a real Slurm: preempted in every way, it comes back by itself and ends the same."""
+"""Jobs under a real Slurm: preemption, requeueing and cancellation."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from test_cluster import PATIENCE, assert_same, final_state
+from test_cluster import TIMEOUT, assert_same, final_state
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch")
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -35,7 +35,7 @@ def get_config():
 
 
 class Slurm:
-    """A Slurm of this machine's own, with two tasks' worth of jobs to run."""
+    """Client of a local Slurm that runs jobs of two tasks."""
 
     def __init__(self, folder, config):
         self.folder, self.config = folder, config
@@ -51,38 +51,38 @@ class Slurm:
         }
 
     def __call__(self, *command, check=True):
-        """The standard output of one of Slurm's programs."""
+        """Runs one of Slurm's programs and returns its standard output."""
         return subprocess.run(
             [str(word) for word in command],
             check=check, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=self._environment,
         ).stdout.strip()  # fmt: skip
 
     def submit(self, workdir):
-        """Puts a job of two tasks into the queue; returns its number."""
+        """Submits a job of two tasks and returns its number."""
         return self(
             "sbatch", "--parsable", "--nodes=1", "--ntasks-per-node=2", "--gpus-per-node=2",
             "--cpus-per-task=1", f"--output={workdir}.log", "launch/slurm.sh",
             f"--config={self.config}", f"--workdir={workdir}",
         )  # fmt: skip
 
-    def about(self, job):
-        """What Slurm knows of a job: {"JobState": "RUNNING", "Restarts": "1", ...}."""
+    def describe(self, job):
+        """A job's properties: {"JobState": "RUNNING", "Restarts": "1", ...}."""
         words = self("scontrol", "--oneliner", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def wait(self, job, workdir, states=("COMPLETED",)):
-        """Waits until a job is in one of the states; another end of it is a failure."""
-        deadline = time.monotonic() + PATIENCE
-        while (state := self.about(job)["JobState"]) not in states:
-            told = log(workdir)
-            assert state in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED"), (state, told)
-            assert time.monotonic() < deadline, (state, told)
+        """Waits until a job is in one of the states; other final states fail."""
+        deadline = time.monotonic() + TIMEOUT
+        while (state := self.describe(job)["JobState"]) not in states:
+            text = log(workdir)
+            assert state in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED"), (state, text)
+            assert time.monotonic() < deadline, (state, text)
             time.sleep(0.2)
 
     def wait_for_checkpoint(self, job, workdir, after):
-        """Waits for a running job to have saved a checkpoint of a step after this one."""
-        deadline = time.monotonic() + PATIENCE
-        while newest(workdir) <= after or self.about(job)["JobState"] != "RUNNING":
+        """Waits until a running job has saved a checkpoint after step `after`."""
+        deadline = time.monotonic() + TIMEOUT
+        while newest_step(workdir) <= after or self.describe(job)["JobState"] != "RUNNING":
             assert time.monotonic() < deadline, log(workdir)
             time.sleep(0.05)
 
@@ -105,47 +105,47 @@ def log(workdir):
     return path.read_text() if path.exists() else ""
 
 
-def newest(workdir):
+def newest_step(workdir):
     """The step of the newest checkpoint; 0 if there is none."""
     names = (path.name for path in (workdir / "checkpoints").glob("*"))
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
-def test_a_preempted_job_comes_back_and_ends_bit_identical(slurm):
-    undisturbed, disturbed = slurm.folder / "undisturbed", slurm.folder / "disturbed"
-    slurm.wait(slurm.submit(undisturbed), undisturbed)
-    job = slurm.submit(disturbed)
+def test_preempted_job_is_requeued_and_ends_bit_identical(slurm):
+    uninterrupted, interrupted = slurm.folder / "uninterrupted", slurm.folder / "interrupted"
+    slurm.wait(slurm.submit(uninterrupted), uninterrupted)
+    job = slurm.submit(interrupted)
 
     # A signal to the tasks alone, as ahead of the time limit: the script requeues the job.
-    slurm.wait_for_checkpoint(job, disturbed, after=0)
+    slurm.wait_for_checkpoint(job, interrupted, after=0)
     slurm("scancel", "--signal=TERM", job)
-    deadline = time.monotonic() + PATIENCE
-    while slurm.about(job)["Restarts"] != "1":
-        assert time.monotonic() < deadline, log(disturbed)
+    deadline = time.monotonic() + TIMEOUT
+    while slurm.describe(job)["Restarts"] != "1":
+        assert time.monotonic() < deadline, log(interrupted)
         time.sleep(0.2)
-    told = log(disturbed)
-    assert told.count("preempted: saved at step ") == 2  # both tasks, the same step
-    step = newest(disturbed)
-    assert told.count(f"preempted: saved at step {step} of 675") == 2, told
-    assert told.count(f"preempted: requeueing job {job}") == 1
+    text = log(interrupted)
+    assert text.count("preempted: saved at step ") == 2  # both tasks, the same step
+    step = newest_step(interrupted)
+    assert text.count(f"preempted: saved at step {step} of 675") == 2, text
+    assert text.count(f"preempted: requeueing job {job}") == 1
 
-    # Slurm's own requeue: the script must not put the job back a second time.
-    slurm.wait_for_checkpoint(job, disturbed, after=step)
+    # Requeued by Slurm itself: the script must not requeue the job a second time.
+    slurm.wait_for_checkpoint(job, interrupted, after=step)
     slurm("scontrol", "requeue", job)
-    slurm.wait(job, disturbed)
-    told = log(disturbed)
-    assert slurm.about(job)["Restarts"] == "2"
-    assert told.count("preempted: requeueing") == 1
-    assert f"resuming from step {step} of 675" in told and told.count("resuming from step") == 2
-    assert final_state(disturbed)[0] == 675
-    assert_same(undisturbed, disturbed, rtol=0, atol=0)
+    slurm.wait(job, interrupted)
+    text = log(interrupted)
+    assert slurm.describe(job)["Restarts"] == "2"
+    assert text.count("preempted: requeueing") == 1
+    assert f"resuming from step {step} of 675" in text and text.count("resuming from step") == 2
+    assert final_state(interrupted)[0] == 675
+    assert_same(uninterrupted, interrupted, rtol=0, atol=0)
 
 
-def test_a_cancelled_job_stays_cancelled(slurm):
+def test_cancelled_job_stays_cancelled(slurm):
     workdir = slurm.folder / "cancelled"
     job = slurm.submit(workdir)
     slurm.wait_for_checkpoint(job, workdir, after=0)
     slurm("scancel", job)
     slurm.wait(job, workdir, states=("CANCELLED",))
-    time.sleep(8)  # a job that was put back would start after 6
-    assert slurm.about(job)["JobState"] == "CANCELLED" and slurm.about(job)["Restarts"] == "0"
+    time.sleep(8)  # a requeued job would start after 6
+    assert slurm.describe(job)["JobState"] == "CANCELLED" and slurm.describe(job)["Restarts"] == "0"

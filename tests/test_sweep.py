@@ -1,4 +1,4 @@
-"""Comparisons of variants, and the documented example of an attention block of one's own."""
+"""Sweeps over variants, and the documented example of a custom attention block."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def clip_data(tmp_path_factory):
     return folder / "data"
 
 
-def test_variants_are_read():
+def test_variants_are_parsed():
     found = sweep.parse_variants(
         ["model.attention=-1,1", "optimizer.name=sgd,adamw"],
         ["wide model.width=8 model.fusion_widths=(8,)"],
@@ -55,12 +55,12 @@ def test_variants_are_read():
         (["model.width=4,4"], [], "have the same name"),
     ],
 )
-def test_mistakes_are_found_before_anything_is_trained(vary, named, message):
+def test_mistakes_are_found_before_training(vary, named, message):
     with pytest.raises(UserError, match=re.escape(message)):
         sweep.check(tiny_config("x"), sweep.parse_variants(vary, named))
 
 
-def test_what_is_done_is_not_done_again(tiny_data, tmp_path, monkeypatch):
+def test_finished_runs_are_not_repeated(tiny_data, tmp_path, monkeypatch):
     config = tiny_config(tiny_data)
     config.model.branches = "keypoints"
     config.epochs = 1.0
@@ -71,7 +71,7 @@ def test_what_is_done_is_not_done_again(tiny_data, tmp_path, monkeypatch):
         "features=fused18",
         "features=pos18",
     ]
-    # One file a run says that it is done: without it that run alone is done again.
+    # A run without its result file is repeated.
     (tmp_path / "features=pos18" / tiny_data.name / "seed-1" / "sweep_val_2.json").unlink()
     trained = []
     train = sweep.loop.train
@@ -138,7 +138,7 @@ def test_the_documented_attention_block(clip_data, tmp_path):
         assert "Dense_0" in (where["attention"] if shape else where)
 
 
-def test_a_sweep_that_is_told_to_end_says_how_to_go_on(clip_data, tmp_path):
+def test_sweep_exits_on_sigterm_with_a_hint(clip_data, tmp_path):
     config = tmp_path / "endless.py"
     config.write_text(
         "from jdance import config\n\n\ndef get_config():\n    result = config.base()\n"
@@ -147,6 +147,7 @@ def test_a_sweep_that_is_told_to_end_says_how_to_go_on(clip_data, tmp_path):
     )
     words = [f"--config={config}", f"--data={clip_data}", f"--output={tmp_path}", "--seeds=1"]
     log = tmp_path / "log"
+    log.touch()  # the script may create it later than it is read
     run = Script([ROOT / "launch" / "sweep.py", *words], log)
     while "compiling" not in log.read_text() and run.poll() is None:
         time.sleep(0.1)
@@ -167,7 +168,7 @@ def test_a_sweep_that_is_told_to_end_says_how_to_go_on(clip_data, tmp_path):
         ("Block", "expected FILE.py:CLASS"),
     ],
 )
-def test_attention_blocks_that_are_none(block, message):
+def test_invalid_attention_blocks(block, message):
     config = tiny_config("").model
     config.attention_block = block
     with pytest.raises(ValueError, match=re.escape(message)):

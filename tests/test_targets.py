@@ -1,4 +1,4 @@
-"""The targets against a statement of them in plain loops."""
+"""The targets against an implementation with explicit loops."""
 
 import jax
 import jax.numpy as jnp
@@ -64,12 +64,12 @@ def test_encode_equals_loops(overhang):
         np.testing.assert_allclose(paf[i], expected_paf, atol=1e-5)
 
 
-def test_nobody():
+def test_no_people():
     heat, paf = encode(np.zeros((1, 3, 18, 3), np.float32), SIZE)
     assert not heat[..., :18].any() and np.all(heat[..., 18] == 1) and not paf.any()
 
 
-def test_padding_and_what_is_not_labelled_do_not_matter():
+def test_padding_and_unlabeled_joints_have_no_effect():
     people = random_people(np.random.default_rng(1), 3)
     junk = np.where(people[..., 2:] > 0, people, [np.nan, np.inf, 0]).astype(np.float32)
     padded = np.concatenate([junk, np.full((4, 18, 3), [5, 5, 0], np.float32)])
@@ -77,7 +77,7 @@ def test_padding_and_what_is_not_labelled_do_not_matter():
         np.testing.assert_allclose(plain, other, atol=1e-6)
 
 
-def test_a_joint_at_a_cell_centre_and_its_limb():
+def test_joint_at_a_cell_center_and_its_limb():
     person = np.zeros((1, 1, 18, 3), np.float32)
     person[0, 0, skeleton.NECK] = 3 * STRIDE + 3.5, 5 * STRIDE + 3.5, 1
     person[0, 0, skeleton.R_HIP] = 3 * STRIDE + 3.5, 9 * STRIDE + 3.5, 1

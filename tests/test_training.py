@@ -1,4 +1,4 @@
-"""Training: steps, schedules, checkpoints, and runs that end as if never interrupted."""
+"""Training: steps, schedules, metrics, checkpoints and configuration errors."""
 
 import json
 from contextlib import closing
@@ -24,7 +24,9 @@ from jdance.train.motion import MotionTask
 def setup(config, axis_name=steps.AXIS):
     model = models.build(config.model, axis_name=axis_name)
     optimizer = state.make_optimizer(config.optimizer, lambda _: 0.05)
-    fresh = state.create(model, optimizer, config.seed, MotionTask(config, list("abc")).input_shapes())
+    fresh = state.create(
+        model, optimizer, config.seed, MotionTask(config, list("abc")).input_shapes()
+    )
     step = partial(steps.train_step, model=model, optimizer=optimizer, seed=7)
     return fresh, step
 
@@ -49,7 +51,7 @@ def assert_trees_close(a, b, **tolerance):
 
 
 def test_four_devices_equal_one_with_the_whole_batch(config, batches):
-    """Synchronised batch norm, averaged gradients, and dropout that follows the example."""
+    """Synchronized batch norm, averaged gradients, and dropout seeded by the example."""
     fresh, step = setup(config)
     mapped = jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0), out_axes=None)
     many = distributed.replicate(fresh)
@@ -66,11 +68,11 @@ def test_four_devices_equal_one_with_the_whole_batch(config, batches):
     assert int(many.step) == 3
 
 
-def test_batch_norm_of_each_device_by_itself(config, batches):
-    """Other updates than with shared statistics, and all-reduces for the gradients alone."""
+def test_batch_norm_per_device(config, batches):
+    """Updates differ from synchronized batch norm, with fewer all-reduces."""
     updated, collectives = [], []
-    for shared in (True, False):
-        config.model.sync_batch_norm = shared
+    for sync in (True, False):
+        config.model.sync_batch_norm = sync
         fresh, step = setup(config)
         mapped = jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0), out_axes=None)
         batch = distributed.shard(batches[0])
@@ -81,9 +83,11 @@ def test_batch_norm_of_each_device_by_itself(config, batches):
     assert collectives[1] < collectives[0]
 
 
-def test_every_device_ends_a_step_with_the_same_numbers(config, batches):
+def test_state_is_identical_on_all_devices(config, batches):
     fresh, step = setup(config)
-    mapped = jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0))  # out: one state a device
+    mapped = jax.pmap(
+        step, axis_name=steps.AXIS, in_axes=(None, 0)
+    )  # out_axes=0: one state per device
     new, metrics = mapped(fresh, distributed.shard(batches[0]))
     for leaf in jax.tree.leaves((new, metrics)):
         leaf = np.asarray(leaf)
@@ -91,12 +95,14 @@ def test_every_device_ends_a_step_with_the_same_numbers(config, batches):
         np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
 
 
-def test_one_step_of_sgd_is_the_textbook_step(config, batches):
+def test_sgd_step_matches_its_definition(config, batches):
     config.model.update(dropout=0.0, stage_dropout=0.0)
     config.optimizer.update(momentum=0.9, weight_decay=0.1)
     model = models.build(config.model)
     optimizer = state.make_optimizer(config.optimizer, lambda _: 0.05)
-    fresh = state.create(model, optimizer, config.seed, MotionTask(config, list("abc")).input_shapes())
+    fresh = state.create(
+        model, optimizer, config.seed, MotionTask(config, list("abc")).input_shapes()
+    )
 
     def loss(params):
         logits, _ = model.apply(
@@ -118,13 +124,13 @@ def test_one_step_of_sgd_is_the_textbook_step(config, batches):
     assert_trees_close(new.params, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_the_papers_schedule():
+def test_schedules_of_the_paper_and_cosine():
     from jdance import config as defaults
 
     optimizer = defaults.base().optimizer
     schedule = state.make_schedule(optimizer, steps_per_epoch=50, total_steps=1500)
-    rates = [float(schedule(step)) for step in (0, 499, 500, 999, 1000, 1499)]
-    np.testing.assert_allclose(rates, [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5], rtol=1e-5)
+    learning_rates = [float(schedule(step)) for step in (0, 499, 500, 999, 1000, 1499)]
+    np.testing.assert_allclose(learning_rates, [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5], rtol=1e-5)
     optimizer.update(schedule="cosine", warmup=2.0)
     schedule = state.make_schedule(optimizer, 50, 1500)
     assert float(schedule(0)) == pytest.approx(1e-5, rel=1e-3)
@@ -132,7 +138,7 @@ def test_the_papers_schedule():
     assert float(schedule(1500)) == pytest.approx(0, abs=1e-9)
 
 
-def test_label_smoothing_against_its_definition():
+def test_label_smoothing_matches_its_definition():
     logits = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     labels = np.array([0, 3, 1, 1, 2])
     targets = np.full((5, 4), 0.1 / 4)
@@ -161,7 +167,7 @@ def test_summary_counts():
     assert result["found"] == {"n": 3, "accuracy": pytest.approx(2 / 3)}
 
 
-def test_training_learns_and_writes_what_it_should(tiny_data, tmp_path):
+def test_training_learns_and_writes_metrics(tiny_data, tmp_path):
     config = tiny_config(tiny_data)
     config.epochs = 30.0
     config.model.update(dropout=0.0, branches="keypoints")
@@ -185,7 +191,7 @@ def test_training_learns_and_writes_what_it_should(tiny_data, tmp_path):
     assert again | {"step": 168} == result
 
 
-def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tiny_data, tmp_path):
+def test_nonfinite_loss_is_not_saved(tiny_data, tmp_path):
     config = tiny_config(tiny_data)
     config.optimizer.learning_rate = 1e30
     config.update(log_every=1000, checkpoint_every=0.2, epochs=4.0)
@@ -204,6 +210,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tiny_data, tmp_path)
         ("optimizer.schedule", "linear", "expected piecewise or cosine"),
         ("optimizer.name", "lion", "expected sgd, adam or adamw"),
         ("model.features", "foo", "expected one of fused18, pos18, full"),
+        ("model.branches", "foo", "model.branches='foo': expected one of fused"),
         ("model.version", "v3", "expected v1 or v1.5"),
         ("model.attention_place", "block", "expected end or blocks"),
         ("model.attention", 3, "expected 0, 1, 2"),
@@ -216,16 +223,16 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tiny_data, tmp_path)
         ("augment.flip", 7.0, "a fraction, must be at most 1"),
     ],
 )
-def test_mistakes_in_the_configuration(tiny_data, tmp_path, key, value, message):
+def test_invalid_configurations(tiny_data, tmp_path, key, value, message):
     config = tiny_config(tiny_data)
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=message) as error:
         loop.train(config, tmp_path / "run")
     assert "\n" not in str(error.value)
-    assert not (tmp_path / "run").exists()  # nothing is left behind
+    assert not (tmp_path / "run").exists()  # no folder is created
 
 
-def test_a_folder_belongs_to_one_experiment(tiny_data, tmp_path):
+def test_folder_belongs_to_one_experiment(tiny_data, tmp_path):
     config = tiny_config(tiny_data)
     config.epochs = 0.5
     first = loop.train(config, tmp_path)
@@ -236,7 +243,7 @@ def test_a_folder_belongs_to_one_experiment(tiny_data, tmp_path):
         with pytest.raises(UserError, match=f"this run has {key}="):
             loop.train(other, tmp_path)
         assert (tmp_path / "config.json").read_bytes() == before
-    assert loop.train(config, tmp_path) == first  # nothing left to do but to look again
+    assert loop.train(config, tmp_path) == first  # only evaluates
     other = tmp_path / "other_data"
     prepare(tiny_source(64), other, None)
     config.data.dir = str(other)
@@ -248,7 +255,7 @@ def test_a_folder_belongs_to_one_experiment(tiny_data, tmp_path):
         loop.train(config, tmp_path)
 
 
-def test_a_folder_without_checkpoints_may_become_another_run(tiny_data, tmp_path):
+def test_folder_without_checkpoints_may_be_reused(tiny_data, tmp_path):
     config = tiny_config(tiny_data)
     config.optimizer.learning_rate = float(np.finfo(np.float32).max)
     with pytest.raises(UserError, match="lower --config"):
@@ -272,7 +279,7 @@ def test_rows_of_an_interrupted_run_are_not_repeated(tmp_path):
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6] and rows[5]["loss"] == 0.5
 
 
-def test_checkpoints_of_another_network_or_damaged_ones_are_refused(config, tmp_path):
+def test_checkpoints_of_another_network_or_damaged_are_errors(config, tmp_path):
     fresh, _ = setup(config)
     with closing(checkpoints.Checkpoints(tmp_path)) as saved:
         saved.save(3, fresh)

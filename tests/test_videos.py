@@ -1,4 +1,4 @@
-"""Videos: whole and damaged ones in, steady ones out."""
+"""Reading of intact and damaged videos, and writing at a constant rate."""
 
 import threading
 from contextlib import closing
@@ -12,7 +12,7 @@ from jdance.errors import UserError
 
 
 def write_video(path, count=20, fps=10.0, size=(96, 80)):
-    """A grey video whose brightness tells the frame's number."""
+    """A gray video whose brightness encodes the frame's index."""
     with closing(videos.VideoWriter(path, fps)) as writer:
         for i in range(count):
             writer.write(i / fps, np.full((*size, 3), 20 + 8 * i, np.uint8))
@@ -22,7 +22,7 @@ def _numbers(frames):
     return [round((float(frame.image.mean()) - 20) / 8) for frame in frames]
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_round_trip(tmp_path):
     write_video(tmp_path / "x.webm")
     with closing(videos.Video(tmp_path / "x.webm")) as video:
         assert (video.fps, video.size, video.count) == (10, (96, 80), 20)
@@ -34,14 +34,14 @@ def test_what_is_written_is_read(tmp_path):
     assert _numbers(part) == [6, 9, 12]
 
 
-def test_late_frames_keep_the_time(tmp_path):
+def test_gaps_repeat_frames(tmp_path):
     with closing(videos.VideoWriter(tmp_path / "x.webm", 10)) as writer:
         for when, value in ((0.0, 20), (0.1, 28), (0.5, 60), (0.55, 68), (0.6, 76)):
             writer.write(when, np.full((96, 80, 3), value, np.uint8))
     assert _numbers(videos.Video(tmp_path / "x.webm")) == [0, 1, 1, 1, 1, 5, 6]
 
 
-def test_damaged_tail_and_no_video(tmp_path, real_data):
+def test_truncated_and_invalid_videos(tmp_path, real_data):
     data = real_data("videos/exercise.avi").read_bytes()
     (tmp_path / "x.avi").write_bytes(data[: len(data) * 6 // 10])
     video = videos.Video(tmp_path / "x.avi")
@@ -53,17 +53,17 @@ def test_damaged_tail_and_no_video(tmp_path, real_data):
             videos.Video(tmp_path / name if "camera" not in name else name)
 
 
-def test_reading_ahead_hands_on_errors_and_stops():
+def test_prefetch_raises_errors_and_stops():
     def items():
         yield 1
         raise UserError("broken")
 
-    ahead = videos.ahead(items())
-    assert next(ahead) == 1
+    prefetched = videos.prefetch(items())
+    assert next(prefetched) == 1
     with pytest.raises(UserError, match="broken"):
-        next(ahead)
+        next(prefetched)
     before = threading.active_count()
-    endless = videos.ahead(iter(int, 1))
+    endless = videos.prefetch(iter(int, 1))
     next(endless)
     endless.close()
     assert threading.active_count() == before
@@ -82,7 +82,7 @@ def test_frames_by_time(tmp_path):
         videos.times(path, 2.0, 7.0)
 
 
-def test_a_data_set_from_labelled_videos(tmp_path):
+def test_data_set_of_labeled_videos(tmp_path):
     for name in ("a/1", "a/2", "b/1", "b/2"):
         (tmp_path / name[0]).mkdir(exist_ok=True)
         write_video(tmp_path / f"{name}.webm")
@@ -96,14 +96,14 @@ def test_a_data_set_from_labelled_videos(tmp_path):
     assert [info["splits"][name]["count"] for name in ("train", "test")] == [20, 20]
 
 
-def test_a_manifest_of_parts_of_videos(tmp_path):
+def test_manifest_of_video_segments(tmp_path):
     write_video(tmp_path / "x.webm")
     lines = ["path,label,start,end", "x.webm,a,0,1", "x.webm,b,1,", "x.webm,b,1.5,0.5",
              "x.webm,b,30,40"]  # fmt: skip
     (tmp_path / "m.csv").write_text("\n".join(lines))
     source = sources.open_source(str(tmp_path / "m.csv"), frames_per_second=5.0)
-    labels = [image.people[0].label for image in source.items]
+    labels = [item.people[0].label for item in source.items]
     assert labels == ["a"] * 5 + ["b"] * 5
-    assert {image.group for image in source.items} == {"x.webm"}
+    assert {item.group for item in source.items} == {"x.webm"}
     assert "expected 0 <= start < end" in source.skipped[0][1]
     assert "lasts 2.0 s" in source.skipped[1][1]

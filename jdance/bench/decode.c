@@ -1,40 +1,40 @@
-/* The decode of jdance/pose/decode.py in plain C, one step after the other, for one image: what a
- * program in C++ would do, for benchmarks to compare with. Built by c_decode.py. */
+/* A baseline for benchmarks: the decoder of jdance/pose/decode.py in sequential C, for one image.
+ * Built by pose_baselines.py. */
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { JOINTS = 18, LIMBS = 19, TREE = 17, MAPS = 19, FIELDS = 38, MOST = 40, CELLS = 64 };
+enum { JOINTS = 18, LIMBS = 19, TREE = 17, MAPS = 19, FIELDS = 38, MAX_PEAKS = 40, CELLS = 64 };
 
 typedef struct { float x, y, height, score; } Peak;
 typedef struct { float score; int start, end; } Limb;
-typedef struct { float total; int count; int of[JOINTS]; } Person; /* of: 1 + index, or 0 */
+typedef struct { float total; int count; int of[JOINTS]; } Person; /* 1 + index of the peak, or 0 */
 
 typedef struct {
-    int most; /* peaks of a joint */
+    int max_peaks; /* per joint */
     int people, samples, min_samples, min_joints, stride;
     float smoothing, heat_threshold, sample_threshold, min_score;
 } Config;
 
-static int higher(const void *a, const void *b) {
+static int compare_peaks(const void *a, const void *b) {
     float x = ((const Peak *)a)->height, y = ((const Peak *)b)->height;
     return (x < y) - (x > y);
 }
 
-static int surer(const void *a, const void *b) {
+static int compare_limbs(const void *a, const void *b) {
     const Limb *x = a, *y = b;
     if (x->score != y->score) return x->score < y->score ? 1 : -1;
     return x->start != y->start ? x->start - y->start : x->end - y->end;
 }
 
-static int better(const void *a, const void *b) {
+static int compare_people(const void *a, const void *b) {
     const Person *x = a, *y = b;
     float s = x->total / x->count, t = y->total / y->count;
     return (s < t) - (s > t);
 }
 
-/* Weights [size, size] of a Gaussian, each row of sum 1. */
+/* Weights [size, size] of a Gaussian; each row sums to 1. */
 static void gaussian(int size, float sigma, float *weights) {
     for (int i = 0; i < size; i++) {
         float sum = 0;
@@ -46,7 +46,7 @@ static void gaussian(int size, float sigma, float *weights) {
     }
 }
 
-/* The top of the parabola through the logarithms about a peak; `step` from one value to the next. */
+/* Sub-pixel position of a peak by a parabola through the logarithms; `step` is the stride. */
 static float refined(const float *line, int step, int size, int at) {
     int c = at < 1 ? 1 : at > size - 2 ? size - 2 : at;
     float low = 0.01f * line[at * step], v[3];
@@ -63,7 +63,7 @@ static int find_peaks(const float *heat, int h, int w, int joint, const float *d
                       const float *across, const Config *c, Peak *peaks) {
     static _Thread_local float half[CELLS * CELLS], smooth[CELLS * CELLS];
     static _Thread_local Peak all[CELLS * CELLS];
-    /* Beyond two cells the weights of a narrow Gaussian are nothing. */
+    /* Weights beyond 5 sigma are negligible. */
     int reach = (int)ceilf(5 * c->smoothing), count = 0;
     for (int y = 0; y < h; y++)
         for (int x = 0; x < w; x++) {
@@ -94,13 +94,13 @@ static int find_peaks(const float *heat, int h, int w, int joint, const float *d
             Peak found = {refined(smooth + y * w, 1, w, x), refined(smooth + x, w, h, y), value, score};
             all[count++] = found;
         }
-    qsort(all, count, sizeof(Peak), higher);
-    if (count > c->most) count = c->most;
+    qsort(all, count, sizeof(Peak), compare_peaks);
+    if (count > c->max_peaks) count = c->max_peaks;
     memcpy(peaks, all, count * sizeof(Peak));
     return count;
 }
 
-/* The score of a limb, or 0 where there is none. */
+/* The score of a limb, or 0 if there is none. */
 static float limb_score(const Peak *a, const Peak *b, const float *paf, int h, int w,
                         const int *channels, const Config *c) {
     float vx = b->x - a->x, vy = b->y - a->y, length = sqrtf(vx * vx + vy * vy), sum = 0;
@@ -129,19 +129,19 @@ static float limb_score(const Peak *a, const Peak *b, const float *paf, int h, i
 }
 
 /* heat [h, w, 19], paf [h, w, 38], limbs [19, 2], channels [19, 2] -> keypoints [people, 18, 3], the
- * best person first; returns how many. h and w at most 64. */
+ * best person first; returns their number. h and w are at most 64. */
 int decode(const float *heat, const float *paf, int h, int w, const int *limbs, const int *channels,
            const Config *c, float *keypoints) {
     static _Thread_local float down[CELLS * CELLS], across[CELLS * CELLS];
-    static _Thread_local Limb found[MOST * MOST];
-    static _Thread_local Person people[JOINTS * MOST];
-    Peak peaks[JOINTS][MOST];
-    int counts[JOINTS], owner[JOINTS][MOST], number = 0;
+    static _Thread_local Limb found[MAX_PEAKS * MAX_PEAKS];
+    static _Thread_local Person people[JOINTS * MAX_PEAKS];
+    Peak peaks[JOINTS][MAX_PEAKS];
+    int counts[JOINTS], owner[JOINTS][MAX_PEAKS], number = 0;
     gaussian(h, c->smoothing, down);
     gaussian(w, c->smoothing, across);
     for (int j = 0; j < JOINTS; j++) {
         counts[j] = find_peaks(heat, h, w, j, down, across, c, peaks[j]);
-        for (int i = 0; i < counts[j]; i++) { /* at first every peak is a person */
+        for (int i = 0; i < counts[j]; i++) { /* initially, every peak is a person */
             memset(&people[number], 0, sizeof(Person));
             people[number].total = peaks[j][i].score;
             people[number].count = 1;
@@ -151,14 +151,14 @@ int decode(const float *heat, const float *paf, int h, int w, const int *limbs, 
     }
     for (int l = 0; l < LIMBS; l++) {
         int first = limbs[2 * l], second = limbs[2 * l + 1], total = 0;
-        char used[2][MOST] = {{0}};
+        char used[2][MAX_PEAKS] = {{0}};
         for (int i = 0; i < counts[first]; i++)
             for (int j = 0; j < counts[second]; j++) {
                 float score = limb_score(&peaks[first][i], &peaks[second][j], paf, h, w,
                                          channels + 2 * l, c);
                 if (score > 0) found[total++] = (Limb){score, i, j};
             }
-        qsort(found, total, sizeof(Limb), surer);
+        qsort(found, total, sizeof(Limb), compare_limbs);
         for (int n = 0; n < total; n++) {
             Limb limb = found[n];
             if (used[0][limb.start] || used[1][limb.end]) continue;
@@ -180,7 +180,7 @@ int decode(const float *heat, const float *paf, int h, int w, const int *limbs, 
     for (int n = 0; n < number; n++)
         if (people[n].count >= c->min_joints && people[n].total / people[n].count >= c->min_score)
             people[kept++] = people[n];
-    qsort(people, kept, sizeof(Person), better);
+    qsort(people, kept, sizeof(Person), compare_people);
     if (kept > c->people) kept = c->people;
     memset(keypoints, 0, sizeof(float) * c->people * JOINTS * 3);
     for (int n = 0; n < kept; n++)

@@ -1,11 +1,11 @@
-"""Kernels of a compiled GPU program, read from its HLO text: FLOP, bytes and source of each.
+"""Parses the HLO text of a compiled GPU program into kernels with FLOP, bytes and source.
 
 A kernel is an instruction of the scheduled program that runs on the GPU: a fusion, a library call
-(cuDNN, cuBLAS), a copy, a collective. Bytes are those of its operands and results, each counted
-once; of an operand that is only sliced, the slices. FLOP are those of convolutions and matrix
-products, two for each multiply-add; zeros of padding count, the zeros that a strided convolution's
-gradient puts between pixels do not. Bodies of loops count as often as the loop is known to run,
-else once; of the branches of a conditional, the most expensive counts.
+(cuDNN, cuBLAS), a copy, or a collective. Bytes are those of distinct operands and results, or of
+the slices where an operand is only sliced. FLOP are those of convolutions and matmuls, two per
+multiply-add; padding counts, the dilation in a strided convolution's gradient does not. Loop bodies
+count once per iteration if the trip count is known, else once. For a conditional, the branch with
+the most bytes counts.
 """
 
 import json
@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
-_BITS = {"pred": 8, "bf16": 16, "s4": 4, "u4": 4}  # others end in their number of bits
+_BITS = {"pred": 8, "bf16": 16, "s4": 4, "u4": 4}  # of others, the name ends in the bits
 _SHAPE = re.compile(r"\b(pred|bf16|f8\w+|[fsuc]\d+)\[([\d,]*)\]")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{")
 _INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
-# Instructions that are no kernels: they name, view or wait for what others compute.
+# Instructions without a kernel.
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota",
     "partition-id", "replica-id", "opt-barrier", "add-dependency",
@@ -48,7 +48,7 @@ class Shape(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """One line of HLO: `shapes` are those of its result, `rest` all behind its operands."""
+    """One line of HLO; `shapes` are the results, `rest` is the text after the operands."""
 
     name: str
     opcode: str
@@ -58,7 +58,7 @@ class Instruction(NamedTuple):
     root: bool
 
     def attribute(self, key: str) -> str:
-        """The value of `key=%name` or `key=word`, or an empty string."""
+        """Returns the value of `key=%name` or `key=word`, or an empty string."""
         match = re.search(rf"\b{key}=%?([\w.\-$]+|\"[^\"]*\")", self.rest)
         return match[1].strip('"') if match else ""
 
@@ -71,14 +71,14 @@ class Kernel(NamedTuple):
     """A kernel of the program.
 
     Attributes:
-        name: of the instruction.
+        name: name of the instruction.
         kind: "convolution", "matmul", "collective", "copy", or the kind of fusion.
-        source: op_name, where in the traced function it comes from.
-        bytes: read and written, in all of its runs.
-        wide_bytes: those of float32 arrays among them.
-        flop: of its convolutions and matrix products, in all of its runs.
-        wide_flop: of those with float32 operands among them.
-        runs: how often it runs in a step.
+        source: op_name, the path in the traced function.
+        bytes: bytes read and written, over all runs.
+        wide_bytes: the part of `bytes` in float32 arrays.
+        flop: FLOP of convolutions and matmuls, over all runs.
+        wide_flop: the part of `flop` with float32 operands.
+        runs: number of runs in a step.
     """
 
     name: str
@@ -92,12 +92,12 @@ class Kernel(NamedTuple):
 
 
 class Program(NamedTuple):
-    """What a compiled program consists of.
+    """A parsed program.
 
     Attributes:
-        kernels: in the order in which they run.
-        while_loops: number of loops left, each of which may make the GPU wait for the host.
-        conditionals: number of conditionals left, likewise.
+        kernels: in execution order.
+        while_loops: number of loops, at which the GPU may have to wait for the host.
+        conditionals: number of conditionals, likewise.
     """
 
     kernels: list[Kernel]
@@ -109,14 +109,14 @@ Computation = Mapping[str, Instruction]
 
 
 def parse(text: str) -> Program:
-    """Reads the text of a compiled program, as `jax.stages.Compiled.as_text` gives it.
+    """Parses the text of a compiled program by `jax.stages.Compiled.as_text`.
 
     Raises:
         ValueError: the text has no entry computation.
     """
     computations, entry = _computations(text)
     if entry is None:
-        raise ValueError("no HLO text of a compiled program: it has no ENTRY")
+        raise ValueError("not the HLO text of a compiled program: it has no ENTRY")
     counts = {"while": 0, "conditional": 0}
     kernels = list(_kernels(computations, entry, 1, counts))
     return Program(kernels, counts["while"], counts["conditional"])
@@ -139,15 +139,15 @@ def _computations(text: str) -> tuple[dict[str, dict[str, Instruction]], str | N
     return computations, entry
 
 
-def _instruction(root: str | None, name: str, type_: str, opcode: str, behind: str) -> Instruction:
+def _instruction(root: str | None, name: str, type_: str, opcode: str, text: str) -> Instruction:
     end, depth = 0, 1
-    while end < len(behind) and depth:
-        depth += {"(": 1, ")": -1}.get(behind[end], 0)
+    while end < len(text) and depth:
+        depth += {"(": 1, ")": -1}.get(text[end], 0)
         end += 1
-    operands = tuple(re.findall(r"%([\w.\-]+)", behind[: end - 1]))
+    operands = tuple(re.findall(r"%([\w.\-]+)", text[: end - 1]))
     if not operands:  # a parameter's number, or names without %
-        operands = tuple(re.findall(r"[\w.\-]+", behind[: end - 1]))
-    return Instruction(name, opcode, _shapes(type_), operands, behind[end:], root is not None)
+        operands = tuple(re.findall(r"[\w.\-]+", text[: end - 1]))
+    return Instruction(name, opcode, _shapes(type_), operands, text[end:], root is not None)
 
 
 def _shapes(text: str) -> tuple[Shape, ...]:
@@ -202,18 +202,18 @@ def _kernel(
 ) -> Kernel:
     target = instruction.attribute("custom_call_target")
     fused = computations.get(instruction.attribute("calls"), {})
-    moved = _moved(computation, instruction, fused)
-    products = [_flop(fused, inner) for inner in fused.values()]
-    products.append(_flop(computation, instruction))
-    flop = sum(flop for flop, _ in products)
+    accessed = _accessed(computation, instruction, fused)
+    matmuls = [_flop(fused, inner) for inner in fused.values()]
+    matmuls.append(_flop(computation, instruction))
+    flop = sum(flop for flop, _ in matmuls)
     return Kernel(
         instruction.name,
         _kind(instruction, target, fused, flop),
         instruction.source,
-        runs * sum(shape.bytes for shape in moved),
-        runs * sum(shape.bytes for shape in moved if shape.dtype == "f32"),
+        runs * sum(shape.bytes for shape in accessed),
+        runs * sum(shape.bytes for shape in accessed if shape.dtype == "f32"),
         runs * flop,
-        runs * sum(flop for flop, wide in products if wide),
+        runs * sum(flop for flop, wide in matmuls if wide),
         runs,
     )
 
@@ -233,8 +233,10 @@ def _kind(instruction: Instruction, target: str, fused: Computation, flop: int) 
     return target or instruction.opcode
 
 
-def _moved(computation: Computation, instruction: Instruction, fused: Computation) -> list[Shape]:
-    """The arrays that a kernel reads and writes."""
+def _accessed(
+    computation: Computation, instruction: Instruction, fused: Computation
+) -> list[Shape]:
+    """Returns the arrays that a kernel reads and writes."""
     base = instruction.opcode.removesuffix("-start")
     if base in _SLICES:
         return [*instruction.shapes, *instruction.shapes]
@@ -248,13 +250,16 @@ def _moved(computation: Computation, instruction: Instruction, fused: Computatio
     }
     read: list[Shape] = []
     seen: set[str] = set()
-    for place, name in enumerate(instruction.operands):
+    for i, name in enumerate(instruction.operands):
         operand = computation.get(name)
         if operand is None or name in seen:
             continue
         seen.add(name)
-        part = _elements_read(fused, parameters[place]) if place in parameters else None
-        read += operand.shapes if part is None else [Shape(operand.shapes[0].dtype, (part,))]
+        elements = _elements_read(fused, parameters[i]) if i in parameters else None
+        if elements is None:
+            read += operand.shapes
+        else:
+            read.append(Shape(operand.shapes[0].dtype, (elements,)))
     updates = [_updated(fused, root) for root in _roots(fused)]
     if updates and all(update is not None for update in updates):
         written = [update for update in updates if update is not None]
@@ -266,9 +271,9 @@ def _users(fused: Computation, name: str) -> list[Instruction]:
 
 
 def _elements_read(fused: Computation, name: str) -> int | None:
-    """How many elements of a fusion's parameter its slices read; None: all of them.
+    """Counts the elements of a fusion's parameter that are read by slices; None: all of them.
 
-    Conversions come before slices in the text, but are computed for the slices alone.
+    Conversions precede slices in the text, but are only computed for the slices.
     """
     total = 0
     for user in _users(fused, name):
@@ -280,7 +285,7 @@ def _elements_read(fused: Computation, name: str) -> int | None:
                 return None
             total += inner
         elif user.opcode != "dynamic-update-slice" or user.operands[0] != name:
-            return None  # an update takes place in the array itself
+            return None  # unlike updates, which are in place
     return total
 
 
@@ -292,7 +297,7 @@ def _roots(fused: Computation) -> list[Instruction]:
 
 
 def _updated(fused: Computation, root: Instruction) -> Shape | None:
-    """What a fusion that updates an array in place writes; None: it writes a whole array."""
+    """Returns the shape that an in-place update writes; None: the root writes a whole array."""
     while root.opcode == "bitcast" and root.operands[0] in fused:
         root = fused[root.operands[0]]
     if root.opcode != "dynamic-update-slice":
@@ -301,7 +306,7 @@ def _updated(fused: Computation, root: Instruction) -> Shape | None:
 
 
 def _flop(computation: Computation, instruction: Instruction) -> tuple[int, bool]:
-    """FLOP of a convolution or matrix product, 0 of anything else; whether it is in float32."""
+    """Returns the FLOP of a convolution or matmul, else 0, and whether it is in float32."""
     target = instruction.attribute("custom_call_target")
     operands = [computation[n].shapes[0] for n in instruction.operands if n in computation
                 and computation[n].shapes]  # fmt: skip
@@ -310,9 +315,9 @@ def _flop(computation: Computation, instruction: Instruction) -> tuple[int, bool
     if instruction.opcode == "dot":
         contracted = _dimensions(instruction.rest, "lhs_contracting_dims")
     elif "cublas" in target or "gemm" in target:
-        numbers = json.loads(instruction.rest[instruction.rest.index("backend_config=") + 15 :])
-        numbers = numbers.get("gemm_backend_config", numbers)["dot_dimension_numbers"]
-        contracted = [int(n) for n in numbers["lhs_contracting_dimensions"]]
+        config = json.loads(instruction.rest.partition("backend_config=")[2])
+        config = config.get("gemm_backend_config", config)["dot_dimension_numbers"]
+        contracted = [int(n) for n in config["lhs_contracting_dimensions"]]
     else:
         return 0, False
     flop = 2 * instruction.shapes[0].size * prod(operands[0].dims[axis] for axis in contracted)
@@ -325,7 +330,7 @@ def _dimensions(text: str, key: str) -> list[int]:
 
 
 def _convolution_flop(instruction: Instruction, target: str, operands: Sequence[Shape]) -> int:
-    """2 x elements of the forward output x elements of a filter for one output channel."""
+    """Returns 2 x elements of the forward output x elements of the filter per output channel."""
     left, right, result = operands[0], operands[1], instruction.shapes[0]
     if "BackwardInput" in target:
         outer, kernel = left, right
@@ -336,5 +341,5 @@ def _convolution_flop(instruction: Instruction, target: str, operands: Sequence[
     labels = re.search(r"dim_labels=\w+_(\w+)->(\w+)", instruction.rest)
     if labels is None:
         return 0
-    # A filter's "o" is the number of output channels, also where the channels are in groups.
+    # "o" is the total number of output channels, also for grouped convolutions.
     return 2 * outer.size * kernel.size // kernel.dims[labels[1].index("o")]

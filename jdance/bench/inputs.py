@@ -46,7 +46,11 @@ def batch(config: ConfigDict, size: int) -> Batch:
     if not inputs.image:
         return result
     if config.data.resident:
-        return result | {"back": np.stack([device_cache.back(augment.plain(side), side)] * size)}
+        return result | {
+            "inverse_affine": np.stack(
+                [device_cache.inverse_affine(augment.center_affine(side), side)] * size
+            )
+        }
     return result | {"image": image}
 
 
@@ -82,7 +86,7 @@ def make_optimizer(task: Task) -> optax.GradientTransformation:
 
 def cached_images_shape(config: ConfigDict) -> jax.ShapeDtypeStruct | None:
     """Returns the shape of the images cached on every device; None: without a device cache."""
-    if "back" not in batch_shapes(config, 1):
+    if "inverse_affine" not in batch_shapes(config, 1):
         return None
     side = crop.SIZE // augment.reduction(config.data.image_size)
     return jax.ShapeDtypeStruct((config.batch_size, side, side, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""The decode in C, compiled on the spot: what a program in C or C++ takes for the same."""
+"""Baselines of the pose estimator: a decoder in C, and the published graph in TensorFlow."""
 
 import ctypes
 import importlib
@@ -20,17 +20,17 @@ from jdance.xla import cores
 class _Config(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int)
-        for name in ("most", "people", "samples", "min_samples", "min_joints", "stride")
+        for name in ("max_peaks", "people", "samples", "min_samples", "min_joints", "stride")
     ] + [
         (name, ctypes.c_float)
         for name in ("smoothing", "heat_threshold", "sample_threshold", "min_score")
     ]
 
 
-def build(config: DecodeConfig) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Compiles decode.c; (heat [h, w, 19], paf [h, w, 38]), float32 -> people [N, 18, 3].
+def build_c_decoder(config: DecodeConfig) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Compiles decode.c to (heat [h, w, 19], paf [h, w, 38]) -> people [N, 18, 3], all float32.
 
-    The configuration must refine, smooth, and keep at most 40 peaks of a joint.
+    The configuration must refine and smooth, and keep at most 40 peaks per joint.
 
     Raises:
         UserError: there is no C compiler.
@@ -44,10 +44,10 @@ def build(config: DecodeConfig) -> Callable[[np.ndarray, np.ndarray], np.ndarray
         options = ["-O3", "-march=native", "-ffast-math", "-std=c11", "-fPIC"]
         source = Path(__file__).with_name("decode.c")
         subprocess.run([compiler, *options, "-c", source, "-o", compiled], check=True)
-        # Linked without -ffast-math, with which GCC before 13 adds code that makes the thread that
-        # loads the library round subnormal numbers to zero from then on, in everything it does.
+        # Linked without -ffast-math: with it, GCC before 13 sets flush-to-zero for the thread that
+        # loads the library.
         subprocess.run([compiler, "-shared", "-o", library, compiled, "-lm"], check=True)
-        function = ctypes.CDLL(str(library)).decode  # which stays when the file is gone
+        function = ctypes.CDLL(str(library)).decode  # stays loaded without the file
     settings = _Config(
         config.peaks_per_joint, config.max_people, config.samples, config.min_samples,
         config.min_joints, config.stride, config.smoothing, config.heat_threshold,
@@ -72,12 +72,12 @@ def build(config: DecodeConfig) -> Callable[[np.ndarray, np.ndarray], np.ndarray
     return decode
 
 
-def load() -> Callable[[np.ndarray], Any]:
-    """uint8 RGB [368, 368, 3] -> maps float32 [1, 46, 46, 57], with all cores of this process.
+def load_tensorflow() -> Callable[[np.ndarray], Any]:
+    """Loads the graph: uint8 RGB [368, 368, 3] -> maps float32 [1, 46, 46, 57], on all cores.
 
     Raises:
-        ImportError: there is no TensorFlow.
-        UserError: the graph is not at hand, see `zoo.find`.
+        ImportError: TensorFlow is not installed.
+        UserError: the graph cannot be found, see `zoo.find`.
     """
     tf = importlib.import_module("tensorflow").compat.v1
     definition = tf.GraphDef()

@@ -1,4 +1,4 @@
-"""Everything about the speed of a configuration's training step on this machine."""
+"""Profiles a training step on the present devices: time, FLOP, memory, operations, loader."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -27,14 +27,14 @@ def measure(
 
     Args:
         task: the experiment.
-        rounds: how often the step is timed.
-        peak: of one device, as far as it is known.
-        folder: for a trace of a few steps; None: no trace is made.
-        dataset: to measure its loader, too, alone and with the step.
+        rounds: number of timed steps.
+        peak: peak of one device, as far as known.
+        folder: folder for a trace of a few steps; None: no trace.
+        dataset: data set whose loader to measure, alone and with the step; None: no loader.
 
     Returns:
-        What `sections` shows, ready for JSON; numbers that cannot be known here are absent. All
-        counts are those of one device.
+        The input of `sections`, ready for JSON, without numbers that the backend does not report.
+        Counts are per device.
     """
     step, step_state = inputs.make_step(task)
     batch, images = inputs.device_batch(task), inputs.random_images(task)
@@ -42,7 +42,7 @@ def measure(
     lowered = step.lower(step_state, batch, images)
     traced = time.perf_counter()
     compiled = lowered.compile()
-    found = list(counting.matmuls(jax.make_jaxpr(step)(step_state, batch, images)))
+    matmuls = list(counting.matmuls(jax.make_jaxpr(step)(step_state, batch, images)))
     config = task.config
     result: dict[str, Any] = {
         "machine": machine(),
@@ -53,9 +53,9 @@ def measure(
         "trace_s": traced - start,
         "compile_s": time.perf_counter() - traced,
         "products": {
-            "number": len(found),
-            "flop": sum(p.flop for p in found),
-            "bytes": sum(p.bytes for p in found),
+            "number": len(matmuls),
+            "flop": sum(m.flop for m in matmuls),
+            "bytes": sum(m.bytes for m in matmuls),
         },
         "program": counting.program_cost(compiled),
     }
@@ -68,7 +68,7 @@ def measure(
     result["step"] = timing.interleave({"step": train}, rounds)["step"].summary()
     seconds = result["step"]["median_s"]
     result["images_per_second"] = config.batch_size / seconds
-    result["peak"] = _beside(peak, found, seconds)
+    result["peak"] = _utilization(peak, matmuls, seconds)
     memory = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in memory:
         result["device_peak_bytes"] = memory["peak_bytes_in_use"]
@@ -77,11 +77,11 @@ def measure(
     result["transfer"] = timing.interleave(send, rounds)["send"].summary()
     if folder is not None:
 
-        def several() -> None:
+        def train_traced() -> None:
             for _ in range(_TRACED_STEPS):
                 train()
 
-        trace.record(folder, several)
+        trace.record(folder, train_traced)
         operations = trace.operations(folder, compiled.as_text())
         total = sum(operation.seconds for operation in operations)
         result["operations"] = {
@@ -94,27 +94,27 @@ def measure(
         }
     if dataset is not None:
         batches = task.train_batches(dataset.source("train"), 0)
-        result["loader"] = _loader(batches, config.batch_size, rounds)
+        result["loader"] = _time_loader(batches, config.batch_size, rounds)
         args = (batches, compiled, step_state, images)
-        result["with_loader"] = _together(*args, config.batch_size, rounds)
+        result["with_loader"] = _time_with_loader(*args, config.batch_size, rounds)
     return result
 
 
-def _beside(peak: Peak, found: list[counting.Matmul], seconds: float) -> dict[str, float]:
-    """The peak, the share of it that a step reaches, and the step's floor, as far as known."""
+def _utilization(peak: Peak, matmuls: list[counting.Matmul], seconds: float) -> dict[str, float]:
+    """Returns the peak, the model FLOPs utilization (MFU) and the roofline, as far as known."""
     result = {}
     if peak.flops:
         result["flops"] = peak.flops
-        result["share"] = sum(p.flop for p in found) / seconds / peak.flops
+        result["share"] = sum(m.flop for m in matmuls) / seconds / peak.flops
     if peak.bandwidth:
         result["bandwidth"] = peak.bandwidth
     if peak.flops and peak.bandwidth:
-        result["floor_s"] = counting.roofline_seconds(found, peak.flops, peak.bandwidth)
+        result["floor_s"] = counting.roofline_seconds(matmuls, peak.flops, peak.bandwidth)
     return result
 
 
-def _loader(batches: Iterator[Batch], size: int, rounds: int) -> dict[str, float]:
-    """Images a second of the loader alone. The first batches are those that it read ahead."""
+def _time_loader(batches: Iterator[Batch], size: int, rounds: int) -> dict[str, float]:
+    """Times the loader alone, after the batches that it has prefetched."""
     for _ in range(4):
         next(batches)
     start, cpu = time.perf_counter(), time.process_time()
@@ -127,10 +127,10 @@ def _loader(batches: Iterator[Batch], size: int, rounds: int) -> dict[str, float
     }
 
 
-def _together(
+def _time_with_loader(
     batches: Iterator[Batch], compiled: Any, step_state: Any, images: Any, size: int, rounds: int
 ) -> dict[str, float]:
-    """Images a second of loader and step together, as the training loop runs them."""
+    """Times loader and step together, as the training loop runs them."""
     waited, metrics = 0.0, None
     start = time.perf_counter()
     for _ in range(rounds):
@@ -146,71 +146,71 @@ def _together(
 
 
 def sections(result: dict[str, Any]) -> list[Section]:
-    """The result of `measure` in tables."""
+    """Formats the result of `measure` as tables."""
     blocks: list[Block] = [
         Text(
-            f"{result['machine']} ({result['device']}), jax {result['jax']}; batches of "
+            f"{result['machine']} ({result['device']}), jax {result['jax']}; batch size "
             f"{result['batch_size']}, {result['dtype']}."
         ),
-        Table("The step, on data that is on the device", ("what", "value"), _step_rows(result)),
+        Table("The step, with data on the device", ("what", "value"), _step_rows(result)),
     ]
     if "loader" in result:
-        loader, together = result["loader"], result["with_loader"]
+        loader, combined = result["loader"], result["with_loader"]
         rows = [
             ("loader alone", f"{loader['images_per_second']:.1f} images/s"),
-            ("CPU time of the loader", f"{1e3 * loader['cpu_s_per_image']:.2f} ms an image"),
+            ("CPU time of the loader", f"{1e3 * loader['cpu_s_per_image']:.2f} ms per image"),
             ("step alone", f"{result['images_per_second']:.1f} images/s"),
-            ("loader and step", f"{together['images_per_second']:.1f} images/s"),
-            ("of that, waiting for data", f"{together['waiting_share']:.1%}"),
+            ("loader and step", f"{combined['images_per_second']:.1f} images/s"),
+            ("fraction of time waiting for data", f"{combined['waiting_share']:.1%}"),
         ]
         blocks.append(Table("With the loader", ("what", "value"), rows))
     if "operations" in result:
-        found = result["operations"]
-        steps = found["traced_steps"]
-        rows_ = [
+        operations = result["operations"]
+        steps = operations["traced_steps"]
+        operation_rows = [
             (o["name"], f"{1e3 * o['seconds'] / steps:.2f}", f"{o['share']:.1%}",
              f"{o['calls'] / steps:.0f}", o["source"])
-            for o in found["top"]
+            for o in operations["top"]
         ]  # fmt: skip
         blocks.append(
             Table(
-                f"The operations that take longest, of {1e3 * found['total_s'] / steps:.1f} ms",
-                ("operation", "ms a step", "share", "calls", "where"),
-                rows_,
+                f"The longest operations, of {1e3 * operations['total_s'] / steps:.1f} ms",
+                ("operation", "ms per step", "fraction", "calls", "source"),
+                operation_rows,
             )
         )
     return [Section("Training step", blocks)]
 
 
 def _step_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
-    step, program, products = result["step"], result["program"], result["products"]
+    step, program, matmuls = result["step"], result["program"], result["products"]
     rows = [
-        ("tracing, then compilation", f"{result['trace_s']:.1f} s, {result['compile_s']:.1f} s"),
+        ("tracing, compilation", f"{result['trace_s']:.1f} s, {result['compile_s']:.1f} s"),
         ("step, median", f"{1e3 * step['median_s']:.1f} ms ± {1e3 * step['spread_s']:.1f}"),
-        ("step, least", f"{1e3 * step['least_s']:.1f} ms"),
-        ("step, least CPU time", f"{1e3 * step['cpu_least_s']:.1f} ms"),
-        ("images a second", f"{result['images_per_second']:.1f}"),
+        ("step, min", f"{1e3 * step['least_s']:.1f} ms"),
+        ("step, min CPU time", f"{1e3 * step['cpu_least_s']:.1f} ms"),
+        ("images per second", f"{result['images_per_second']:.1f}"),
         ("transfer of a batch, median", f"{1e3 * result['transfer']['median_s']:.2f} ms"),
-        (f"{products['number']} convolutions and matrix products", _flop(products["flop"])),
-        ("their operands and results", _size(products["bytes"])),
-        ("rate", _flop(products["flop"] / step["median_s"]) + "/s"),
+        (f"{matmuls['number']} convolutions and matmuls", _flop(matmuls["flop"])),
+        ("their operands and results", _size(matmuls["bytes"])),
+        ("throughput", _flop(matmuls["flop"] / step["median_s"]) + "/s"),
     ]
-    names = {"flop": "the program's FLOP, by the compiler", "bytes": "bytes it reads and writes",
-             "argument_bytes": "its arguments", "output_bytes": "its results",
-             "temp_bytes": "its memory besides"}  # fmt: skip
+    names = {"flop": "program: FLOP, by the compiler", "bytes": "program: memory traffic",
+             "argument_bytes": "program: arguments", "output_bytes": "program: results",
+             "temp_bytes": "program: temporaries"}  # fmt: skip
     for key, name in names.items():
         if key in program:
             show = _flop if key == "flop" else _size
             rows.append((name, show(program[key])))
     if "device_peak_bytes" in result:
-        rows.append(("most memory in use on the device", _size(result["device_peak_bytes"])))
+        rows.append(("peak memory in use on the device", _size(result["device_peak_bytes"])))
     peak = result["peak"]
-    share = f"{peak['share']:.1%} of {_flop(peak['flops'])}/s" if "share" in peak else "unknown"
-    rows.append(("share of the device's peak", share))
+    mfu = f"{peak['share']:.1%} of {_flop(peak['flops'])}/s" if "share" in peak else "unknown"
+    rows.append(("model FLOPs utilization (MFU)", mfu))
     if "floor_s" in peak:
         times = step["median_s"] / peak["floor_s"]
         rows.append(
-            ("floor of the products", f"{1e3 * peak['floor_s']:.2f} ms (step: {times:.1f} x)")
+            ("roofline of the matmuls", f"{1e3 * peak['floor_s']:.2f} ms (step: {times:.1f} x)")
         )
     return rows
 

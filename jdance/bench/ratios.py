@@ -1,4 +1,4 @@
-"""Our speed beside an alternative's: how the comparison is shown, kept, and held to a record."""
+"""Speed ratios of jdance to baselines: as tables, as JSON records, and as regression checks."""
 
 import json
 from collections.abc import Mapping
@@ -10,58 +10,61 @@ from jdance.bench.timing import Times
 from jdance.errors import UserError
 from jdance.report.html import Table
 
-TOLERANCE = 0.2  # share of a recorded ratio that may be lost
+TOLERANCE = 0.2  # accepted relative loss of a recorded ratio
 
 
 class Comparison(NamedTuple):
-    """A piece of work that both did.
+    """Times of jdance and of baselines for the same work.
 
-    Fields:
-        task: what it is.
-        ours, theirs: by the name of the candidate; the quickest of theirs counts.
-        per: how many images a repetition works through.
+    Attributes:
+        task: name of the work.
+        jdance: name and times of the jdance candidate.
+        baselines: times by the name of the baseline; the fastest one counts.
+        images: number of images per repetition.
     """
 
     task: str
-    ours: tuple[str, Times]
-    theirs: Mapping[str, Times]
-    per: int
+    jdance: tuple[str, Times]
+    baselines: Mapping[str, Times]
+    images: int
 
-    def best(self, clock: str) -> str:
-        """The quickest alternative's name; `clock` is "wall" or "cpu"."""
-        return min(self.theirs, key=lambda name: min(getattr(self.theirs[name], clock)))
+    def fastest(self, clock: str) -> str:
+        """Returns the name of the fastest baseline; `clock` is "wall" or "cpu"."""
+        return min(self.baselines, key=lambda name: min(getattr(self.baselines[name], clock)))
 
     def ratio(self, clock: str) -> float:
-        """Their least time over ours: above 1, ours is the quicker."""
-        theirs = self.theirs[self.best(clock)]
-        return min(getattr(theirs, clock)) / min(getattr(self.ours[1], clock))
+        """Returns the baseline's min time over jdance's: above 1, jdance is faster."""
+        baseline = self.baselines[self.fastest(clock)]
+        return min(getattr(baseline, clock)) / min(getattr(self.jdance[1], clock))
 
 
 def table(comparisons: list[Comparison], caption: str) -> Table:
-    """Milliseconds an image of everybody, and our ratio to the quickest of the others."""
+    """Tabulates milliseconds per image of all candidates, and the ratios."""
     rows = []
     for comparison in comparisons:
-        for name, times in (comparison.ours, *comparison.theirs.items()):
+        for name, times in (comparison.jdance, *comparison.baselines.items()):
             values = times.summary()
-            numbers = [values[key] for key in ("median_s", "spread_s", "least_s", "cpu_least_s")]
-            own = name == comparison.ours[0]
-            shown = [f"{comparison.ratio(clock):.2f}" if own else "" for clock in ("wall", "cpu")]
-            cells = [f"{1e3 * number / comparison.per:.2f}" for number in numbers]
-            rows.append([f"{comparison.task}: {name}", *cells, *shown])
-    head = ["ms an image", "median", "±", "least", "least of CPU", "ratio", "ratio, CPU time"]
+            seconds = [values[key] for key in ("median_s", "spread_s", "least_s", "cpu_least_s")]
+            first = name == comparison.jdance[0]
+            ratios = [
+                f"{comparison.ratio(clock):.2f}" if first else "" for clock in ("wall", "cpu")
+            ]
+            cells = [f"{1e3 * value / comparison.images:.2f}" for value in seconds]
+            rows.append([f"{comparison.task}: {name}", *cells, *ratios])
+    head = ["ms per image", "median", "±", "min", "min CPU time", "ratio", "CPU time ratio"]
     return Table(caption, head, rows)
 
 
 def write(path: Path, comparisons: list[Comparison], about: Mapping[str, Any]) -> None:
-    """Writes ratios and times as JSON, for `check` and for others."""
+    """Writes ratios and times as JSON, for `check`."""
     tasks = {
         comparison.task: {
             "ratio": comparison.ratio("wall"),
             "cpu_ratio": comparison.ratio("cpu"),
-            "images": comparison.per,
+            "images": comparison.images,
             "times": {
                 name: times.summary()
-                for name, times in (comparison.ours, *comparison.theirs.items())
+                for name, times in (comparison.jdance, *comparison.baselines.items())
             },
         }
         for comparison in comparisons
@@ -70,16 +73,16 @@ def write(path: Path, comparisons: list[Comparison], about: Mapping[str, Any]) -
 
 
 def check(path: Path, comparisons: list[Comparison], clock: str) -> None:
-    """Holds comparisons to what `write` has recorded earlier.
+    """Checks comparisons against an earlier record by `write`.
 
     Args:
         path: the record.
-        comparisons: of now.
-        clock: "wall" or "cpu", what is looked at.
+        comparisons: the current ones.
+        clock: "wall" or "cpu".
 
     Raises:
-        UserError: the record cannot be read, or knows nothing of a task, or a ratio has fallen by
-            more than `TOLERANCE`.
+        UserError: the record cannot be read or lacks a task, or a ratio has fallen by more than
+            `TOLERANCE`.
     """
     key = "ratio" if clock == "wall" else "cpu_ratio"
     try:
@@ -92,10 +95,10 @@ def check(path: Path, comparisons: list[Comparison], clock: str) -> None:
         raise UserError(f"{path}: not a record ({error!r}); make it with --output") from error
     for comparison in comparisons:
         if comparison.task not in recorded:
-            raise UserError(f"{path}: knows nothing of {comparison.task!r}; make it with --output")
-        now, before = comparison.ratio(clock), recorded[comparison.task]
-        if now < (1 - TOLERANCE) * before:
+            raise UserError(f"{path}: has no task {comparison.task!r}; make it with --output")
+        ratio, before = comparison.ratio(clock), recorded[comparison.task]
+        if ratio < (1 - TOLERANCE) * before:
             raise UserError(
-                f"{comparison.task}: the ratio to {comparison.best(clock)} has fallen from "
-                f"{before:.2f} to {now:.2f} ({clock} time; recorded in {path})"
+                f"{comparison.task}: the ratio to {comparison.fastest(clock)} has fallen from "
+                f"{before:.2f} to {ratio:.2f} ({clock} time; recorded in {path})"
             )

@@ -1,7 +1,7 @@
-"""GPUs to compile for that need not be there.
+"""Descriptions of GPUs for ahead-of-time compilation without the GPU.
 
-XLA compiles for a description of a GPU. Peaks are those of the makers' data sheets (dense, no
-sparsity); `flops` and `bandwidth` are what large kernels reach of them in practice: 80 % and 90 %.
+Peaks are from the data sheets (dense, no sparsity). `flops` and `bandwidth` are what large kernels
+reach in practice: 80 % and 90 % of them.
 """
 
 import os
@@ -43,19 +43,19 @@ device_description_str: "{name}"
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of GPU.
+    """A GPU model.
 
     Attributes:
-        name: as the driver calls it.
+        name: name in the driver.
         capability: CUDA compute capability, (major, minor).
         cores: streaming multiprocessors.
-        memory: bytes.
+        memory: bytes of memory.
         peak_flops, peak_flops_float32: FLOP/s in bfloat16, and in float32 as TF32.
         peak_bandwidth: bytes/s of its memory.
         link: bytes/s that one GPU sends to the others of its host.
-        network: bytes/s that one GPU sends to other hosts, one network card a GPU.
+        network: bytes/s that one GPU sends to other hosts, with one network card per GPU.
         fpus, clock, l2_cache, shared_memory, shared_memory_optin, threads: see XLA's
-            `GpuDeviceInfoProto`; a core's FP32 units, GHz, bytes, threads a core.
+            `GpuDeviceInfoProto`; FP32 units per core, GHz, bytes, threads per core.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Target:
         return 0.9 * self.peak_bandwidth
 
     def text(self) -> str:
-        """XLA's GpuTargetConfig, as text."""
+        """Formats XLA's GpuTargetConfig as a text proto."""
         major, minor = self.capability
         return _TEXT.format(
             **vars(self), major=major, minor=minor, memory_bandwidth=int(self.peak_bandwidth)
@@ -114,11 +114,11 @@ TARGETS = {
 }  # fmt: skip
 
 
-def find(name: str) -> Target:
-    """The target called so.
+def get(name: str) -> Target:
+    """Returns a target by its key.
 
     Raises:
-        UserError: there is none.
+        UserError: unknown name.
     """
     if name not in TARGETS:
         raise UserError(f"--target={name}: expected one of {', '.join(TARGETS)}")
@@ -126,14 +126,14 @@ def find(name: str) -> Target:
 
 
 def mesh(target: Target, axis: str, gpus: int = 1, hosts: int = 1) -> Mesh:
-    """Devices of `hosts` hosts with `gpus` GPUs each, in a mesh of one axis.
+    """Builds a one-axis mesh of the abstract devices of `hosts` hosts with `gpus` GPUs each.
 
     Raises:
-        UserError: jax has no CUDA plugin here.
+        UserError: jax's CUDA plugin is not installed.
     """
     from jax.experimental import topologies
 
-    os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # there is no driver to ask
+    os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # there is no driver
     try:
         description: Any = topologies.get_topology_desc(
             platform="cuda", target_config=target.text(), topology=f"{hosts}x1x{gpus}"

@@ -1,4 +1,4 @@
-"""Timing of several candidates in turn, so that whatever else the machine does meets them alike."""
+"""Interleaved timing of candidates, so that other load on the machine affects all alike."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -9,16 +9,16 @@ import numpy as np
 
 
 class Times(NamedTuple):
-    """Seconds of repetitions: by the clock, and of the CPU over all threads of this process.
+    """Wall-clock and CPU seconds (over all threads of this process) of each repetition.
 
-    Where other programs use the machine, the CPU's time tells more than the clock's.
+    CPU time is the more reliable of the two on a machine with other load.
     """
 
     wall: list[float]
     cpu: list[float]
 
     def summary(self) -> dict[str, float]:
-        """Median, least, half the distance of the quartiles ("spread"), least CPU time, number."""
+        """Returns median, min, half of the interquartile range ("spread"), min CPU time, count."""
         low, median, high = np.percentile(self.wall, [25, 50, 75])
         return {
             "median_s": float(median),
@@ -29,22 +29,22 @@ class Times(NamedTuple):
         }
 
 
-def in_turn(
+def interleave(
     candidates: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 2
 ) -> dict[str, Times]:
-    """Times candidates one after the other, round after round.
+    """Times every candidate once per round.
 
     Args:
-        candidates: by name; a result on the device is waited for.
-        rounds: how often each is timed.
-        warmup: rounds before that, which compile and warm up.
+        candidates: functions by name, timed until their result is ready.
+        rounds: number of timed rounds.
+        warmup: number of rounds before, for compilation and warm-up.
     """
     times = {name: Times([], []) for name in candidates}
-    for number in range(warmup + rounds):
+    for i in range(warmup + rounds):
         for name, candidate in candidates.items():
             start, cpu = time.perf_counter(), time.process_time()
             jax.block_until_ready(candidate())
-            if number >= warmup:
+            if i >= warmup:
                 times[name].wall.append(time.perf_counter() - start)
                 times[name].cpu.append(time.process_time() - cpu)
     return times

@@ -1,4 +1,4 @@
-"""The loader's work as a program on PyTorch does it: one example after the other, with OpenCV."""
+"""A baseline loader in PyTorch: a DataLoader that augments single examples with OpenCV."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ from jdance.data import augment, crop, records
 
 
 class Examples:
-    """A data set of crops as a DataLoader takes it, changed at random as `config.augment` says.
+    """A map-style data set of crops, augmented by `config.augment`.
 
-    Turn and mirror, noise and missing joints; no scale, shift, stretch, shear, colour, erasing.
+    Supports rotation, flip, joint noise and joint dropout.
     """
 
     def __init__(self, folder: str, config: ConfigDict):
@@ -25,7 +25,7 @@ class Examples:
         self._augment = config.augment.to_dict()
         for other in ("scale", "shift", "stretch", "shear", "color", "erase"):
             assert not self._augment[other], other
-        self._source: Any = None  # opened by each process for itself
+        self._source: Any = None  # opened in each worker process
         self._count = records.Dataset(folder).count("train")
 
     def __len__(self) -> int:
@@ -39,13 +39,13 @@ class Examples:
         assert record.image is not None
         image = records.decode_image(record.image, self._reduction)
         rng = np.random.default_rng(index)
-        side, seen = len(image), len(image) * 224 / crop.SIZE
-        middle = (side / 2 - 0.5, side / 2 - 0.5)
+        side, visible = len(image), len(image) * 224 / crop.SIZE
+        center = (side / 2 - 0.5, side / 2 - 0.5)
         angle = rng.uniform(-settings["rotation"], settings["rotation"])
-        affine = np.asarray(cv2.getRotationMatrix2D(middle, angle, size / seen), np.float64)
+        affine = np.asarray(cv2.getRotationMatrix2D(center, angle, size / visible), np.float64)
         affine[:, 2] += (size - side) / 2
         mirrored = rng.random() < settings["flip"]
-        if mirrored:  # x becomes side - 1 - x before the turn
+        if mirrored:  # x -> side - 1 - x, before the rotation
             affine[:, 2] += affine[:, 0] * (side - 1)
             affine[:, 0] *= -1
         view = cv2.warpAffine(image, affine, (size, size), flags=cv2.INTER_LINEAR)
@@ -61,21 +61,21 @@ class Examples:
 
 
 def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """A batch of tensors; the features of all examples at once."""
-    together = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
-    keypoints = together.pop("keypoints")
-    together["features"] = np.asarray(features.compute("fused18", keypoints))
-    together["valid"] = np.asarray(features.valid(keypoints))
-    return {name: torch.from_numpy(value) for name, value in together.items()}
+    """Stacks examples into a batch of tensors, and computes the features of all at once."""
+    batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+    keypoints = batch.pop("keypoints")
+    batch["features"] = np.asarray(features.compute("fused18", keypoints))
+    batch["valid"] = np.asarray(features.valid(keypoints))
+    return {name: torch.from_numpy(value) for name, value in batch.items()}
 
 
-def start(_: int) -> None:
-    """What a worker does first: OpenCV's own threads would only be in the way of its siblings."""
+def init_worker(_: int) -> None:
+    """Limits OpenCV to one thread per worker process."""
     cv2.setNumThreads(1)
 
 
-def loader(folder: str, config: ConfigDict, workers: int, images: int) -> Any:
-    """A DataLoader of `images` shuffled examples, in as many epochs as that takes."""
+def make_loader(folder: str, config: ConfigDict, workers: int, images: int) -> Any:
+    """Builds a DataLoader of `images` shuffled examples, over several epochs if needed."""
     examples: Any = Examples(folder, config)
     return DataLoader(
         examples,
@@ -83,7 +83,7 @@ def loader(folder: str, config: ConfigDict, workers: int, images: int) -> Any:
         sampler=RandomSampler(examples, num_samples=images),
         num_workers=workers,
         collate_fn=collate,
-        worker_init_fn=start,
+        worker_init_fn=init_worker,
         multiprocessing_context="spawn",
         persistent_workers=True,
         drop_last=True,

@@ -1,4 +1,4 @@
-"""The residual networks in PyTorch, stated from the papers, with torchvision's names of tensors.
+"""The residual networks in PyTorch, implemented from the papers with torchvision's tensor names.
 
 He et al. (2016): blocks and stages, stride in the 3x3 convolution. Woo et al. (2018): channel, then
 spatial attention at the end of each block's branch, with batch norm in the spatial gate.
@@ -14,7 +14,7 @@ from jdance.models.fused import MEAN, STD
 
 
 class ChannelGate(nn.Module):
-    """Mc(F) F with one perceptron for the mean and the maximum over space."""
+    """Mc(F) F, with a shared MLP for average and max pooling over space."""
 
     def __init__(self, channels, reduction=16):
         super().__init__()
@@ -29,7 +29,7 @@ class ChannelGate(nn.Module):
 
 
 class SpatialGate(nn.Module):
-    """Mh(F) F; the convolution sees the maximum over channels first, then the mean."""
+    """Ms(F) F; the convolution takes the maximum over channels, then the mean."""
 
     def __init__(self):
         super().__init__()
@@ -52,7 +52,7 @@ class CBAM(nn.Module):
 
 
 class Block(nn.Module):
-    """kernels: (3, 3) is the basic block, (1, 3, 1) the bottleneck."""
+    """A residual block; kernels (3, 3) make a basic block, (1, 3, 1) a bottleneck."""
 
     def __init__(self, inputs, inner, stride, kernels, cbam):
         super().__init__()
@@ -87,7 +87,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    layer1: Any  # to layer4: the stages, set by name below
+    layer1: Any  # layer1 to layer4 are set by name below
     layer2: Any
     layer3: Any
     layer4: Any
@@ -116,7 +116,7 @@ class ResNet(nn.Module):
 
 
 def build(name, seed=0):
-    """A network with random weights and random running statistics."""
+    """Builds a network with random weights and random running statistics."""
     blocks, kernels = {
         "resnet18": ((2, 2, 2, 2), (3, 3)),
         "resnet50": ((3, 4, 6, 3), (1, 3, 1)),
@@ -139,7 +139,7 @@ def build(name, seed=0):
 
 
 class SpatialThenChannel(nn.Module):
-    """CBAM1 on [B, C, H, W]: one 7x7 filter with a bias on (mean, maximum), then the channels."""
+    """CBAM1 on [B, C, H, W]: spatial attention on (mean, maximum) with a bias, then channel."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -152,7 +152,7 @@ class SpatialThenChannel(nn.Module):
 
 
 def dense(widths: list[int], dropout: float) -> nn.Sequential:
-    """Dense layers with ReLU and dropout: [B, widths[0]] -> [B, widths[-1]]."""
+    """Builds dense layers with ReLU and dropout: [B, widths[0]] -> [B, widths[-1]]."""
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.ReLU(), nn.Dropout(dropout)]
@@ -184,5 +184,5 @@ class FusedNet(nn.Module):
         x = net.layer4(self.dropout(net.layer3(net.layer2(net.layer1(x)))))
         x = self.image(self.attention(x).mean((2, 3)))
         valid = (features != 0).any(-1, keepdim=True)
-        known = torch.where(valid, self.keypoints(features), 0.0)
-        return self.logits(self.fusion(torch.cat([known.to(x.dtype), x], 1))).float()
+        keypoints = torch.where(valid, self.keypoints(features), 0.0)
+        return self.logits(self.fusion(torch.cat([keypoints.to(x.dtype), x], 1))).float()

@@ -1,4 +1,4 @@
-"""Which operations of a compiled program take the time, by a trace of jax.profiler."""
+"""Records traces by jax.profiler, and sums the time of each operation."""
 
 import re
 from collections import defaultdict
@@ -15,11 +15,11 @@ _INSTRUCTION = re.compile(r'^\s*(?:ROOT )?%?([\w.\-]+) = .*?op_name="([^"]*)"')
 class Operation(NamedTuple):
     """An instruction of the compiled program.
 
-    Fields:
-        name: in the compiled program.
-        source: where in the network it comes from; empty if the compiler does not say.
-        seconds: over all of its calls, without those of other operations inside.
-        calls: how many there were.
+    Attributes:
+        name: name in the compiled program.
+        source: path in the network, or empty if unknown.
+        seconds: self time over all calls, without nested operations.
+        calls: number of calls.
     """
 
     name: str
@@ -29,23 +29,23 @@ class Operation(NamedTuple):
 
 
 def record(folder: Path, run: Callable[[], Any]) -> None:
-    """Runs something under the profiler: an XPlane file and a Perfetto trace below `folder`.
+    """Runs a function under the profiler.
 
-    xprof and TensorBoard's profile plugin open the folder, ui.perfetto.dev the file
-    perfetto_trace.json.gz.
+    Writes an XPlane file, for xprof and TensorBoard's profile plugin, and perfetto_trace.json.gz,
+    for ui.perfetto.dev, below `folder`.
     """
     options = jax.profiler.ProfileOptions()
-    options.python_tracer_level = 0  # Python's own calls are not what is looked for
+    options.python_tracer_level = 0
     with jax.profiler.trace(str(folder), create_perfetto_trace=True, profiler_options=options):
         run()
 
 
 def operations(folder: Path, program: str = "") -> list[Operation]:
-    """The operations of the newest trace below a folder, the most expensive first.
+    """Returns the operations of the newest trace below a folder, the longest first.
 
     Args:
         folder: see `record`.
-        program: the compiled program's text, which tells where operations come from.
+        program: HLO text of the compiled program, for the sources of operations.
 
     Raises:
         FileNotFoundError: there is no trace.
@@ -63,34 +63,34 @@ def operations(folder: Path, program: str = "") -> list[Operation]:
                 if name is not None and not event.name.startswith("end: "):
                     spans.append((event.start_ns, event.duration_ns, str(name)))
                     calls[str(name)] += 1
-            for name, own in own_times(spans):
-                seconds[name] += 1e-9 * own
-    places = sources(program)
-    found = [Operation(name, places.get(name, ""), seconds[name], calls[name]) for name in calls]
-    return sorted(found, key=lambda operation: -operation.seconds)
+            for name, self_time in self_times(spans):
+                seconds[name] += 1e-9 * self_time
+    paths = sources(program)
+    result = [Operation(name, paths.get(name, ""), seconds[name], calls[name]) for name in calls]
+    return sorted(result, key=lambda operation: -operation.seconds)
 
 
-def own_times(spans: Iterable[tuple[float, float, str]]) -> Iterator[tuple[str, float]]:
-    """Of spans (start, duration, name) that may lie within each other, the time of each itself."""
-    open_: list[list[Any]] = []  # the spans around the present one: end, name, own time
+def self_times(spans: Iterable[tuple[float, float, str]]) -> Iterator[tuple[str, float]]:
+    """Yields (name, self time) of nested spans (start, duration, name)."""
+    stack: list[list[Any]] = []  # the enclosing spans: end, name, self time
     for start, duration, name in sorted(spans, key=lambda span: (span[0], -span[1])):
-        while open_ and open_[-1][0] <= start:
-            _, done, own = open_.pop()
-            yield done, own
-        if open_:
-            open_[-1][2] -= duration
-        open_.append([start + duration, name, duration])
-    for _, name, own in open_:
-        yield name, own
+        while stack and stack[-1][0] <= start:
+            _, ended, self_time = stack.pop()
+            yield ended, self_time
+        if stack:
+            stack[-1][2] -= duration
+        stack.append([start + duration, name, duration])
+    for _, name, self_time in stack:
+        yield name, self_time
 
 
 def sources(program: str) -> dict[str, str]:
-    """{instruction: where it comes from} of a compiled program in HLO."""
+    """Maps the instructions of an HLO text to their paths in the network."""
     matches = map(_INSTRUCTION.match, program.splitlines())
-    return {match[1]: _shortened(match[2]) for match in matches if match}
+    return {match[1]: _shorten(match[2]) for match in matches if match}
 
 
-def _shortened(path: str) -> str:
-    """Without the names of the transformations around the network: "jit(f)/jvp(Net)/conv" """
+def _shorten(path: str) -> str:
+    """Removes jit, pmap and shard_map from a path: "jit(f)/jvp(Net)/conv" -> "jvp(Net)/conv"."""
     kept = [part for part in path.split("/") if not re.match(r"(jit|pmap|shard_map)\b", part)]
     return "/".join(kept)

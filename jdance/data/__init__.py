@@ -1,1 +1,1 @@
-"""From images, videos and key points to batches."""
+"""Data pipeline from images, videos and key points to batches."""

@@ -1,8 +1,7 @@
-"""Video files: when their frames are, and the frames themselves.
+"""Frame times and frames of video files, by FFmpeg (PyAV), and OpenCV for animated WebP.
 
-FFmpeg (PyAV) reads everything but animated WebP, which OpenCV reads. Headers are trusted in nothing
-that the frames can tell: containers guess durations and frame rates, and count what an edit list
-has cut away.
+Times, durations and frame rates come from the packets, because container headers are unreliable:
+they guess, and count frames that an edit list removes.
 """
 
 import math
@@ -23,26 +22,26 @@ from jdance.errors import UserError
 
 SUFFIXES = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp",
             ".3g2", ".asf", ".flv", ".m2ts", ".mts", ".mxf", ".ogv", ".ts", ".vob")  # fmt: skip
-_ANIMATED = (".gif", ".webp", ".png", ".apng")  # images, most of them
-_MAX_PIXELS = 2**27  # of a frame
-_MAX_ASPECT = 8  # of a pixel; what is beyond comes from a broken header
-_WEBP_FRAMES = 16  # decoded at once
+_ANIMATED = (".gif", ".webp", ".png", ".apng")  # images, unless they are animated
+_MAX_PIXELS = 2**27  # per frame
+_MAX_ASPECT = 8  # of a pixel; larger ones come from broken headers
+_WEBP_FRAMES = 16  # decoded together
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What lies in a video file.
+class VideoInfo:
+    """Metadata of a video file.
 
     Attributes:
-        times: float64 [N], when each frame is shown, in seconds from the stream's beginning.
-        end: when the last frame ends, in seconds.
-        fps: frames per second, the rate of the file if most frames keep it.
-        size: height and width in pixels as shown: upright, with square pixels.
-        rotation: degrees by which stored frames must be turned counterclockwise.
-        count: the number of frames that the file should have, at least N.
-        damage: what is wrong with the container; "" if nothing is.
-        origin: the time stamp of the beginning, in seconds.
-        lead: the number of packets before the first that can be decoded.
+        times: presentation time of each frame in seconds from the start, float64 [N].
+        end: end of the last frame in seconds.
+        fps: frames per second of most frames.
+        size: displayed height and width in pixels (upright, square pixels).
+        rotation: counterclockwise rotation of stored frames in degrees.
+        count: expected number of frames, at least N.
+        damage: describes damage of the container; "" if there is none.
+        origin: time stamp of the start in seconds.
+        lead: number of packets before the first decodable one.
     """
 
     times: np.ndarray
@@ -57,15 +56,15 @@ class Contents:
 
 
 class DecodedFrame(NamedTuple):
-    """A decoded frame: its time in seconds (None: not known), whether it is whole, its pixels."""
+    """A decoded frame: time in seconds if known, whether it is intact, and its pixels on demand."""
 
     time: float | None
-    whole: bool
+    intact: bool
     image: Callable[[], np.ndarray]
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file is a video, by its name; GIF, WebP and PNG files are if they are animated."""
+    """Whether a file is a video by its suffix, or an animated GIF, WebP or PNG."""
     suffix = path.suffix.lower()
     return suffix in SUFFIXES or (suffix in _ANIMATED and _is_animated(path))
 
@@ -85,7 +84,7 @@ def _is_animated(path: Path) -> bool:
 
 
 def _gif_images(file: Any, head: bytes) -> int:
-    """The number of images in a GIF file; at most two are looked for."""
+    """Counts the images in a GIF file, up to two."""
 
     def skip_table(flags: int) -> None:
         if flags & 0x80:
@@ -116,11 +115,11 @@ def _gif_images(file: Any, head: bytes) -> int:
     return images
 
 
-def read(path: Path) -> Contents:
-    """Reads what lies in a file, without decoding more than its first frame.
+def probe(path: Path) -> VideoInfo:
+    """Reads a video's metadata, decoding only its first frame.
 
     Raises:
-        UserError: it is no readable video.
+        UserError: the file is not a readable video.
     """
     try:
         status = path.stat()
@@ -128,19 +127,19 @@ def read(path: Path) -> Contents:
         status = None
     if status is None or not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
-    return _read(path, (status.st_ino, status.st_size, status.st_mtime_ns))
+    return _probe(path, (status.st_ino, status.st_size, status.st_mtime_ns))
 
 
 @lru_cache(maxsize=64)
-def _read(path: Path, version: tuple[int, ...]) -> Contents:
+def _probe(path: Path, version: tuple[int, ...]) -> VideoInfo:
     if _is_webp(path):
-        return _read_webp(path)
+        return _probe_webp(path)
     packets: list[tuple[float | None, float, bool, bool]] = []
     damage, failures = "", list[str]()
-    with _opened(path) as (container, stream), _messages() as messages:
+    with _open(path) as (container, stream), _ffmpeg_errors() as messages:
         demuxed = container.demux(stream)
         while (packet := _attempt(next, demuxed, None, errors=failures)) is not None:
-            if not packet.size:  # the last
+            if not packet.size:  # end of the stream
                 continue
             time, unit = packet.pts, packet.time_base
             packets.append((
@@ -155,14 +154,14 @@ def _read(path: Path, version: tuple[int, ...]) -> Contents:
             damage = "the rest cannot be read"
         elif any(name == container.format.name for _, name, _ in messages):
             damage = "a part of it is missing"
-        return _contents(path, stream, packets, damage, version[1])
+        return _video_info(path, stream, packets, damage, version[1])
 
 
 @contextmanager
-def _messages() -> Iterator[list[tuple[int, str, str]]]:
-    """FFmpeg's error messages: (level, what reports it, text).
+def _ffmpeg_errors() -> Iterator[list[tuple[int, str, str]]]:
+    """Captures FFmpeg's error messages: (level, component, text).
 
-    Only for reading packets: messages that come from the threads of a decoder can block it.
+    Only for reading packets: messages from a decoder's threads can block it.
     """
     import av
 
@@ -176,9 +175,9 @@ def _messages() -> Iterator[list[tuple[int, str, str]]]:
         av.logging.set_libav_level(av.logging.PANIC)
 
 
-def _first(path: Path) -> Any:
-    """The first frame that can be decoded, or None."""
-    with _opened(path) as (container, stream):
+def _decode_first(path: Path) -> Any:
+    """Decodes the first readable frame, or returns None."""
+    with _open(path) as (container, stream):
         packets = container.demux(stream)
         while (packet := _attempt(next, packets, None, errors=[])) is not None:
             for frame in _attempt(packet.decode, errors=[]) or ():
@@ -186,17 +185,17 @@ def _first(path: Path) -> Any:
     return None
 
 
-def _contents(path: Path, stream: Any, packets: list, damage: str, size: int) -> Contents:
+def _video_info(path: Path, stream: Any, packets: list, damage: str, size: int) -> VideoInfo:
     lead = next((i for i, (_, _, key, _) in enumerate(packets) if key), 0)
     shown = [(time, length) for time, length, _, cut in packets[lead:] if not cut]
     rate = float(stream.guessed_rate or stream.average_rate or 0)
     times, lengths = np.zeros(0), np.zeros(0)
-    if shown and any(time is None for time, _ in shown):  # files without times
+    if shown and any(time is None for time, _ in shown):  # no time stamps
         times = np.arange(len(shown)) / (rate if 0 < rate < 1000 else 30.0)
         lengths = np.zeros(len(shown))
     elif shown:
         times, lengths = np.array(shown, float).T
-        # Frames before the first that stands alone refer to what was cut away.
+        # Frames before the first key frame depend on removed ones.
         keep = times >= (-math.inf if packets[lead][0] is None else packets[lead][0])
         order = np.argsort(times[keep], kind="stable")
         times, lengths = times[keep][order], lengths[keep][order]
@@ -208,10 +207,10 @@ def _contents(path: Path, stream: Any, packets: list, damage: str, size: int) ->
     fps = _fps(times, rate)
     last = float(lengths[-1]) if len(lengths) and 0 < lengths[-1] < 60 else 1 / fps
     count = len(times)
-    if damage and stream.frames <= size:  # a frame takes at least a byte
+    if damage and stream.frames <= size:  # a frame has at least one byte
         count = max(count, stream.frames - sum(cut for *_, cut in packets))
     height, width, rotation = 0, 0, 0
-    first = _first(path)
+    first = _decode_first(path)
     if first is not None:
         rotation = round(first.rotation / 90) * 90 % 360
         height, width = first.height, first.width
@@ -221,82 +220,76 @@ def _contents(path: Path, stream: Any, packets: list, damage: str, size: int) ->
         if height * width > _MAX_PIXELS:
             height, width = 0, 0
     shown_size = (width, height) if rotation % 180 else (height, width)
-    return Contents(
-        times - origin,
-        float(times[-1]) - origin + last if len(times) else 0.0,
-        fps,
-        shown_size,
-        rotation,
-        count,
-        damage,
-        origin,
-        lead,
-    )
+    end = float(times[-1]) - origin + last if len(times) else 0.0
+    return VideoInfo(times - origin, end, fps, shown_size, rotation, count, damage, origin, lead)
 
 
-def _fps(times: np.ndarray, claimed: float) -> float:
-    """Frames per second: as claimed where the closest frames agree, else as these are apart."""
-    apart = np.diff(times)
-    apart = apart[apart > 1e-4]
-    if not len(apart):
-        return claimed if 0 < claimed < 1000 else 30.0
-    short = float(np.quantile(apart, 0.1))
-    if 0 < claimed < 1000 and 0.8 < claimed * short < 1.25:
-        return claimed
-    return float(1 / apart[apart < 1.5 * short].mean())
+def _fps(times: np.ndarray, nominal: float) -> float:
+    """Frames per second: the nominal value if the shortest intervals match it, else theirs."""
+    intervals = np.diff(times)
+    intervals = intervals[intervals > 1e-4]
+    if not len(intervals):
+        return nominal if 0 < nominal < 1000 else 30.0
+    short = float(np.quantile(intervals, 0.1))
+    if 0 < nominal < 1000 and 0.8 < nominal * short < 1.25:
+        return nominal
+    return float(1 / intervals[intervals < 1.5 * short].mean())
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """The container and its video stream.
+def _open(path: Path) -> Iterator[tuple[Any, Any]]:
+    """Opens a container and its best video stream.
 
     Raises:
-        UserError: there is none.
+        UserError: the file has no readable video stream.
     """
     import av
 
-    av.logging.set_libav_level(av.logging.PANIC)  # what cannot be read is told in one line
-    # Nothing in a file makes FFmpeg open anything but files.
+    av.logging.set_libav_level(av.logging.PANIC)
+    # Playlists cannot make FFmpeg open URLs.
     options = {"fflags": "+genpts", "protocol_whitelist": "file"}
     try:
         container = av.open(f"file:{path}", options=options, metadata_errors="replace")
         stream = container.streams.best("video")
     except (av.FFmpegError, OSError, ValueError, MemoryError):
         stream = None
-    if stream is None or stream.codec_context is None:  # of a codec that FFmpeg does not have
+    if stream is None or stream.codec_context is None:  # unsupported codec
         raise UserError(f"{path}: not a readable video; replace or remove the file")
     with container:
         stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
         yield container, stream
 
 
-def frames(path: Path, contents: Contents, errors: list[str]) -> Iterator[DecodedFrame]:
-    """Decodes a file, whose `contents` have been read; appends to `errors` what cannot be.
+def decode_frames(path: Path, info: VideoInfo, errors: list[str]) -> Iterator[DecodedFrame]:
+    """Decodes a file.
 
-    Pixels are converted to uint8 RGB [H, W, 3] only where they are asked for.
+    Args:
+        path: of the file.
+        info: its metadata.
+        errors: decoding errors are appended.
     """
-    if 0 in contents.size:
+    if 0 in info.size:
         return
     if _is_webp(path):
-        yield from _webp_frames(path, contents, errors)
+        yield from _webp_frames(path, info, errors)
         return
-    with _opened(path) as (container, stream):
+    with _open(path) as (container, stream):
         stream.thread_type = "AUTO"
-        begin = contents.times[0] if len(contents.times) else -math.inf
+        begin = info.times[0] if len(info.times) else -math.inf
         packets, number = container.demux(stream), 0
         while (packet := _attempt(next, packets, None, errors=errors)) is not None:
             number += bool(packet.size)
-            if packet.size and number <= contents.lead:
+            if packet.size and number <= info.lead:
                 continue
             for frame in _attempt(packet.decode, errors=errors) or ():
-                time = None if frame.time is None else float(frame.time) - contents.origin
+                time = None if frame.time is None else float(frame.time) - info.origin
                 if time is None or time > begin - 1e-6:
-                    image = partial(_pixels, frame, contents)
+                    image = partial(_pixels, frame, info)
                     yield DecodedFrame(time, not frame.is_corrupt, image)
 
 
 def _attempt(call: Callable[..., Any], *arguments: Any, errors: list[str]) -> Any:
-    """What a call returns; None if FFmpeg cannot do it, of which `errors` then has the reason."""
+    """Returns the result of a call; None if FFmpeg fails, with the reason appended to `errors`."""
     import av
 
     try:
@@ -306,12 +299,13 @@ def _attempt(call: Callable[..., Any], *arguments: Any, errors: list[str]) -> An
         return None
 
 
-def _pixels(frame: Any, contents: Contents) -> np.ndarray:
-    height, width = contents.size
-    if contents.rotation % 180:
+def _pixels(frame: Any, info: VideoInfo) -> np.ndarray:
+    """Converts a frame to uint8 RGB [H, W, 3], upright with square pixels."""
+    height, width = info.size
+    if info.rotation % 180:
         height, width = width, height
     image = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="BICUBIC")
-    return np.ascontiguousarray(np.rot90(image, contents.rotation // 90))
+    return np.ascontiguousarray(np.rot90(image, info.rotation // 90))
 
 
 # Animated WebP -----------------------------------------------------------------------------------
@@ -323,38 +317,39 @@ def _is_webp(path: Path) -> bool:
     return head.startswith(b"RIFF") and head[8:] == b"WEBP"
 
 
-def _read_webp(path: Path) -> Contents:
+def _probe_webp(path: Path) -> VideoInfo:
     data = path.read_bytes()
-    durations, place, damage = [], 12, ""
+    durations, offset, damage = [], 12, ""
     width = height = 0
-    while place + 8 <= len(data):
-        name, length = struct.unpack("<4sI", data[place : place + 8])
-        body = data[place + 8 : place + 8 + length]
+    while offset + 8 <= len(data):
+        name, length = struct.unpack("<4sI", data[offset : offset + 8])
+        body = data[offset + 8 : offset + 8 + length]
         if len(body) < length:
             damage = "a part of it is missing"
         if name == b"VP8X" and len(body) >= 10:
             width, height = (int.from_bytes(body[i : i + 3], "little") + 1 for i in (4, 7))
         elif name == b"ANMF" and len(body) >= 16:
             durations.append(int.from_bytes(body[12:15], "little") / 1000 or 0.1)
-        place += 8 + length + length % 2
+        offset += 8 + length + length % 2
     if not durations or width * height > _MAX_PIXELS:
         raise UserError(f"{path}: not a readable video; replace or remove the file")
     times = np.array([0.0, *accumulate(durations)])
     fps = _fps(times, 0.0)
-    return Contents(times[:-1], float(times[-1]), fps, (height, width), 0, len(durations), damage)
+    size, count = (height, width), len(durations)
+    return VideoInfo(times[:-1], float(times[-1]), fps, size, 0, count, damage)
 
 
-def _webp_frames(path: Path, contents: Contents, errors: list[str]) -> Iterator[DecodedFrame]:
+def _webp_frames(path: Path, info: VideoInfo, errors: list[str]) -> Iterator[DecodedFrame]:
     data = np.fromfile(path, np.uint8)
-    for start in range(0, len(contents.times), _WEBP_FRAMES):
+    for start in range(0, len(info.times), _WEBP_FRAMES):
         try:
             _, animation = cv2.imdecodeanimation(data, start, _WEBP_FRAMES)
         except (cv2.error, MemoryError):
             animation = None
         images = [] if animation is None else animation.frames
-        for time, image in zip(contents.times[start:], images, strict=False):
+        for time, image in zip(info.times[start:], images, strict=False):
             image = np.ascontiguousarray(image[..., 2::-1])
             yield DecodedFrame(float(time), True, partial(np.asarray, image))
-        if len(images) < min(_WEBP_FRAMES, len(contents.times) - start):
+        if len(images) < min(_WEBP_FRAMES, len(info.times) - start):
             errors.append("a frame cannot be decoded")
             return

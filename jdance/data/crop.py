@@ -1,4 +1,4 @@
-"""The crop around a person: one function for preparing data and for recognising."""
+"""Square crops around people, for preparing data and for recognition."""
 
 from typing import NamedTuple
 
@@ -9,13 +9,13 @@ from jdance import skeleton
 from jdance.errors import UserError
 
 SIZE = 256  # side of stored crops in pixels (the paper, section 4.2)
-MARGIN = 1.25  # side of the square : longer side of the key points' box
-SMALLEST = 32  # side in pixels
-LARGEST = 20_000  # likewise; what is larger than this comes from broken key points
+MARGIN = 1.25  # ratio of the crop's side to the longer side of the key points' box
+MIN_SIDE = 32  # pixels
+MAX_SIDE = 20_000  # pixels; larger crops come from broken key points
 
 
 class Square(NamedTuple):
-    """A square in an image: left, top and side in whole pixels; it may reach outside."""
+    """A square in whole pixels; it may extend beyond the image."""
 
     left: int
     top: int
@@ -23,45 +23,45 @@ class Square(NamedTuple):
 
 
 def tight_box(keypoints: np.ndarray) -> tuple[float, float, float, float]:
-    """The box x, y, width, height of the present joints of [18, 3]; at least one must be."""
+    """Bounding box x, y, width, height of the present joints of [18, 3]; at least one."""
     xy = keypoints[skeleton.is_present(keypoints), :2]
     x, y = xy.min(0)
     right, bottom = xy.max(0)
     return float(x), float(y), float(right - x), float(bottom - y)
 
 
-def largest(people: np.ndarray) -> int:
-    """Which of the people [N, 18, 3] has the tight box with the largest area; N is at least 1."""
+def largest_person(people: np.ndarray) -> int:
+    """Index of the person with the largest bounding box among [N, 18, 3], N >= 1."""
     boxes = [tight_box(person) for person in people]
     return int(np.argmax([width * height for _, _, width, height in boxes]))
 
 
-def around(keypoints: np.ndarray) -> Square:
-    """The square around a person's key points [18, 3], of which at least one must be present."""
+def person_square(keypoints: np.ndarray) -> Square:
+    """Square around the present key points of [18, 3]; at least one."""
     x, y, width, height = tight_box(keypoints)
-    side = max(MARGIN * max(width, height), SMALLEST)
+    side = max(MARGIN * max(width, height), MIN_SIDE)
     left, top = x + width / 2 - side / 2, y + height / 2 - side / 2
     return Square(round(left), round(top), round(side))
 
 
-def whole(height: int, width: int) -> Square:
-    """The square around a whole image, for when nobody is found in it."""
+def image_square(height: int, width: int) -> Square:
+    """Square around a whole image, for images without detected people."""
     side = max(height, width)
     return Square((width - side) // 2, (height - side) // 2, side)
 
 
 def cut(image: np.ndarray, square: Square, size: int = SIZE) -> np.ndarray:
-    """Cuts a square out of uint8 [H, W, 3] and resamples it to [size, size, 3].
+    """Crops a square from uint8 [H, W, 3] and resizes it to [size, size, 3].
 
-    Shrinking averages areas, growing interpolates linearly; outside the image all is 0.
+    Downscaling averages areas, upscaling interpolates linearly; pixels outside the image are 0.
 
     Raises:
-        UserError: the square is larger than any image.
+        UserError: the square is larger than MAX_SIDE.
     """
     left, top, side = square
-    if side > LARGEST:
+    if side > MAX_SIDE:
         raise UserError(
-            f"needs a square of {side} pixels, more than {LARGEST}: a very long image, or "
+            f"needs a square of {side} pixels, more than {MAX_SIDE}: a very long image, or "
             "key points that cannot be right"
         )
     height, width = image.shape[:2]
@@ -76,11 +76,10 @@ def cut(image: np.ndarray, square: Square, size: int = SIZE) -> np.ndarray:
     return cv2.resize(region, (size, size), interpolation=method)
 
 
-def fit(keypoints: np.ndarray, size: int = SIZE) -> np.ndarray:
-    """Key points [..., J, 3] without an image, moved and scaled as if a crop had been cut.
+def fit_keypoints(keypoints: np.ndarray, size: int = SIZE) -> np.ndarray:
+    """Transforms key points [..., J, 3] in any unit into a crop of `size` pixels.
 
-    The longer side of the box around all present joints gets the share of `size` that it has in
-    `around`, whatever the unit was; the middle of the box becomes the middle of the square.
+    The bounding box of all present joints is centered, with the margin of `person_square`.
     """
     xy = keypoints[skeleton.is_present(keypoints), :2]
     if not len(xy):
@@ -92,8 +91,8 @@ def fit(keypoints: np.ndarray, size: int = SIZE) -> np.ndarray:
     return skeleton.clean(moved)
 
 
-def into(keypoints: np.ndarray, square: Square, size: int = SIZE) -> np.ndarray:
-    """Key points [..., 3] of the image in pixels of the crop; missing ones stay 0."""
+def to_crop(keypoints: np.ndarray, square: Square, size: int = SIZE) -> np.ndarray:
+    """Transforms key points [..., 3] from image to crop pixels; missing ones stay 0."""
     scale = size / square.side
     moved = keypoints.copy()
     moved[..., :2] = (keypoints[..., :2] + 0.5 - [square.left, square.top]) * scale - 0.5

@@ -1,7 +1,7 @@
-"""Training images that stay on the device: decoded once, and warped there for each step.
+"""Cache of decoded training images on the device, where each step warps them.
 
-The loader then yields maps in place of images, and a step needs next to nothing from the host.
-What is drawn for an example is the same either way; the pixels differ by rounding alone.
+The loader then yields affine maps in place of images, so that little is transferred per step. The
+random numbers are the same as on the host; pixels differ by rounding only.
 """
 
 from typing import Any
@@ -15,10 +15,11 @@ from jdance.data import augment, crop, records
 from jdance.errors import UserError
 
 
-def crops(source: Any, size: int) -> np.ndarray:
-    """All images of a source, uint8 [N, s, s, 3], for views of `size` pixels.
+def decode_images(source: Any, size: int) -> np.ndarray:
+    """Decodes all images of a source for views of `size` pixels.
 
-    s is the side that `augment.reduction` leaves of a stored crop.
+    Returns:
+        uint8 [N, s, s, 3], where s is the side of crops reduced by `augment.reduction(size)`.
 
     Raises:
         UserError: an example has no image.
@@ -34,10 +35,11 @@ def crops(source: Any, size: int) -> np.ndarray:
     return result
 
 
-def back(affine: np.ndarray, size: int) -> np.ndarray:
-    """The map from pixels of a view to those of an image in `crops`, float32 [2, 3].
+def inverse_affine(affine: np.ndarray, size: int) -> np.ndarray:
+    """Inverts an affine map [2, 3] from stored crops to views of `size` pixels.
 
-    `affine` is the map of `augment.plain` or `draw_maps`, from stored crops to the view.
+    Returns:
+        The map from a view's pixels to those of `decode_images`, float32 [2, 3].
     """
     factor = augment.reduction(size)
     inverse = np.asarray(cv2.invertAffineTransform(affine), np.float64)
@@ -47,33 +49,33 @@ def back(affine: np.ndarray, size: int) -> np.ndarray:
     return inverse.astype(np.float32)
 
 
-def with_images(batch: dict[str, Array], images: Array | None, size: int) -> dict[str, Array]:
-    """A batch with its views, "image" [B, size, size, 3] in place of "back" [B, 2, 3].
+def add_views(batch: dict[str, Array], images: Array | None, size: int) -> dict[str, Array]:
+    """Replaces "inverse_affine" [B, 2, 3] of a batch by "image" [B, size, size, 3].
 
     Args:
-        batch: as the loader yields it; "index" int32 [B] tells which images are meant.
-        images: see `crops`; None: the batch has its views already.
-        size: side of a view.
+        batch: from the loader; "index" int32 [B] selects the images.
+        images: from `decode_images`; None returns the batch unchanged.
+        size: side of a view in pixels.
     """
     if images is None:
         return batch
     rest = dict(batch)
-    maps = rest.pop("back")
-    return rest | {"image": warp(images, batch["index"], maps, size)}
+    maps = rest.pop("inverse_affine")
+    return rest | {"image": warp_images(images, batch["index"], maps, size)}
 
 
-def warp(images: Array, index: Array, maps: Array, size: int) -> Array:
-    """Views float32 [B, size, size, 3] of images uint8 [N, s, s, 3], interpolated linearly.
+def warp_images(images: Array, index: Array, maps: Array, size: int) -> Array:
+    """Warps images to views, float32 [B, size, size, 3], by bilinear interpolation.
 
     Args:
-        images: see `crops`; outside of them all is 0.
-        index: int32 [B], which image each view is of.
-        maps: float32 [B, 2, 3], see `back`.
-        size: side of a view.
+        images: uint8 [N, s, s, 3], see `decode_images`; pixels outside are 0.
+        index: image of each view, int32 [B].
+        maps: float32 [B, 2, 3], see `inverse_affine`.
+        size: side of a view in pixels.
     """
     row, column = jnp.meshgrid(jnp.arange(size), jnp.arange(size), indexing="ij")
-    places = jnp.stack([column, row, jnp.ones_like(row)], -1).astype(jnp.float32)
-    x, y = jnp.moveaxis(jnp.einsum("bij,hwj->bhwi", maps, places, precision="highest"), -1, 0)
+    grid = jnp.stack([column, row, jnp.ones_like(row)], -1).astype(jnp.float32)
+    x, y = jnp.moveaxis(jnp.einsum("bij,hwj->bhwi", maps, grid, precision="highest"), -1, 0)
     left, top = jnp.floor(x), jnp.floor(y)
     side = images.shape[1]
     result = jnp.zeros((*x.shape, 3), jnp.float32)

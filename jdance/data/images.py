@@ -1,4 +1,4 @@
-"""Images from and to files: uint8 RGB in memory, whatever lies on the disk."""
+"""Reading and writing of image files; images in memory are uint8 RGB."""
 
 import io
 import os
@@ -11,7 +11,7 @@ from jdance import files
 from jdance.data import containers
 from jdance.errors import UserError
 
-_MAX_FILE = 2**30
+_MAX_BYTES = 2**30
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif")
 HEIF_SUFFIXES = (".heic", ".heif", ".hif", ".avif")  # read where pillow-heif is installed
@@ -21,16 +21,16 @@ _END_OF_JPEG = b"\xff\xd9"
 
 
 def read(path: Path) -> np.ndarray:
-    """Reads an image as uint8 RGB [H, W, 3]; grey, alpha and 16-bit ones are converted.
+    """Reads an image as uint8 RGB [H, W, 3]; converts gray, alpha and 16-bit images.
 
     Raises:
-        UserError: the file is missing or no image.
+        UserError: the file is missing or not an image.
     """
     try:
-        if path.stat().st_size > _MAX_FILE:
+        if path.stat().st_size > _MAX_BYTES:
             raise UserError(f"{path}: larger than 1 GiB; not read as an image")
         data = path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+    except (OSError, ValueError) as error:  # ValueError: an invalid name
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read ({reason}); check the path") from error
     image = _decode_heif(path, data) if is_heif(data) else decode(data)
@@ -40,11 +40,10 @@ def read(path: Path) -> np.ndarray:
 
 
 def decode(data: np.ndarray | bytes, flag: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
-    """Encoded bytes -> uint8 RGB [H, W, 3], turned upright as EXIF says, or None if unreadable.
+    """Decodes an image file's bytes to uint8 RGB [H, W, 3], upright according to EXIF.
 
-    Images of more than $OPENCV_IO_MAX_IMAGE_PIXELS (see `jdance`) are not decoded. A JPEG may lack
-    its end marker, if nothing else. `flag` is one of OpenCV's for color, in either order, or grey
-    (uint8 [H, W]), such as for a reduced size.
+    `flag` is one of OpenCV's IMREAD flags; gray ones give [H, W]. Returns None for unreadable data
+    and images above $OPENCV_IO_MAX_IMAGE_PIXELS (see `jdance`). A JPEG may lack its end marker.
     """
     if not len(data):
         return None
@@ -60,24 +59,24 @@ def decode(data: np.ndarray | bytes, flag: int = cv2.IMREAD_COLOR) -> np.ndarray
 
 
 def _decode_without_end(data: bytes, flag: int) -> np.ndarray | None:
-    """Decodes a JPEG that lacks its end marker alone; None if anything else is missing.
+    """Decodes a JPEG without end marker; None if more than the marker is missing.
 
-    Where all of the image is there, further bytes before the marker change nothing.
+    The image is complete if additional bytes before the marker do not change it.
     """
     if not data.startswith(b"\xff\xd8") or data.endswith(_END_OF_JPEG):
         return None
     data = data.rstrip(b"\xff")
-    with files.quiet_stderr():  # libjpeg's remarks on these bytes
+    with files.quiet_stderr():  # libjpeg's warnings
         image, other = (
-            cv2.imdecode(np.frombuffer(data + more + _END_OF_JPEG, np.uint8), flag)
-            for more in (b"", b"\x55\xaa\x33\xcc" * 8)
+            cv2.imdecode(np.frombuffer(data + extra + _END_OF_JPEG, np.uint8), flag)
+            for extra in (b"", b"\x55\xaa\x33\xcc" * 8)
         )
     same = image is not None and other is not None and np.array_equal(image, other)
     return image if same else None
 
 
 def is_heif(data: bytes) -> bool:
-    """Whether a file's content is HEIC or AVIF, whatever its name."""
+    """Whether a file's content is HEIC or AVIF."""
     return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
 
 
@@ -96,19 +95,19 @@ def _decode_heif(path: Path, data: bytes) -> np.ndarray | None:
             if image.width * image.height > int(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"]):
                 return None
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except Exception:  # whatever the decoders of a damaged file raise
+    except Exception:  # the decoders raise anything for damaged files
         return None
 
 
 def encode_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
-    """uint8 RGB [H, W, 3] -> JPEG."""
+    """Encodes uint8 RGB [H, W, 3] as JPEG."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return data.tobytes()
 
 
 def shrink(image: np.ndarray, side: int) -> np.ndarray:
-    """uint8 [H, W, 3] with its longer side at most `side` pixels."""
+    """Scales uint8 [H, W, 3] down so that its longer side is at most `side` pixels."""
     scale = side / max(image.shape[:2])
     if scale >= 1:
         return image
@@ -117,12 +116,12 @@ def shrink(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def write(path: Path, image: np.ndarray) -> None:
-    """Writes uint8 RGB [H, W, 3]; the suffix chooses the format.
+    """Writes uint8 RGB [H, W, 3] in the format of the file's suffix.
 
     Raises:
         UserError: the file cannot be written.
     """
-    # Encoded in memory: imwrite tells no reasons, and crashes on names that are not UTF-8.
+    # imwrite gives no reason for failures, and crashes on names that are not UTF-8.
     _, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     try:
         path.write_bytes(data.tobytes())
@@ -131,19 +130,18 @@ def write(path: Path, image: np.ndarray) -> None:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file is an image, by its name; animated ones are videos."""
+    """Whether a file is an image by its suffix; animated images count as videos."""
     return path.suffix.lower() in SUFFIXES + HEIF_SUFFIXES and not containers.is_video(path)
 
 
 def find(folder: Path) -> list[Path]:
-    """The images of a folder by their names, in natural order; hidden ones are left out."""
-    found = (p for p in folder.iterdir() if not p.name.startswith(".") and p.is_file())
-    return sorted(filter(is_image, found), key=files.natural_key)
+    """Lists a folder's images in natural order, without hidden files."""
+    return [p for p in files.list_visible(folder) if p.is_file() and is_image(p)]
 
 
 def printable(name: str) -> str:
-    """A file's name as valid Unicode, whatever bytes it has on the disk."""
+    """Replaces the invalid bytes of a file name, so that it is valid Unicode."""
     try:
         return os.fsencode(name).decode("utf-8", "replace")
-    except UnicodeEncodeError:  # no file's name, but what a manifest says
+    except UnicodeEncodeError:  # from a manifest
         return name.encode("utf-8", "replace").decode()

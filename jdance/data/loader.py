@@ -1,8 +1,7 @@
-"""From a data set to batches: a grain loader that is a pure function of the step.
+"""Data loader (grain) whose batches are a pure function of the step.
 
-Training examples are drawn, decoded and augmented by their position in one global, shuffled order;
-resuming at a step needs nothing but the step, and the numbers depend neither on threads nor on
-processes.
+Training examples are drawn, decoded and augmented by their position in one global shuffled order.
+Batches depend neither on threads nor on processes, and resuming needs only the step.
 """
 
 import signal
@@ -32,63 +31,61 @@ def batch(
     config: ConfigDict,
     inputs: features.Inputs,
     drop: str = "",
-    resides: bool = False,
+    on_device: bool = False,
 ) -> Batch:
-    """The examples at some places of a source, changed at random if there are rngs.
+    """Makes a batch of examples, as `train_batches` yields it.
 
-    See `train_batches` for what is in it. What is drawn for one example depends on its rng alone;
-    the arithmetic is that of the whole batch, as NumPy takes its time for each call.
+    The random numbers of an example depend on its rng only; NumPy processes the batch as a whole.
 
     Args:
-        indices: places in the source.
-        rngs: one for each of them, or None.
+        indices: indices of B examples in the source.
+        rngs: B generators for augmentation, or None.
         source: random access to packed records.
         config: the experiment.
-        inputs: what the network takes.
-        drop: joints to take away, see `eval_batches`.
-        resides: whether the images reside on the device, see `resident`.
+        inputs: inputs of the network.
+        drop: joints to remove, see `eval_batches`.
+        on_device: whether images are cached on the device, see `device_cache`.
     """
     layout, size = skeleton.LAYOUTS[config.model.layout], config.data.image_size
-    looks = inputs.image
     rng = None if rngs is None else BatchRandom(rngs)
-    affines, mirrored = np.broadcast_to(augment.plain(size), (len(indices), 2, 3)), None
-    disturbances = None
+    affines, mirrored = np.broadcast_to(augment.center_affine(size), (len(indices), 2, 3)), None
+    distortions = None
     if rng is not None:
-        affines, mirrored = augment.draw_maps(size, rng, config.augment)
-        if looks:
-            disturbances = augment.draw_disturbances(size, rng, config.augment)
+        affines, mirrored = augment.draw_affines(size, rng, config.augment)
+        if inputs.image:
+            distortions = augment.draw_distortions(size, rng, config.augment)
     result: Batch = {}
     images = None
-    if looks and resides:
-        result["back"] = np.stack([device_cache.back(affine, size) for affine in affines])
-    elif looks:
+    if inputs.image and on_device:
+        result["inverse_affine"] = np.stack([device_cache.inverse_affine(a, size) for a in affines])
+    elif inputs.image:
         images = result["image"] = np.empty((len(indices), size, size, 3), np.uint8)
     factor = augment.reduction(size)
-    onto = augment.for_reduced(affines, factor)
+    reduced = augment.reduce_affine(affines, factor)
     keypoints: list[np.ndarray] = []
     labels = []
     for row, index in enumerate(indices):
         record = records.unpack(source[index])
-        keypoints.append(_checked(record, keypoints, layout))
+        _check_shape(record, keypoints, layout)
+        keypoints.append(record.keypoints)
         labels.append(record.label)
-        if not looks:
+        if not inputs.image:
             continue
         if record.image is None:
             raise UserError(
                 f"{record.source}: has no image; train --config.model.branches=keypoints"
             )
         if images is not None:
-            # Where it is to lie: no image is copied.
             stored = records.decode_image(record.image, factor)
-            augment.warp_image(stored, onto[row], size, out=images[row])
-            if disturbances is not None:
-                augment.disturb_image(images[row], disturbances, row)
-    people = _in_time(keypoints, rng, config, inputs)
+            augment.warp_image(stored, reduced[row], size, out=images[row])  # without a copy
+            if distortions is not None:
+                augment.distort_image(images[row], distortions, row)
+    people = _stack(keypoints, rng, config, inputs)
     people = augment.warp_keypoints(people, affines, mirrored, layout)
     if rng is not None:
-        people = augment.disturb_keypoints(people, size, rng, config.augment, layout)
+        people = augment.distort_keypoints(people, size, rng, config.augment, layout)
     if drop:
-        people = _without(people, drop, indices, layout)
+        people = _drop_joints(people, drop, indices, layout)
     valid = features.valid(people, layout)
     return result | {
         "features": inputs.compute(people, layout).astype(inputs.dtype, copy=False),
@@ -99,50 +96,48 @@ def batch(
     }
 
 
-def _checked(
-    record: records.Example, before: list[np.ndarray], layout: skeleton.Layout
-) -> np.ndarray:
-    """The key points of a record, if they can be in one batch with those before."""
-    found = record.keypoints
-    if found.shape[-2] != len(layout) or (before and before[0].ndim != found.ndim):
+def _check_shape(
+    record: records.Example, others: list[np.ndarray], layout: skeleton.Layout
+) -> None:
+    """Raises UserError if a record's key points cannot be batched with others."""
+    shape = record.keypoints.shape
+    if shape[-2] != len(layout) or (others and others[0].ndim != len(shape)):
         raise UserError(
-            f"{record.source}: a record with key points {found.shape} among those of "
+            f"{record.source}: a record with key points {shape} among those of "
             f"{len(layout)} joints; prepare the data again"
         )
-    return found
 
 
-def _in_time(
+def _stack(
     keypoints: list[np.ndarray],
     rng: BatchRandom | None,
     config: ConfigDict,
     inputs: features.Inputs,
 ) -> np.ndarray:
-    """Skeletons [J, 3], or sequences [T, J, 3] of different lengths, as one array."""
+    """Stacks skeletons [J, 3], or resampled sequences [T, J, 3] of different lengths."""
     if keypoints[0].ndim == 2:
         return np.stack(keypoints)
     counts = np.array([len(sequence) for sequence in keypoints])
-    at = temporal.times(counts, inputs.frames, rng, config.augment)
+    at = temporal.sample_times(counts, inputs.frames, rng, config.augment)
     if inputs.smooth:
-        keypoints = [temporal.smooth(sequence) for sequence in keypoints]
+        keypoints = [temporal.median_filter(sequence) for sequence in keypoints]
     return np.stack([temporal.resample(*pair) for pair in zip(keypoints, at, strict=True)])
 
 
-def _without(
+def _drop_joints(
     keypoints: np.ndarray, drop: str, indices: Sequence[int], layout: skeleton.Layout
 ) -> np.ndarray:
-    """Key points [B, ..., J, 3] less some joints."""
-    gone = np.zeros((len(indices), len(layout)), bool)
+    """Sets some joints of key points [B, ..., J, 3] to 0, see `eval_batches`."""
+    dropped = np.zeros((len(indices), len(layout)), bool)
     if drop == "all":
-        gone[:] = True
+        dropped[:] = True
     elif drop == "legs":
-        gone[:, layout.at(augment.LEGS)] = True
+        dropped[:, layout.at(augment.LEGS)] = True
     else:
         rng = BatchRandom([np.random.default_rng(index) for index in indices])
-        drawn = rng.uniform(len(layout)).T
-        gone = drawn < float(drop)
-    gone = gone.reshape(len(gone), *(1,) * (keypoints.ndim - 3), -1, 1)
-    return np.where(gone, np.float32(0), keypoints)
+        dropped = float(drop) > rng.uniform(len(layout)).T
+    dropped = dropped.reshape(len(dropped), *(1,) * (keypoints.ndim - 3), -1, 1)
+    return np.where(dropped, np.float32(0), keypoints)
 
 
 def train_batches(
@@ -152,54 +147,57 @@ def train_batches(
     start_step: int = 0,
     process: int = 0,
     processes: int = 1,
-    shares: np.ndarray | None = None,
+    fractions: np.ndarray | None = None,
 ) -> Iterator[Batch]:
-    """Endless training batches from `start_step` on.
+    """Yields training batches without end.
 
     Args:
         source: random access to packed records.
-        config: the experiment; `batch_size` counts the examples of all processes together.
-        inputs: what the network takes.
-        start_step: batches that earlier runs consumed.
-        process, processes: which share of each global batch to make.
-        shares: float [M], how often each class is drawn, see `sampling.Order`; None: every example
-            comes once in an epoch.
+        config: the experiment; `batch_size` is the global batch size.
+        inputs: inputs of the network.
+        start_step: number of batches to skip, when a run is resumed.
+        process, processes: index of this process and their number; each yields its shard of every
+            global batch.
+        fractions: fraction drawn of each class, float [M], see `sampling.Order`; None: every
+            example occurs once per epoch.
 
     Yields:
-        image uint8 [B, S, S, 3] RGB (unless the network looks at none; with `data.resident` back
-        float32 [B, 2, 3], see `resident`), features (see
-        `features.Inputs`), valid bool [B], label int32 [B], index int32 [B] (place
-        in the source), weight float32 [B] (1).
+        features (see `features.Inputs`), valid bool [B], label int32 [B], index int32 [B] (in the
+        source), weight float32 [B] (1), and for networks with an image branch image uint8
+        [B, S, S, 3] RGB, or with `data.resident` inverse_affine float32 [B, 2, 3] (see
+        `device_cache`).
     """
-    make = partial(batch, source=source, config=config, inputs=inputs, resides=config.data.resident)
-    return train_order(source, make, config, start_step, process, processes, shares)
+    make = partial(
+        batch, source=source, config=config, inputs=inputs, on_device=config.data.resident
+    )
+    return ordered_batches(source, make, config, start_step, process, processes, fractions)
 
 
-def train_order(
+def ordered_batches(
     source: Any,
     make_batch: Callable[[Sequence[int], Sequence[np.random.Generator]], Batch],
     config: ConfigDict,
     start_step: int = 0,
     process: int = 0,
     processes: int = 1,
-    shares: np.ndarray | None = None,
+    fractions: np.ndarray | None = None,
 ) -> Iterator[Batch]:
-    """`train_batches` of whatever is made of places in the source and a generator for each."""
+    """Yields `make_batch(indices, rngs)` in the order of `train_batches`."""
     order = grain.MapDataset.range(len(source)).seed(config.seed)
-    if shares is None:
-        order = order.shuffle().repeat().map_with_index(_placed)
+    if fractions is None:
+        order = order.shuffle().repeat().map_with_index(_with_position)
     else:
-        drawn = sampling.Order(records.labels(source), shares, config.seed)
-        order = order.repeat().map_with_index(partial(_drawn, order=drawn))
-    share = order[start_step * config.batch_size + process :: processes]
+        drawn = sampling.Order(records.read_labels(source), fractions, config.seed)
+        order = order.repeat().map_with_index(partial(_sample, order=drawn))
+    local = order[start_step * config.batch_size + process :: processes]
 
-    def make(share: Sequence[tuple[int, int]]) -> Batch:
-        # What is drawn depends on the place in the global order, whoever makes the batch.
-        rngs = [stream("augment", config.seed, place) for place, _ in share]
-        return make_batch([index for _, index in share], rngs)
+    def make(items: Sequence[tuple[int, int]]) -> Batch:
+        # Random numbers depend on the position in the global order only.
+        rngs = [stream("augment", config.seed, position) for position, _ in items]
+        return make_batch([index for _, index in items], rngs)
 
     local_size = config.batch_size // processes
-    return _read(share.batch(local_size, drop_remainder=True, batch_fn=make), config)
+    return _read(local.batch(local_size, drop_remainder=True, batch_fn=make), config)
 
 
 def eval_batches(
@@ -212,18 +210,17 @@ def eval_batches(
     drop: str = "",
     view: int = 0,
 ) -> Iterator[Batch]:
-    """Every example once, in order; the last batch is filled up with weight 0.
+    """Yields every example once, in order; the last batch is padded with weight 0.
 
-    All processes yield equally many batches; see `train_batches` for what is in them.
+    All processes yield the same number of batches, with the arrays of `train_batches`.
 
     Args:
         source, config, inputs, process, processes: as for `train_batches`.
-        drop: joints to take away: "all", "legs" (hips, knees, ankles) or a share such as "0.2",
-            drawn for each example; "" none.
-        view: 0 shows the examples unchanged, other numbers with small random changes, see
-            `config.evaluation_views`, for test-time augmentation.
+        drop: joints to remove: "all", "legs" (hips, knees, ankles), a fraction such as "0.2" drawn
+            for each example, or "" for none.
+        view: 0 for no augmentation; other numbers for different views of test-time augmentation
+            (see `config.evaluation_views`).
     """
-
     if view:
         config = config.copy_and_resolve_references()
         config.augment = defaults.evaluation_views(config.augment)
@@ -233,55 +230,54 @@ def eval_batches(
         return batch(indices, rngs, source=source, config=config, inputs=inputs, drop=drop)
 
     local_size = config.batch_size // processes
-    share = grain.MapDataset.range(len(source))[process::processes]
-    batches = share.batch(local_size, batch_fn=make)
+    local = grain.MapDataset.range(len(source))[process::processes]
+    batches = local.batch(local_size, batch_fn=make)
     count = 0
-    for made in _read(batches, config) if len(share) else ():
+    for made in _read(batches, config) if len(local) else ():
         count += 1
-        yield _filled(made, local_size)
+        yield _pad(made, local_size)
     if count < (total := -(-len(source) // config.batch_size)):
-        nothing = {name: value[:0] for name, value in make([0]).items()}
+        empty = {name: value[:0] for name, value in make([0]).items()}
         for _ in range(count, total):
-            yield _filled(nothing, local_size)
+            yield _pad(empty, local_size)
 
 
-def _placed(place: int, index: int) -> tuple[int, int]:
-    return place, index
+def _with_position(position: int, index: int) -> tuple[int, int]:
+    return position, index
 
 
-def _drawn(place: int, _: int, order: sampling.Order) -> tuple[int, int]:
-    return place, order(place)
+def _sample(position: int, _: int, order: sampling.Order) -> tuple[int, int]:
+    return position, order(position)
 
 
 def _read(batches: grain.MapDataset, config: ConfigDict) -> Iterator[Batch]:
-    """Reads batches ahead, in order. Whole batches go to threads or processes: so neither matters
-    for what is in them."""
+    """Prefetches batches in order; each one is made by a single thread or process."""
     threads = config.data.threads
-    _alone()
+    _limit_opencv()
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads))
     dataset = batches.to_iter_dataset(options)
     if not config.data.workers:
         return iter(dataset)
     processes = grain.MultiprocessingOptions(config.data.workers)
-    return _by_processes(dataset.mp_prefetch(processes, worker_init_fn=_start_process))
+    return _from_workers(dataset.mp_prefetch(processes, worker_init_fn=_init_worker))
 
 
-def _alone() -> None:
-    """OpenCV shall not divide its work: readers do, and its threads spin while they wait."""
+def _limit_opencv() -> None:
+    """Disables OpenCV's threads, which busy-wait beside those of the loader."""
     cv2.setNumThreads(1)
 
 
-def _start_process(*_: int) -> None:
-    """Ctrl-C, which every process of a terminal gets, is for the one that owns the workers."""
+def _init_worker(*_: int) -> None:
+    """Leaves Ctrl-C to the parent process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _alone()
+    _limit_opencv()
 
 
 _open: list[Any] = []
 
 
-def _by_processes(dataset: grain.IterDataset) -> Iterator[Batch]:
-    """The batches that loader processes make; one that has died is told in one line."""
+def _from_workers(dataset: grain.IterDataset) -> Iterator[Batch]:
+    """Yields the batches of loader processes; raises UserError if one of them dies."""
     batches = iter(dataset)
     _open.append(batches)
     try:
@@ -300,12 +296,13 @@ def _by_processes(dataset: grain.IterDataset) -> Iterator[Batch]:
 
 
 def close_processes() -> None:
-    """Ends all loader processes of this one; without that they outlive it and complain."""
+    """Ends all loader processes, which otherwise outlive this process."""
     while _open:
         _open.pop().close()
 
 
-def _filled(batch: Batch, size: int) -> Batch:
+def _pad(batch: Batch, size: int) -> Batch:
+    """Pads a batch to `size` examples of zeros."""
     missing = size - len(batch["label"])
     if not missing:
         return batch

@@ -1,4 +1,4 @@
-"""Data sets for pose networks: from StageDance or from COCO's key-point annotations."""
+"""Prepares data sets for pose networks from StageDance or COCO key-point annotations."""
 
 import json
 from collections import defaultdict
@@ -12,8 +12,7 @@ import numpy as np
 
 from jdance import skeleton
 from jdance.data import crop, images, records, scenes, shards
-from jdance.data.prepare import claimed, finish
-from jdance.data.sources import SPLITS
+from jdance.data.splits import SPLITS
 from jdance.data.workers import load_all
 from jdance.errors import UserError
 from jdance.progress import Progress
@@ -21,7 +20,7 @@ from jdance.stagedance import stage
 
 
 class SceneItem(NamedTuple):
-    """An image of a split; `load` reads or draws its record, in whatever process."""
+    """An image of a split; `load` reads or renders its record and is picklable."""
 
     name: str
     split: str
@@ -36,71 +35,67 @@ def prepare(
     workers: int = 0,
     partition: shards.Partition = shards.Partition(),  # noqa: B008 (immutable)
 ) -> dict[str, Any]:
-    """Writes a data set of whole images (see `people`) and returns its description.
+    """Writes a data set of whole images (see `scenes`) and returns its description.
 
     Args:
-        source: "stage:PRESET", or a folder laid out as COCO's: annotations/person_keypoints_X.json
-            beside the folders X of images, where X starts with the split's name.
-        output: a new or empty folder, or one in which a run of this was interrupted.
+        source: "stage:PRESET", or a folder in COCO's layout: annotations/person_keypoints_X.json
+            beside the image folders X, where X starts with the split's name.
+        output: a new or empty folder, or that of an interrupted run with the same arguments.
         seed: of StageDance.
-        workers: processes that read or draw images; 0: this one.
-        share: the part of the images that this process takes, see `prepare.prepare`.
+        workers: number of processes that read or render images; 0 uses this process.
+        partition: the part of the images to process.
+
+    Returns:
+        The description of the data set, or of this partition if others are not finished.
 
     Raises:
-        UserError: nothing usable in the source, or the folder is in use.
+        UserError: the source has no usable images, or the folder is in use.
     """
-    items = _stage(source, seed) if source.startswith("stage:") else _coco(Path(source))
-    with claimed(output, partition) as place:
-        if isinstance(place, dict):
-            return place
-        info = _write(items, output, seed, workers, partition)
-        named = source if source.startswith("stage:") else Path(source).resolve().name
-        return finish(place, info | {"source": images.printable(named)}, partition)
+    is_stage = source.startswith("stage:")
+    items = _stage_items(source, seed) if is_stage else _coco_items(Path(source))
+    named = source if is_stage else Path(source).resolve().name
+    with shards.output_folder(output, partition) as finished:
+        if finished is not None:
+            return finished
+        splits = [name for name in SPLITS if any(item.split == name for item in items)]
+        items = items[partition.process :: partition.processes]
+        skipped = []
+        progress = Progress("preparing", len(items))
+        results = load_all([item.load for item in items], workers)
+        with records.open_writers(output, splits, partition.prefix) as writers:
+            for done, (item, record) in enumerate(zip(items, results, strict=True), start=1):
+                if isinstance(record, UserError):
+                    skipped.append({"file": item.name, "reason": images.printable(str(record))})
+                else:
+                    people_found = bool(record.people.any())
+                    writers[item.split].add_packed(scenes.pack(record), 0, people_found)
+                progress.update(done)
+        info = {
+            "version": records.VERSION,
+            "kind": "people",
+            "classes": ["person"],
+            "seed": seed,
+            "splits": {name: writer.summary(["person"]) for name, writer in writers.items()},
+            "skipped": skipped,
+            "source": images.printable(named),
+        }
+        return shards.write_info(output, partition, info)
 
 
-def _write(
-    items: list[SceneItem], output: Path, seed: int, workers: int, partition: shards.Partition
-) -> dict[str, Any]:
-    """Writes the shards of a share and returns their description; see `prepare`."""
-    splits = [name for name in SPLITS if any(p.split == name for p in items)]
-    writers = {name: records.RecordWriter(output, name, partition.prefix) for name in splits}
-    items = items[partition.process :: partition.processes]
-    skipped = []
-    progress = Progress("preparing", len(items))
-    everything = load_all([item.load for item in items], workers)
-    for done, (item, record) in enumerate(zip(items, everything, strict=True), start=1):
-        if isinstance(record, UserError):
-            skipped.append({"file": item.name, "reason": images.printable(str(record))})
-        else:
-            found = bool(record.people.any())
-            writers[item.split].add_packed(scenes.pack(record), 0, found)
-        progress.update(done)
-    for writer in writers.values():
-        writer.close()
-    return {
-        "version": records.VERSION,
-        "kind": "people",
-        "classes": ["person"],
-        "seed": seed,
-        "splits": {name: writer.summary(["person"]) for name, writer in writers.items()},
-        "skipped": skipped,
-    }
-
-
-def _stage(source: str, seed: int) -> list[SceneItem]:
+def _stage_items(source: str, seed: int) -> list[SceneItem]:
     return [
-        SceneItem(f"scene {item.group}/{item.index}", item.split, partial(_draw, seed, item))
+        SceneItem(f"scene {item.group}/{item.index}", item.split, partial(_render, seed, item))
         for item in stage.plan_scenes(source.removeprefix("stage:"), seed)
     ]
 
 
-def _draw(seed: int, item: stage.PlannedScene) -> scenes.SceneRecord:
+def _render(seed: int, item: stage.PlannedScene) -> scenes.SceneRecord:
     scene = stage.render_scene(seed, item.group, item.index, motions=item.motions)
-    return of_scene(scene, f"scene {item.group}/{item.index}")
+    return record_from_scene(scene, f"scene {item.group}/{item.index}")
 
 
-def of_scene(scene: stage.Scene, name: str) -> scenes.SceneRecord:
-    """The record of a scene of StageDance."""
+def record_from_scene(scene: stage.Scene, name: str) -> scenes.SceneRecord:
+    """Converts a rendered scene to a record."""
     keypoints = np.stack([dancer.keypoints for dancer in scene.dancers])
     boxes = [crop.tight_box(k) if k.any() else (0, 0, 0, 0) for k in keypoints]
     return scenes.SceneRecord(
@@ -113,7 +108,7 @@ def of_scene(scene: stage.Scene, name: str) -> scenes.SceneRecord:
     )
 
 
-def _coco(folder: Path) -> list[SceneItem]:
+def _coco_items(folder: Path) -> list[SceneItem]:
     files = sorted(folder.glob("annotations/person_keypoints_*.json"))
     if not files:
         raise UserError(
@@ -122,63 +117,63 @@ def _coco(folder: Path) -> list[SceneItem]:
         )
     items = []
     for file in files:
-        part = file.stem.removeprefix("person_keypoints_")
-        split = next((name for name in SPLITS if part.startswith(name)), None)
+        subset = file.stem.removeprefix("person_keypoints_")
+        split = next((name for name in SPLITS if subset.startswith(name)), None)
         if split is None:
             raise UserError(f"{file}: its name must go on with one of {', '.join(SPLITS)}")
         for image, annotations in read_annotations(file):
-            if split == "train" and not annotations:  # as OpenPose was trained
+            if split == "train" and not annotations:  # as in OpenPose's training
                 continue
-            path = folder / part / image["file_name"]
+            path = folder / subset / image["file_name"]
             load = partial(_read, path, annotations)
             items.append(SceneItem(images.printable(str(path)), split, load))
     return items
 
 
 def read_annotations(file: Path) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """The images of a COCO key-point annotation file, each with the annotations of its people.
+    """Reads the images of a COCO key-point annotation file, each with its annotations.
 
     Raises:
-        UserError: not such a file.
+        UserError: the file is not a COCO key-point annotation file.
     """
     try:
         content = json.loads(file.read_text())
         by_image = defaultdict(list)
         for annotation in content["annotations"]:
             _check_segmentation(annotation["segmentation"])
-            found = {
+            checked = {
                 "keypoints": np.reshape(np.asarray(annotation["keypoints"], float), (17, 3)),
                 "bbox": np.reshape(np.asarray(annotation["bbox"], float), 4),
                 "area": float(annotation["area"]),
                 "iscrowd": bool(int(annotation["iscrowd"])),
                 "segmentation": annotation["segmentation"],
             }
-            by_image[annotation["image_id"]].append(found)
+            by_image[annotation["image_id"]].append(checked)
         for image in content["images"]:
             if not isinstance(image["file_name"], str):
                 raise ValueError(f"the file name {image['file_name']!r}")
         return [(image, by_image[image["id"]]) for image in content["images"]]
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
-    except _NOT_ANNOTATIONS as error:
+    except _MALFORMED as error:
         raise UserError(f"{file}: not COCO key-point annotations ({error!r})") from error
 
 
-_NOT_ANNOTATIONS = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError,
-                    RecursionError, MemoryError)  # fmt: skip
-_FARTHEST = 1e5  # pixels, for OpenCV's drawing
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError,
+              RecursionError, MemoryError)  # fmt: skip
+_MAX_COORDINATE = 1e5  # pixels; OpenCV's drawing overflows beyond
 
 
 def _check_segmentation(segmentation: Any) -> None:
-    """Raises ValueError, TypeError or KeyError for what `_mask` could not draw."""
+    """Raises ValueError, TypeError or KeyError if `_mask` cannot draw a segmentation."""
     if not isinstance(segmentation, dict):
         for polygon in segmentation:
             if not np.isfinite(np.reshape(np.asarray(polygon, float), (-1, 2))).all():
-                raise ValueError("a polygon with a corner that is nowhere")
+                raise ValueError("a polygon with a corner that is not finite")
     else:
         runs, (height, width) = segmentation["counts"], segmentation["size"]
         if any(type(n) is not int or n < 0 for n in (*runs, height, width)):
-            raise ValueError("run lengths that are no whole numbers")
+            raise ValueError("run lengths that are not whole numbers")
         if height * width != sum(runs):
             raise ValueError("run lengths that do not fill the image")
 
@@ -188,8 +183,8 @@ def _read(path: Path, annotations: list[dict[str, Any]]) -> scenes.SceneRecord:
     height, width = image.shape[:2]
     joints = [a["keypoints"] for a in annotations]
     keypoints = skeleton.to_coco18(np.array(joints, np.float32).reshape(-1, 17, 3))
-    keypoints[..., 2] = keypoints[..., 2] > 0  # labelled, whether in sight or not
-    unknown = [
+    keypoints[..., 2] = keypoints[..., 2] > 0  # labeled, visible or not
+    unlabeled = [
         a["segmentation"]
         for a, person in zip(annotations, keypoints, strict=True)
         if a["iscrowd"] or not person.any()
@@ -200,24 +195,26 @@ def _read(path: Path, annotations: list[dict[str, Any]]) -> scenes.SceneRecord:
         boxes=np.array([a["bbox"] for a in annotations], np.float32).reshape(-1, 4),
         areas=np.array([a["area"] for a in annotations], np.float32),
         crowd=np.array([a["iscrowd"] for a in annotations], bool),
-        mask=_mask(unknown, height, width, path) if unknown else None,
+        mask=_mask(unlabeled, height, width, path) if unlabeled else None,
         name=images.printable(str(path.name)),
     )
 
 
 def _mask(segmentations: list[Any], height: int, width: int, path: Path) -> np.ndarray:
-    """uint8 [H, W], 0 inside the segmentations (polygons or run lengths) and 255 elsewhere."""
+    """Mask uint8 [H, W]: 0 inside the segmentations (polygons or run lengths), 255 elsewhere."""
     result = np.full((height, width), 255, np.uint8)
     for segmentation in segmentations:
         if isinstance(segmentation, dict):
-            # Lengths of runs down the columns, by turns outside and inside.
+            # Column-wise run lengths, alternating outside and inside.
             counts = segmentation["counts"]
             if segmentation["size"] != [height, width]:
-                raise UserError(f"{path}: is not of the size that its annotations are for")
+                raise UserError(f"{path}: its size is not that of its annotations")
             inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
             result[inside.reshape(width, height).T] = 0
         else:
             corners = [np.reshape(np.asarray(p, float), (-1, 2)) for p in segmentation]
-            polygons = [c.clip(-_FARTHEST, _FARTHEST).round().astype(np.int32) for c in corners]
+            polygons = [
+                c.clip(-_MAX_COORDINATE, _MAX_COORDINATE).round().astype(np.int32) for c in corners
+            ]
             cv2.fillPoly(result, [polygon for polygon in polygons if len(polygon)], 0)
     return result

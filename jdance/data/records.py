@@ -1,22 +1,22 @@
-"""The data set on disk: ArrayRecord shards of examples, and dataset.json that describes them.
+"""Data sets on disk: ArrayRecord shards of examples, described by dataset.json.
 
 One record is a msgpack map:
-    image       JPEG of the crop, 256x256 RGB; absent in data sets of skeletons only
-    keypoints   float32 [J, 3], or [T, J, 3] of a sequence of T frames, as bytes, little endian:
+    image       JPEG of the crop, 256x256 RGB; absent in data sets of skeletons
+    keypoints   float32 [J, 3], or [T, J, 3] for a sequence of T frames, little-endian bytes:
                 x, y in pixels of the crop, score
-    shape       that shape
+    shape       shape of the key points
     label       index into dataset.json's classes
-    group       what must not be divided between splits, such as the video's name
-    source      the file that the example comes from
-    person      which person of the file, counted from the left
+    group       examples of a group share a split, such as the frames of a video
+    source      the file of the example
+    person      index of the person in the file, counted from the left
 
-Data sets for pose networks hold whole images instead; see `people`.
+Data sets for pose networks hold whole images instead; see `scenes`.
 
 dataset.json: {"version", "kind" ("persons" or "people"), "classes", "layout", "sequences", "pose",
 "seed", "splits": {name: {"count", "people_found", "per_class", "shards", "checksums"}}, "skipped":
-[{"file", "reason"}], "unmatched"}. The layout says what the J joints are, by its name in
-`jdance.skeleton.LAYOUTS`; data sets of people have no layout and no sequences. The checksums are
-the shards' SHA-256; nothing of a shard is read before it has been compared.
+[{"file", "reason"}], "unmatched"}. "layout" names the J joints (a key of
+`jdance.skeleton.LAYOUTS`); data sets of people have neither layout nor sequences. The SHA-256
+checksum of a shard is verified before the shard is read.
 """
 
 import hashlib
@@ -47,10 +47,7 @@ _RECORDS_PER_SHARD = 2048
 
 @dataclass(frozen=True)
 class Example:
-    """One person and its motion.
-
-    `image` is JPEG, `keypoints` float32 [J, 3] or [T, J, 3] in pixels of the crop.
-    """
+    """One person with a motion label; the fields are those of the record."""
 
     keypoints: np.ndarray
     label: int
@@ -61,6 +58,7 @@ class Example:
 
 
 def pack(example: Example) -> bytes:
+    """Serializes an example."""
     record = {
         "keypoints": example.keypoints.astype("<f4").tobytes(),
         "shape": example.keypoints.shape,
@@ -75,12 +73,12 @@ def pack(example: Example) -> bytes:
 
 
 def unpack(data: bytes) -> Example:
-    """The example of a record.
+    """Deserializes an example; its key points are cleaned of non-finite values.
 
     Raises:
-        UserError: it is none.
+        UserError: the record is damaged.
     """
-    with reading():
+    with damaged_record_errors():
         record = msgpack.unpackb(data)
         keypoints = np.frombuffer(record["keypoints"], "<f4").reshape(record["shape"])
         label, image, person = record["label"], record.get("image"), record["person"]
@@ -89,8 +87,7 @@ def unpack(data: bytes) -> Example:
         if not (isinstance(label, int) and 0 <= label < 2**31 and isinstance(person, int)):
             raise ValueError(f"label {label!r}, person {person!r}")
         if not isinstance(image, bytes | None):
-            raise ValueError("an image that is no bytes")
-        # Cleaned, as everything from outside is: no coordinate that is not finite.
+            raise ValueError("an image of a wrong type")
         return Example(
             skeleton.clean(keypoints), label, image, str(record["group"]), str(record["source"]),
             person,
@@ -98,38 +95,38 @@ def unpack(data: bytes) -> Example:
 
 
 @contextmanager
-def reading() -> Iterator[None]:
-    """Tells in one line what is wrong with a record."""
+def damaged_record_errors() -> Iterator[None]:
+    """Turns exceptions of a damaged record into UserError."""
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
         raise UserError(f"a damaged record ({error}); prepare the data again") from error
     except (msgpack.UnpackException, RecursionError) as error:
-        raise UserError("a record that is no msgpack map; prepare the data again") from error
+        raise UserError("a record that is not a msgpack map; prepare the data again") from error
 
 
 def decode_image(data: bytes, factor: int = 1) -> np.ndarray:
-    """The image of a stored crop, uint8 RGB [SIZE / factor, SIZE / factor, 3].
+    """Decodes a stored crop at 1 / factor of its size: uint8 RGB [SIZE / factor, SIZE / factor, 3].
 
-    The factor is 1, 2 or 4; the decoder does less work for a smaller image.
+    The factor is 1, 2 or 4; decoding a smaller image is faster.
 
     Raises:
-        UserError: it is none, or of another size.
+        UserError: the image is damaged or has another size.
     """
-    # The names with GRAYSCALE stand for the size alone; those with COLOR would mean BGR.
+    # The GRAYSCALE flags only select the size here; the COLOR ones would select BGR, too.
     reduced = {1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4}[factor]
     image = images.decode(data, cv2.IMREAD_COLOR_RGB | reduced)
     side = crop.SIZE // factor
     if image is None or image.shape != (side, side, 3):
         raise UserError(
-            f"a record holds a damaged image, or one that is not {crop.SIZE} pixels wide and "
-            "high; prepare the data again"
+            f"a record holds an image that is damaged or not {crop.SIZE} x {crop.SIZE} pixels; "
+            "prepare the data again"
         )
     return image
 
 
 class RecordWriter:
-    """Writes the examples of one split into shards, and counts them."""
+    """Writes and counts the examples of one split, in shards."""
 
     def __init__(self, folder: Path, split: str, prefix: str = ""):
         self._folder, self._name = folder, prefix + split
@@ -140,9 +137,11 @@ class RecordWriter:
         self.people_found = 0
 
     def add(self, example: Example) -> None:
+        """Writes an example."""
         self.add_packed(pack(example), example.label, bool(example.keypoints.any()))
 
     def add_packed(self, record: bytes, label: int, people_found: bool) -> None:
+        """Writes a serialized example."""
         if len(self.labels) % _RECORDS_PER_SHARD == 0:
             self.close()
             name = f"{self._name}-{len(self.shards):05}.array_record"
@@ -159,6 +158,7 @@ class RecordWriter:
         self.people_found += people_found
 
     def close(self) -> None:
+        """Finishes the current shard and computes its checksum."""
         if self._writer is not None:
             path = self._folder / self.shards[-1]
             try:
@@ -171,6 +171,7 @@ class RecordWriter:
             self.checksums.append(checksum(path))
 
     def summary(self, classes: list[str]) -> dict[str, Any]:
+        """The split's entry in dataset.json."""
         counts = np.bincount(self.labels, minlength=len(classes))
         return {
             "count": len(self.labels),
@@ -181,20 +182,31 @@ class RecordWriter:
         }
 
 
+@contextmanager
+def open_writers(
+    folder: Path, splits: Iterable[str], prefix: str = ""
+) -> Iterator[dict[str, RecordWriter]]:
+    """Opens a writer per split, and closes them if the block succeeds."""
+    writers = {name: RecordWriter(folder, name, prefix) for name in splits}
+    yield writers
+    for writer in writers.values():
+        writer.close()
+
+
 def checksum(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
+    """SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def labels(source: Any) -> np.ndarray:
-    """The labels int64 [N] of N packed examples."""
-    with reading():
+def read_labels(source: Any) -> np.ndarray:
+    """Labels int64 [N] of N packed examples."""
+    with damaged_record_errors():
         return np.array([msgpack.unpackb(source[i])["label"] for i in range(len(source))], np.int64)
 
 
 class Shards:
-    """Random access to the packed examples of a split; damage is told in one line."""
+    """Random access to the packed examples of a split; damage raises UserError."""
 
     def __init__(self, paths: list[str]):
         self._paths, self._records = paths, ArrayRecordDataSource(paths)
@@ -213,12 +225,12 @@ class Shards:
 
 
 def _problem(info: Any) -> str:
-    """What is wrong with the content of a dataset.json; empty if nothing is."""
+    """Describes what is invalid in the content of a dataset.json; "" if it is valid."""
     if not isinstance(info, dict) or info.get("version") != VERSION:
         return "another version"
     classes, splits, kind = info.get("classes"), info.get("splits"), info.get("kind")
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        return "classes that are no names"
+        return "classes that are not names"
     if kind not in ("persons", "people"):
         return f"of the kind {kind!r}"
     if kind == "persons" and not (
@@ -230,9 +242,9 @@ def _problem(info: Any) -> str:
     if not isinstance(splits, dict):
         return "no splits"
     for name, part in splits.items():
-        # Names of splits and shards become names of files: of this folder alone.
+        # Split and shard names become file names; they must stay inside the folder.
         if not re.fullmatch(r"[\w-]{1,50}", name) or not isinstance(part, dict):
-            return f"a split {name[:60]!r}"
+            return f"an invalid split {name[:60]!r}"
         shards, checksums = part.get("shards"), part.get("checksums")
         if type(part.get("count")) is not int or part["count"] < 0:
             return f"split {name!r} has no count"
@@ -240,26 +252,26 @@ def _problem(info: Any) -> str:
             isinstance(shard, str) and re.fullmatch(r"[\w-]+\.array_record", shard)
             for shard in shards
         ):
-            return f"split {name!r} has impossible names of shards"
+            return f"split {name!r} has invalid shard names"
         if checksums is not None and not (
             isinstance(checksums, list)
             and len(checksums) == len(shards)
             and all(isinstance(digest, str) for digest in checksums)
         ):
-            return f"split {name!r} has not a checksum for each shard"
+            return f"split {name!r} lacks a checksum for each shard"
     return ""
 
 
 class Dataset:
-    """A prepared data set: its description, and its examples by split.
+    """A prepared data set.
 
     Args:
-        folder: that launch/prepare.py wrote.
-        kind: "persons" (crops with motions) or "people" (whole images, for pose networks); "":
+        folder: the output folder of launch/prepare.py.
+        kind: "persons" (crops with motions), "people" (whole images, for pose networks), or "" for
             either.
 
     Raises:
-        UserError: the folder holds no data set of that kind, or a part of it is missing.
+        UserError: the folder has no valid data set of that kind.
     """
 
     def __init__(self, folder: str | Path, kind: str = "persons"):
@@ -287,7 +299,7 @@ class Dataset:
         found = self.info["kind"]
         if kind not in (found, ""):
             raise UserError(f"{path}: holds {found}, not {kind}; see --task in launch/prepare.py")
-        self._sound: set[str] = set()  # shards whose checksums have been compared
+        self._verified: set[str] = set()  # shards with correct checksums
 
     @property
     def classes(self) -> list[str]:
@@ -299,34 +311,34 @@ class Dataset:
 
     @property
     def sequences(self) -> bool:
-        """Whether the examples are sequences of skeletons rather than single ones."""
+        """Whether the examples are sequences of skeletons."""
         return self.info["sequences"]
 
     def count(self, split: str) -> int:
-        """The number of examples in a split; 0 if there is no such split."""
+        """Number of examples in a split; 0 if it does not exist."""
         return self.info["splits"].get(split, {}).get("count", 0)
 
     def fingerprint(self) -> str:
-        """Tells this data set from others, wherever it lies: a digest of what describes it."""
+        """Digest that identifies the data set, independent of its location."""
         described = {name: self.info.get(name) for name in ("classes", "layout", "pose", "seed")}
         shards = [name for part in self.info["splits"].values() for name in part["shards"]]
         sizes = [(self.folder / name).stat().st_size for name in shards]
         text = json.dumps([described, self.info["splits"], sizes], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def check(self, splits: Iterable[str] = ()) -> None:
-        """Compares the checksums of the shards of these splits, of all by default; each once.
+    def verify_checksums(self, splits: Iterable[str] = ()) -> None:
+        """Verifies the checksums of the shards of some splits (default: all), each shard once.
 
-        Data sets that were prepared before there were checksums pass.
+        Data sets without checksums (from before these existed) pass.
 
         Raises:
-            UserError: names the first shard that is missing or not as it was written.
+            UserError: names the first shard that is missing or damaged.
         """
-        for problem in self.damage(splits):
+        for problem in self.find_damage(splits):
             raise UserError(f"{problem}; prepare the data again")
 
-    def damage(self, splits: Iterable[str] = ()) -> Iterator[str]:
-        """A line for each shard that is missing or not as it was written, see `check`."""
+    def find_damage(self, splits: Iterable[str] = ()) -> Iterator[str]:
+        """Yields a message for each shard that is missing or damaged, see `verify_checksums`."""
         parts = [self.info["splits"].get(name, {}) for name in splits or self.info["splits"]]
         known = {
             shard: digest
@@ -334,45 +346,47 @@ class Dataset:
             for shard, digest in zip(
                 part.get("shards", []), part.get("checksums", part.get("shards", [])), strict=True
             )
-            if shard not in self._sound
+            if shard not in self._verified
         }
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # hashing runs in parallel
-            found = pool.map(self._damage_of, known, known.values())
-            for shard, problem in zip(known, found, strict=True):
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # hashing releases the GIL
+            problems = pool.map(self._shard_damage, known, known.values())
+            for shard, problem in zip(known, problems, strict=True):
                 if problem:
                     yield problem
                 else:
-                    self._sound.add(shard)
+                    self._verified.add(shard)
 
-    def _damage_of(self, shard: str, expected: str) -> str:
+    def _shard_damage(self, shard: str, expected: str) -> str:
         path = self.folder / shard
         try:
             found = checksum(path)
         except FileNotFoundError:
             return f"{path}: shard is missing"
         except OSError as error:
-            if exit_status(error) != 1:  # the disk fails, not the shard
+            if exit_status(error) != 1:  # a disk failure, not a damaged shard
                 raise
             return f"{path}: a shard that cannot be read ({error.strerror})"
-        # Without checksums the shard's own name stands in their place.
+        # Without checksums, `expected` is the shard's name.
         good = expected in (shard, found)
-        return "" if good else f"{path}: a shard that is damaged (its checksum is another one)"
+        return "" if good else f"{path}: a shard that is damaged (wrong checksum)"
 
-    def trust(self) -> None:
-        """Takes the checksums as compared: by another process that has the same files."""
-        self._sound.update(name for part in self.info["splits"].values() for name in part["shards"])
+    def mark_verified(self) -> None:
+        """Skips further checksums, because another process with the same files verified them."""
+        self._verified.update(
+            name for part in self.info["splits"].values() for name in part["shards"]
+        )
 
-    def source(self, split: str) -> "Shards":
+    def source(self, split: str) -> Shards:
         """Random access to the packed examples of a split.
 
         Raises:
-            UserError: there is no such split, or one of its shards is missing or damaged.
+            UserError: the split is empty, or one of its shards is missing or damaged.
         """
         if not self.count(split):
             known = ", ".join(name for name, part in self.info["splits"].items() if part["count"])
             raise UserError(f"{self.folder}: no examples in split {split!r}; it has {known}")
         paths = [self.folder / name for name in self.info["splits"][split]["shards"]]
-        self.check([split])
+        self.verify_checksums([split])
         try:
             source = Shards([str(path) for path in paths])
             complete = len(source) == self.count(split)

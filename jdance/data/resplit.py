@@ -1,11 +1,10 @@
-"""The same examples divided anew: by video, or by frame as the paper divides them."""
+"""Redistributes the examples of a data set, by video or (as in the paper) by frame."""
 
 import json
 from pathlib import Path
 from typing import NamedTuple
 
 from jdance.data import records, shards, splits
-from jdance.data.prepare import claimed, finish
 from jdance.data.records import Dataset
 
 
@@ -14,24 +13,24 @@ class _Item(NamedTuple):
     example: records.Example
 
 
-def divided_groups(dataset: Dataset) -> int:
-    """How many groups (videos) have examples in more than one split."""
-    places: dict[str, set[str]] = {}
+def count_leaking_groups(dataset: Dataset) -> int:
+    """Number of groups (videos) with examples in more than one split."""
+    found: dict[str, set[str]] = {}
     for split in dataset.info["splits"]:
         for item in _items(dataset, split):
-            places.setdefault(item.example.group, set()).add(split)
-    return sum(len(found) > 1 for found in places.values())
+            found.setdefault(item.example.group, set()).add(split)
+    return sum(len(names) > 1 for names in found.values())
 
 
 def resplit(dataset: Dataset, output: Path, by: str, seed: int) -> None:
-    """Writes a data set of all examples of another one, with splits of the same sizes drawn anew.
+    """Writes a copy of a data set with newly drawn splits of the same sizes.
 
     Args:
         dataset: of persons.
-        output: a new or empty folder, or one in which this was interrupted.
-        by: "video" keeps groups together, "frame" only the examples of one image: the frames of
-            a video are then in several splits (the paper's way, which leaks).
-        seed: of the draw.
+        output: a new or empty folder, or that of an interrupted run with the same arguments.
+        by: "video" keeps groups together; "frame" keeps only the examples of an image together, so
+            that frames of a video leak into other splits (as in the paper).
+        seed: of the splits.
 
     Raises:
         UserError: the folder is in use, or a split cannot be read.
@@ -43,17 +42,15 @@ def resplit(dataset: Dataset, output: Path, by: str, seed: int) -> None:
     units = [item.example.group if by == "video" else item.example.source for item in items]
     drawn = splits.draw(labels, units, fractions, seed)
 
-    with claimed(output, shards.Partition()) as marker:
-        assert isinstance(marker, Path)  # there is one share
-        writers = {name: records.RecordWriter(output, name) for name in names}
-        for (data, example), name in zip(items, drawn, strict=True):
-            writers[name].add_packed(data, example.label, bool(example.keypoints.any()))
-        for writer in writers.values():
-            writer.close()
+    partition = shards.Partition()
+    with shards.output_folder(output, partition):
+        with records.open_writers(output, names) as writers:
+            for (data, example), name in zip(items, drawn, strict=True):
+                writers[name].add_packed(data, example.label, bool(example.keypoints.any()))
         info = json.loads(json.dumps(dataset.info))
         info["splits"] = {name: writer.summary(dataset.classes) for name, writer in writers.items()}
         info["seed"] = seed
-        finish(marker, info, shards.Partition())
+        shards.write_info(output, partition, info)
 
 
 def _items(dataset: Dataset, split: str) -> list[_Item]:

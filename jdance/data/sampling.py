@@ -1,4 +1,4 @@
-"""How often each class is drawn in training: balanced, or more where the network is weak."""
+"""Class-balanced and confusion-weighted sampling of training examples."""
 
 from collections.abc import Sequence
 
@@ -10,20 +10,19 @@ SAMPLINGS = ("shuffled", "balanced", "confusion")
 
 
 def balanced(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Equal shares float64 [M] for the classes that occur in labels int [N], 0 for the others."""
-    there = np.bincount(labels, minlength=classes) > 0
-    return there / there.sum()
+    """Equal probabilities float64 [M] for the classes that occur in labels int [N]."""
+    present = np.bincount(labels, minlength=classes) > 0
+    return present / present.sum()
 
 
-def steered(confusion: np.ndarray, strength: float) -> np.ndarray:
-    """Shares float64 [M] that grow with the errors of each class.
+def confusion_weighted(confusion: np.ndarray, strength: float) -> np.ndarray:
+    """Probabilities float64 [M] proportional to 1 + strength * (error rate of the class).
 
-    The paper (Shen et al., 2021) only sketches a sampling that follows the confusion matrix. Here
-    the share of a class is in proportion to 1 + strength x (part of it that is taken for others).
+    The paper (Shen et al., 2021) only sketches sampling by the confusion matrix.
 
     Args:
-        confusion: counts [M, M] (true class, guess); a class that does not occur gets no share.
-        strength: 0 gives equal shares.
+        confusion: counts [M, M] (true, predicted); classes without examples get probability 0.
+        strength: 0 gives equal probabilities.
     """
     counts = confusion.sum(1)
     errors = 1 - confusion.diagonal() / np.maximum(counts, 1e-9)
@@ -32,30 +31,30 @@ def steered(confusion: np.ndarray, strength: float) -> np.ndarray:
 
 
 class Order:
-    """An endless order of N examples in which each class has a given share.
+    """An endless order of N examples with given class fractions.
 
-    It is a pure function of the place. In each epoch of N places every class gets its share, and
-    every example of a class comes equally often, give or take one.
+    It is a pure function of the position. The fractions hold in every epoch of N positions, and
+    the numbers of occurrences of a class's examples differ by at most one.
 
     Args:
-        labels: int [N], of the examples.
-        shares: float [M] with sum 1.
+        labels: of the examples, int [N].
+        fractions: fraction drawn of each class, float [M] with sum 1.
         seed: of the shuffles.
     """
 
-    def __init__(self, labels: np.ndarray, shares: Sequence[float] | np.ndarray, seed: int):
-        self._members = [np.flatnonzero(labels == label) for label in range(len(shares))]
-        self._quotas = _whole(np.asarray(shares, float) * len(labels))
+    def __init__(self, labels: np.ndarray, fractions: Sequence[float] | np.ndarray, seed: int):
+        self._members = [np.flatnonzero(labels == label) for label in range(len(fractions))]
+        self._quotas = _round_to_sum(np.asarray(fractions, float) * len(labels))
         self._count, self._seed = len(labels), seed
         self._epochs: dict[int, np.ndarray] = {}
 
-    def __call__(self, place: int) -> int:
-        """The example at a place."""
-        number, within = divmod(place, self._count)
+    def __call__(self, position: int) -> int:
+        """Index of the example at a position."""
+        number, within = divmod(position, self._count)
         epoch = self._epochs.get(number)
         if epoch is None:
             epoch = self._draw(number)
-            # Readers look a little ahead: two epochs at a time are in use.
+            # Prefetching uses two epochs at a time.
             self._epochs = {n: e for n, e in self._epochs.items() if abs(n - number) == 1}
             self._epochs[number] = epoch
         return int(epoch[within])
@@ -69,8 +68,8 @@ class Order:
         return rng.permutation(np.concatenate(drawn))
 
 
-def _whole(wanted: np.ndarray) -> np.ndarray:
-    """Whole numbers with the same sum as `wanted`, by largest remainders."""
+def _round_to_sum(wanted: np.ndarray) -> np.ndarray:
+    """Rounds to integers with the same sum, by largest remainders."""
     result = np.floor(wanted + 1e-9).astype(int)
     missing = round(float(wanted.sum())) - int(result.sum())
     result[np.argsort(result - wanted, kind="stable")[:missing]] += 1

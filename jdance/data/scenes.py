@@ -1,14 +1,14 @@
-"""Whole images with everybody in them: what pose networks are trained and judged on.
+"""Records of whole images with all people in them, for training and evaluating pose networks.
 
 One record is a msgpack map:
-    image       the image's file, as it came or JPEG
-    people      float32 [M, 18, 3] as bytes, little endian: x, y in pixels of the image, score 1;
-                somebody without a labelled joint is all zeros
+    image       the original image file, or JPEG
+    people      float32 [M, 18, 3], little-endian bytes: x, y in pixels of the image, score 1;
+                all zeros for people without labeled joints
     boxes       float32 [M, 4]: x, y, width, height
-    areas       float32 [M]: how many pixels show the person
-    crowd       bool [M]: not one person but a crowd
-    mask        PNG of the image's size, 0 where nothing is known of the people there; or None
-    name        the image's name
+    areas       float32 [M], in pixels
+    crowd       bool [M], True for groups of people
+    mask        PNG of the image's size, 0 where people are not annotated; or None
+    name        name of the image
 """
 
 from dataclasses import dataclass
@@ -35,6 +35,7 @@ class SceneRecord:
 
 
 def pack(record: SceneRecord) -> bytes:
+    """Serializes a scene."""
     mask = None
     if record.mask is not None:
         mask = cv2.imencode(".png", record.mask)[1].tobytes()
@@ -52,25 +53,25 @@ def pack(record: SceneRecord) -> bytes:
 
 
 def unpack(data: bytes) -> SceneRecord:
-    """The image of a record.
+    """Deserializes a scene.
 
     Raises:
-        UserError: it is none.
+        UserError: the record is damaged.
     """
-    with records.reading():
+    with records.damaged_record_errors():
         record = msgpack.unpackb(data)
         image, mask = record["image"], record["mask"]
         if not isinstance(image, bytes):
-            raise ValueError("an image that is no bytes")
+            raise ValueError("an image of a wrong type")
         if mask is not None:
             mask = images.decode(mask, cv2.IMREAD_GRAYSCALE)
             if mask is None:
-                raise ValueError("its mask is no image")
-        found = np.frombuffer(record["people"], "<f4").reshape(-1, skeleton.NUM_JOINTS, 3)
+                raise ValueError("its mask is not an image")
+        people = np.frombuffer(record["people"], "<f4").reshape(-1, skeleton.NUM_JOINTS, 3)
         boxes = np.frombuffer(record["boxes"], "<f4").reshape(-1, 4)
         areas = np.frombuffer(record["areas"], "<f4")
         crowd = np.frombuffer(record["crowd"], np.uint8) != 0
-        if not len(found) == len(boxes) == len(areas) == len(crowd):
-            raise ValueError("not as many boxes as people")
+        if not len(people) == len(boxes) == len(areas) == len(crowd):
+            raise ValueError("different numbers of boxes and people")
         name = str(record["name"])
-        return SceneRecord(image, skeleton.clean(found), boxes, areas, crowd, mask, name)
+        return SceneRecord(image, skeleton.clean(people), boxes, areas, crowd, mask, name)

@@ -1,36 +1,43 @@
-"""A data set that several processes write: each its share, and whoever is last joins them.
+"""Output folders of data sets, written by one process or by several independent ones.
 
-No process waits for another and nothing is locked: a finished part is a file that appears at once,
-and joining all of them gives the same dataset.json, whoever does it, and if several do.
+Processes neither wait for each other nor share locks. Each one writes the shards of its partition
+and then, atomically, a description of them. Whoever finds all descriptions merges them into
+dataset.json; the result is the same if several do.
 """
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jdance import files, lock
 from jdance.errors import UserError
 
-Info = dict[str, Any]
+Info = dict[str, Any]  # the content of dataset.json, or of a partition's description
+
+LOCK = "prepare.lock"  # held while a process writes
+_FINISHED = "holds a data set already; remove it or choose another --output"
 
 
 class Partition(NamedTuple):
-    """Process `process` of `processes`, which takes the inputs process, process + processes, ..."""
+    """The inputs process, process + processes, process + 2 * processes, ..."""
 
     process: int = 0
     processes: int = 1
 
     @property
     def prefix(self) -> str:
-        """What the names of this share's shards begin with; empty where there is one process."""
+        """Prefix of this partition's file names; empty for a single process."""
         return f"part{self.process:05}of{self.processes:05}-" if self.processes > 1 else ""
 
 
 def partition(process: int | None, processes: int | None) -> Partition:
-    """The share that flags name.
+    """The partition given by the flags --process_id and --num_processes.
 
     Raises:
-        UserError: they make no sense together.
+        UserError: the values are inconsistent.
     """
     if process is None and processes is None:
         return Partition()
@@ -42,77 +49,108 @@ def partition(process: int | None, processes: int | None) -> Partition:
     return Partition(process, processes)
 
 
-LOCK = "prepare.lock"  # held by whoever writes
+@contextmanager
+def output_folder(output: Path, partition: Partition) -> Iterator[Info | None]:
+    """Locks and creates an output folder, and removes what an interrupted run left in it.
 
-
-def _file(folder: Path, partition: Partition) -> Path:
-    return folder / f"{partition.prefix}info.json"
-
-
-def claim(folder: Path, partition: Partition) -> Info | None:
-    """Makes the folder ready for a share; what an interrupted run of it left is removed.
-
-    Returns:
-        None; or, if that share is done already, what `finish` returns.
+    Yields:
+        None; or the description, if this partition is finished already.
 
     Raises:
-        UserError: the folder holds something else, or a data set of another number of processes.
+        UserError: the folder is in use, not empty, or holds a finished or a different data set.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if _file(folder, partition).exists():
-            return join(folder, partition) or json.loads(_file(folder, partition).read_text())
-        if (folder / "dataset.json").exists():
+    with lock.held(output, name=f"{partition.prefix}{LOCK}", flag="--output"):
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            finished = None
+            if partition.processes > 1:
+                finished = _clear_partition(output, partition)
+            else:
+                _clear(output)
+        except OSError as error:
+            raise UserError(f"{output}: cannot be written to ({error.strerror})") from error
+        yield finished
+
+
+def _clear(folder: Path) -> None:
+    marker = folder / "dataset.json.partial"
+    if (folder / "dataset.json").exists():
+        raise UserError(f"{folder}: {_FINISHED}")
+    if marker.exists():
+        for leftover in folder.glob("*.array_record"):
+            leftover.unlink()
+    elif any(path.name != LOCK for path in folder.iterdir()):
+        raise UserError(f"{folder}: is not empty; choose another --output")
+    marker.touch()
+
+
+def _clear_partition(folder: Path, partition: Partition) -> Info | None:
+    path = _info_path(folder, partition)
+    if path.exists():
+        return _merge_if_complete(folder, partition) or json.loads(path.read_text())
+    if (folder / "dataset.json").exists():
+        raise UserError(f"{folder}: {_FINISHED}")
+    for path in folder.iterdir():
+        if path.name.endswith(LOCK):
+            continue
+        if not path.name.startswith("part") or f"of{partition.processes:05}-" not in path.name:
             raise UserError(
-                f"{folder}: holds a data set already; remove it or choose another --output"
+                f"{folder}: holds {path.name}, which is not part of a data set of "
+                f"{partition.processes} processes; choose another --output"
             )
-        ending = f"of{partition.processes:05}-"
-        for path in folder.iterdir():
-            if path.name.endswith(LOCK):
-                continue
-            if not path.name.startswith("part") or ending not in path.name:
-                raise UserError(
-                    f"{folder}: holds {path.name}, which is not of {partition.processes} processes' "
-                    "work; choose another --output"
-                )
-            if path.name.startswith(partition.prefix):
-                path.unlink()
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written to ({error.strerror})") from error
+        if path.name.startswith(partition.prefix):
+            path.unlink()
     return None
 
 
-def finish(folder: Path, partition: Partition, info: Info) -> Info:
-    """Writes a share's description and returns it; the data set's, if this was its last part."""
-    _write(_file(folder, partition), info, partition)
-    return join(folder, partition) or info
+def write_info(output: Path, partition: Partition, info: Info) -> Info:
+    """Completes a partition, or the data set if no other partition is missing.
 
-
-def join(folder: Path, partition: Partition) -> Info | None:
-    """Makes dataset.json and returns its content if all parts are there, else None.
+    Returns:
+        The description of the data set, or of this partition if others are missing.
 
     Raises:
-        UserError: the parts are not of one data set.
+        UserError: the data set has no example.
     """
+    if partition.processes > 1:
+        _write(_info_path(output, partition), info, partition)
+        info = _merge_if_complete(output, partition) or info
+    complete = partition.processes == 1 or (output / "dataset.json").exists()
+    if complete and not any(split["count"] for split in info["splits"].values()):
+        message = "no usable training examples"
+        if info["skipped"]:
+            first = info["skipped"][0]
+            message += f"; the first problem: {first['file']}: {first['reason']}"
+        raise UserError(message)
+    if partition.processes == 1:
+        files.atomic_write(output / "dataset.json", json.dumps(info, indent=2) + "\n")
+    return info
+
+
+def _info_path(folder: Path, partition: Partition) -> Path:
+    return folder / f"{partition.prefix}info.json"
+
+
+def _merge_if_complete(folder: Path, partition: Partition) -> Info | None:
+    """Writes and returns dataset.json if all partitions are finished."""
     every = [Partition(number, partition.processes) for number in range(partition.processes)]
-    files = [_file(folder, part) for part in every]
-    if not all(path.exists() for path in files):
+    paths = [_info_path(folder, one) for one in every]
+    if not all(path.exists() for path in paths):
         return None
-    info = merged([json.loads(path.read_text()) for path in files])
+    info = merge([json.loads(path.read_text()) for path in paths])
     _write(folder / "dataset.json", info, partition)
     return info
 
 
-def merged(infos: list[Info]) -> Info:
-    """The description of a data set from those of its parts, in their order.
+def merge(infos: list[Info]) -> Info:
+    """Merges the descriptions of all partitions, in their order.
 
     Raises:
-        UserError: they are not of one data set.
+        UserError: they belong to different data sets.
     """
     first = infos[0]
-    own = {"splits", "skipped", "unmatched"}
     for info in infos[1:]:
-        for key in sorted(first.keys() - own):
+        for key in sorted(first.keys() - {"splits", "skipped", "unmatched"}):
             if info.get(key) != first[key]:
                 raise UserError(
                     f"the parts differ: {key} is {first[key]!r} in one and {info.get(key)!r} in "
@@ -134,14 +172,14 @@ def merged(infos: list[Info]) -> Info:
         if "whole_copies" in parts[0]:
             splits[name]["whole_copies"] = sum(part["whole_copies"] for part in parts)
     skipped = {json.dumps(entry): entry for info in infos for entry in info["skipped"]}
-    joined = first | {"splits": splits, "skipped": list(skipped.values())}
+    merged = first | {"splits": splits, "skipped": list(skipped.values())}
     if "unmatched" in first:
-        joined["unmatched"] = [name for info in infos for name in info["unmatched"]]
-    return joined
+        merged["unmatched"] = [name for info in infos for name in info["unmatched"]]
+    return merged
 
 
 def _write(path: Path, info: Info, partition: Partition) -> None:
-    """At once, and without disturbing another process that writes the same."""
+    """Writes JSON atomically, by a temporary file of this partition's own."""
     partial = path.with_name(f"{partition.prefix}{path.name}.partial")
     partial.write_text(json.dumps(info, indent=2) + "\n")
     os.replace(partial, path)

@@ -1,4 +1,4 @@
-"""Skeletons from a NumPy file: what other estimators found, alone or as sequences."""
+"""Reader of .npz files with skeletons or skeleton sequences of other pose estimators."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,23 +9,23 @@ import numpy as np
 from jdance import npz, skeleton
 from jdance.errors import UserError
 
-_FRACTION = 2.0  # of the image's size; coordinates beyond are pixels
-_TAKEN_FOR = {  # where others have as many joints
-    17: "17 joints without names are taken for COCO's, in its order",
-    25: "25 joints without names are taken for OpenPose's BODY_25, in its order",
+_MAX_FRACTION = 2.0  # of the image's size; larger coordinates are pixels
+_AMBIGUOUS = {  # joint counts that several layouts share
+    17: "17 joints without names are read as COCO's, in its order",
+    25: "25 joints without names are read as OpenPose's BODY_25, in its order",
 }
-_CENTERED = 0.25  # the least part of coordinates below zero in skeletons about an origin
+_MIN_NEGATIVE = 0.25  # min. fraction of negative coordinates in skeletons around an origin
 
 
 class Skeletons(NamedTuple):
-    """N labelled skeletons, or sequences of them.
+    """N labeled skeletons or skeleton sequences.
 
-    Fields:
-        keypoints: N arrays float32 [J, 3] or, of sequences, [T, J, 3].
+    Attributes:
+        keypoints: N arrays float32 [J, 3], or [T, J, 3] for sequences.
         labels, splits, groups: N strings each; splits and groups may be None.
-        layout: what the J joints are.
-        sequences: which of both it is.
-        notes: what a user should know of the file, a line each.
+        layout: of the J joints.
+        sequences: whether `keypoints` are sequences.
+        notes: messages for the user, one per line.
     """
 
     keypoints: list[np.ndarray]
@@ -40,25 +40,25 @@ class Skeletons(NamedTuple):
 def read(path: Path, where: str = "", split_column: str = "split") -> Skeletons:
     """Reads a .npz file of skeletons.
 
-    Single skeletons: `xy` [N, J, 2], `label` [N] and, optionally, `conf` [N, J]. Sequences: the
-    frames of all of them joined, `xy` (or `poses`) [F, J, 2], `lengths` [N], which sum to F,
-    `label` [N] and, optionally, `conf` [F, J]. Both may have `split` and `group` [N].
+    Skeletons: `xy` [N, J, 2], `label` [N] and optionally `conf` [N, J]. Sequences: the concatenated
+    frames `xy` (or `poses`) [F, J, 2], `lengths` [N] with sum F, `label` [N] and optionally `conf`
+    [F, J]. Both may have `split` and `group` [N].
 
-    `joints` [J] names the joints, in any order; see `skeleton.from_names`. Without names 17, 18, 25
+    `joints` [J] names the joints in any order, see `skeleton.from_names`. Without names, 17, 18, 25
     and 33 joints are those of COCO, COCO-18, BODY_25 and MediaPipe.
 
-    x and y are in any unit that is the same for both, y down. Where x was divided by the width of
-    an image and y by its height, as MediaPipe does, `size` [N, 2] or [2] is that width and height.
-    Without `conf` a joint is missing where it is not finite, and at (0, 0) or (-1, -1) unless the
-    skeletons lie about an origin.
+    x and y have a common unit, y points down. If x was divided by the image's width and y by its
+    height (as MediaPipe does), `size` [N, 2] or [2] gives width and height. Without `conf`, joints
+    are missing if they are not finite, and at (0, 0) or (-1, -1) unless skeletons are centered on
+    an origin.
 
     Args:
         path: the file.
-        where: "array=value": only the entries with that value in another array [N].
-        split_column: the array that tells the splits.
+        where: "array=value" selects entries by another array [N].
+        split_column: the array of splits.
 
     Raises:
-        UserError: the file is something else, or an array has another shape than it should.
+        UserError: the file has another format, or an array has a wrong shape.
     """
     arrays, notes = npz.read(path), list[str]()
     sequences = "lengths" in arrays
@@ -72,11 +72,11 @@ def read(path: Path, where: str = "", split_column: str = "split") -> Skeletons:
         raise UserError(
             f"{path}: {xy_name} {xy.shape}, label {labels.shape}: expected [N, J, 2] and [N]"
         )
-    numbers = xy.dtype.kind in "fiu" and (conf is None or conf.dtype.kind in "fiub")
-    if not numbers or labels.dtype.kind not in "fiuUb":
+    numeric = xy.dtype.kind in "fiu" and (conf is None or conf.dtype.kind in "fiub")
+    if not numeric or labels.dtype.kind not in "fiuUb":
         raise UserError(f"{path}: xy and conf must be numbers, label numbers or (unicode) strings")
     if conf is None:
-        conf = _present(xy)
+        conf = _infer_scores(xy)
     if conf.shape != xy.shape[:2]:
         raise UserError(f"{path}: conf {conf.shape}: expected {xy.shape[:2]}, as {xy_name} has")
     lengths = np.ones(len(labels), int)
@@ -88,45 +88,45 @@ def read(path: Path, where: str = "", split_column: str = "split") -> Skeletons:
             raise UserError(f"{path}: lengths sum to {lengths.sum()}, but {xy_name} has {len(xy)}")
     elif len(xy) != len(labels):
         raise UserError(f"{path}: {len(xy)} skeletons with {len(labels)} labels")
-    if "joints" not in arrays and xy.shape[1] in _TAKEN_FOR:
-        notes.append(f"{path}: {_TAKEN_FOR[xy.shape[1]]}; name them in an array `joints`, if not")
-    xy, note = _scaled(path, arrays, xy, conf, lengths)
+    if "joints" not in arrays and xy.shape[1] in _AMBIGUOUS:
+        notes.append(f"{path}: {_AMBIGUOUS[xy.shape[1]]}; if not, name them in an array `joints`")
+    xy, note = _to_common_unit(path, arrays, xy, conf, lengths)
     notes += [note] * bool(note)
-    joined, layout = _keypoints(path, arrays, np.concatenate([xy, conf[..., None]], -1))
-    keypoints = np.split(joined, np.cumsum(lengths)[:-1]) if sequences else list(joined)
-    chosen = _chosen(path, arrays, where, len(labels))
+    converted, layout = _to_layout(path, arrays, np.concatenate([xy, conf[..., None]], -1))
+    keypoints = np.split(converted, np.cumsum(lengths)[:-1]) if sequences else list(converted)
+    rows, count = _select(path, arrays, where, len(labels)), len(labels)
     return Skeletons(
-        [keypoints[i] for i in chosen],
-        [str(labels[i]) for i in chosen],
-        _column(path, arrays, split_column, chosen, len(labels), required=split_column != "split"),
-        _column(path, arrays, "group", chosen, len(labels)),
+        [keypoints[i] for i in rows],
+        [str(labels[i]) for i in rows],
+        _column(path, arrays, split_column, rows, count, required=split_column != "split"),
+        _column(path, arrays, "group", rows, count),
         layout,
         sequences,
         tuple(notes),
     )
 
 
-def _present(xy: np.ndarray) -> np.ndarray:
-    """Scores float32 [N, J] of joints [N, J, 2] that have none: 1 where a joint is there."""
+def _infer_scores(xy: np.ndarray) -> np.ndarray:
+    """Scores float32 [N, J] of joints [N, J, 2]: 1 where a joint is present."""
     finite = np.isfinite(xy).all(-1)
     marked = ((xy == 0) | (xy == -1)).all(-1) & (xy[..., 0] == xy[..., 1])
     others = xy[finite & ~marked]
-    centered = others.size and (others < 0).mean() >= _CENTERED
+    centered = others.size and (others < 0).mean() >= _MIN_NEGATIVE
     return (finite if centered else finite & ~marked).astype(np.float32)
 
 
-def _scaled(
+def _to_common_unit(
     path: Path,
     arrays: Mapping[str, np.ndarray],
     xy: np.ndarray,
     conf: np.ndarray,
     lengths: np.ndarray,
 ) -> tuple[np.ndarray, str]:
-    """Joints [F, J, 2] in a unit that is the same for x and y, and what is to be said of it."""
-    there = xy[(conf > 0) & np.isfinite(xy).all(-1)]
-    fractions = bool(there.size) and np.median(abs(there)) <= _FRACTION
+    """Scales joints [F, J, 2] so that x and y have one unit; also returns a note, if any."""
+    present = xy[(conf > 0) & np.isfinite(xy).all(-1)]
+    fractions = bool(present.size) and np.median(abs(present)) <= _MAX_FRACTION
     if "size" not in arrays:
-        inside = there.size and (there.min() >= -0.5) and np.quantile(there, 0.99) <= 1.5
+        inside = present.size and (present.min() >= -0.5) and np.quantile(present, 0.99) <= 1.5
         note = (
             f"{path}: x and y look like fractions of an image; if x was divided by its width and y "
             "by its height (as MediaPipe does), add the array `size` [N, 2] of widths and heights"
@@ -139,23 +139,23 @@ def _scaled(
         )
     if not (np.isfinite(size) & (size > 0)).all():
         raise UserError(f"{path}: size: expected widths and heights above 0")
-    if not fractions:  # pixels already
+    if not fractions:  # already pixels
         return xy, ""
     if size.shape == (len(lengths), 2):
         size = np.repeat(size, lengths, axis=0)
     return xy * (size if size.ndim == 1 else size[:, None]).astype(np.float64), ""
 
 
-def _keypoints(
+def _to_layout(
     path: Path, arrays: Mapping[str, np.ndarray], keypoints: np.ndarray
 ) -> tuple[np.ndarray, skeleton.Layout]:
-    """Key points [..., J, 3] in one of our layouts, told by the joints' names or their number."""
+    """Converts key points [..., J, 3] to a layout, by the names or the number of joints."""
     if "joints" not in arrays:
         try:
             return skeleton.to_coco18(keypoints), skeleton.COCO18
         except ValueError:
             raise UserError(
-                f"{path}: {keypoints.shape[-2]} joints, a layout that is not known; name them in "
+                f"{path}: {keypoints.shape[-2]} joints, an unknown layout; name them in "
                 "an array `joints`"
             ) from None
     joints = arrays["joints"].ravel()
@@ -170,7 +170,8 @@ def _keypoints(
         ) from None
 
 
-def _chosen(path: Path, arrays: Mapping[str, np.ndarray], where: str, count: int) -> list[int]:
+def _select(path: Path, arrays: Mapping[str, np.ndarray], where: str, count: int) -> list[int]:
+    """Indices of the entries that match `where`."""
     if not where:
         return list(range(count))
     name, _, value = where.partition("=")
@@ -184,14 +185,15 @@ def _column(
     path: Path,
     arrays: Mapping[str, np.ndarray],
     name: str,
-    chosen: list[int],
+    rows: list[int],
     count: int,
     required: bool = False,
 ) -> list[str] | None:
+    """The selected entries of an array as strings; None if it is missing."""
     if name not in arrays:
         if required:
             raise UserError(f"--split_column={name}: {path} has the arrays {', '.join(arrays)}")
         return None
     if arrays[name].shape != (count,):
         raise UserError(f"{path}: {name} {arrays[name].shape}: expected [{count}]")
-    return [str(arrays[name][i]) for i in chosen]
+    return [str(arrays[name][i]) for i in rows]

@@ -1,23 +1,52 @@
-"""Dividing images into train, val and test without dividing a group."""
+"""Names of classes and splits, and the division of images into train, val and test."""
 
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from jdance.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+def class_name(text: str) -> str:
+    """Normalizes a class name to NFC: macOS decomposes accents in file names."""
+    return unicodedata.normalize("NFC", text)
+
+
+def split_name(text: object) -> str | None:
+    """Validates the name of a split, which becomes part of file names; None if it is empty.
+
+    Standard names are case-insensitive.
+
+    Raises:
+        UserError: the name has unsafe characters or is too long.
+    """
+    name = str(text or "").strip()
+    if name.lower() in SPLITS:
+        return name.lower()
+    if name and not re.fullmatch(r"[\w-]{1,50}", name):
+        raise UserError(
+            f"split {name[:60]!r}: only letters, digits, - and _ can name one, 50 at most"
+        )
+    return name or None
 
 
 def draw(
     labels: Sequence[str], groups: Sequence[str], fractions: Mapping[str, float], seed: int
 ) -> list[str]:
-    """Draws a split for every image, stratified by class, whole groups at a time.
+    """Draws a split for every image, stratified by class, without dividing a group.
 
     Args:
-        labels: the class of each of N images; of an image with several, the first one's.
-        groups: the group of each; a group counts for the class of its first image.
-        fractions: the share of each split, such as {"train": 0.8, "val": 0.1, "test": 0.1}.
+        labels: class of each of N images (the first one, for images with several).
+        groups: group of each image; a group counts for the class of its first image.
+        fractions: size of each split, such as {"train": 0.8, "val": 0.1, "test": 0.1}.
         seed: of the shuffle.
 
     Returns:
-        N names of splits. The first split of `fractions` gets what rounding leaves over.
+        N split names. The first split of `fractions` gets the remainder.
     """
     members: dict[str, list[int]] = {}
     for i, group in enumerate(groups):

@@ -1,4 +1,4 @@
-"""Whether a data set is as it was written: checksums first, then every record."""
+"""Verifies all checksums and records of a data set."""
 
 from pathlib import Path
 
@@ -9,22 +9,22 @@ from jdance.errors import UserError
 
 
 def verify(folder: Path) -> tuple[int, list[str]]:
-    """Reads all of a data set.
+    """Reads a whole data set.
 
     Returns:
-        The number of sound examples, and a line about each shard or example that is damaged.
+        The number of valid examples, and a message per damaged shard or example.
 
     Raises:
-        UserError: the folder holds no data set.
+        UserError: the folder has no data set.
     """
     dataset = records.Dataset(folder, kind="")
-    problems = list(dataset.damage())
+    problems = list(dataset.find_damage())
     damaged = {problem.partition(":")[0] for problem in problems}
     check = _check_scene if dataset.info["kind"] == "people" else _check_crop
     good = 0
     for split, part in dataset.info["splits"].items():
         if any(str(folder / shard) in damaged for shard in part["shards"]) or not part["count"]:
-            continue  # its other shards are as they were written, or there are none
+            continue
         source = dataset.source(split)
         for i in range(len(source)):
             try:

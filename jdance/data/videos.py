@@ -1,6 +1,6 @@
-"""Videos and cameras: frames with their times in, annotated video out, and nothing held in memory.
+"""Streams the frames of videos and cameras, and writes videos.
 
-Frames of files come upright and with square pixels, see `containers`.
+Frames of files are upright and have square pixels, see `containers`.
 """
 
 import math
@@ -30,12 +30,12 @@ __all__ = ["SUFFIXES", "is_video"]
 T = TypeVar("T")
 
 _CAMERA = "camera:"
-_EPSILON = 1e-6  # seconds, for what rounding does to times
+_EPSILON = 1e-6  # seconds; tolerance for rounded times
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame: its number in the video, its time in seconds, and uint8 RGB [H, W, 3]."""
+    """A frame: index in the video, time in seconds, and image uint8 RGB [H, W, 3]."""
 
     index: int
     time: float
@@ -43,21 +43,21 @@ class Frame:
 
 
 class Video:
-    """The frames of a video file or a camera, read one after the other.
+    """Iterates over the frames of a video file or a camera.
 
     Attributes:
-        fps: frames per second; frames carry their own times.
-        size: height and width in pixels, upright.
-        count: the number of frames that there should be; 0 if that is not known.
-        problem: what could not be read so far; empty if nothing is wrong.
+        fps: nominal frames per second; frames have their own times.
+        size: height and width of upright frames in pixels.
+        count: expected number of frames; 0 if unknown.
+        problem: describes what could not be read so far; "" if nothing is wrong.
 
     Args:
         source: a file, or "camera:N".
-        every: only every Nth frame.
-        start, end: only frames of this time, in seconds; end is left out.
+        every: yield every Nth frame.
+        start, end: time range in seconds, without `end`.
 
     Raises:
-        UserError: there is no such video, or it cannot be read.
+        UserError: the video does not exist or cannot be read.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Video:
         if self.is_camera:
             self._open_camera()
             return
-        self._contents = containers.read(Path(source))
+        self._contents = containers.probe(Path(source))
         self.fps, self.size = self._contents.fps, self._contents.size
         self.count = self._contents.count
 
@@ -82,7 +82,7 @@ class Video:
         self._capture = cv2.VideoCapture(int(number))
         if not self._capture.isOpened():
             raise UserError(f"{self.name}: there is no such camera")
-        self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # what is shown should be now
+        self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # minimal latency
         fps, width, height = (
             self._capture.get(p)
             for p in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
@@ -91,47 +91,47 @@ class Video:
         self.size, self.count = (int(height), int(width)), 0
 
     def __iter__(self) -> Iterator[Frame]:
-        return self._chosen(self._camera_frames() if self.is_camera else self._file_frames())
+        return self._select(self._camera_frames() if self.is_camera else self._file_frames())
 
-    def _chosen(self, decoded: Iterator[tuple[float, Callable[[], np.ndarray]]]) -> Iterator[Frame]:
-        for index, (stamp, image) in enumerate(decoded):
-            if stamp >= self._end:
+    def _select(self, decoded: Iterator[tuple[float, Callable[[], np.ndarray]]]) -> Iterator[Frame]:
+        for index, (when, image) in enumerate(decoded):
+            if when >= self._end:
                 return
-            if stamp >= self._start and not index % self._every:
-                yield Frame(index, stamp, image())
+            if when >= self._start and not index % self._every:
+                yield Frame(index, when, image())
 
     def _camera_frames(self) -> Iterator[tuple[float, Callable[[], np.ndarray]]]:
         began = time.monotonic()
         while self._capture.grab():
-            stamp = time.monotonic() - began
+            when = time.monotonic() - began
             ok, image = self._capture.retrieve()
             if ok and image is not None and image.size:
-                yield stamp, partial(cv2.cvtColor, image, cv2.COLOR_BGR2RGB)
+                yield when, partial(cv2.cvtColor, image, cv2.COLOR_BGR2RGB)
 
     def _file_frames(self) -> Iterator[tuple[float, Callable[[], np.ndarray]]]:
         contents, errors = self._contents, []  # type: ignore[var-annotated]
         index, last = 0, -1.0
-        self._decoded = containers.frames(Path(self.name), contents, errors)
+        self._decoded = containers.decode_frames(Path(self.name), contents, errors)
         for frame in self._decoded:
-            if not frame.whole:
-                errors.append("a frame is not whole")
+            if not frame.intact:
+                errors.append("a frame is damaged")
             if errors:
                 self.problem = "some of its frames are damaged"
-            # Files without times, and times that go back.
-            stamp = frame.time
-            if stamp is None or stamp <= last:
-                stamp = last + 1 / self.fps if index else 0.0
-            index, last = index + 1, stamp
-            yield stamp, frame.image
+            when = frame.time
+            if when is None or when <= last:  # missing or decreasing time stamps
+                when = last + 1 / self.fps if index else 0.0
+            index, last = index + 1, when
+            yield when, frame.image
         if not index:
             self.problem = "holds no frame that can be read"
         elif (errors or contents.damage) and index < self.count:
             self.problem = f"only {index} of {self.count} frames can be read; the rest is damaged"
         elif errors or contents.damage:
-            reason = contents.damage or "some of them not whole"
+            reason = contents.damage or "some of them damaged"
             self.problem = f"is damaged: {counted(index, 'frame')} can be read, {reason}"
 
     def close(self) -> None:
+        """Releases the camera or the decoder."""
         if self.is_camera:
             self._capture.release()
         elif isinstance(self._decoded, Generator):
@@ -139,34 +139,34 @@ class Video:
 
 
 def is_camera(name: str) -> bool:
+    """Whether a source is a camera, such as camera:0."""
     return name.startswith(_CAMERA)
 
 
 def find(folder: Path) -> list[Path]:
-    """The videos of a folder by their names, in natural order; hidden ones are left out."""
-    found = (p for p in folder.iterdir() if not p.name.startswith(".") and p.is_file())
-    return sorted(filter(is_video, found), key=files.natural_key)
+    """Lists a folder's videos in natural order, without hidden files."""
+    return [p for p in files.list_visible(folder) if p.is_file() and is_video(p)]
 
 
 class DamagedVideo(UserError):
-    """A part of a video cannot be read; the message is the same for all of its frames."""
+    """Part of a video cannot be read; the message is the same for all of its frames."""
 
 
-def times(path: Path, rate: float, start: float = 0.0, end: float = math.inf) -> list[float]:
-    """When to look at a part of a video: the times of its frames, about `rate` of them a second.
+def times(path: Path, fps: float, start: float = 0.0, end: float = math.inf) -> list[float]:
+    """Selects frames of a video at about `fps` frames per second, and returns their times.
 
-    It is the first frame of the part, and then the first of each 1 / `rate` seconds from `start`.
+    That is the first frame of each interval of 1 / `fps` seconds between `start` and `end`.
 
     Raises:
-        UserError: it cannot be read, or has no frame between `start` and `end`.
+        UserError: the video cannot be read, or has no frame between `start` and `end`.
     """
-    contents = containers.read(path)
+    contents = containers.probe(path)
     result: list[float] = []
     due = start
     for when in contents.times[(contents.times >= start - _EPSILON) & (contents.times < end)]:
         if when >= due - _EPSILON:
             result.append(float(when))
-            due = start + (math.floor((when - start) * rate + _EPSILON) + 1) / rate
+            due = start + (math.floor((when - start) * fps + _EPSILON) + 1) / fps
     if not result and not len(contents.times):
         raise UserError(f"{path}: holds no frame that can be read")
     if not result:
@@ -176,27 +176,27 @@ def times(path: Path, rate: float, start: float = 0.0, end: float = math.inf) ->
     return result
 
 
-def damage(path: Path) -> str:
-    """What is wrong with a video file, in words; "" if nothing is known to be."""
-    contents = containers.read(path)
+def describe_damage(path: Path) -> str:
+    """Describes the damage of a video's container; "" if there is none."""
+    contents = containers.probe(path)
     readable = len(contents.times)
     if contents.damage and readable < contents.count:
         return f"only {readable} of {contents.count} frames can be read; the rest is damaged"
     return f"is damaged: {contents.damage}" if contents.damage else ""
 
 
-# The video that this process read last, and where it is in it.
+# The video that this process read last, its iterator, and the time of its last frame.
 _open: dict[str, tuple[Video, Iterator[Frame], float]] = {}
-_damaged: dict[str, tuple[float, str]] = {}  # from when on a video has nothing, and why
+_damaged: dict[str, tuple[float, str]] = {}  # the time from which a video is unreadable, and why
 
 
 def frame_at(path: Path, when: float) -> np.ndarray:
-    """The first frame at `when` seconds or later: uint8 RGB [H, W, 3].
+    """Reads the first frame at `when` seconds or later: uint8 RGB [H, W, 3].
 
-    Quick where times grow from call to call: then the video is read on.
+    Calls with increasing times are fast, because they continue decoding.
 
     Raises:
-        Damaged: there is no such frame.
+        DamagedVideo: the frame does not exist or cannot be read.
     """
     key = str(path)
     if when > _damaged.get(key, (math.inf, ""))[0]:
@@ -221,24 +221,24 @@ def frame_at(path: Path, when: float) -> np.ndarray:
     raise DamagedVideo(_damaged[key][1])
 
 
-def ahead(items: Iterable[T], count: int = 8, newest: bool = False) -> Iterator[T]:
-    """The items in their order, made by a thread that is at most `count` ahead.
+def prefetch(items: Iterable[T], count: int = 8, newest: bool = False) -> Iterator[T]:
+    """Yields items that a thread computes, at most `count` ahead.
 
-    With `newest` it never waits: items that nobody has taken in time give way to newer ones.
+    With `newest` the thread never waits; it drops the oldest items instead.
     """
-    waiting: queue.Queue = queue.Queue(count)
+    buffer: queue.Queue = queue.Queue(count)
     stopped = threading.Event()
     end = object()
 
     def put(item: object, drop: bool = False) -> bool:
         while not stopped.is_set():
             try:
-                waiting.put(item, timeout=0.0 if drop else 0.1)
+                buffer.put(item, timeout=0.0 if drop else 0.1)
                 return True
             except queue.Full:
                 if drop:
                     with suppress(queue.Empty):
-                        waiting.get_nowait()
+                        buffer.get_nowait()
         return False
 
     def work() -> None:
@@ -247,14 +247,14 @@ def ahead(items: Iterable[T], count: int = 8, newest: bool = False) -> Iterator[
                 if not put((item, None), newest):
                     return
             put((end, None))
-        except BaseException as error:  # handed to whoever takes the items
+        except BaseException as error:  # raised in the consumer
             put((end, error))
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
         while True:
-            item, error = waiting.get()
+            item, error = buffer.get()
             if error is not None:
                 raise error
             if item is end:
@@ -266,18 +266,18 @@ def ahead(items: Iterable[T], count: int = 8, newest: bool = False) -> Iterator[
 
 
 def output_path(stem: Path) -> Path:
-    """Where an annotated video goes: .mp4 if FFmpeg can be called, else .webm."""
+    """Adds the suffix of annotated videos: .mp4 if the program ffmpeg exists, else .webm."""
     return stem.with_name(stem.name + (".mp4" if shutil.which("ffmpeg") else ".webm"))
 
 
 class VideoWriter:
-    """Writes a video at a steady rate: H.264 by `ffmpeg` for .mp4, else VP9 by OpenCV.
+    """Writes a video at a constant frame rate: H.264 by `ffmpeg` for .mp4, else VP9 by OpenCV.
 
-    Frames that come late are preceded by copies of the one before, so that time is kept.
+    Frames are repeated where the input has gaps, and dropped where it is too fast.
 
     Args:
         path: of the file.
-        fps: frames a second.
+        fps: frames per second.
 
     Raises:
         UserError: the file cannot be written.
@@ -292,10 +292,7 @@ class VideoWriter:
         self._ffmpeg: subprocess.Popen | None = None
 
     def write(self, when: float, image: np.ndarray) -> None:
-        """Adds a frame uint8 RGB [H, W, 3]; all have the same size.
-
-        `when` is its time in seconds.
-        """
+        """Adds a frame, uint8 RGB [H, W, 3] of a constant size, at a time in seconds."""
         if self._start is None:
             self._open(*image.shape[:2])
             self._start = when
@@ -317,7 +314,7 @@ class VideoWriter:
             self._ffmpeg = subprocess.Popen(command, stdin=subprocess.PIPE)
             return
         code = cv2.VideoWriter.fourcc(*"VP90")
-        with files.quiet_stderr():  # OpenCV calls its own way of naming VP9 unsupported
+        with files.quiet_stderr():  # OpenCV warns about the tag VP90
             self._opencv = cv2.VideoWriter(
                 str(self._path), cv2.CAP_FFMPEG, code, self._fps, (width, height)
             )
@@ -335,6 +332,7 @@ class VideoWriter:
                 raise UserError(f"{self._path}: ffmpeg cannot write it (see above)") from error
 
     def close(self) -> None:
+        """Finishes the file."""
         if self._opencv is not None:
             self._opencv.release()
         if self._ffmpeg is not None and self._ffmpeg.stdin is not None:

@@ -1,4 +1,4 @@
-"""Reading in processes of their own: many at once, and a crash costs no more than one file."""
+"""Parallel loading in worker processes that survives crashes of native decoders."""
 
 import multiprocessing
 from collections import deque
@@ -13,32 +13,35 @@ T = TypeVar("T")
 
 
 def load_all(loads: Sequence[Callable[[], T]], workers: int) -> Iterator[T | UserError]:
-    """The results of all functions in their order, or the error; by `workers` processes if any.
+    """Yields the results of all functions in order, or the UserError that one raises.
 
-    A native crash of a process, in a decoder for instance, is the error of whatever crashes it.
+    Args:
+        loads: picklable functions without arguments.
+        workers: number of processes; 0 runs the functions in this one. A function that crashes its
+            process yields a UserError.
     """
     if not workers:
         yield from map(_call, loads)
         return
-    left = deque(loads)
-    while left:
+    pending = deque(loads)
+    while pending:
         waiting: deque[tuple[Callable[[], T], Future[T | UserError]]] = deque()
         try:
             with _pool(workers) as pool:
-                while left or waiting:
-                    while left and len(waiting) <= 4 * workers:  # bounds what waits in memory
-                        waiting.append((left[0], pool.submit(_call, left[0])))
-                        left.popleft()
+                while pending or waiting:
+                    while pending and len(waiting) <= 4 * workers:  # bounds the memory
+                        waiting.append((pending[0], pool.submit(_call, pending[0])))
+                        pending.popleft()
                     result = waiting[0][1].result()
                     waiting.popleft()
                     yield result
-        except BrokenProcessPool:  # which of those that wait it was shows when each is alone
+        except BrokenProcessPool:  # run each candidate in a process of its own
             for load, _ in waiting:
-                yield _alone(load)
+                yield _run_isolated(load)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    # Spawned, not forked: the parent may hold threads of JAX.
+    # Forking is unsafe with JAX's threads.
     return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
 
 
@@ -49,9 +52,9 @@ def _call(load: Callable[[], T]) -> T | UserError:
         return error
 
 
-def _alone(load: Callable[[], T]) -> T | UserError:
+def _run_isolated(load: Callable[[], T]) -> T | UserError:
     try:
         with _pool(1) as pool:
             return pool.submit(_call, load).result()
     except BrokenProcessPool:
-        return UserError("what reads it crashes on it; replace or remove the file")
+        return UserError("the decoder crashes on it; replace or remove the file")

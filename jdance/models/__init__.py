@@ -1,9 +1,9 @@
 """The motion networks, as Flax linen modules: pure functions of their variables and inputs.
 
-A network is a Python module with two functions of a configuration's `model` part:
-`inputs(config) -> features.Inputs` and `build(config, axis_name, freeze_backbone, platform)`,
-which returns a Flax module called as
-`apply(variables, image, features, valid, index=..., train=...)`. `model.branches` names it.
+`model.branches` names a network: a key of `NETWORKS`, or a Python module on PYTHONPATH. Such a
+module has two functions of a configuration's `model` part: `inputs(config) -> features.Inputs`, and
+`build(config, axis_name, freeze_backbone, platform)`, which returns a Flax module called as
+`apply(variables, image, features, valid, index=..., train=...)`; it returns logits [B, M].
 """
 
 import importlib
@@ -45,7 +45,7 @@ def network(config: ConfigDict) -> ModuleType:
     except (ImportError, ValueError, AttributeError) as error:
         raise ValueError(
             f"model.branches={name!r}: expected one of {', '.join(NETWORKS)}, or the name of a "
-            f"Python module with the functions inputs and build ({error})"
+            f"Python module on PYTHONPATH with the functions inputs and build ({error})"
         ) from error
     return found
 

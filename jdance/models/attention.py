@@ -143,7 +143,7 @@ class CBAM(nn.Module):
 
     Maps [B, *space, C] to the same shape.
 
-    Fields:
+    Attributes:
         order: 0 channel, then spatial (CBAM0); 1 spatial, then channel (CBAM1, the paper's choice);
             2 both gates from the input: Mc(F) * Mh(F) * F (CBAM2; F1 in equation (7) is a typo).
         reduction: r of the channel attention.

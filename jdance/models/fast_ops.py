@@ -49,7 +49,7 @@ relu.defvjp(_relu_forward, lambda y, gradient: (jnp.where(y != 0, gradient, 0),)
 def matmul(x: Array, kernel: Array) -> Array:
     """x [..., C] @ kernel [C, K]: a 1x1 convolution, or `nn.Dense` without a bias.
 
-    A matrix product on the CPU; on GPUs a convolution, which cuDNN fuses with a bias, a residual and
+    A matrix product on the CPU; on GPUs a convolution, which cuDNN fuses with bias, residual and
     ReLU.
     """
     return jax.lax.platform_dependent(x, kernel, cpu=jnp.matmul, default=_conv1x1)
@@ -66,7 +66,7 @@ def _matmul_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]
 
 
 def _matmul_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    def products(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+    def matmuls(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
         gradient = jax.lax.optimization_barrier(gradient)
         rows = gradient.reshape(-1, gradient.shape[-1])
         # This order avoids a transposed copy of the larger matrix on the CPU.
@@ -76,7 +76,7 @@ def _matmul_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array
     def convolutions(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
         return _conv1x1(gradient, kernel.T), _outer(x, gradient).astype(kernel.dtype)
 
-    return jax.lax.platform_dependent(*saved, gradient, cpu=products, default=convolutions)
+    return jax.lax.platform_dependent(*saved, gradient, cpu=matmuls, default=convolutions)
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward)
@@ -294,7 +294,7 @@ def space_to_depth_conv(x: Array, kernel: Array) -> Array:
 def max_pool(x: Array) -> Array:
     """`nn.max_pool` of [B, H, W, C] over 3x3 pixels with stride 2 and one pixel of padding.
 
-    The first of equal maxima gets the gradient in both. Images of odd sizes use `nn.max_pool`.
+    The first of equal maxima gets the gradient, as there. Images of odd sizes use `nn.max_pool`.
     """
     if x.shape[1] % 2 or x.shape[2] % 2:
         return nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])

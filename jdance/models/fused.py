@@ -25,7 +25,7 @@ STD = (58.395, 57.12, 57.375)
 class FusedNet(nn.Module):
     """Classifies the motion of one person from an image crop, key-point features, or both.
 
-    Fields:
+    Attributes:
         classes: number of motions M.
         backbone: of the image branch, [B, H, W, 3] -> [B, h, w, C]; None: no image branch.
         image_widths: dense layers after its global average pool.

@@ -54,7 +54,7 @@ class Dropout(nn.Module):
 class MLP(nn.Module):
     """Hidden dense layers, each with ReLU and dropout: [B, D] -> [B, widths[-1]].
 
-    Fields:
+    Attributes:
         widths: of the layers.
         dropout, input_dropout: rates after each layer, and before the first one.
         norm: makes a normalization module, given its `name`, after each layer; None: no
@@ -86,7 +86,7 @@ Norm = Callable[..., nn.Module]
 class BatchNorm(nn.Module):
     """`nn.BatchNorm` over the last axis, computed by `fast_ops.batch_norm`.
 
-    Fields: see `batch_norm`; `scale_init` initializes the scale.
+    Attributes: see `batch_norm`; `scale_init` initializes the scale.
     """
 
     use_running_average: bool

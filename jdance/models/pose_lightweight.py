@@ -1,4 +1,4 @@
-"""Lightweight OpenPose (Osokin, 2018); see `openpose` for how pose networks are called.
+"""Lightweight OpenPose (Osokin, 2018); see `pose_layers` for the call.
 
 https://arxiv.org/abs/1811.12004. Intel's human-pose-estimation-0001 is this network.
 """
@@ -6,15 +6,15 @@ https://arxiv.org/abs/1811.12004. Intel's human-pose-estimation-0001 is this net
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import Array
 
 from jdance.models.layers import batch_norm
-from jdance.models.pose_mobilenet import NUM_HEAT_CHANNELS, NUM_PAF_CHANNELS, ConvUnit, Maps
+from jdance.models.pose_layers import NUM_HEAT_CHANNELS, NUM_PAF_CHANNELS, ConvUnit, Maps
 
-# MobileNet v1 (Howard et al., 2017) up to conv5_5: name, channels, stride and dilation of each
-# separable convolution. Dilation in place of the last two strides keeps the maps at stride 8.
+# MobileNet v1 (Howard et al., 2017) up to conv5_5: name, channels, stride and dilation of the
+# separable convolutions. Dilation replaces the last two strides, so that maps have stride 8.
 _TRUNK = (
     ("conv2_1", 64, 1, 1), ("conv2_2", 128, 2, 1), ("conv3_1", 128, 1, 1), ("conv3_2", 256, 2, 1),
     ("conv4_1", 256, 1, 1), ("conv4_2", 512, 1, 1), ("conv5_1", 512, 1, 2), ("conv5_2", 512, 1, 1),
@@ -24,15 +24,15 @@ _WIDTH = 128  # channels of the features and of the stages
 
 
 class LightweightOpenPose(nn.Module):
-    """A dilated MobileNet v1, then stages that each refine the maps (4.1 M parameters).
+    """A dilated MobileNet v1, then stages that refine the maps (4.1 M parameters).
 
     Attributes:
-        stages: 1, or more to refine.
-        batch_norm: follow the convolutions of the trunk and of the refining blocks by batch norm,
-            to train from scratch. The published weights have it folded into kernels and biases.
-        momentum: of the running averages while training.
-        axis_name: of `pmap`'s axis, to share the batch's statistics among devices in training.
-        dtype: of the computation. Parameters, statistics and outputs stay float32.
+        stages: number of stages, 1 or more.
+        batch_norm: batch norm after the convolutions of trunk and refinement blocks, for training
+            from scratch. In the published weights it is folded into kernels and biases.
+        momentum: of the running averages.
+        axis_name: the mapped axis over which batch statistics are synchronized.
+        dtype: of the computation; parameters, statistics and outputs are float32.
     """
 
     stages: int = 2
@@ -43,7 +43,7 @@ class LightweightOpenPose(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, *, train: bool = False, all_stages: bool = False
+        self, images: Array, *, train: bool = False, all_stages: bool = False
     ) -> Maps | list[Maps]:
         norm = None
         if self.batch_norm:
@@ -82,8 +82,8 @@ class LightweightOpenPose(nn.Module):
             stages.append((heat.astype(jnp.float32), paf.astype(jnp.float32)))
         return stages if all_stages else stages[-1]
 
-    def _context(self, x: jax.Array) -> jax.Array:
-        """The features [B, h, w, 128] that all stages see, from the trunk's [B, h, w, 512]."""
+    def _context(self, x: Array) -> Array:
+        """The input [B, h, w, 128] of all stages, from the trunk's features [B, h, w, 512]."""
         elu = partial(ConvUnit, act=nn.elu, dtype=self.dtype)
         start = elu(_WIDTH, 1, name="context_align")(x)
         x = elu(_WIDTH, 1, name="context_reduce")(start)

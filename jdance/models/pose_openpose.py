@@ -1,15 +1,15 @@
-"""OpenPose's own network (Cao et al., 2017); see `openpose` for how pose networks are called."""
+"""OpenPose's network (Cao et al., 2017); see `pose_layers` for the call."""
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import Array
 
-from jdance.models.pose_mobilenet import NUM_HEAT_CHANNELS, NUM_PAF_CHANNELS, Maps
+from jdance.models.pose_layers import NUM_HEAT_CHANNELS, NUM_PAF_CHANNELS, Maps
 
-# VGG-19 (Simonyan and Zisserman, 2015) up to conv4_2, with a pool after each of the first three
-# groups, then two layers that bring 512 channels down to 128.
+# VGG-19 (Simonyan and Zisserman, 2015) up to conv4_2, with max-pools between the groups, then two
+# layers that reduce 512 channels to 128.
 _GROUPS = (
     (("conv1_1", 64), ("conv1_2", 64)),
     (("conv2_1", 128), ("conv2_2", 128)),
@@ -19,14 +19,12 @@ _GROUPS = (
 
 
 class OpenPoseVGG19(nn.Module):
-    """VGG-19 features, then stages that each refine the maps of the one before.
-
-    With six stages it has 52.3 M parameters. The call is described at the top of `openpose`.
+    """VGG-19 features, then stages that refine the maps (52.3 M parameters with six stages).
 
     Attributes:
-        stages: 1, or more to refine.
-        axis_name: for the same call as the other networks; there is no batch norm in this one.
-        dtype: of the computation. Parameters and outputs stay float32.
+        stages: number of stages, 1 or more.
+        axis_name: unused, as there is no batch norm.
+        dtype: of the computation; parameters and outputs are float32.
     """
 
     stages: int = 6
@@ -35,7 +33,7 @@ class OpenPoseVGG19(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, *, train: bool = False, all_stages: bool = False
+        self, images: Array, *, train: bool = False, all_stages: bool = False
     ) -> Maps | list[Maps]:
         x = (images.astype(self.dtype) - 128) / 256
         for group in _GROUPS:
@@ -56,10 +54,10 @@ class OpenPoseVGG19(nn.Module):
 
 
 class Branch(nn.Module):
-    """Convolutions conv1, conv2, ... with ReLU, then one to the maps [B, h, w, channels].
+    """Convolutions with ReLU, then one to maps [B, h, w, channels].
 
     Attributes:
-        kernels: size and channels of each but the last.
+        kernels: (size, channels) of each but the last.
         channels: of the maps.
     """
 
@@ -68,10 +66,10 @@ class Branch(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> Array:
         layers = (*self.kernels, (1, self.channels))
         for i, (size, channels) in enumerate(layers, start=1):
-            if size == 1:  # a matrix product, which XLA does faster when told so
+            if size == 1:  # XLA is faster with matrix products
                 x = nn.Dense(channels, dtype=self.dtype, name=f"conv{i}")(x)
             else:
                 x = nn.Conv(channels, (size, size), dtype=self.dtype, name=f"conv{i}")(x)

@@ -19,7 +19,7 @@ from jdance.models.layers import Dropout, Norm, batch_norm
 class Conv(nn.Module):
     """A deferred convolution without a bias, for the batch norm after it.
 
-    Fields:
+    Attributes:
         features: output channels K.
         size, stride: of the kernel along each spatial axis.
         dtype: of the computation; the kernel is float32.
@@ -67,7 +67,7 @@ class Residual(nn.Module):
     Maps [B, *space, C] to [B, *space / stride, features], with one spatial axis (sequences) or two
     (images).
 
-    Fields:
+    Attributes:
         features: output channels K.
         version: which convolution of a bottleneck strides, see `Bottleneck`.
         attention: makes the attention module at the end of the branch; None: no attention.
@@ -150,7 +150,7 @@ BLOCKS: dict[str, type[Residual]] = {"basic": BasicBlock, "bottleneck": Bottlene
 class ResNet(nn.Module):
     """Images float32 [B, H, W, 3] -> features [B, H/32, W/32, C], C = 8 width expansion.
 
-    Fields:
+    Attributes:
         block: "bottleneck" (expansion 4) or "basic" (expansion 1).
         stage_sizes: number of blocks in each stage; (3, 4, 6, 3) is ResNet-50.
         width: channels of the stem; stage i has expansion * width * 2**i.

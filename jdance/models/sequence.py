@@ -23,7 +23,7 @@ class SequenceNet(nn.Module):
     Convolution with batch norm and ReLU, two max-pools, bottleneck blocks, CBAM (whose spatial
     attention is over time), dense layers.
 
-    Fields:
+    Attributes:
         classes: number of motions M.
         stem_width, stem_kernel: of the first convolution.
         width: channels K of the bottleneck blocks.

@@ -1,1 +1,1 @@
-"""The paper's evaluation on one's own data, in one report."""
+"""Reproduction of the paper's evaluation on any data set, in one report."""

@@ -1,4 +1,4 @@
-"""What a reproduction trains: the method, its variants, and what it is compared with."""
+"""Plan of a reproduction: the method, its variants and baselines, and the paper's results."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,14 +29,14 @@ _ABLATIONS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Preset:
-    """How much a reproduction does.
+    """Extent of a reproduction.
 
-    Fields:
+    Attributes:
         proposed: name of the method's file in configs/.
-        seeds: runs of each.
+        seeds: number of runs of each variant.
         splits: "video", "frame" or both.
-        ablations: whether the method's variants are trained, too.
-        changes: by configuration ("proposed", "str", "qes"), what differs from the files.
+        ablations: whether to train the method's variants, too.
+        changes: to the configurations "proposed", "str" and "qes", by key.
     """
 
     proposed: str
@@ -49,7 +49,7 @@ class Preset:
 PRESETS = {
     # The paper's network and recipe, for a GPU.
     "full": Preset("paper", 3),
-    # The same tables with a network that a CPU trains in minutes.
+    # The same tables with a network that trains on a CPU in minutes.
     "small": Preset(
         "quickstart",
         3,
@@ -62,7 +62,7 @@ PRESETS = {
             }
         },
     ),
-    # A look at everything, in minutes.
+    # A quick check of the whole report.
     "reduced": Preset(
         "quickstart",
         1,
@@ -85,34 +85,34 @@ PRESETS = {
 def variants(
     preset: Preset, load: Callable[[str], ConfigDict], *, search: bool = False
 ) -> tuple[ConfigDict, list[Variant]]:
-    """The method's configuration, and everything to be trained; the method comes first.
+    """Returns the method's configuration, and the variants to train, the method first.
 
     Args:
-        preset: how much.
-        load: from the name of a file in configs/ to its configuration.
-        search: with the search over widths and batch sizes.
+        preset: the extent.
+        load: loads a configuration by the name of its file in configs/.
+        search: whether to include the paper's search over widths and batch sizes.
     """
     names = {"proposed": preset.proposed, "str": "str", "qes": "qes"}
-    base, for_str, for_qes = (
+    base, str_config, qes_config = (
         apply_variant(load(file), Variant(name, dict(preset.changes.get(name, {}))))
         for name, file in names.items()
     )
     result = [Variant(PROPOSED, {})]
-    named = dict(_ABLATIONS) if preset.ablations else {}
+    ablations = dict(_ABLATIONS) if preset.ablations else {}
     if search:
-        named |= _search(base)
-    for name, changes in named.items():
+        ablations |= _search(base)
+    for name, changes in ablations.items():
         variant = Variant(name, changes)
-        if apply_variant(base, variant) != base:  # else it is the method itself
+        if apply_variant(base, variant) != base:  # otherwise it is the method itself
             result.append(variant)
-    result.append(Variant(STR, {}, for_str))
-    result.append(Variant(QES, {}, for_qes))
-    result.append(Variant(FLAT, {"model.branches": "qes_flat"}, for_qes))
+    result.append(Variant(STR, {}, str_config))
+    result.append(Variant(QES, {}, qes_config))
+    result.append(Variant(FLAT, {"model.branches": "qes_flat"}, qes_config))
     return base, result
 
 
 def differences(preset: Preset) -> str:
-    """What a preset changes in the files of configs/, for the report; "" if nothing."""
+    """Describes a preset's changes to the configurations for the report; "" without any."""
     changed = [
         f"{name}: {', '.join(f'{key}={value}' for key, value in changes.items())}"
         for name, changes in preset.changes.items()
@@ -121,7 +121,7 @@ def differences(preset: Preset) -> str:
 
 
 def _search(base: ConfigDict) -> dict[str, dict[str, Any]]:
-    """The paper's search: other batch sizes, and dense layers of other widths."""
+    """The paper's search over batch sizes and widths of dense layers."""
     result: dict[str, dict[str, Any]] = {
         f"batch {size}": {"batch_size": size} for size in (16, 32, 64, 128)
     }
@@ -134,8 +134,7 @@ def _search(base: ConfigDict) -> dict[str, dict[str, Any]]:
     return result
 
 
-# Table 1: persons by class, to train and to test. The sixth class has no name in the paper; it is
-# called "stand" here.
+# Table 1: persons by class in train and test. The sixth class has no name there, here "stand".
 COUNTS = {
     "akimbo": (795, 88),
     "hold_high": (470, 51),
@@ -145,8 +144,8 @@ COUNTS = {
     "stand": (568, 61),
 }
 
-# Table 2: accuracy of each class. Those of wave and walk are no possible shares of 27 and 71, and
-# the sixth is not printed.
+# Table 2: accuracy by class. Those of wave and walk are no multiples of 1/27 and 1/71, and that of
+# the sixth class is missing.
 PER_CLASS = {
     "akimbo": 0.989,
     "hold_high": 0.843,
@@ -155,7 +154,7 @@ PER_CLASS = {
     "walk": 0.966,
 }
 
-# Table 4: mean accuracy, by the names of `plan.variants`.
+# Table 4: mean accuracy by method.
 ACCURACY = {"proposed": 0.926, "STR": 0.789, "QES": 0.893}
 
 FRAMES_PER_SECOND = 0.75  # the whole pipeline, on a Tesla P4

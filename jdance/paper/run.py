@@ -1,4 +1,4 @@
-"""Trains and judges everything that a reproduction needs, and writes its report."""
+"""Runs a reproduction: training, evaluation, speed, and the report."""
 
 import json
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _TITLE = "Reproduction of Shen, Jiang and Teng (2021)"
 
 def reproduce(
     config: ConfigDict,
-    chosen: Sequence[Variant],
+    variants: Sequence[Variant],
     data: Path,
     output: Path,
     splits: Sequence[str],
@@ -30,71 +30,71 @@ def reproduce(
     pose: str = "",
     note: str = "",
 ) -> list[str]:
-    """Does what is not done yet, and writes OUTPUT/report.html and tables.md.
+    """Trains all variants and writes OUTPUT/report.html and tables.md; finished runs are kept.
 
     Args:
         config: the method's configuration.
-        chosen: what to train, see `plan.variants`.
+        variants: to train, see `plan.variants`.
         data: a prepared data set of stills.
-        output: gets runs/, data/ and the report.
+        output: receives runs/, data/ and the report.
         splits: "video", "frame" or both.
-        seeds: runs of each.
-        pose: a pose network whose time is part of the speed; "": it is left out.
+        seeds: number of runs of each variant.
+        pose: pose network to include in the speed measurement; "": none.
         note: a sentence for the report's first section.
 
     Returns:
-        A line for each run that failed.
+        A line for each failed run.
 
     Raises:
-        UserError: the data set cannot be used, or the output belongs to other data.
+        UserError: the data set is unusable, or the output belongs to other data.
     """
     dataset = Dataset(data)
     if dataset.sequences:
         raise UserError(f"{data}: holds sequences; the paper's comparison needs stills")
     for split in ("train", "val", "test"):
         dataset.source(split)
-    sweep.check(config, chosen)
+    sweep.check(config, variants)
     output.mkdir(parents=True, exist_ok=True)
-    folders = {name: _divided(dataset, output, name) for name in splits}
+    folders = {name: _split_folder(dataset, output, name) for name in splits}
     rows, failures = sweep.sweep(
-        config, chosen, list(folders.values()), seeds, output / "runs", ensembles=False
+        config, variants, list(folders.values()), seeds, output / "runs", ensembles=False
     )
     files.atomic_write(output / "results.json", json.dumps(rows, indent=2) + "\n")
     datasets = {name: Dataset(folder) for name, folder in folders.items()}
     measured = _speed(rows, output, pose)
-    sections = tables.sections(rows, datasets, failures, measured, chosen, note)
+    sections = tables.sections(rows, datasets, failures, measured, variants, note)
     files.atomic_write(output / "report.html", html.to_html(_TITLE, sections))
     files.atomic_write(output / "tables.md", html.to_markdown(_TITLE, sections))
     return failures
 
 
-def _divided(dataset: Dataset, output: Path, by: str) -> str:
-    """The folder of the data set divided by video or by frame."""
-    if by == "video" and not resplit.divided_groups(dataset):
+def _split_folder(dataset: Dataset, output: Path, by: str) -> str:
+    """Folder of the data set split by video or by frame."""
+    if by == "video" and not resplit.count_leaking_groups(dataset):
         return str(dataset.folder)
-    folder, origin = output / "data" / by, output / "data" / f"{by}.json"
+    folder, origin_file = output / "data" / by, output / "data" / f"{by}.json"
     if (folder / "dataset.json").exists():
-        if json.loads(origin.read_text()) != dataset.fingerprint():
+        if json.loads(origin_file.read_text()) != dataset.fingerprint():
             raise UserError(f"{folder}: was made from other data; use another --output")
         return str(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    files.atomic_write(origin, json.dumps(dataset.fingerprint()))
+    files.atomic_write(origin_file, json.dumps(dataset.fingerprint()))
     resplit.resplit(dataset, folder, by, seed=0)
     return str(folder)
 
 
 def _speed(rows: Sequence[dict[str, Any]], output: Path, pose: str) -> dict[str, Any] | None:
-    """The method's speed on this machine, measured once; None where it could not be trained."""
+    """The method's speed on this machine, measured once; None if its training failed."""
     path = output / "speed.json"
-    wanted = {"machine": speed.machine(), "pose": pose}
+    setting = {"machine": speed.machine(), "pose": pose}
     if path.exists():
         done = json.loads(path.read_text())
-        if {key: done.get(key) for key in wanted} == wanted:
+        if done.items() >= setting.items():
             return done
     runs = next(row["runs"] for row in rows if row["variant"] == plan.PROPOSED)
     if not runs:
         return None
     recognizer = Recognizer.load(runs[0]["workdir"], pose or None)
-    done = wanted | {"frames_per_second": speed.frames_per_second(recognizer)}
+    done = setting | {"frames_per_second": speed.frames_per_second(recognizer)}
     files.atomic_write(path, json.dumps(done, indent=2) + "\n")
     return done

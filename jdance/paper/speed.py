@@ -1,4 +1,4 @@
-"""How many frames a second the whole way from an image to everybody's motion takes."""
+"""Speed of the whole pipeline from an image to motions, in frames per second."""
 
 import os
 import time
@@ -12,14 +12,14 @@ from jdance.recognize.recognizer import Recognizer
 from jdance.stagedance import stage
 
 PEOPLE = (1, 5, 20)
-_SECONDS, _LEAST = 3.0, 3  # of measuring, and repetitions
+_MIN_SECONDS, _MIN_REPETITIONS = 3.0, 3
 
 
 def frames_per_second(recognizer: Recognizer, people: Sequence[int] = PEOPLE) -> dict[str, float]:
-    """Frames of 640 x 480 a second, one at a time, by the number of people in them.
+    """Measures frames of 640 x 480 per second at batch size 1, by number of people.
 
-    With an estimator the pose network and the decode are part of it; the people whose motions are
-    then named are known ones all the same, so that their number is certain.
+    With an estimator, pose network and decoding are included; the classifier always gets a fixed
+    group of people, so that their number is exact.
     """
     scene = stage.render_scene(0, 0, 0)
     person = np.ones((skeleton.NUM_JOINTS, 3), np.float32)
@@ -36,17 +36,17 @@ def frames_per_second(recognizer: Recognizer, people: Sequence[int] = PEOPLE) ->
             recognizer(scene.image, group)
 
         frame()  # compiles
-        spans: list[float] = []
-        while len(spans) < _LEAST or sum(spans) < _SECONDS:
+        times: list[float] = []
+        while len(times) < _MIN_REPETITIONS or sum(times) < _MIN_SECONDS:
             start = time.monotonic()
             frame()
-            spans.append(time.monotonic() - start)
-        result[str(count)] = round(1 / float(np.median(spans)), 3)
+            times.append(time.monotonic() - start)
+        result[str(count)] = round(1 / float(np.median(times)), 3)
     return result
 
 
 def machine() -> str:
-    """What was measured on, in words."""
+    """Describes the hardware."""
     device = jax.devices()[0]
     if device.platform == "cpu":
         return f"{os.cpu_count()} CPU cores"

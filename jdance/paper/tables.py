@@ -1,4 +1,4 @@
-"""From finished runs to the sections of the report: the paper's tables and figure, and more."""
+"""Sections of the reproduction report: the paper's tables and figure, and more."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from jdance.train.sweep import Variant
 
 
 class _Runs(NamedTuple):
-    """All runs of one variant on one division of the data: their folders and evaluations."""
+    """All runs of one variant on one split of the data: folders and evaluations."""
 
     workdirs: list[Path]
     evaluations: list[dict[str, Any]]
@@ -35,23 +35,23 @@ def sections(
     datasets: Mapping[str, Dataset],
     failures: Sequence[str],
     speed: Mapping[str, Any] | None,
-    chosen: Sequence[Variant],
+    variants: Sequence[Variant],
     note: str = "",
 ) -> list[Section]:
-    """The report.
+    """Builds the report.
 
     Args:
-        rows: of `sweep.sweep`.
-        datasets: the divided data, by "video" and "frame".
-        failures: of `sweep.sweep`.
+        rows: from `sweep.sweep`.
+        datasets: the data sets split by "video" and "frame".
+        failures: from `sweep.sweep`.
         speed: {"machine", "pose", "frames_per_second": {people: number}}, or None.
-        chosen: what was trained.
+        variants: the trained ones.
         note: a sentence for the first section.
     """
     found = _read(rows, datasets)
     parameters = {row["variant"]: row["parameters"] for row in rows}
-    names = [variant.name for variant in chosen]
-    main = next(iter(datasets))  # "video" where it was asked for
+    names = [variant.name for variant in variants]
+    main = next(iter(datasets))  # "video" if present
     result = [
         _overview(datasets, found, failures, note),
         _counts(datasets),
@@ -72,8 +72,8 @@ def _read(rows: Sequence[Mapping[str, Any]], datasets: Mapping[str, Dataset]) ->
     found = {}
     for row in rows:
         for split, dataset in datasets.items():
-            own = [run for run in row["runs"] if run["data"] == str(dataset.folder)]
-            workdirs = [Path(run["workdir"]) for run in own]
+            runs = [run for run in row["runs"] if run["data"] == str(dataset.folder)]
+            workdirs = [Path(run["workdir"]) for run in runs]
             results = [json.loads((w / "eval_test.json").read_text()) for w in workdirs]
             if results:
                 found[row["variant"], split] = _Runs(workdirs, results)
@@ -81,7 +81,7 @@ def _read(rows: Sequence[Mapping[str, Any]], datasets: Mapping[str, Dataset]) ->
 
 
 def _spread(values: Sequence[float]) -> str:
-    """Mean in %, and the standard deviation over seeds."""
+    """Mean ± standard deviation over seeds, in %."""
     if len(values) < 2:
         return block_makers.percent(values[0]) if values else "failed"
     return f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f}"
@@ -95,11 +95,11 @@ def _overview(
     tests = " and ".join(f"{n} persons (divided by {split})" for split, n in count.items())
     blocks: list = [
         Text(
-            f"Every variant was trained from {seeds} seed{'s' if seeds > 1 else ''} and judged on "
-            f"the test split: {tests}. After ± comes the standard deviation over the "
-            "seeds; intervals are 95 % intervals for a test split of that size (Wilson). Divided "
-            "by video, no video is in training and in test; divided by frame, as the paper does, "
-            "frames of one video may be in both."
+            f"Every variant was trained from {seeds} seed{'s' if seeds > 1 else ''} and evaluated "
+            f"on the test split: {tests}. ± is the standard deviation over the seeds; intervals "
+            "are 95 % Wilson intervals for the size of the test split. Divided by video, no video "
+            "is in both training and test; divided by frame, as in the paper, frames of one video "
+            "may be in both."
         )
     ]
     if note:
@@ -114,36 +114,32 @@ def _counts(datasets: Mapping[str, Dataset]) -> Section:
     blocks: list = []
     for split, dataset in datasets.items():
         table = block_makers.counts_table(dataset, f"Persons by class, divided by {split}")
-        printed = [plan.COUNTS.get(row[0]) for row in table.rows]
-        rows = [
-            [*row, *(map(str, own) if own else ("", ""))]
-            for row, own in zip(table.rows, printed, strict=True)
-        ]
+        rows = [[*row, *map(str, plan.COUNTS.get(row[0], ("", "")))] for row in table.rows]
         head = [*table.head, "paper, train", "paper, test"]
         blocks.append(Table(table.caption, head, rows))
     return Section("Table 1: the data", blocks)
 
 
 def _per_class(found: _Found, datasets: Mapping[str, Dataset]) -> Section:
-    own = {s: found[plan.PROPOSED, s] for s in datasets if (plan.PROPOSED, s) in found}
-    if not own:
+    by_split = {s: found[plan.PROPOSED, s] for s in datasets if (plan.PROPOSED, s) in found}
+    if not by_split:
         return Section("Table 2: accuracy of each class")
     rows = []
     for name in next(iter(datasets.values())).classes:
         row = [name]
-        for runs in own.values():
+        for runs in by_split.values():
             entries = [result["per_class"][name] for result in runs.evaluations]
             known = [entry["accuracy"] for entry in entries if entry["accuracy"] is not None]
             mean = float(np.mean(known)) if known else None
             row += [str(entries[0]["n"]), block_makers.percent_interval(mean, entries[0]["n"])]
         rows.append([*row, block_makers.percent(plan.PER_CLASS.get(name))])
     last = ["all"]
-    for runs in own.values():
+    for runs in by_split.values():
         n = runs.evaluations[0]["n"]
         last += [str(n), block_makers.percent_interval(float(np.mean(runs.accuracies)), n)]
     rows.append([*last, block_makers.percent(plan.ACCURACY[plan.PROPOSED])])
     head = ["class"]
-    for split in own:
+    for split in by_split:
         head += [f"examples, by {split}", f"accuracy, by {split}"]
     caption = "The proposed network: mean over the seeds in %, with 95 % interval"
     return Section("Table 2: accuracy of each class", [Table(caption, [*head, "paper"], rows)])
@@ -166,10 +162,7 @@ def _comparison(
     found: _Found, datasets: Mapping[str, Dataset], parameters: Mapping[str, int | None]
 ) -> Section:
     rows = [
-        [
-            *_line(name, found, datasets, parameters),
-            block_makers.percent(plan.ACCURACY.get(name)),
-        ]
+        [*_line(name, found, datasets, parameters), block_makers.percent(plan.ACCURACY.get(name))]
         for name in plan.COMPARED
     ]
     head = ["method", "parameters", *(f"accuracy, by {split}" for split in datasets), "paper"]
@@ -188,7 +181,7 @@ def _ablations(
         return Section("Variants of the method")
     rows = [_line(name, found, datasets, parameters) for name in (plan.PROPOSED, *variants)]
     head = ["variant", "parameters", *(f"accuracy, by {split}" for split in datasets)]
-    caption = "The proposed network, and what differs in one thing; accuracy on test in %"
+    caption = "The proposed network, and variants that differ in one aspect; accuracy on test in %"
     return Section("Variants of the method", [Table(caption, head, rows)])
 
 
@@ -212,9 +205,11 @@ def _curves(found: _Found, split: str, names: Sequence[str]) -> Section:
         lines = {}
         for name in (n for n in names if n in plan.COMPARED):
             runs = found.get((name, split))
-            line = block_makers.curve(block_makers.read_metrics(runs.workdirs[0]), key) if runs else []
+            line = (
+                block_makers.curve(block_makers.read_metrics(runs.workdirs[0]), key) if runs else []
+            )
             if line:
-                # As shares of the training: the networks train for different numbers of epochs.
+                # In % of the training: the networks train for different numbers of epochs.
                 end = max(x for x, _ in line)
                 lines[name] = [(100 * x / end, y) for x, y in _smoothed(line)]
         if lines:
@@ -226,7 +221,7 @@ def _curves(found: _Found, split: str, names: Sequence[str]) -> Section:
 
 
 def _smoothed(line: list[tuple[float, float]], points: int = 60) -> list[tuple[float, float]]:
-    """Means over neighbours, so that at most `points` are left; single batches are noisy."""
+    """Averages neighbors, down to at most `points`: single batches are noisy."""
     size = -(-len(line) // points)
     groups = [line[i : i + size] for i in range(0, len(line), size)]
     return [(group[-1][0], float(np.mean([y for _, y in group]))) for group in groups]
@@ -238,10 +233,10 @@ def _speed(speed: Mapping[str, Any] | None) -> Section:
     pose = f"with the pose network {speed['pose']}" if speed["pose"] else "without a pose network"
     rows = [[n, f"{value:.2f}"] for n, value in speed["frames_per_second"].items()]
     caption = (
-        f"Frames of 640 x 480 a second, one at a time, {pose}, on {speed['machine']}; the paper: "
-        f"{plan.FRAMES_PER_SECOND} for the whole way on a Tesla P4"
+        f"Frames of 640 x 480 per second at batch size 1, {pose}, on {speed['machine']}; the "
+        f"paper: {plan.FRAMES_PER_SECOND} for the whole pipeline on a Tesla P4"
     )
-    return Section("Speed", [Table(caption, ["people in the image", "frames a second"], rows)])
+    return Section("Speed", [Table(caption, ["people in the image", "frames per second"], rows)])
 
 
 def _mistakes(found: _Found, datasets: Mapping[str, Dataset], split: str) -> Section:
@@ -249,12 +244,12 @@ def _mistakes(found: _Found, datasets: Mapping[str, Dataset], split: str) -> Sec
     runs = found.get((plan.PROPOSED, split))
     if runs and runs.evaluations[0]["mistakes"]:
         caption = (
-            f"The proposed network, first seed, divided by {split}: the mistakes of which it was "
-            "most certain, with true class, guess and the guess's probability"
+            f"The proposed network, first seed, divided by {split}: its most confident mistakes, "
+            "with true class, guess and the guess's probability"
         )
         source = datasets[split].source("test")
         gallery = block_makers.mistake_gallery(runs.evaluations[0]["mistakes"], source, caption)
-        section.blocks += [gallery] if gallery.images else []
+        section.blocks += [gallery] if gallery.figures else []
     return section
 
 
@@ -267,6 +262,6 @@ def _leak(found: _Found, names: Sequence[str]) -> Section:
             rows.append(
                 [name, _spread(video.accuracies), _spread(frame.accuracies), f"{gain:+.1f}"]
             )
-    caption = "What it is worth to have frames of the test videos in training, in points"
+    caption = "Gain from having frames of the test videos in training, in points"
     head = ["variant", "by video", "by frame", "gain"]
     return Section("The leak of frame splits", [Table(caption, head, rows)] if rows else [])

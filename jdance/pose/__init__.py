@@ -1,4 +1,4 @@
-"""From images to people: pose networks, their weights, and the decode of their maps."""
+"""Pose estimation: networks, their weights, and decoding of their outputs to people."""
 
 from jdance.pose.decode import DecodeConfig
 from jdance.pose.estimator import PoseEstimator

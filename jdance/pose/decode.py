@@ -1,13 +1,11 @@
-"""From the maps of a pose network to people: one jitted function of fixed shapes.
+"""Decodes the maps of a pose network to people: one jitted function with fixed shapes.
 
-Peaks of the heat maps are the candidates for joints, part-affinity fields (PAFs) score every
-possible limb between them, each limb's candidates are matched one to one, and the matches are put
-together to people (Cao et al., "Realtime Multi-Person 2D Pose Estimation using Part Affinity
-Fields", 2017). Every step treats all joints, limbs and people at once, so the time hardly depends
-on how many people there are.
+Peaks of the heat maps are joint candidates, part-affinity fields (PAFs) score all limbs between
+candidates, limbs are matched one to one, and matched limbs are assembled to people (Cao et al.,
+"Realtime Multi-Person 2D Pose Estimation using Part Affinity Fields", 2017). All joints, limbs and
+people are processed at once, so that the time hardly depends on the number of people.
 
-Positions inside this module are (x, y) in cells: the centre of the cell in row i and column j is
-(j, i).
+Positions in this module are (x, y) in cells: the center of row i, column j is (j, i).
 
 Letters in the shapes: B images, h x w cells, K peaks of a joint, P people.
 """
@@ -26,29 +24,29 @@ from jdance import skeleton
 _JOINTS = skeleton.NUM_JOINTS
 _FIRST, _SECOND = skeleton.LIMBS.T
 _TREE = skeleton.NUM_TREE_LIMBS
-_FEW = 24  # peaks of a joint
+_FEW = 24  # peaks per joint
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodeConfig:
-    """How maps become people. The thresholds are those usual for networks trained on COCO.
+    """Parameters of the decoder, with the usual thresholds for networks trained on COCO.
 
     Attributes:
-        peaks_per_joint: K, the most peaks kept of each joint's heat map, the highest first. Time
-            and memory grow with its square; where an image has no more than 24 of any joint,
-            the time is that of 24.
-        max_people: P, the most people returned, the best first.
-        smoothing: standard deviation, in cells, of the Gaussian that smooths the heat maps before
-            peaks are sought; 0 for none. The default is OpenPose's 3 pixels. More of it melts
-            the same joint of two people who stand close together into one.
-        heat_threshold: a peak of the smoothed heat map must be higher than this.
-        refine: whether to place joints between the centres of cells.
-        samples: points along a limb at which its PAF is read.
-        sample_threshold: a sample counts if the PAF along the limb exceeds this there.
-        min_samples: a limb needs at least this many samples that count.
-        min_joints: a person needs at least this many joints.
-        min_score: a person needs at least this score, see `People`.
-        stride: pixels a cell.
+        peaks_per_joint: K, the maximum number of peaks per heat map, highest first. Time and memory
+            grow with its square. On the CPU, a batch with at most 24 peaks per joint takes the
+            time of 24.
+        max_people: P, the maximum number of people per image, best first.
+        smoothing: standard deviation in cells of the Gaussian that smooths the heat maps before the
+            peak search; 0 for none. The default is OpenPose's 3 pixels. Larger values merge the
+            same joint of people close together.
+        heat_threshold: minimum of a peak in the smoothed heat map.
+        refine: interpolate peaks between cell centers.
+        samples: points per limb where the PAF is sampled.
+        sample_threshold: minimum of the PAF along the limb at a positive sample.
+        min_samples: minimum number of positive samples of a limb.
+        min_joints: minimum number of joints of a person.
+        min_score: minimum score of a person, see `People`.
+        stride: pixels per cell.
     """
 
     peaks_per_joint: int = 24
@@ -65,12 +63,12 @@ class DecodeConfig:
 
 
 class People(NamedTuple):
-    """The people in B images, the best first; rows after the last person are all zero.
+    """The people in B images, best first; rows after the last person are zero.
 
     Attributes:
-        keypoints: float32 [B, P, 18, 3], x and y in pixels of the network's input, and the value
-            of the heat map there; a missing joint is all zero.
-        valid: bool [B, P], whether the row holds a person.
+        keypoints: float32 [B, P, 18, 3]: x and y in pixels of the network's input, and the value
+            of the heat map; missing joints are zero.
+        valid: bool [B, P], whether the row is a person.
         score: float32 [B, P], (heat-map values of the joints + scores of the limbs) / joints.
     """
 
@@ -92,16 +90,16 @@ def decode(
     config: DecodeConfig = DecodeConfig(),
     min_joints: ArrayLike | None = None,
 ) -> People:
-    """Finds the people in the maps of a pose network.
+    """Decodes the maps of a pose network to people.
 
     Args:
-        heat: float [B, h, w, 19], a heat map for each joint, then the background.
+        heat: float [B, h, w, 19], heat maps of the joints and the background.
         paf: float [B, h, w, 38], part-affinity fields in the channels of skeleton.PAF_CHANNELS.
-        config: static; each is compiled once for each shape of the maps.
-        min_joints: int32 [], in place of the one in `config`, without compiling again.
+        config: static.
+        min_joints: int32 [], overrides the one in `config` without recompilation.
 
     Raises:
-        ValueError: the shapes are not as above.
+        ValueError: other shapes.
     """
     if heat.ndim != 4 or heat.shape[-1] != _JOINTS + 1 or paf.shape != (*heat.shape[:3], 38):
         raise ValueError(
@@ -124,12 +122,12 @@ def decode(
         return connect_all(paf, peaks)
 
     def connect_few_or_all(paf: jax.Array, peaks: _Peaks) -> People:
-        # The valid peaks come first: where there are few, the result is the same, in less time.
+        # Valid peaks come first, so that few peaks give the same result in less time.
         few = jax.tree.map(lambda x: x[:, :, :_FEW], peaks)
         many = peaks.valid[:, :, _FEW:].any()
         return jax.lax.cond(many, lambda: connect_all(paf, peaks), lambda: connect_all(paf, few))
 
-    # A GPU would wait for the host at the condition, for longer than all peaks take.
+    # On a GPU, the condition costs a host synchronization, which takes longer than all peaks.
     return jax.lax.platform_dependent(paf, peaks, cpu=connect_few_or_all, default=connect_all)
 
 
@@ -144,13 +142,12 @@ def _find_peaks(heat: jax.Array, config: DecodeConfig) -> _Peaks:
             default=functools.partial(_smooth_by_shifts, sigma=config.smoothing),
         )
 
-    # A peak is higher than the neighbours before it and no lower than those after it, so that only
-    # one cell of a plateau is one.
+    # A peak is > the neighbors before it and >= those after it: one peak per plateau.
     padded = jnp.pad(smooth, ((0, 0), (1, 1), (1, 1)), constant_values=-jnp.inf)
     is_peak = (smooth > config.heat_threshold) & (heat > 0)
     for dy, dx in np.ndindex(3, 3):
-        neighbour = padded[:, dy : dy + h, dx : dx + w]
-        is_peak &= smooth > neighbour if (dy, dx) < (1, 1) else smooth >= neighbour
+        neighbor = padded[:, dy : dy + h, dx : dx + w]
+        is_peak &= smooth > neighbor if (dy, dx) < (1, 1) else smooth >= neighbor
 
     candidates = jnp.where(is_peak, smooth, 0).reshape(_JOINTS, h * w)
     peaks = min(config.peaks_per_joint, h * w)
@@ -161,15 +158,15 @@ def _find_peaks(heat: jax.Array, config: DecodeConfig) -> _Peaks:
     if config.refine:
 
         def log_heat(y: jax.Array, x: jax.Array) -> jax.Array:
-            # The floor is there because maps may fall below 0 beside a peak.
+            # Maps can be negative beside a peak.
             floor = jnp.maximum(0.01 * height, 1e-6)
             return jnp.log(jnp.maximum(smooth[joint, y, x], floor))
 
-        # Peaks are Gaussians, hence parabolas in the logarithm. At the border the parabola goes
-        # through the peak and the two cells inward of it.
+        # The logarithm of a Gaussian peak is a parabola. At the border, it is fitted to the two
+        # cells inside as well.
         inner_x, inner_y = jnp.clip(x, 1, w - 2), jnp.clip(y, 1, h - 2)
-        offset_x = _parabola_top(*(log_heat(y, inner_x + step) for step in (-1, 0, 1)))
-        offset_y = _parabola_top(*(log_heat(inner_y + step, x) for step in (-1, 0, 1)))
+        offset_x = _parabola_maximum(*(log_heat(y, inner_x + step) for step in (-1, 0, 1)))
+        offset_y = _parabola_maximum(*(log_heat(inner_y + step, x) for step in (-1, 0, 1)))
         top = jnp.stack([inner_x, inner_y], axis=-1).astype(jnp.float32)
         top += jnp.stack([offset_x, offset_y], axis=-1)
         position = jnp.clip(top, position - 0.5, position + 0.5)
@@ -183,8 +180,8 @@ def _smooth_by_matrices(maps: jax.Array, sigma: float) -> jax.Array:
 
 
 def _smooth_by_shifts(maps: jax.Array, sigma: float) -> jax.Array:
-    """The same as sums of shifted maps, which fuse with what uses them."""
-    reach = int(np.ceil(6 * sigma))  # beyond that weights are under float32's precision
+    """The same as sums of shifted maps, which XLA fuses with their consumers."""
+    reach = int(np.ceil(6 * sigma))  # weights beyond are below float32's precision
     for axis, size in ((1, maps.shape[1]), (2, maps.shape[2])):
         weights = _smoothing_matrix(size, sigma)
         width = [(reach, reach) if i == axis else (0, 0) for i in range(3)]
@@ -202,24 +199,24 @@ def _smooth_by_shifts(maps: jax.Array, sigma: float) -> jax.Array:
 
 
 def _smoothing_matrix(size: int, sigma: float) -> np.ndarray:
-    """[size, size]: a Gaussian in each row, of sum 1 also where the border cuts it off."""
+    """[size, size]: in each row a Gaussian, normalized to sum 1 also at the border."""
     distance = np.arange(size)[:, None] - np.arange(size)
     weights = np.exp(-0.5 * (distance / sigma) ** 2)
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def _parabola_top(before: jax.Array, centre: jax.Array, after: jax.Array) -> jax.Array:
-    """Where the parabola through values at -1, 0 and 1 is highest; 0 if it has no top."""
-    curvature = before - 2 * centre + after
-    has_top = curvature < 0
-    return jnp.where(has_top, 0.5 * (before - after) / jnp.where(has_top, curvature, 1), 0)
+def _parabola_maximum(before: jax.Array, center: jax.Array, after: jax.Array) -> jax.Array:
+    """Position of the maximum of the parabola through values at -1, 0 and 1; 0 without one."""
+    curvature = before - 2 * center + after
+    has_maximum = curvature < 0
+    return jnp.where(has_maximum, 0.5 * (before - after) / jnp.where(has_maximum, curvature, 1), 0)
 
 
 def _score_limbs(paf: jax.Array, peaks: _Peaks, config: DecodeConfig) -> jax.Array:
-    """Scores [19, K, K] of every limb from each peak of its first joint to each of its second.
+    """Scores [19, K, K] of the limbs between all peaks of their first and second joints.
 
-    The score is the mean of the PAF along the limb, less a penalty for limbs longer than half the
-    map; -inf where there is no limb.
+    The score is the mean of the PAF along the limb, minus a penalty for limbs longer than half the
+    map; -inf without a limb.
     """
     h, w = paf.shape[:2]
     start = peaks.position[_FIRST][:, :, None]  # [19, K, 1, 2]
@@ -227,7 +224,7 @@ def _score_limbs(paf: jax.Array, peaks: _Peaks, config: DecodeConfig) -> jax.Arr
     length = jnp.maximum(jnp.sqrt((vector**2).sum(axis=-1)), 1e-6)
     direction = vector / length[..., None]
 
-    # The PAF is read bilinearly between the centres of cells, and beyond the outermost as there.
+    # Bilinear sampling of the PAF, clamped at the border.
     fraction = (np.arange(config.samples, dtype=np.float32) + 0.5) / config.samples
     points = start[..., None, :] + fraction[:, None] * vector[..., None, :]
     x, y = points[..., 0], points[..., 1]  # [19, K, K, samples]
@@ -238,7 +235,7 @@ def _score_limbs(paf: jax.Array, peaks: _Peaks, config: DecodeConfig) -> jax.Arr
 
     along = jnp.zeros_like(x)
     for axis in range(2):
-        # Gathers of single numbers: XLA's CPU code is five times slower at gathering vectors.
+        # Scalar gathers, because XLA's CPU backend is five times slower at gathering vectors.
         field = paf[..., skeleton.PAF_CHANNELS[:, axis]].transpose(2, 0, 1).reshape(-1)
         upper = (1 - dx) * field[corner] + dx * field[corner + 1]
         lower = (1 - dx) * field[corner + w] + dx * field[corner + w + 1]
@@ -251,39 +248,39 @@ def _score_limbs(paf: jax.Array, peaks: _Peaks, config: DecodeConfig) -> jax.Arr
 
 
 def match_greedily(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Matches the rows and columns of each matrix one to one, the highest score first.
+    """Greedy one-to-one matching of the rows and columns of all L matrices at once.
 
-    Each round takes all pairs that are the best of their row and of their column, and strikes out
-    those rows and columns. Taking the best pair of all, one after the other, comes to the same:
-    no other pair can take a row or a column from a pair that is the best of both. Equal scores are
-    ordered by their index (row, column), as argmax returns the first of equals. The best pair left
-    is always among those taken, so there are at most K rounds.
+    Each round matches all pairs that are the maximum of their row and of their column, and removes
+    these rows and columns. This equals matching the highest pair first, one by one, because no
+    other pair can claim the row or column of a mutual maximum. Ties are ordered by (row, column),
+    as argmax returns the first maximum. The highest remaining pair is matched in every round, so
+    there are at most K rounds.
 
     Args:
-        scores: float32 [L, K, K], -inf where a pair is not allowed.
+        scores: float32 [L, K, K], -inf for pairs that are not allowed.
 
     Returns:
-        row: int32 [L, K], the row that each column is matched with, or -1.
-        score: float32 [L, K], the score of that pair, or 0.
+        row: int32 [L, K], the row matched with each column, or -1.
+        score: float32 [L, K], the score of the pair, or 0.
     """
     index = np.arange(scores.shape[-1])
 
-    def take_mutual_best(state: tuple) -> tuple:
-        matched_row, matched_score, left, _ = state
-        best_column = left.argmax(axis=2)
-        best_row, best_score = left.argmax(axis=1), left.max(axis=1)
+    def match_mutual_maxima(state: tuple) -> tuple:
+        matched_row, matched_score, remaining, _ = state
+        best_column = remaining.argmax(axis=2)
+        best_row, best_score = remaining.argmax(axis=1), remaining.max(axis=1)
         mutual = jnp.take_along_axis(best_column, best_row, axis=1) == index
         mutual &= best_score > -jnp.inf
         matched_row = jnp.where(mutual, best_row, matched_row)
         matched_score = jnp.where(mutual, best_score, matched_score)
         row_used = (matched_row[:, None, :] == index[:, None]).any(axis=2)
         used = row_used[:, :, None] | (matched_row >= 0)[:, None, :]
-        left = jnp.where(used, -jnp.inf, left)
-        return matched_row, matched_score, left, (left > -jnp.inf).any()
+        remaining = jnp.where(used, -jnp.inf, remaining)
+        return matched_row, matched_score, remaining, (remaining > -jnp.inf).any()
 
-    nothing = jnp.full(scores.shape[:2], -1, jnp.int32), jnp.zeros(scores.shape[:2], jnp.float32)
-    state = (*nothing, scores, (scores > -jnp.inf).any())
-    row, score, _, _ = jax.lax.while_loop(lambda state: state[-1], take_mutual_best, state)
+    unmatched = jnp.full(scores.shape[:2], -1, jnp.int32), jnp.zeros(scores.shape[:2], jnp.float32)
+    state = (*unmatched, scores, (scores > -jnp.inf).any())
+    row, score, _, _ = jax.lax.while_loop(lambda state: state[-1], match_mutual_maxima, state)
     return row, score
 
 
@@ -294,43 +291,45 @@ def _assemble(
     config: DecodeConfig,
     min_joints: ArrayLike,
 ) -> People:
-    """Puts matched limbs together to people, without the axis B.
+    """Assembles matched limbs to people, for one image.
 
     Args:
+        peaks: the joint candidates.
         parent: int32 [19, K], for each peak of a limb's second joint the peak of its first, or -1.
         limb_score: float32 [19, K], the score of that limb, or 0.
-        min_joints: that a person needs.
+        config: of the decoder.
+        min_joints: minimum number of joints of a person.
     """
     k = peaks.valid.shape[1]
     peak_id = np.arange(_JOINTS * k).reshape(_JOINTS, k)
-    nowhere = _JOINTS * k  # an index that scatters drop
+    dropped = _JOINTS * k  # an out-of-bounds index, for scatters with mode="drop"
 
-    # Every peak points to the one above it in the tree of limbs, and the topmost, which is the
-    # neck where one was found, to itself. Its id is the label of all that lead to it. The tree is
-    # three limbs deep; following pointers to pointers twice climbs up to four.
+    # Pointer jumping: each peak points to its parent in the tree of limbs, roots (the neck, if
+    # detected) to themselves; the root's id labels its tree. The tree is three limbs deep, and two
+    # rounds reach four levels up.
     above = jnp.where(parent >= 0, _FIRST[:, None] * k + parent, peak_id[_SECOND])[:_TREE]
     label = jnp.asarray(peak_id).at[_SECOND[:_TREE]].set(above).reshape(-1)
     for _ in range(2):
         label = label[label]
     label = label.reshape(_JOINTS, k)
 
-    # As each match is one to one, a label has at most one peak of each joint:
-    # members[label, joint] is 1 + that peak's index, or 0.
+    # Matches are one to one, so that a label has at most one peak of each joint:
+    # members[label, joint] is 1 + its index, or 0.
     joint = np.arange(_JOINTS)
-    peak_number = jnp.where(peaks.valid, np.arange(1, k + 1), 0)
+    peak_index1 = jnp.where(peaks.valid, np.arange(1, k + 1), 0)
     members = jnp.zeros((_JOINTS * k, _JOINTS), jnp.int32)
-    members = members.at[label, joint[:, None]].set(peak_number, unique_indices=True)
+    members = members.at[label, joint[:, None]].set(peak_index1, unique_indices=True)
     gain = peaks.score.at[_SECOND[:_TREE]].add(limb_score[:_TREE])
 
-    # A shoulder-ear limb brings what hangs together with the ear to the person of the shoulder,
-    # unless they have a joint in common. It never starts a person from a shoulder alone.
+    # A shoulder-ear limb merges the ear's tree into the shoulder's, unless they share a joint type.
+    # A shoulder alone never starts a person.
     for limb in range(_TREE, len(skeleton.LIMBS)):
         body, head = label[_FIRST[limb], parent[limb]], label[_SECOND[limb]]
         body_has, head_has = members[body] > 0, members[head] > 0
         joins = (parent[limb] >= 0) & ~(body_has & head_has).any(axis=-1)
         joins &= body_has.sum(axis=-1) >= 2
-        source = jnp.where(joins, head, nowhere)
-        members = members.at[jnp.where(joins, body, nowhere)].add(members[head], mode="drop")
+        source = jnp.where(joins, head, dropped)
+        members = members.at[jnp.where(joins, body, dropped)].add(members[head], mode="drop")
         members = members.at[source].set(0, mode="drop")
         label = jnp.asarray(peak_id).reshape(-1).at[source].set(body, mode="drop")[label]
         gain = gain.at[_SECOND[limb]].add(jnp.where(joins, limb_score[limb], 0))

@@ -1,7 +1,7 @@
-"""How well a pose network finds people: COCO's average precision, by COCO's own program.
+"""COCO's average precision of a pose network, computed by pycocotools.
 
-Precision is averaged over ten thresholds of the object key-point similarity (OKS) between a found
-person and a true one, from 0.50 to 0.95. https://cocodataset.org/#keypoints-eval
+Averaged over ten thresholds (0.50 to 0.95) of the object keypoint similarity (OKS) between detected
+and annotated people. https://cocodataset.org/#keypoints-eval
 """
 
 import contextlib
@@ -24,9 +24,9 @@ from jdance.errors import UserError
 from jdance.pose.decode import People
 from jdance.pose.letterbox import INPUT_SIZE, letterbox, to_image
 
-_BATCH = 8  # images per device of an accelerator; on a CPU, of all its devices together
-# Where COCOeval.summarize puts them.
-_NAMES = {"AP": 0, "AP50": 1, "AP75": 2, "AR": 5}
+_BATCH = 8  # images per GPU or TPU; on the CPU, images of all devices together
+# Indices in COCOeval.stats.
+_STATS = {"AP": 0, "AP50": 1, "AP75": 2, "AR": 5}
 
 
 def average_precision(
@@ -37,17 +37,17 @@ def average_precision(
     interleave: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
     input_size: int = INPUT_SIZE,
 ) -> dict[str, Any]:
-    """AP, AP50, AP75 and AR of a pose network on packed records of `people`; n is their number.
+    """Computes AP, AP50, AP75, AR and n, the number of images, on packed `SceneRecord`s.
 
-    Images are read in batches, each once; only annotations and detections are kept.
+    Images are read once, in batches; only annotations and detections are kept in memory.
 
     Args:
-        estimator: the network, such as `PoseEstimator.on_all_devices` returns it.
+        estimator: for example `PoseEstimator.on_all_devices()`.
         source: the records.
-        process, processes: which shard of the images this process evaluates.
-        interleave: from the rows [N, ...] of a shard those of all shards in the images' order;
-            the shards are padded to one length.
-        input_size: side of the squares that the estimator is given.
+        process, processes: this process evaluates the images process, process + processes, ...
+        interleave: gathers the rows [N, ...] of all processes in the order of the images; shards
+            are padded to equal length.
+        input_size: side of the letterboxed images in pixels.
     """
     size, truth = _batch_size(), list[scenes.SceneRecord]()
     own = _own_images(source, process, processes, truth)
@@ -60,12 +60,12 @@ def average_precision(
         result = jax.device_get(estimator(squares))
         columns.append((sizes, result.keypoints, result.valid, result.score))
     rows = (interleave(np.concatenate(column)) for column in zip(*columns, strict=True))
-    found = [
+    detected = [
         (to_image(keypoints[valid], int(shape[0]), int(shape[1]), input_size), score[valid])
         for shape, keypoints, valid, score in islice(zip(*rows, strict=True), len(source))
     ]
-    deque(own, maxlen=0)  # the annotations of the last images, which are of other shards
-    return coco_metrics(truth, found)
+    deque(own, maxlen=0)  # reads the annotations after this shard's last image
+    return coco_metrics(truth, detected)
 
 
 def _batch_size() -> int:
@@ -76,7 +76,7 @@ def _batch_size() -> int:
 def _own_images(
     source: Shards, process: int, processes: int, truth: list[scenes.SceneRecord]
 ) -> Iterator[np.ndarray]:
-    """The images of this process, uint8 RGB; appends the annotations of all records to `truth`."""
+    """Yields this process's images, uint8 RGB; appends all records' annotations to `truth`."""
     for index in range(len(source)):
         record = scenes.unpack(source[index])
         truth.append(replace(record, image=b"", mask=None))
@@ -92,50 +92,49 @@ def _decode(record: scenes.SceneRecord) -> np.ndarray:
 
 
 def coco_metrics(
-    truth: Sequence[scenes.SceneRecord], found: Iterable[tuple[np.ndarray, np.ndarray]]
+    truth: Sequence[scenes.SceneRecord], detected: Iterable[tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, Any]:
-    """AP, AP50, AP75 and AR, and n, the number of images.
+    """Computes AP, AP50, AP75, AR and n, the number of images.
 
     Args:
-        truth: the true people of each image.
-        found: for each image the found people, float [N, 18, 3] in its pixels, and their
-            scores [N].
+        truth: annotations of each image.
+        detected: for each image people float [N, 18, 3] in pixels, and their scores [N].
     """
-    with contextlib.redirect_stdout(io.StringIO()):  # it reports every move it makes
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         dataset = COCO()
         dataset.dataset = to_coco(truth)
         dataset.createIndex()
         results = [
             {
-                "image_id": number,
+                "image_id": image_id,
                 "category_id": 1,
                 "keypoints": skeleton.to_coco17(person).ravel().tolist(),
                 "score": float(score),
             }
-            for number, (keypoints, scores) in enumerate(found)
+            for image_id, (keypoints, scores) in enumerate(detected)
             for person, score in zip(keypoints, scores, strict=True)
         ]
         if not results:
-            return {**dict.fromkeys(_NAMES, 0.0), "n": len(truth)}
+            return {**dict.fromkeys(_STATS, 0.0), "n": len(truth)}
         evaluation = COCOeval(dataset, dataset.loadRes(results), "keypoints")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return {**{name: float(evaluation.stats[i]) for name, i in _NAMES.items()}, "n": len(truth)}
+    return {**{name: float(evaluation.stats[i]) for name, i in _STATS.items()}, "n": len(truth)}
 
 
 def to_coco(records: Sequence[scenes.SceneRecord]) -> dict[str, Any]:
-    """The content of a COCO key-point annotation file; images are numbered from 0."""
+    """The content of a COCO key-point annotation file, with image ids from 0."""
     annotations: list[dict[str, Any]] = []
-    for number, record in enumerate(records):
+    for image_id, record in enumerate(records):
         for person, box, area, crowd in zip(
             record.people, record.boxes, record.areas, record.crowd, strict=True
         ):
-            joints = skeleton.to_coco17(person) * [1, 1, 2]  # 2: labelled and in sight
+            joints = skeleton.to_coco17(person) * [1, 1, 2]  # 2: labeled and visible
             annotations.append(
                 {
                     "id": len(annotations) + 1,
-                    "image_id": number,
+                    "image_id": image_id,
                     "category_id": 1,
                     "keypoints": joints.ravel().tolist(),
                     "num_keypoints": int((joints[:, 2] > 0).sum()),
@@ -145,7 +144,7 @@ def to_coco(records: Sequence[scenes.SceneRecord]) -> dict[str, Any]:
                 }
             )
     return {
-        "info": {},  # which pycocotools before 2.0.11 want to see
+        "info": {},  # required by pycocotools before 2.0.11
         "images": [{"id": i, "file_name": record.name} for i, record in enumerate(records)],
         "categories": [{"id": 1, "name": "person"}],
         "annotations": annotations,

@@ -283,7 +283,7 @@ def _tfjs_name(variable: VariablePath) -> str:
     module, is_kernel = variable[1], variable[-1] == "kernel"
     part, _, kind = module.partition("_")
     weights_or_offset = "Conv2D_weights" if is_kernel else "Conv2D_bn_offset"
-    variable = "Conv2D/ReadVariableOp" if is_kernel else "BiasAdd/ReadVariableOp"
+    operation = "Conv2D/ReadVariableOp" if is_kernel else "BiasAdd/ReadVariableOp"
     if module in ("stem", "last"):
         return f"model_1/model/{'Conv1' if module == 'stem' else 'Conv_1'}/{weights_or_offset}"
     if part.startswith("block"):
@@ -294,7 +294,7 @@ def _tfjs_name(variable: VariablePath) -> str:
         return f"{scope}/{weights_or_offset}"
     if part == "top" or part.startswith("lateral"):
         number = 0 if part == "top" else 1 + int(part.removeprefix("lateral"))
-        return f"model_1/conv2d{f'_{number}' if number else ''}/{variable}"
+        return f"model_1/conv2d{f'_{number}' if number else ''}/{operation}"
     if part.startswith("merge"):
         number = int(part.removeprefix("merge"))
         scope = f"model_1/separable_conv2d{f'_{number}' if number else ''}/separable_conv2d"
@@ -304,11 +304,11 @@ def _tfjs_name(variable: VariablePath) -> str:
     head = next(name for name in _TFJS_HEADS if part in name)
     number = _TFJS_NUMBERS[head]
     if not kind:
-        return f"{head}_0/conv2d_{number + 1}/{variable}"
+        return f"{head}_0/conv2d_{number + 1}/{operation}"
     scope = f"{head}_0/separable_conv2d_{number}"
     if kind == "depthwise":
         return f"{scope}/separable_conv2d/ReadVariableOp"
-    return f"{scope}/{'separable_conv2d/ReadVariableOp_1' if is_kernel else variable}"
+    return f"{scope}/{'separable_conv2d/ReadVariableOp_1' if is_kernel else operation}"
 
 
 IMPORTERS: dict[str, Callable[[str | Path], Imported]] = {

@@ -1,24 +1,23 @@
-"""Images of any size to the square input of a pose network, and key points back."""
+"""Letterboxing: images to the square input of a pose network, and key points back."""
 
 import cv2
 import numpy as np
 
 from jdance import skeleton
 
-# Side of the square that pose networks see by default, in pixels.
-INPUT_SIZE = 368
+INPUT_SIZE = 368  # default side of the square, in pixels
 
 
 def letterbox(image: np.ndarray, size: int = INPUT_SIZE) -> tuple[np.ndarray, float]:
-    """Fits an image into a square, its aspect ratio kept.
+    """Fits an image into a square, preserving its aspect ratio.
 
     Args:
         image: uint8 [H, W, 3].
         size: side of the square in pixels.
 
     Returns:
-        uint8 [size, size, 3] with the image at the top left, its longer side `size` long, and 0
-        elsewhere; and the scale, size / max(H, W).
+        uint8 [size, size, 3] with the scaled image at the top left and zeros elsewhere, and the
+        scale, size / max(H, W).
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ValueError(f"expected an image uint8 [H, W, 3], got {image.dtype} {image.shape}")
@@ -34,10 +33,8 @@ def letterbox(image: np.ndarray, size: int = INPUT_SIZE) -> tuple[np.ndarray, fl
     return square, scale
 
 
-def to_image(
-    keypoints: np.ndarray, height: int, width: int, size: int = INPUT_SIZE
-) -> np.ndarray:
-    """Maps key points found in a letterboxed image to pixels of the image itself.
+def to_image(keypoints: np.ndarray, height: int, width: int, size: int = INPUT_SIZE) -> np.ndarray:
+    """Maps key points from a letterboxed image to pixels of the original image.
 
     Args:
         keypoints: float [..., J, 3] in pixels of the square.
@@ -45,12 +42,11 @@ def to_image(
         size: side of the square in pixels.
 
     Returns:
-        float32 [..., J, 3]; scores are kept. A joint found outside the image, where the square
-        is empty, becomes a missing one.
+        float32 [..., J, 3] with the same scores. Joints outside the image become missing.
     """
     fitted_height, fitted_width = fitted_size(height, width, size)
-    # Pixel centres lie at whole numbers, as for cv2.resize. Each axis has its own factor, because
-    # the fitted sizes are rounded.
+    # Pixel centers have integer coordinates, as in cv2.resize. Each axis has its own factor,
+    # because the fitted sizes are rounded.
     factor = np.array([width / fitted_width, height / fitted_height], np.float32)
     result = np.array(keypoints, np.float32)
     result[..., :2] = (result[..., :2] + 0.5) * factor - 0.5
@@ -60,8 +56,8 @@ def to_image(
 
 
 def fitted_size(height: int, width: int, size: int = INPUT_SIZE) -> tuple[int, int]:
-    """Height and width in pixels that an image has inside its square."""
-    # In whole numbers, so that compiled programs get the same.
+    """Height and width in pixels of an image in its square."""
+    # In integers, so that compiled programs get the same result.
     longer = max(height, width)
     down, across = ((2 * side * size + longer) // (2 * longer) for side in (height, width))
     return max(1, down), max(1, across)

@@ -1,4 +1,4 @@
-"""The pose networks: what each one is given, and how its outputs become people."""
+"""The pose networks by name: preprocessing, module and decoder."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,9 +8,10 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import ArrayLike
 
-from jdance.models import pose_mobilenet
+from jdance.models.pose_layers import Maps
 from jdance.models.pose_light import LightPose
 from jdance.models.pose_lightweight import LightweightOpenPose
+from jdance.models.pose_mobilenet import MobileNetV2Small
 from jdance.models.pose_movenet import MoveNetMultiPose
 from jdance.models.pose_openpose import OpenPoseVGG19
 from jdance.pose import movenet_decode
@@ -26,20 +27,21 @@ def _to_unit_rgb(images: Array) -> Array:
     return images.astype(jnp.float32) / 127.5 - 1
 
 
-def _decode_maps(maps: pose_mobilenet.Maps, config: DecodeConfig, min_joints: ArrayLike) -> People:
+def _decode_maps(maps: Maps, config: DecodeConfig, min_joints: ArrayLike) -> People:
     return decode(*maps, config, min_joints)
 
 
 class PoseNetwork(NamedTuple):
-    """A kind of pose network; everything that depends on the kind is here.
+    """A pose network and how to use it.
 
     Attributes:
-        module: its Flax module, called with what `preprocess` returns; outputs are its maps.
-        preprocess: uint8 RGB [B, H, W, 3] -> what the module is called with.
-        decode: (maps, `DecodeConfig`, min_joints) -> people, in pixels of the images.
-        multiple: H and W are multiples of this.
-        size: side of the square input if none is named, in pixels.
-        trainable: maps are heat maps and PAFs, which `PoseTask` trains.
+        module: the Flax module.
+        preprocess: images uint8 RGB [B, H, W, 3] -> the module's input.
+        decode: (the module's outputs, `DecodeConfig`, min_joints) -> `People` in pixels of the
+            images.
+        multiple: H and W must be multiples of this.
+        size: default side of the square input in pixels.
+        trainable: whether the outputs are heat maps and PAFs, as `PoseTask` requires.
     """
 
     module: type[nn.Module]
@@ -50,9 +52,9 @@ class PoseNetwork(NamedTuple):
     trainable: bool = True
 
 
-# By the name that configurations and pose checkpoints give them.
+# By their names in configurations and pose checkpoints.
 NETWORKS = {
-    "mobilenet_v2_small": PoseNetwork(pose_mobilenet.MobileNetV2Small),
+    "mobilenet_v2_small": PoseNetwork(MobileNetV2Small),
     "light": PoseNetwork(LightPose),
     "openpose_vgg19": PoseNetwork(OpenPoseVGG19, multiple=8),
     "lightweight_openpose": PoseNetwork(LightweightOpenPose, multiple=8),

@@ -1,8 +1,8 @@
-"""Test-time augmentation of pose networks: mirrored and turned copies of the images.
+"""Test-time augmentation of pose networks: flipped and rotated views of the images.
 
-Copies are part of the batch. What is found in all of them is merged: people who are alike by OKS
-are one, whose joints are averages. Of people of different views whose boxes overlap without being
-alike, such as an upright person and legs taken for arms in the view upside down, the best is kept.
+All views form one batch, and their detections are merged. People with a high OKS are averaged. Of
+people from different views whose boxes overlap despite a low OKS (such as legs mistaken for arms in
+the rotated view), the best one is kept.
 
 Letters in the shapes: B images of height H and width W, V views, P people of a view.
 """
@@ -20,43 +20,43 @@ from jdance.errors import UserError
 from jdance.pose import oks
 from jdance.pose.decode import People
 
-_OVERLAP = 0.5  # share of the smaller box above which people of different views are rivals
+_MAX_OVERLAP = 0.5  # of boxes of different people, as a fraction of the smaller box
 
 
 class _View(NamedTuple):
-    across: bool  # whether x is reversed
-    down: bool  # whether y is reversed
+    flip_x: bool
+    flip_y: bool
 
 
 VIEWS = {"flip": _View(True, False), "rot180": _View(True, True)}
 
 
 def check(names: Sequence[str]) -> None:
-    """Raises UserError unless all are different names of `VIEWS`."""
+    """Raises UserError unless `names` are distinct keys of `VIEWS`."""
     if set(names) - set(VIEWS) or len(set(names)) < len(names):
         raise UserError(
-            f"--pose_views={','.join(names)}: expected different ones of {', '.join(VIEWS)}"
+            f"--pose_views={','.join(names)}: expected distinct names of {', '.join(VIEWS)}"
         )
 
 
 def add(images: Array, names: Sequence[str]) -> Array:
-    """[B, H, W, 3] -> [V * B, H, W, 3]: the images, then each view of all of them."""
+    """The images and their views in one batch: [B, H, W, 3] -> [V * B, H, W, 3]."""
     copies = [images]
     for view in (VIEWS[name] for name in names):
-        copies.append(images[:, :: -1 if view.down else 1, :: -1 if view.across else 1])
+        copies.append(images[:, :: -1 if view.flip_y else 1, :: -1 if view.flip_x else 1])
     return jnp.concatenate(copies)
 
 
 def merge(found: People, names: Sequence[str], height: int, width: int, max_people: int) -> People:
-    """The people [B, max_people] of images, from those [V * B, P] in `add`'s result.
+    """Merges the people [V * B, P] found in the result of `add` to [B, max_people].
 
-    A joint's position is the mean over the views in which it was found, weighted by its scores;
-    joint and person have the scores of the best view.
+    Joint positions are means over the views, weighted by score; joints and people have the scores
+    of their best view.
     """
     keypoints = found.keypoints.reshape(1 + len(names), -1, *found.keypoints.shape[1:])
     restored = [keypoints[0]]
-    for number, name in enumerate(names, start=1):
-        restored.append(_restored(keypoints[number], VIEWS[name], height, width))
+    for i, name in enumerate(names, start=1):
+        restored.append(_restore(keypoints[i], VIEWS[name], height, width))
     batch, rows = keypoints.shape[1:3]
 
     def beside(x: Array) -> Array:
@@ -65,25 +65,25 @@ def merge(found: People, names: Sequence[str], height: int, width: int, max_peop
 
     people = People(jnp.concatenate(restored, 1), beside(found.valid), beside(found.score))
     view = np.repeat(np.arange(len(restored)), rows)
-    return jax.vmap(lambda one: _merged(one, view, max_people))(people)
+    return jax.vmap(lambda one: _merge_image(one, view, max_people))(people)
 
 
-def _restored(keypoints: Array, view: _View, height: int, width: int) -> Array:
-    """Key points [..., 18, 3] of a view in pixels of the image."""
+def _restore(keypoints: Array, view: _View, height: int, width: int) -> Array:
+    """Maps key points [..., 18, 3] of a view to pixels of the image."""
     x, y, score = jnp.moveaxis(keypoints, -1, 0)
-    x = width - 1 - x if view.across else x
-    y = height - 1 - y if view.down else y
+    x = width - 1 - x if view.flip_x else x
+    y = height - 1 - y if view.flip_y else y
     result = jnp.stack([x, y, score], -1)
-    if view.across != view.down:  # a mirror image: left is right
+    if view.flip_x != view.flip_y:  # a mirror image
         result = result[..., skeleton.COCO18.flip, :]
     return jnp.where(result[..., 2:] > 0, result, 0)
 
 
-def _merged(people: People, view: np.ndarray, max_people: int) -> People:
-    """Merges the people [N] of one image, who were found in the views int [N]."""
+def _merge_image(people: People, view: np.ndarray, max_people: int) -> People:
+    """Merges the people [N] of one image; `view` int [N] is the view of each."""
     keypoints, valid, score = people
     same = oks.similarity(keypoints) > oks.SAME_PERSON
-    rivals = (view[:, None] != view) & (oks.overlap(keypoints) > _OVERLAP)
+    rivals = (view[:, None] != view) & (oks.overlap(keypoints) > _MAX_OVERLAP)
     kept, owner = oks.suppress(same | rivals, score, valid)
     rows = np.arange(len(score))
     member = (owner == rows[:, None]) & (same | np.eye(len(rows), dtype=bool))  # [owner, member]
@@ -95,5 +95,5 @@ def _merged(people: People, view: np.ndarray, max_people: int) -> People:
     merged = jnp.concatenate([position, weight.max(1)[..., None]], -1)
     merged = jnp.where(merged[..., 2:] > 0, merged, 0)
     best, row = jax.lax.top_k(jnp.where(kept, score, -jnp.inf), max_people)
-    there = best > -jnp.inf
-    return People(jnp.where(there[:, None, None], merged[row], 0), there, jnp.where(there, best, 0))
+    valid = best > -jnp.inf
+    return People(jnp.where(valid[:, None, None], merged[row], 0), valid, jnp.where(valid, best, 0))

@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jdance import npz
 from jdance.data import images
 from jdance.errors import UserError
-from jdance.models import pose_mobilenet
+from jdance.models.pose_mobilenet import MobileNetV2Small
 from jdance.pose.letterbox import letterbox
 from jdance.pose.networks import NETWORKS, PoseNetwork
 from jdance.weights import checkpoint
@@ -112,7 +112,7 @@ def calibrate(variables: Mapping[str, Any], images: np.ndarray) -> Variables:
     Returns:
         The backbone's `batch_stats`, for `with_statistics`.
     """
-    net = pose_mobilenet.MobileNetV2Small(statistics="fixed", momentum=0.0)
+    net = MobileNetV2Small(statistics="fixed", momentum=0.0)
 
     @jax.jit
     def measure(variables: Variables, images: jax.Array) -> Variables:

@@ -78,6 +78,9 @@ DOWNLOADS: dict[str, tuple[Download, ...]] = {
     ),
 }
 
+# Networks for real images, the most accurate first.
+_PREFERRED = ("hpe0001", "movenet_multipose", "mobilenet_v2_small")
+
 _TIMEOUT = 30  # seconds without data
 
 
@@ -98,6 +101,26 @@ def find(name: str) -> Path:
         raise UserError(f"{name}: no published weights of that name; known: {', '.join(DOWNLOADS)}")
     paths = [_fetch(source) for source in DOWNLOADS[name]]
     return paths[0]
+
+
+def choose() -> str:
+    """Returns the most accurate pose network that is in the cache or can be downloaded.
+
+    Raises:
+        UserError: there is none; the message has the addresses.
+    """
+    for name in _PREFERRED:
+        try:
+            find(name)
+            return name
+        except UserError:
+            continue
+    files = " and ".join(source.url for source in DOWNLOADS[_PREFERRED[0]])
+    names = " and ".join(source.file for source in DOWNLOADS[_PREFERRED[0]])
+    raise UserError(
+        f"no pose network is in {cache_folder()} and none can be downloaded: get {files}, put them "
+        f"there as {names}, or name a pose network with --pose"
+    )
 
 
 def _fetch(source: Download) -> Path:

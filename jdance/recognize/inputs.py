@@ -64,4 +64,4 @@ def is_stage(path: Path) -> bool:
         keypoints = openpose_json.path_for_frame(path.name, 0, folder)
     else:
         keypoints = openpose_json.path_for(path, path.parent)
-    return openpose_json.generator(keypoints) == stage.NAME
+    return openpose_json.read_generator(keypoints) == stage.NAME

@@ -169,15 +169,15 @@ def classify(
 
 
 def _square_around(box: Array) -> Array:
-    """`crop.around` for boxes [..., 4]: int32 [..., 3], left, top, side."""
-    side = jnp.maximum(crop.MARGIN * box[..., 2:].max(-1), crop.SMALLEST)
+    """`crop.person_square` for boxes [..., 4]: int32 [..., 3], left, top, side."""
+    side = jnp.maximum(crop.MARGIN * box[..., 2:].max(-1), crop.MIN_SIDE)
     corner = box[..., :2] + box[..., 2:] / 2 - side[..., None] / 2
     square = jnp.round(jnp.concatenate([corner, side[..., None]], -1))
-    return jnp.clip(square, -crop.LARGEST, crop.LARGEST).astype(jnp.int32)
+    return jnp.clip(square, -crop.MAX_SIDE, crop.MAX_SIDE).astype(jnp.int32)
 
 
 def _square_of_whole(sizes: Array) -> Array:
-    """`crop.whole` for sizes [B, 2]: int32 [B, 3]."""
+    """`crop.image_square` for sizes [B, 2]: int32 [B, 3]."""
     side = sizes.max(-1, keepdims=True)
     return jnp.concatenate([(sizes[:, ::-1] - side) // 2, side], -1)
 
@@ -208,10 +208,9 @@ def _probabilities(
 ) -> Array:
     """Returns probabilities float32 [B, P, M] of the valid people, 0 elsewhere."""
     rows = valid.size
+    points = keypoints.reshape(rows, skeleton.NUM_JOINTS, 3)
     square = square.reshape(rows, 3)
-    viewed = _into_view(
-        keypoints.reshape(rows, skeleton.NUM_JOINTS, 3), square, network.image_size or crop.SIZE
-    )
+    viewed = _into_view(points, square, network.image_size or crop.SIZE)
     frame_index = jnp.arange(rows, dtype=jnp.int32) // valid.shape[1]
     people = _People(
         frames,
@@ -309,11 +308,11 @@ def _in_groups(
 
 
 def _into_view(points: Array, square: Array, size: int) -> Array:
-    """Transforms key points [N, 18, 3] of frames to views of `size` pixels of squares [N, 3].
+    """Transforms key points [N, 18, 3] from frames to views of squares [N, 3], `size` pixels wide.
 
-    Equals `crop.into` followed by `augment.warp_keypoints` with `augment.plain`.
+    Equals `crop.to_crop` followed by `augment.warp_keypoints` with `augment.center_affine`.
     """
-    affine = augment.plain(size)
+    affine = augment.center_affine(size)
     scale = (crop.SIZE / square[:, 2])[:, None, None]
     xy = (points[..., :2] + 0.5 - square[:, None, :2]) * scale - 0.5
     xy = xy * np.diag(affine[:, :2]).astype(np.float32) + affine[:, 2].astype(np.float32)
@@ -329,8 +328,8 @@ def _views(people: _People, valid_rows: Array, total: Array, size: int) -> Array
 
     def add(i: Array, views: Array) -> Array:
         row = valid_rows[i]
-        crop_ = resample.cut(people.frames, people.frame_index[row], people.square[row])
-        view = resample.view(crop_, size)
+        pixels = resample.cut(people.frames, people.frame_index[row], people.square[row])
+        view = resample.view(pixels, size)
         return jax.lax.dynamic_update_slice_in_dim(views, view[None], i, 0)
 
     views = jnp.zeros((len(valid_rows), size, size, 3), jnp.uint8)

@@ -71,7 +71,7 @@ class Recognizer:
         source: source of the motion network's data set, see `experiment.source`.
 
     Raises:
-        UserError: the motion network is a sequence network or an STR network.
+        UserError: the motion network is a sequence network or does not use a named feature set.
     """
 
     def __init__(
@@ -97,8 +97,9 @@ class Recognizer:
             )
         if not inputs.feature_set:
             raise UserError(
-                "the run is an STR network, which recognition does not support; evaluate it with "
-                "launch/evaluate.py, or choose another --model"
+                f"recognition does not support networks with inputs of their own (model.branches="
+                f"{config.model.branches}); evaluate the run with launch/evaluate.py, or choose "
+                "another --model"
             )
         self.config, self.classes, self.estimator = config, classes, estimator
         self.min_joints, self.min_confidence, self.source = min_joints, min_confidence, source

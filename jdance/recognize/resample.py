@@ -2,7 +2,7 @@
 
 Resampling is separable: along each axis an output pixel is a weighted sum of a few source pixels,
 its taps. Taps are computed from traced integers, so that one program serves images and squares of
-all sizes. The references are `pose.letterbox`, `crop.cut` and `augment.view`.
+all sizes. The references are `pose.letterbox`, `crop.cut` and `augment.center_view`.
 
 Letters in the shapes: B frames, H x W the canvas, n output pixels of an axis, T taps.
 """
@@ -250,7 +250,7 @@ def cut_all(frames: Array, index: Array, squares: Array) -> Array:
 
 
 def view(stored: Array, size: int) -> Array:
-    """Traced equivalent of `augment.view`: the network's input without augmentation.
+    """Traced equivalent of `augment.center_view`: the network's input without augmentation.
 
     Args:
         stored: float32 [256, 256, 3] with integer values, the crop.
@@ -274,7 +274,7 @@ def view(stored: Array, size: int) -> Array:
 
 def _view_taps(size: int, side: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns two source pixels int32 [2, size] and weights: `augment.warp_image` along an axis."""
-    (scale, _, offset), _ = augment.for_reduced(augment.plain(size), crop.SIZE // side)
+    (scale, _, offset), _ = augment.reduce_affine(augment.center_affine(size), crop.SIZE // side)
     position = (np.arange(size) - offset) / scale
     pixels = np.floor(position) + np.array([[0], [1]])
     weights = np.where((pixels >= 0) & (pixels < side), 1 - abs(position - pixels), 0)

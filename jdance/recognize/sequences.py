@@ -64,10 +64,10 @@ class SequenceClassifier:
             times: float [T] in seconds, increasing, not necessarily evenly spaced.
         """
         model = self._config.model
-        smoothed = temporal.smooth(crop.fit(keypoints))
+        smoothed = temporal.median_filter(crop.fit_keypoints(keypoints))
         even = np.linspace(times[0], times[-1], model.sequence.frames)
         resampled = temporal.resample(smoothed, np.interp(even, times, np.arange(len(times))))
-        affine = augment.plain(self._config.data.image_size)
+        affine = augment.center_affine(self._config.data.image_size)
         clip = augment.warp_keypoints(resampled[None], affine[None])
         inputs = features.sequence(model.features, clip), features.valid(clip).any(-1)
         inputs = jax.device_put(inputs, jax.devices()[0])

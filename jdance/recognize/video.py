@@ -113,7 +113,7 @@ def recognize_video(
     with closing(
         videos.Video(source, every=settings.every, start=settings.start, end=settings.end)
     ) as video:
-        known = None if keypoints is None else openpose_json.VideoFrames(video.name, keypoints)
+        known = None if keypoints is None else openpose_json.VideoKeypoints(video.name, keypoints)
         frames = _recognize_frames(recognizer, video, settings, known, on_progress)
         fps = video.fps / settings.every
         lag = 0.2 if video.is_camera else None
@@ -152,7 +152,7 @@ def recognize_skeletons(
 
     def frames() -> Iterator[tuple[int, float, None, list[np.ndarray], list[np.ndarray]]]:
         paths, good = openpose_json.frames(folder), 0
-        for index, path in zip(openpose_json.places(paths), paths, strict=True):
+        for index, path in zip(openpose_json.frame_indices(paths), paths, strict=True):
             when = index / settings.fps
             if index % settings.every or not settings.start <= when < settings.end:
                 continue
@@ -192,7 +192,7 @@ def _recognize_frames(
     recognizer: Recognizer,
     video: videos.Video,
     settings: Settings,
-    known: openpose_json.VideoFrames | None,
+    known: openpose_json.VideoKeypoints | None,
     on_progress: Callable[[int, int], None] | None,
 ) -> Iterator[_Frame]:
     """Recognizes frames in batches, one batch ahead of the consumer; a thread reads ahead."""
@@ -215,7 +215,7 @@ def _recognize_frames(
             on_progress(read, max(total, read) if video.count else 0)
 
     # Frames of a camera are dropped if recognition cannot keep up.
-    for batch in _batches(videos.ahead(video, 2 * size, newest=video.is_camera), size):
+    for batch in _batches(videos.prefetch(video, 2 * size, newest=video.is_camera), size):
         batch_images = [frame.image for frame in batch]
         # Pads the last batch, to avoid recompilation.
         batch_images += [batch_images[-1]] * (size - len(batch_images))

@@ -18,7 +18,7 @@ from jdance.train.tasks import Task
 class StepState(NamedTuple):
     """Input and output of a compiled step, which donates it; checkpoints hold `train_state` only.
 
-    Fields:
+    Attributes:
         train_state: packed, see `packing`.
         nonfinite_log: see `nonfinite`.
     """
@@ -82,7 +82,7 @@ def per_device_step(task: Task, model: nn.Module, optimizer: optax.GradientTrans
     def step(
         step_state: StepState, batch: Any, images: Any
     ) -> tuple[StepState, dict[str, jax.Array]]:
-        batch = device_cache.with_images(batch, images, config.data.image_size)
+        batch = device_cache.add_views(batch, images, config.data.image_size)
         train_state, nonfinite_log, metrics = update(*step_state, batch)
         return StepState(train_state, nonfinite_log), metrics
 

@@ -9,9 +9,10 @@ all devices of all processes.
 - The state is replicated without a leading device axis (`in_axes=None, out_axes=None`): `replicate`
   puts a host tree on the local devices, after `broadcast` where processes may differ. The step
   averages gradients, batch statistics and metrics with pmean, so that the copies stay equal.
-- Process p loads the examples p, p + P, ... of each global batch, and `shard` splits them over its
-  devices; `interleave` restores the order. Each example carries its `index` in the data set, which
-  seeds augmentation and dropout: results do not depend on the number of devices.
+- Process p of P loads the examples p, p + P, ... of each global batch, and `shard` splits them over
+  its devices; `interleave` restores the order. Augmentation is seeded with an example's position in
+  the global order, dropout with the step and its `index` in the data set, which is part of the
+  batch: neither depends on the number of devices.
 - pmap returns arrays of this process only; checkpoints need arrays over all processes:
   `to_global` and `local_data` convert.
 """
@@ -168,7 +169,7 @@ def exit_on_failure() -> Iterator[None]:
 
 def _initialize(address: ProcessAddress | None, timeout: float) -> None:
     # A missed heartbeat ends a process without its stack traces: the watchdog must fire first.
-    options = {
+    options: dict[str, Any] = {
         "heartbeat_timeout_seconds": int(min(100, 2 * timeout + 10)) if timeout else 100,
         "shutdown_timeout_seconds": 60,
     }

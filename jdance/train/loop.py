@@ -30,9 +30,9 @@ from jdance.train.watchdog import Watchdog
 def train(
     config: ConfigDict, workdir: Path, *, resume: str = "auto", watchdog: float = 0.0
 ) -> dict[str, Any]:
-    """Trains to the configured epoch and returns the last evaluation on `val`, if there is one.
+    """Trains for the configured epochs and returns the last evaluation on `val`, if there is one.
 
-    On a folder with checkpoints it resumes from the newest; the result equals that of an
+    If the folder has checkpoints, training resumes from the newest; the result equals that of an
     uninterrupted run.
 
     Args:
@@ -48,8 +48,8 @@ def train(
     """
     dataset = Dataset(config.data.dir, tasks.data_kind(config))
     # Checks all files once, not once per process.
-    distributed.on_main_process(lambda: dataset.check(("train", "val")))
-    dataset.trust()
+    distributed.on_main_process(lambda: dataset.verify_checksums(("train", "val")))
+    dataset.mark_verified()
     train_source = dataset.source("train")
     task = tasks.make(config, dataset.classes)
     task.setup(dataset)
@@ -152,7 +152,7 @@ def _train(
         last = step == total_steps
         log = step % config.log_every == 0 or last
         evaluate = _due(step, config.eval_every, steps_per_epoch, last) and dataset.count("val") > 0
-        # Every evaluation saves a checkpoint: BEST chooses among them.
+        # Every evaluation saves a checkpoint: --checkpoint=best chooses among them.
         save = evaluate or _due(step, config.checkpoint_every, steps_per_epoch, last)
         return log, evaluate, save
 

@@ -34,6 +34,7 @@ class MotionTask:
         )
 
     def setup(self, dataset: Dataset) -> None:
+        self.check()  # the inputs depend on valid names
         model = self.config.model
         model.layout = dataset.layout
         inputs = models.inputs(model)
@@ -100,14 +101,14 @@ class MotionTask:
             start_step,
             jax.process_index(),
             jax.process_count(),
-            shares=fractions,
+            fractions,
         )
 
     def cached_images(self, source: Any) -> np.ndarray | None:
         config = self.config
         if not (config.data.resident and models.inputs(config.model).image):
             return None
-        return device_cache.crops(source, config.data.image_size)
+        return device_cache.decode_images(source, config.data.image_size)
 
     def evaluate(self, variables: Any, dataset: Dataset, split: str) -> dict[str, Any]:
         batches = loader.eval_batches(

@@ -30,7 +30,7 @@ _MIN_EXAMPLES = 8  # per motion and body part
 class BodyPart(NamedTuple):
     """Score and correction of one body part.
 
-    Fields:
+    Attributes:
         name: in `PARTS`.
         score: exp(-d^2 / 2) with the Mahalanobis distance d: 1 is typical, 0 is unusual.
         angle: rotation in degrees to the expected direction, given the parent's; positive is

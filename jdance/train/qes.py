@@ -54,7 +54,7 @@ class PostureTask(MotionTask):
                 groups,
                 len(self._classes),
                 hidden=qes.hidden,
-                min_categories=qes.least_categories,
+                min_categories=qes.min_categories,
                 threshold=qes.confusion,
                 seed=self.config.seed,
             )

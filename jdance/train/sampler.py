@@ -39,7 +39,7 @@ class Sampler:
         self._path, self._round_steps = workdir / "sampling.json", round_steps
         self._balanced: np.ndarray | None = None
         if self._kind != "shuffled":
-            self._balanced = sampling.balanced(records.labels(source), classes)
+            self._balanced = sampling.balanced(records.read_labels(source), classes)
 
     def changes(self, step: int) -> bool:
         """Whether the fractions may change after `step` steps."""
@@ -69,7 +69,7 @@ class Sampler:
             raise UserError(
                 f"{self._path}: has no entry up to step {step}; train again with another --workdir"
             )
-        return sampling.steered(np.array(matrices[max(matrices)]), self._strength)
+        return sampling.confusion_weighted(np.array(matrices[max(matrices)]), self._strength)
 
     def _read(self) -> dict[int, Any]:
         if not self._path.exists():

@@ -112,7 +112,7 @@ def train_step(
         )
     if packing is not None:
         batch_stats = packing.pack_batch_stats(batch_stats)
-    # Synchronized batch norm has averaged its statistics already; without it, this does.
+    # Averages the batch statistics, too, unless synchronized batch norm has done so already.
     gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), AXIS)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     metrics = {"loss": value, **metrics, "gradient_norm": optax.tree.norm(gradients)}
@@ -146,7 +146,7 @@ def _accumulate(
     """Scans `gradient` over micro-batches [N, B / N, ...].
 
     Returns:
-        The mean of its first results, of which memory holds a single sum, and the last batch_stats.
+        The mean of the first results, accumulated in one running sum, and the last batch_stats.
     """
     first = jax.tree.map(lambda x: x[0], micro_batches)
     zeros = optax.tree.zeros_like(jax.eval_shape(gradient, first, batch_stats)[0])

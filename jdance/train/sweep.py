@@ -23,7 +23,7 @@ from jdance.train import experiment, loop, results, tasks
 class Variant(NamedTuple):
     """A named change of a configuration.
 
-    Fields:
+    Attributes:
         name: unique in a sweep.
         changes: by key, such as {"model.attention": 1}.
         config: to be changed instead of the sweep's.

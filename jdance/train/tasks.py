@@ -110,8 +110,15 @@ def data_kind(config: ConfigDict) -> str:
 
 
 def make(config: ConfigDict, classes: list[str]) -> Task:
-    """Makes the task of a configuration for a data set's classes."""
+    """Makes the task of a configuration for a data set's classes.
+
+    Raises:
+        UserError: an unknown network.
+    """
     if config.task == "pose":
         return PoseTask(config)
-    posture = models.network(config.model) is qes_networks
+    try:
+        posture = models.network(config.model) is qes_networks
+    except ValueError as error:
+        raise UserError(f"--config.{error}") from error
     return PostureTask(config, classes) if posture else MotionTask(config, classes)

@@ -124,8 +124,8 @@ def lagging(published: list[tuple[str, str]], processes: int, now: float) -> str
     """
     known = {}
     for key, value in published:
-        step, when, host = value.split(" ", 2)
-        known[int(key.rpartition("/")[2])] = (int(step), float(when), host)
+        words = value.split(" ", 2)
+        known[int(key.rpartition("/")[2])] = (int(words[0]), float(words[1]), words[2])
     missing = sorted(set(range(processes)) - known.keys())
     if missing:
         return f"process {missing[0]} lags: it has never been heard of"

@@ -49,7 +49,7 @@ class TwoStagePostureNet(nn.Module):
     each class, fitted by fuzzy C-means before training. The score of a class is the sum of the
     memberships in its prototypes.
 
-    Fields:
+    Attributes:
         categories: the category of each class, 0 to G - 1.
         hidden: hidden units of stage 1.
         prototypes: number of prototypes of each class.

@@ -22,7 +22,7 @@ _BLOCKS = 3
 class DenseNet(nn.Module):
     """Three dense blocks without bottlenecks, with ELU in place of ReLU.
 
-    Fields:
+    Attributes:
         classes: number of motions M.
         depth: 3 N + 4, with N layers in each block: 16, 28 or 40.
         growth: channels added by each layer.
