@@ -26,7 +26,7 @@ from jdance.pose import PoseEstimator
 from jdance.pose.evaluation import average_precision
 from jdance.progress import counted
 from jdance.report import run as report
-from jdance.train import evaluation, results
+from jdance.train import calibration, evaluation, results
 
 _WORKDIR = flags.DEFINE_list(
     "workdir",
@@ -66,8 +66,8 @@ _VIEWS = flags.DEFINE_integer(
 _CALIBRATE = flags.DEFINE_bool(
     "calibrate",
     False,
-    "Fit temperature scaling on the split (use val) instead of evaluating. launch/recognize.py "
-    "applies it.",
+    "Fit temperature scaling on the split (use val) instead of evaluating and, if there is a class "
+    "unknown, the confidence below which motions become unknown. launch/recognize.py applies both.",
 )
 _NEAREST_MEAN = flags.DEFINE_bool(
     "nearest_mean", False, "Also evaluate a nearest-class-mean classifier of the 18 features."
@@ -113,6 +113,11 @@ def _calibrate() -> None:
         f"temperature {fitted['temperature']:.3f}; expected calibration error on the "
         f"{fitted['n']} of {_SPLIT.value}: {error['before']:.4f} before, {error['after']:.4f} after"
     )
+    if fitted["min_confidence"]:
+        print(
+            f"motions below a confidence of {fitted['min_confidence']:.2f} become unknown, the "
+            f"others have a precision of {calibration.PRECISION:.0%} there"
+        )
     print(f"wrote {path}")
 
 

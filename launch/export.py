@@ -14,7 +14,9 @@ from jdance.errors import UserError
 from jdance.recognize.export import PLATFORMS, export
 from jdance.recognize.recognizer import Recognizer
 
-_MODEL = flags.DEFINE_string("model", None, "Folder of a trained run.", required=True)
+_MODEL = flags.DEFINE_string(
+    "model", None, "Motion network, as for launch/recognize.py.", required=True
+)
 _CHECKPOINT = checkpoint_flag("--model")
 _POSE = flags.DEFINE_string(
     "pose", None, "Pose network, as for launch/recognize.py.", required=True

@@ -33,7 +33,7 @@ _SOURCE = flags.DEFINE_string(
     "[split/]class/clip/file of JSON frames; a manifest .csv "
     "(path,label[,split,group,start,end,box,person]); a skeleton file .npz (xy [N,J,2], conf "
     "[N,J], label [N] [,joints,size,split,group]; sequences: xy [F,J,2], lengths [N], label [N]); "
-    "or stage:PRESET, the synthetic StageDance.",
+    "or stage:PRESET, the synthetic StageDance (stage:dance6: bare skeletons for real people).",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the data set.")
 _VERIFY = flags.DEFINE_string(

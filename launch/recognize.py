@@ -1,7 +1,7 @@
 """Detects every person in images and videos and classifies their dance motion.
 
-python launch/recognize.py --model=runs/paper --pose=mobilenet_v2_small --input=photos --output=out
-python launch/recognize.py --model=runs/paper --pose=mobilenet_v2_small --input=a.mp4 --output=out
+python launch/recognize.py --pose=hpe0001 --input=photos --output=out
+python launch/recognize.py --model=runs/paper --pose=hpe0001 --input=a.mp4 --output=out
 
 For each image, writes OUT/<stem>.json and the annotated image. For each video, writes the tracks of
 all people to OUT/<stem>.json, the timeline of their motions to OUT/<stem>.csv and OUT/<stem>.html,
@@ -28,11 +28,17 @@ from jdance.recognize.inputs import collect, is_stage, kind
 from jdance.recognize.recognizer import Recognizer
 from jdance.recognize.sequences import SequenceClassifier
 from jdance.report import draw
+from jdance.stagedance import skeletons
 from jdance.train import experiment
 from jdance.train.posture import PostureModel
 from jdance.train.qes import POSTURE_FILE
 
-_MODEL = flags.DEFINE_string("model", None, "Folder of a trained run.", required=True)
+_MODEL = flags.DEFINE_string(
+    "model",
+    "dance6",
+    "Motion network: dance6 (six motions of real people, or unknown), the folder of a trained run, "
+    "or a file by launch/pack.py.",
+)
 _CHECKPOINT = checkpoint_flag("--model")
 _POSE = flags.DEFINE_string(
     "pose",
@@ -64,7 +70,12 @@ _WHOLE_IMAGE = flags.DEFINE_bool(
 )
 former_name("whole_picture", "whole_image")
 _MIN_CONFIDENCE = flags.DEFINE_float(
-    "min_confidence", 0.0, "Label motions below this probability as unknown.", 0.0, 1.0
+    "min_confidence",
+    None,
+    "Label motions below this probability as unknown. Default: the model's own threshold, from "
+    "calibration with a class unknown; else 0.",
+    0.0,
+    1.0,
 )
 _EVERY = flags.DEFINE_integer("every", 1, "Process every Nth video frame.", lower_bound=1)
 _START = flags.DEFINE_float("start", 0.0, "Start time in seconds (videos only).", lower_bound=0.0)
@@ -101,12 +112,13 @@ _PRECISION = flags.DEFINE_enum(
 _SHOW = flags.DEFINE_bool("show", False, "Show videos and cameras in a window; q closes it.")
 
 
-def _warn_if_synthetic(inputs: list[Path]) -> None:
-    folder = Path(_SEQUENCE_MODEL.value or _MODEL.value)
-    source = experiment.source(folder)
+def _warn_if_synthetic(source: str, inputs: list[Path]) -> None:
+    if source == f"stage:{skeletons.PRESET}":  # made for real people
+        return
     if source.startswith("stage:") and not all(map(is_stage, inputs)):
+        model = _SEQUENCE_MODEL.value or _MODEL.value
         print(
-            f"warning: {folder}: was trained on synthetic scenes ({source}), its motions of real "
+            f"warning: {model}: was trained on synthetic scenes ({source}), its motions of real "
             "people are unreliable; train on labeled images of your own",
             file=sys.stderr,
         )
@@ -159,9 +171,9 @@ def _recognize_video(
 def main() -> None:
     output, keypoints = Path(_OUTPUT.value), Path(_KEYPOINTS.value) if _KEYPOINTS.value else None
     inputs, unreadable = collect(Path(_INPUT.value), [output, *([keypoints] if keypoints else [])])
-    skeletons = [kind(path) for path in inputs] == ["skeletons"]
+    clip = [kind(path) for path in inputs] == ["skeletons"]
     pose = _POSE.value
-    if bool(pose) + bool(keypoints) + skeletons > 1:
+    if bool(pose) + bool(keypoints) + clip > 1:
         raise UserError("the key points are given; leave out --pose or --keypoints")
     if len(inputs) > 1 and keypoints and not keypoints.is_dir():
         raise UserError(f"{keypoints}: one file for {len(inputs)} images; name a folder")
@@ -192,7 +204,8 @@ def main() -> None:
         pose_views=_POSE_VIEWS.value,
     )
     classifier = SequenceClassifier.load(_SEQUENCE_MODEL.value) if _SEQUENCE_MODEL.value else None
-    _warn_if_synthetic(inputs)
+    source = experiment.source(Path(_SEQUENCE_MODEL.value)) if classifier else recognizer.source
+    _warn_if_synthetic(source, inputs)
     posture = _load_posture(classifier.classes if classifier else recognizer.classes)
     settings = video.Settings(
         every=_EVERY.value,

@@ -17,7 +17,7 @@ from jdance import files
 from jdance.data import images, manifest, openpose_json, skeleton_npz, videos
 from jdance.data.splits import SPLITS, class_name, split_name
 from jdance.errors import UserError
-from jdance.stagedance import stage
+from jdance.stagedance import skeletons, stage
 
 _OTHER_SPLITS = ("valid", "validation", "training", "testing")
 
@@ -159,10 +159,11 @@ def open_source(
 
 
 def _open_stage(preset: str, seed: int) -> Source:
+    if preset == skeletons.PRESET:
+        return _drawn_skeletons(seed)
     if preset not in stage.PRESETS:
-        raise UserError(
-            f"--source=stage:{preset}: no such preset; it has {', '.join(stage.PRESETS)}"
-        )
+        known = ", ".join((*stage.PRESETS, skeletons.PRESET))
+        raise UserError(f"--source=stage:{preset}: no such preset; it has {known}")
     items = [
         Item(
             name=f"scene {planned.group}/{planned.index}",
@@ -179,6 +180,24 @@ def _open_stage(preset: str, seed: int) -> Source:
 def _render(seed: int, planned: stage.PlannedScene) -> Loaded:
     scene = stage.render_scene(seed, planned.group, planned.index, motions=planned.motions)
     return Loaded(scene.image, np.stack([dancer.keypoints for dancer in scene.dancers]))
+
+
+def _drawn_skeletons(seed: int) -> Source:
+    items = [
+        Item(
+            name=f"skeleton {split}/{label}/{number}",
+            people=(LabeledPerson(label),),
+            load=partial(_draw_skeleton, seed, split, label, number),
+            split=split,
+            group=f"{split}/{label}/{number}",
+        )
+        for split, label, number in skeletons.plan()
+    ]
+    return Source(items, list(skeletons.CLASSES), name=f"stage:{skeletons.PRESET}")
+
+
+def _draw_skeleton(seed: int, split: str, label: str, number: int) -> Loaded:
+    return Loaded(None, skeletons.draw(seed, split, label, number)[None])
 
 
 # Folders ------------------------------------------------------------------------------------------

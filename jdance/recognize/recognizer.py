@@ -17,13 +17,11 @@ from jdance import models, skeleton, xla
 from jdance.errors import UserError
 from jdance.pose import DecodeConfig, PoseEstimator
 from jdance.progress import rounded
-from jdance.recognize import canvas, program
+from jdance.recognize import canvas, packed, program
 from jdance.recognize.program import Network, Options, Recognized
 from jdance.report import draw
-from jdance.train import calibration, loop
+from jdance.train.calibration import UNKNOWN
 from jdance.train.checkpoints import NEWEST
-
-UNKNOWN = "unknown"  # the motion where no probability reaches min_confidence
 
 DECODE = DecodeConfig(peaks_per_joint=40, max_people=40)
 
@@ -70,6 +68,7 @@ class Recognizer:
         temperature: divides the motion network's logits, see `calibration`.
         min_confidence: motions below this probability become UNKNOWN.
         dtype: computation dtype of the motion network, float32 or bfloat16; None: as in training.
+        source: source of the motion network's data set, see `experiment.source`.
 
     Raises:
         UserError: the motion network is a sequence network or does not use a named feature set.
@@ -85,6 +84,7 @@ class Recognizer:
         temperature: float = 1.0,
         min_confidence: float = 0.0,
         dtype: str | None = None,
+        source: str = "",
     ):
         if dtype is not None:
             config = copy.deepcopy(config)
@@ -102,7 +102,7 @@ class Recognizer:
                 "another --model"
             )
         self.config, self.classes, self.estimator = config, classes, estimator
-        self.min_joints, self.min_confidence = min_joints, min_confidence
+        self.min_joints, self.min_confidence, self.source = min_joints, min_confidence, source
         self.network = Network.from_config(config)
         pose = () if estimator is None else estimator.variables
         self.variables = (pose, variables, jnp.float32(temperature))
@@ -119,18 +119,19 @@ class Recognizer:
         model: str | Path,
         pose: str | None = None,
         min_joints: int = 4,
-        min_confidence: float = 0.0,
+        min_confidence: float | None = None,
         dtype: str | None = None,
         checkpoint: str = NEWEST,
         pose_size: int = 0,
         pose_views: Sequence[str] = (),
     ) -> "Recognizer":
-        """Loads a run's checkpoint with its calibration, and a pose network.
+        """Loads a motion network with its calibration, and a pose network.
 
         Args:
-            model: folder of the run.
+            model: folder of a run, a file by `packed.pack`, or "dance6", which is part of jdance.
             pose: see `PoseEstimator.load`; None: key points are always given.
-            min_joints, min_confidence: see the class.
+            min_joints: see the class.
+            min_confidence: see the class; None: the motion network's own.
             dtype: computation dtype of both networks; None: as in training.
             checkpoint: which checkpoint to load, see `train.checkpoints`.
             pose_size, pose_views: `size` and `view_names` of `PoseEstimator`.
@@ -138,17 +139,24 @@ class Recognizer:
         Raises:
             UserError: a network cannot be used.
         """
-        folder = Path(model)
-        config, classes, variables = loop.load(folder, checkpoint)
-        if config.task == "pose":
-            raise UserError(f"{folder}: is a pose network; give it as --pose")
+        motion = packed.load(model, checkpoint)
+        if motion.config.task == "pose":
+            raise UserError(f"{model}: is a pose network; give it as --pose")
+        if min_confidence is None:
+            min_confidence = motion.min_confidence
         estimator = None
         if pose:
             estimator = PoseEstimator.load(pose, DECODE, dtype, pose_size, pose_views)
-        temperature = calibration.load_temperature(folder, checkpoint)
-        variables = jax.device_get(variables)  # the checkpoint's are on all devices
         return cls(
-            config, classes, variables, estimator, min_joints, temperature, min_confidence, dtype
+            motion.config,
+            motion.classes,
+            jax.device_get(motion.variables),  # a checkpoint's are on all devices
+            estimator,
+            min_joints,
+            motion.temperature,
+            min_confidence,
+            dtype,
+            motion.source,
         )
 
     def function(self, known: bool = False) -> Any:

@@ -319,7 +319,7 @@ def _hang(pose: Pose, i: int, rng: np.random.Generator) -> None:
     pose["shoulder_rotation"][i] += rng.normal(-10, 20) - max(outward - 10, 0) * rng.uniform(0, 3.5)
 
 
-def _reach(
+def reach(
     pose: Pose, i: int, build: Build, target: np.ndarray, pole: tuple[float, float, float]
 ) -> None:
     """Moves a wrist to `target` [3] in pelvis axes by inverse kinematics.
@@ -374,7 +374,7 @@ def _pose_arms(
                 rng.uniform(0.03, 0.075) * height,
                 rng.uniform(-0.035, 0.04) * height,
             ]
-            _reach(pose, i, build, np.array(target), (1.0, 0.1, back + rng.normal(0, 0.1)))
+            reach(pose, i, build, np.array(target), (1.0, 0.1, back + rng.normal(0, 0.1)))
             pose["wrist"][i] = (-1, 1)[i] * rng.uniform(0, 30)
     elif motion == "hold_high":
         round_arms = rng.random() < 0.25
@@ -420,4 +420,4 @@ def _rest(pose: Pose, sides: tuple[int, ...], build: Build, rng: np.random.Gener
     up = rng.uniform(-0.06, 0.03)
     for i in sides:
         target = np.array([(-1, 1)[i] * rng.uniform(0.005, 0.05), up, rng.uniform(0.085, 0.12)])
-        _reach(pose, i, build, target * build.height, (1.0, -0.2, -0.5))
+        reach(pose, i, build, target * build.height, (1.0, -0.2, -0.5))

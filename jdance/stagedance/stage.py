@@ -50,7 +50,7 @@ PRESETS: dict[str, dict[str, dict[str, int]]] = {
 _TURNED = 0.15  # fraction of dancers with their backs to the audience
 
 # Visibility of parts of the head: (joint, outward direction, min. cosine to the camera).
-_FACE = (
+FACE = (
     (skeleton.NOSE, (0.0, 0.0, 1.0), -0.2),
     (skeleton.R_EYE, (-0.3, 0.0, 0.95), 0.0),
     (skeleton.L_EYE, (0.3, 0.0, 0.95), 0.0),
@@ -324,7 +324,7 @@ def _ground_truth(
     present &= ~covered.all(-1)
     towards = camera.position - body.skull
     towards /= np.linalg.norm(towards)
-    for joint, outward, min_cosine in _FACE:
+    for joint, outward, min_cosine in FACE:
         present[joint] &= body.head @ outward @ towards > min_cosine
     # The surface over a joint may be nearer by the limb's radius.
     visible = present & (_at(layer, layer.depth, x, y, np.inf) > depth - 0.17 * build.girth)

@@ -5,6 +5,7 @@ prediction (Guo et al., "On Calibration of Modern Neural Networks", 2017).
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from scipy import optimize, special
 
 from jdance.errors import UserError
 from jdance.train.checkpoints import NEWEST, suffix
+
+UNKNOWN = "unknown"  # the class that is no motion, and the motion below the threshold
+PRECISION = 0.95  # of motions on held-out examples, for which the threshold is chosen
 
 _RANGE = (0.05, 20.0)  # of temperatures
 
@@ -52,23 +56,49 @@ def fit(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(np.exp(optimize.minimize_scalar(loss, bounds=(low, high), method="bounded").x))
 
 
+def threshold(probabilities: np.ndarray, labels: np.ndarray, unknown: int) -> float:
+    """The lowest confidence above which predicted motions reach `PRECISION`.
+
+    Args:
+        probabilities: float [N, M], calibrated.
+        labels: int [N].
+        unknown: the class that is no motion.
+
+    Returns:
+        A multiple of 0.01; 1 if none reaches it.
+    """
+    prediction, confidence = probabilities.argmax(-1), probabilities.max(-1)
+    for value in np.arange(100) / 100:
+        chosen = (prediction != unknown) & (confidence >= value)
+        if chosen.any() and (prediction == labels)[chosen].mean() >= PRECISION:
+            return float(value)
+    return 1.0
+
+
 def calibrate(
     probabilities: np.ndarray,
     labels: np.ndarray,
     split: str,
     workdir: Path,
     checkpoint: str = NEWEST,
+    classes: Sequence[str] = (),
 ) -> tuple[dict[str, Any], Path]:
     """Fits the temperature of a checkpoint and writes it for `load_temperature`.
 
+    If one of the `classes` is UNKNOWN, also fits the threshold for `load_min_confidence`.
+
     Returns:
-        The content: temperature, split, n, and expected_calibration_error before and after; and the
-        file, WORKDIR/calibration[_best|_stepN].json.
+        The content: temperature, min_confidence, split, n, and expected_calibration_error before
+        and after; and the file, WORKDIR/calibration[_best|_stepN].json.
     """
     temperature = fit(probabilities, labels)
     scaled = apply_temperature(probabilities, temperature)
+    min_confidence = 0.0
+    if UNKNOWN in classes:
+        min_confidence = threshold(scaled, labels, list(classes).index(UNKNOWN))
     result = {
         "temperature": temperature,
+        "min_confidence": min_confidence,
         "split": split,
         "n": len(labels),
         "expected_calibration_error": {
@@ -87,16 +117,34 @@ def load_temperature(workdir: Path, checkpoint: str = NEWEST) -> float:
     Raises:
         UserError: the calibration file is damaged.
     """
-    path = _path(workdir, checkpoint)
+    return _read(_path(workdir, checkpoint))[0]
+
+
+def load_min_confidence(workdir: Path, checkpoint: str = NEWEST) -> float:
+    """The confidence below which motions of a run's checkpoint become UNKNOWN; 0 without one.
+
+    Raises:
+        UserError: the calibration file is damaged.
+    """
+    return _read(_path(workdir, checkpoint))[1]
+
+
+def _read(path: Path) -> tuple[float, float]:
+    """The temperature and min_confidence in a file; 1 and 0 if there is none."""
     try:
-        temperature = float(json.loads(path.read_text())["temperature"])
+        content = json.loads(path.read_text())
+        temperature = float(content["temperature"])
+        min_confidence = float(content.get("min_confidence", 0.0))
     except FileNotFoundError:
-        return 1.0
+        return 1.0, 0.0
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path}: not a calibration ({error}); remove or repeat it") from error
-    if not _RANGE[0] / 2 < temperature < _RANGE[1] * 2:
-        raise UserError(f"{path}: temperature {temperature}; remove or repeat the calibration")
-    return temperature
+    if not (_RANGE[0] / 2 < temperature < _RANGE[1] * 2 and 0 <= min_confidence <= 1):
+        raise UserError(
+            f"{path}: temperature {temperature}, min_confidence {min_confidence}; remove or repeat "
+            "the calibration"
+        )
+    return temperature, min_confidence
 
 
 def _path(workdir: Path, checkpoint: str) -> Path:

@@ -129,9 +129,9 @@ def calibrate(
     config, _ = experiment.read(workdir)
     if config.task == "pose":
         raise UserError(f"{workdir}: a pose network; only motion networks can be calibrated")
-    _, _, predictions = _predict(loop.restore(workdir, checkpoint), split, data, "", 1)
+    _, classes, predictions = _predict(loop.restore(workdir, checkpoint), split, data, "", 1)
     return calibration.calibrate(
-        predictions["probabilities"], predictions["label"], split, workdir, checkpoint
+        predictions["probabilities"], predictions["label"], split, workdir, checkpoint, classes
     )
 
 
