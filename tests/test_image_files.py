@@ -18,6 +18,12 @@ def photo():
     return cv2.GaussianBlur(noise, (0, 0), 2)
 
 
+def test_paths_may_be_strings(tmp_path):
+    image, _ = tiny_image(0)
+    images.write(tmp_path / "a.png", image)
+    assert (images.read(str(tmp_path / "a.png")) == image).all()
+
+
 @pytest.mark.parametrize("progressive", [0, 1])
 @pytest.mark.parametrize("flag", [cv2.IMREAD_COLOR, cv2.IMREAD_REDUCED_COLOR_2])
 def test_jpeg_may_lack_only_its_end_marker(progressive, flag, capfd):

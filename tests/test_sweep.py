@@ -17,7 +17,7 @@ from jdance import models
 from jdance.data.prepare import prepare
 from jdance.data.sources import open_source
 from jdance.errors import UserError
-from jdance.train import sweep
+from jdance.train import loop, sweep
 
 
 @pytest.fixture(scope="module")
@@ -113,15 +113,16 @@ def test_the_documented_attention_block(clip_data, tmp_path):
     command = section.split("```bash\n")[1].split("```")[0].replace("\\\n", " ")
     assert len((code + command).splitlines()) <= 12
     (tmp_path / "squeeze.py").write_text(code)
-    words = command.split()
-    assert words[:2] == ["python", "launch/sweep.py"]
-    options = re.findall(r"--\w+=(?:\"[^\"]*\"|\S+)", command)
+    train, sweep = command.splitlines()
+    assert train.startswith("python launch/train.py") and sweep.startswith("python launch/sweep.py")
+    assert "--config.model.attention_block=squeeze.py:SqueezeExcite" in train
+    options = re.findall(r"--\w+=(?:\"[^\"]*\"|\S+)", sweep)
     options = [option.replace('"', "").replace("squeeze.py", str(tmp_path / "squeeze.py"))
                for option in options]  # fmt: skip
-    options = [o for o in options if not o.startswith(("--data", "--output", "--seeds", "--views"))]
+    options = [o for o in options if not o.startswith(("--config", "--data", "--output"))]
     program(
-        "sweep", *options, f"--data={clip_data}", f"--output={tmp_path / 'out'}", "--seeds=1",
-        "--split=val", "--config.epochs=1.0", "--config.batch_size=8",
+        "sweep", *options, "--config=configs/jhmdb.py", f"--data={clip_data}",
+        f"--output={tmp_path / 'out'}", "--seeds=1", "--split=val", "--config.epochs=1.0", "--config.batch_size=8",
         "--config.model.sequence.width=16", "--config.model.sequence.blocks=1",
     )  # fmt: skip
     rows = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -173,3 +174,11 @@ def test_invalid_attention_blocks(block, message):
     config.attention_block = block
     with pytest.raises(ValueError, match=re.escape(message)):
         models.build(config)
+
+
+def test_a_missing_attention_block_of_a_run_is_reported(tmp_path):
+    config = tiny_config("").to_dict()
+    config["model"]["attention_block"] = "no_such_file.py:Block"
+    (tmp_path / "config.json").write_text(json.dumps({"config": config, "classes": ["a", "b"]}))
+    with pytest.raises(UserError, match=r"the network cannot be built.*no_such_file\.py"):
+        loop.load(tmp_path)

@@ -20,12 +20,13 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 _END_OF_JPEG = b"\xff\xd9"
 
 
-def read(path: Path) -> np.ndarray:
+def read(path: str | Path) -> np.ndarray:
     """Reads an image as uint8 RGB [H, W, 3]; converts gray, alpha and 16-bit images.
 
     Raises:
         UserError: the file is missing or not an image.
     """
+    path = Path(path)
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise UserError(f"{path}: larger than 1 GiB; not read as an image")

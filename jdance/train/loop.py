@@ -298,10 +298,13 @@ def restore(workdir: Path, checkpoint: str = NEWEST) -> Restored:
             with a warning.
 
     Raises:
-        UserError: the folder holds no run, or no such checkpoint.
+        UserError: the folder holds no run or no such checkpoint, or its network cannot be built.
     """
     config, classes = experiment.read(workdir)
-    like = distributed.replicated_like(_abstract_state(tasks.make(config, classes)))
+    try:
+        like = distributed.replicated_like(_abstract_state(tasks.make(config, classes)))
+    except ValueError as error:  # such as a missing file of `model.attention_block`
+        raise UserError(f"{workdir}: the network cannot be built: {error}") from error
     read = partial(_restore_state, workdir, checkpoint, like)
     warnings, (step, restored) = retry_during_training(workdir, read)
     for line in warnings:
