@@ -183,7 +183,7 @@ def main() -> None:
         raise UserError(f"{output}: cannot be written to ({error.strerror})") from error
     if any(output.resolve() in (path.resolve(), path.parent.resolve()) for path in inputs):
         raise UserError(f"{output}: is the folder of the inputs; choose another --output")
-    if not (pose or keypoints or skeletons):
+    if not (pose or keypoints or clip):
         pose = zoo.choose()
         print(f"pose network: {pose}")
     if pose == "stage" and not all(map(is_stage, inputs)):

@@ -1,11 +1,15 @@
 """The model that ships as --model=dance6, the skeletons that it is trained on, packed models."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
-from conftest import tiny_config
+from conftest import ROOT, tiny_config
 from programs import program
 
 from jdance import features, models, npz, skeleton
@@ -159,6 +163,24 @@ def test_default_of_recognition(tmp_path):
     result = json.loads((tmp_path / "out" / "a.json").read_text())
     assert result["classes"] == [*MOTIONS, "unknown"]
     assert [person["motion"] for person in result["frames"][0]["people"]] == ["hold_high"]
+
+
+def test_recognition_without_any_option(real_data, tmp_path):
+    """The pose network comes from the cache, the motion model from the package."""
+    cache, published = tmp_path / "cache", real_data("pose/hpe0001")
+    cache.mkdir()
+    for suffix in (".xml", ".bin"):
+        file = published / f"human-pose-estimation-0001{suffix}"
+        shutil.copy(file, cache / f"hpe0001{suffix}")
+    run = subprocess.run(
+        [sys.executable, ROOT / "launch" / "recognize.py",
+         f"--input={real_data('photos/handsup1.jpg')}", f"--output={tmp_path / 'out'}"],
+        env=os.environ | {"JDANCE_CACHE": str(cache)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "pose network: hpe0001" in run.stdout and not run.stderr.count("warning")
+    (frame,) = json.loads((tmp_path / "out" / "handsup1.json").read_text())["frames"]
+    motions = [person["motion"] for person in frame["people"]]
+    assert 1 <= len(motions) <= 5 and set(motions) <= {"hold_high", "unknown"}
 
 
 def test_packs_a_run(tiny_data, tmp_path):
