@@ -11,9 +11,9 @@ Then, to calibrate it, to evaluate it, and to write what ships:
 
 Results (2 CPU cores, jax 0.10.2, seed 0; 3 minutes of CPU time to draw and 3 to train): accuracy
 0.937 on the 4800 synthetic skeletons of test; temperature 0.742, threshold 0.84. Accuracy on 2135
-real OpenPose skeletons of four motions, from a data set that it was not trained on (but that the synthetic
-data were revised with): 0.946, with the threshold 0.914. Of 8177 skeletons of other poses, 0.988
-are `unknown`. docs/motion-models.md has all figures, the photos and the limits.
+real OpenPose skeletons of four motions, from a data set that it was not trained on (but that the
+synthetic data were revised with): 0.946, with the threshold 0.914. Of 8177 skeletons of other
+poses, 0.988 are `unknown`. docs/motion-models.md has all figures, the photos and the limits.
 """
 
 from ml_collections import ConfigDict
