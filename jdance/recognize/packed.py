@@ -16,18 +16,18 @@ from jdance.train import calibration, experiment, loop, tasks
 from jdance.train.checkpoints import NEWEST
 from jdance.weights import checkpoint as weights
 
-# Packed models by the name that --model knows them by.
+# Packed models by their name in --model.
 SHIPPED = {"dance6": Path(__file__).with_name("dance6.npz")}
 
 
 class MotionModel(NamedTuple):
     """A trained motion network.
 
-    Fields:
+    Attributes:
         config: its experiment.
         classes: the motions' names.
         variables: of the network.
-        temperature: which its logits are divided by.
+        temperature: divides the logits.
         min_confidence: probability below which a motion is unknown.
         source: what its data set was prepared from, see `experiment.source`.
     """
@@ -45,10 +45,10 @@ def load(model: str | Path, checkpoint: str = NEWEST) -> MotionModel:
 
     Args:
         model: the folder of a run, a file that `pack` wrote, or a name in SHIPPED.
-        checkpoint: which one of a run; a packed model has only one.
+        checkpoint: of a run, see `Checkpoints.resolve`; a packed model has only one.
 
     Raises:
-        UserError: none of these, or a damaged one.
+        UserError: the model is none of these, or damaged.
     """
     path = Path(model)
     if str(model) in SHIPPED and not path.exists():
