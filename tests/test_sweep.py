@@ -123,7 +123,8 @@ def test_the_documented_attention_block(clip_data, tmp_path):
     program(
         "sweep", *options, "--config=configs/jhmdb.py", f"--data={clip_data}",
         f"--output={tmp_path / 'out'}", "--seeds=1", "--split=val", "--config.epochs=1.0",
-        "--config.batch_size=8", "--config.model.sequence.width=16", "--config.model.sequence.blocks=1",
+        "--config.batch_size=8", "--config.model.sequence.width=16",
+        "--config.model.sequence.blocks=1",
     )  # fmt: skip
     rows = json.loads((tmp_path / "out" / "results.json").read_text())
     assert len(rows) == 3 and all(len(row["runs"]) == 1 for row in rows)
