@@ -105,7 +105,10 @@ def prepare(
                     found = []
                 for example in found:
                     writers[item.split].add(example)
-                progress.update(done)
+                if done == 1 < len(items) and estimator is not None:
+                    progress.resume(done)  # the pose network was compiled for the first image
+                else:
+                    progress.update(done)
         info = {
             "version": records.VERSION,
             "kind": "persons",
