@@ -111,7 +111,7 @@ def _calibrate() -> None:
     error = fitted["expected_calibration_error"]
     print(
         f"temperature {fitted['temperature']:.3f}; expected calibration error on the "
-        f"{fitted['n']} of {_SPLIT.value}: {error['before']:.4f} before, {error['after']:.4f} after"
+        f"{counted(fitted['n'], 'example')} of {_SPLIT.value}: {error['before']:.4f} before, {error['after']:.4f} after"
     )
     if fitted["min_confidence"]:
         print(
@@ -148,7 +148,7 @@ def main() -> None:
             result["nearest_mean_accuracy"] = accuracy
             path.write_text(json.dumps(result, indent=2) + "\n")
             print(f"nearest class mean of fused18: {accuracy:.4f}")
-        print(f"accuracy {result['accuracy']:.4f} of {result['n']}")
+        print(f"accuracy {result['accuracy']:.4f} on {counted(result['n'], 'example')}")
     page = report.write(Path(_WORKDIR.value[0]), path.parent)
     print(f"wrote {path} and {page.name}")
 
