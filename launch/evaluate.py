@@ -111,7 +111,8 @@ def _calibrate() -> None:
     error = fitted["expected_calibration_error"]
     print(
         f"temperature {fitted['temperature']:.3f}; expected calibration error on the "
-        f"{counted(fitted['n'], 'example')} of {_SPLIT.value}: {error['before']:.4f} before, {error['after']:.4f} after"
+        f"{counted(fitted['n'], 'example')} of {_SPLIT.value}: "
+        f"{error['before']:.4f} before, {error['after']:.4f} after"
     )
     if fitted["min_confidence"]:
         print(
