@@ -144,7 +144,7 @@ def test_the_head_is_loaded_if_it_fits(config, plain, tmp_path):
 def test_errors(config, plain, tmp_path):
     path = write(tmp_path / "net.safetensors", tensors(plain))
     cases = [
-        (dict(width=8), r"layer1\.0\.\S+ has shape \(4,.*, but the network \(8,"),
+        (dict(width=8), r"\S+ has shape \(4,.*, but the network \(8,"),
         (dict(stage_sizes=(1,)), r"layer2.0.\S+ is not in the network"),
         (dict(stage_sizes=(1, 2)), r"stage2_block2/\S+ is missing; its backbone"),
         (dict(branches="keypoints"), "not in the network"),

@@ -1,5 +1,6 @@
 """Reads .safetensors files, including bfloat16, which `safetensors.numpy` does not support."""
 
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def _parse(data: bytes) -> dict[str, np.ndarray]:
     if not tensors:
         raise Malformed("it holds no tensors")
     arrays = {}
-    for name, tensor in tensors:
+    for name, tensor in sorted(tensors, key=itemgetter(0)):  # their order is random
         if tensor["dtype"] not in _DTYPES:
             raise Malformed(f"tensor {name!r} has the unsupported type {tensor['dtype']}")
         try:
