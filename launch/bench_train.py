@@ -10,10 +10,8 @@ other load on the machine affects them alike. `taskset -c 1` restricts both to o
 
 import os
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 from absl import flags
 
 from jdance import config as defaults
@@ -22,7 +20,7 @@ from jdance.cli import run
 from jdance.errors import UserError
 from jdance.paper.speed import machine
 from jdance.report import html
-from jdance.train import distributed, evaluation, tasks
+from jdance.train import distributed, tasks
 
 _BATCH = flags.DEFINE_integer("batch_size", 16, "Images per batch.", lower_bound=1)
 _DTYPE = flags.DEFINE_enum(
@@ -55,7 +53,7 @@ def main() -> None:
     baselines = torch_steps.candidates(
         inputs.batch(task.config, config.batch_size), _CLASSES, _DTYPE.value, gpu
     )
-    candidates = _candidates(task)
+    candidates = inputs.runnable_steps(task)
     versions = f"jax {jax.__version__}, PyTorch {torch.__version__}"
     comparisons = []
     for number, work in enumerate(("training step", "inference")):
@@ -76,21 +74,6 @@ def main() -> None:
         ratios.write(Path(_OUTPUT.value), comparisons, {"about": caption})
     if _RECORD.value:
         ratios.check(Path(_RECORD.value), comparisons, "wall" if gpu else "cpu")
-
-
-def _candidates(task: tasks.Task) -> tuple[Any, Any]:
-    """Returns functions that run one training step and one evaluation step."""
-    step, step_state = inputs.make_step(task)
-    batch = inputs.device_batch(task)
-    variables = jax.tree.map(jnp.copy, step_state.train_state.variables)  # the step donates its own
-    evaluate = evaluation.make_eval_step(task.config)
-
-    def train() -> None:
-        nonlocal step_state
-        step_state, metrics = step(step_state, batch, None)
-        jax.block_until_ready((step_state, metrics))
-
-    return train, lambda: jax.block_until_ready(evaluate(variables, batch))
 
 
 if __name__ == "__main__":

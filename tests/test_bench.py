@@ -4,13 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import tiny_config
 
 from jdance import config as defaults
 from jdance import models
-from jdance.bench import ratios
+from jdance.bench import inputs, ratios
 from jdance.bench.timing import Times
 from jdance.errors import UserError
 from jdance.models.attention import CBAM
+from jdance.train import tasks
 
 
 def comparison(seconds, baselines):
@@ -36,6 +38,14 @@ def test_ratios_are_checked_against_a_record(tmp_path, clock):
         ratios.check(path, [comparison([1.0], {"other": [0.79]})], clock)
 
 
+def test_steps_of_the_benchmark_run(tiny_data):
+    task = tasks.make(tiny_config(tiny_data), list("abc"))
+    train, evaluate = inputs.runnable_steps(task)
+    for _ in range(2):  # the training step donates its state
+        train()
+        evaluate()
+
+
 def test_invalid_records(tmp_path):
     path = tmp_path / "bench.json"
     with pytest.raises(UserError, match=r"bench\.json"):
@@ -53,8 +63,8 @@ def test_pytorch_network_matches_jdance():
 
     config = defaults.base()
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.uint8)
-    inputs = jax.ShapeDtypeStruct((1, 18), jnp.float32)
-    shapes = jax.eval_shape(models.build(config.model).init, jax.random.key(0), image, inputs)
+    features = jax.ShapeDtypeStruct((1, 18), jnp.float32)
+    shapes = jax.eval_shape(models.build(config.model).init, jax.random.key(0), image, features)
     torch_net = FusedNet()
     assert sum(p.numel() for p in torch_net.parameters()) == models.count_parameters(shapes)
     assert torch_net(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.zeros(2, 18)).shape == (

@@ -1,6 +1,9 @@
 """Random batches with the shapes and dtypes of a configuration's data, and its training step."""
 
+from collections.abc import Callable
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
@@ -10,7 +13,7 @@ from jdance.data import augment, crop, device_cache, pose_loader
 from jdance.data.loader import Batch
 from jdance.pose.letterbox import INPUT_SIZE
 from jdance.stagedance import stage
-from jdance.train import distributed, nonfinite, state, steps
+from jdance.train import distributed, evaluation, nonfinite, state, steps
 from jdance.train.compiled import Step, StepState, packing, train_step
 from jdance.train.tasks import Task
 
@@ -73,6 +76,26 @@ def make_step(task: Task) -> tuple[Step, StepState]:
     packed = jax.jit(packing(task, optimizer).pack)(fresh)
     start = StepState(packed, distributed.replicate(nonfinite.empty()))
     return train_step(task, model, optimizer), start
+
+
+def runnable_steps(task: Task) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Returns functions that run one training step and one evaluation step of a motion network."""
+    step, current = make_step(task)
+    batch = device_batch(task)
+    unpack = jax.jit(packing(task, make_optimizer(task)).unpack)
+    # A copy: the step donates its state, and the packed arrays may be shared.
+    variables = jax.tree.map(jnp.copy, unpack(current.train_state).variables)
+    eval_step = evaluation.make_eval_step(task.config)
+
+    def train() -> None:
+        nonlocal current
+        current, metrics = step(current, batch, None)
+        jax.block_until_ready((current, metrics))
+
+    def evaluate() -> None:
+        jax.block_until_ready(eval_step(variables, batch))
+
+    return train, evaluate
 
 
 def make_optimizer(task: Task) -> optax.GradientTransformation:
