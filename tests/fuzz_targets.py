@@ -30,6 +30,7 @@ from test_pose_weights import constant, float_constant, random_graph, shape_mess
 from test_videos import write_video
 from test_weights import FILES, archive, tensor
 
+from jdance import config as defaults
 from jdance import models, skeleton, weights
 from jdance.data import (
     crop,
@@ -47,6 +48,8 @@ from jdance.data import (
 )
 from jdance.pose import importers
 from jdance.pose import weights as pose_weights
+from jdance.recognize import packed
+from jdance.recognize.recognizer import Recognizer
 from jdance.train import calibration, distributed, experiment, loop, posture, tasks
 from jdance.train.checkpoints import Checkpoints
 from jdance.weights import caffemodel, checkpoint, graphdef, openvino, tfjs
@@ -305,6 +308,25 @@ def _read_packed(folder: Path) -> None:
     pose_weights.unpack(folder / "pose.npz")
 
 
+def _motion(folder: Path) -> list[Sample]:
+    """The shipped motion model with a hidden layer of 8: mutations then hit its description, too."""
+    with np.load(packed.SHIPPED["dance6"]) as file:
+        info = json.loads(str(file["model"]))
+    info["config"]["model"] |= {"keypoint_widths": [8], "fusion_widths": []}
+    config = defaults.base()
+    config.update(info["config"])
+    shapes = packed.abstract_variables(config, info["classes"])
+    arrays = {"/".join(path): np.zeros(leaf.shape, np.float16) for path, leaf in shapes.items()}
+    np.savez_compressed(folder / "motion.npz", model=np.array(json.dumps(info)), **arrays)
+    packed.load(folder / "motion.npz")  # else every mutation would be rejected
+    return [files_of(folder)]
+
+
+def _read_motion(folder: Path) -> None:
+    model = packed.load(folder / "motion.npz")
+    Recognizer(model.config, model.classes, model.variables, None, 4, model.temperature)
+
+
 def _posture(folder: Path) -> list[Sample]:
     segments = np.random.default_rng(0).random((20, 22), np.float32)
     posture.fit(segments, np.arange(20) % 2, ("a", "b")).save(folder / "posture.npz")
@@ -450,6 +472,7 @@ TARGETS: dict[str, Target] = {
     "openvino": Target(_openvino, _read_openvino),
     "tfjs": Target(_tfjs, _read_tfjs),
     "pose": Target(_packed, _read_packed, 0.7),
+    "motion": Target(_motion, _read_motion, 0.5),
     "posture": Target(_posture, _read_posture, 0.5),
     "imported": Target(_imported, _read_imported, 0.3),
     "dataset": Target(_data, _read_data, 0.7, lambda name: name.endswith(".json")),

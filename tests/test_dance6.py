@@ -205,7 +205,11 @@ def test_damaged_files(tmp_path):
     arrays = npz.read(packed.SHIPPED["dance6"])
     first = next(name for name in arrays if name != "model")
     file = tmp_path / "model.npz"
-    for change in ({"model": np.array("{")}, {"model": np.array("[]")}, {first: np.zeros(3)}):
+    info = json.loads(str(arrays["model"]))
+    damaged = [info | change for change in ({"classes": []}, {"temperature": float("nan")},
+                                            {"min_confidence": 2})]  # fmt: skip
+    changes = [{"model": np.array(text)} for text in ("{", "[]", *map(json.dumps, damaged))]
+    for change in (*changes, {first: np.zeros(3)}):
         np.savez(file, **(arrays | change))
         with pytest.raises(UserError, match=r"model\.npz"):
             packed.load(file)

@@ -101,14 +101,18 @@ def _unpack(file: Path) -> MotionModel:
             float(info["min_confidence"]),
             str(info["source"]),
         )
-        expected = _abstract_variables(config, model.classes)
+        if not model.classes or not 0 < model.temperature < np.inf:
+            raise ValueError("no classes, or an impossible temperature")
+        if not 0 <= model.min_confidence <= 1:
+            raise ValueError("a threshold beyond 0 to 1")
+        expected = abstract_variables(config, model.classes)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file}: not a packed motion model ({error!r})") from error
     weights.check(expected, model.variables, file)
     return model
 
 
-def _abstract_variables(config: ConfigDict, classes: list[str]) -> weights.Shapes:
+def abstract_variables(config: ConfigDict, classes: list[str]) -> weights.Shapes:
     """The shape and dtype of every variable of a motion network by its path."""
     task = tasks.make(config, classes)
     return flatten_dict(
