@@ -309,7 +309,7 @@ def _read_packed(folder: Path) -> None:
 
 
 def _motion(folder: Path) -> list[Sample]:
-    """The shipped motion model with a hidden layer of 8: mutations then hit its description, too."""
+    """The shipped model with a hidden layer of 8: mutations then hit its description, too."""
     with np.load(packed.SHIPPED["dance6"]) as file:
         info = json.loads(str(file["model"]))
     info["config"]["model"] |= {"keypoint_widths": [8], "fusion_widths": []}

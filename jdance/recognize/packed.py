@@ -106,7 +106,8 @@ def _unpack(file: Path) -> MotionModel:
         if not 0 <= model.min_confidence <= 1:
             raise ValueError("a threshold beyond 0 to 1")
         expected = abstract_variables(config, model.classes)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError,
+            RecursionError) as error:  # fmt: skip
         raise UserError(f"{file}: not a packed motion model ({error!r})") from error
     weights.check(expected, model.variables, file)
     return model
