@@ -303,7 +303,8 @@ def restore(workdir: Path, checkpoint: str = NEWEST) -> Restored:
     config, classes = experiment.read(workdir)
     try:
         like = distributed.replicated_like(_abstract_state(tasks.make(config, classes)))
-    except (ValueError, ArithmeticError) as error:  # such as a missing file of `model.attention_block`
+    # Such as a missing file of `model.attention_block`, or a layer of width 0.
+    except (ValueError, ArithmeticError) as error:
         raise UserError(f"{workdir}: the network cannot be built: {error}") from error
     read = partial(_restore_state, workdir, checkpoint, like)
     warnings, (step, restored) = retry_during_training(workdir, read)
