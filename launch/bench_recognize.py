@@ -93,11 +93,7 @@ def _scene(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _variables(config: Any) -> Any:
     """Returns dummy variables of the motion network."""
-    size = config.data.image_size if models.inputs(config.model).image else 1
-    net: Any = models.build(config.model)
-    image = jnp.zeros((1, size, size, 3), jnp.uint8)
-    inputs = jnp.zeros((1, *models.inputs(config.model).shape))
-    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), image, inputs))
+    shapes = models.abstract_variables(config.model, config.data.image_size)
     return jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01, leaf.dtype), shapes)
 
 

@@ -112,10 +112,19 @@ _PRECISION = flags.DEFINE_enum(
 _SHOW = flags.DEFINE_bool("show", False, "Show videos and cameras in a window; q closes it.")
 
 
-def _warn_if_synthetic(source: str, inputs: list[Path]) -> None:
-    if source == f"stage:{skeletons.PRESET}":  # made for real people
+def _warn_if_synthetic(pose: str, source: str, inputs: list[Path]) -> None:
+    """Warns about networks that were trained on StageDance, unless the inputs are from there."""
+    # The skeletons of dance6 are made for real people.
+    synthetic = source.startswith("stage:") and source != f"stage:{skeletons.PRESET}"
+    if not (synthetic or pose == "stage") or all(map(is_stage, inputs)):
         return
-    if source.startswith("stage:") and not all(map(is_stage, inputs)):
+    if pose == "stage":
+        print(
+            "warning: --pose=stage was trained on StageDance alone and misses most people in real "
+            "images; leave out --pose",
+            file=sys.stderr,
+        )
+    if synthetic:
         model = _SEQUENCE_MODEL.value or _MODEL.value
         print(
             f"warning: {model}: was trained on synthetic scenes ({source}), its motions of real "
@@ -186,12 +195,6 @@ def main() -> None:
     if not (pose or keypoints or clip):
         pose = zoo.choose()
         print(f"pose network: {pose}")
-    if pose == "stage" and not all(map(is_stage, inputs)):
-        print(
-            "warning: --pose=stage was trained on StageDance alone and misses most people in real "
-            "images; leave out --pose",
-            file=sys.stderr,
-        )
     window = draw.Window() if _SHOW.value else None
     recognizer = Recognizer.load(
         _MODEL.value,
@@ -205,7 +208,7 @@ def main() -> None:
     )
     classifier = SequenceClassifier.load(_SEQUENCE_MODEL.value) if _SEQUENCE_MODEL.value else None
     source = experiment.source(Path(_SEQUENCE_MODEL.value)) if classifier else recognizer.source
-    _warn_if_synthetic(source, inputs)
+    _warn_if_synthetic(pose, source, inputs)
     posture = _load_posture(classifier.classes if classifier else recognizer.classes)
     settings = video.Settings(
         every=_EVERY.value,

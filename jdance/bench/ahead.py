@@ -138,15 +138,7 @@ def dummy_recognizer(
     """Builds a recognizer for a configuration, with zeros as weights of the motion network."""
     config = config.copy_and_resolve_references()
     config.model.classes = classes
-    size = config.data.image_size
-    net = models.build(config.model)
-    shapes = jax.eval_shape(
-        lambda: net.init(
-            jax.random.key(0),
-            jnp.zeros((1, size, size, 3), jnp.uint8),
-            jnp.zeros((1, *models.inputs(config.model).shape)),
-        )
-    )
+    shapes = models.abstract_variables(config.model, config.data.image_size)
     variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     estimator = None
     if pose:

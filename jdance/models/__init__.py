@@ -81,6 +81,14 @@ def build(
     return net
 
 
+def abstract_variables(config: ConfigDict, image_size: int = 64) -> dict:
+    """Shapes and dtypes of the variables of a configuration's network, none computed."""
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.uint8)
+    features = jax.ShapeDtypeStruct((1, *inputs(config).shape), jnp.float32)
+    variables: dict = jax.eval_shape(build(config).init, jax.random.key(0), image, features)
+    return variables
+
+
 def summary(config: ConfigDict, image_size: int) -> str:
     """A table of the modules: their inputs, outputs, variables and FLOPs, for one example.
 

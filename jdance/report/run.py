@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from jdance.data import records
 from jdance.errors import UserError
@@ -35,7 +36,7 @@ def write(workdir: Path, output: Path | None = None) -> Path:
     sections = [_training(workdir)]
     for name, result in results.items():
         sections.append(_evaluation(name, result, classes, config.data.dir))
-    flat = _flat(config.to_dict())
+    flat = flatten_dict(config.to_dict(), sep=".")
     sections.append(
         Section(
             "Configuration",
@@ -116,13 +117,3 @@ def _describe(result: Mapping[str, Any]) -> str:
         f"step {', '.join(f'{step:,}' for step in steps)}" if steps else "",
     ]
     return "; ".join(filter(None, sentences)) + "."
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            result |= _flat(value, f"{prefix}{key}.")
-        else:
-            result[prefix + key] = value
-    return result

@@ -21,7 +21,7 @@ from jdance.stagedance.body import (
     random_pose,
 )
 from jdance.stagedance.camera import Camera, stage_camera
-from jdance.stagedance.stage import FACE
+from jdance.stagedance.stage import face_visibility
 
 PRESET = "dance6"
 UNKNOWN = "unknown"
@@ -141,7 +141,7 @@ def _project(
         joints, head = (joints - middle) @ roll.T + middle, roll @ head
         skull = roll @ (skull - middle) + middle
     xy, _ = camera.project(joints)
-    seen = _face(camera, head, skull)
+    seen = face_visibility(camera, head, skull)
     _self_occlusion(seen, body, camera, rng)
     lean = np.radians(rng.normal(0, 4))
     xy = (xy - 240) @ np.array([[np.cos(lean), np.sin(lean)], [-np.sin(lean), np.cos(lean)]]) + 240
@@ -169,15 +169,6 @@ def _rotation(direction: float, angle: float) -> np.ndarray:
     axis = np.array([np.cos(direction), 0.0, np.sin(direction)])
     cross = np.array([[0, -axis[2], 0], [axis[2], 0, -axis[0]], [0, axis[0], 0]])
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
-
-
-def _face(camera: Camera, head: np.ndarray, skull: np.ndarray) -> np.ndarray:
-    seen = np.ones(skeleton.NUM_JOINTS, bool)
-    towards = camera.position - skull
-    towards /= np.linalg.norm(towards)
-    for joint, outward, min_cosine in FACE:
-        seen[joint] = head @ outward @ towards > min_cosine
-    return seen
 
 
 def _self_occlusion(seen: np.ndarray, body: Body, camera: Camera, rng: np.random.Generator) -> None:

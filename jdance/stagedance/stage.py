@@ -50,13 +50,29 @@ PRESETS: dict[str, dict[str, dict[str, int]]] = {
 _TURNED = 0.15  # fraction of dancers with their backs to the audience
 
 # Visibility of parts of the head: (joint, outward direction, min. cosine to the camera).
-FACE = (
+_FACE = (
     (skeleton.NOSE, (0.0, 0.0, 1.0), -0.2),
     (skeleton.R_EYE, (-0.3, 0.0, 0.95), 0.0),
     (skeleton.L_EYE, (0.3, 0.0, 0.95), 0.0),
     (skeleton.R_EAR, (-0.95, 0.0, 0.3), 0.0),
     (skeleton.L_EAR, (0.95, 0.0, 0.3), 0.0),
 )
+
+
+def face_visibility(camera: Camera, head: np.ndarray, skull: np.ndarray) -> np.ndarray:
+    """Which joints of the head face the camera: bool [18], True for all others.
+
+    Args:
+        camera: of the scene.
+        head: orientation of the head, a rotation [3, 3].
+        skull: center of the head [3].
+    """
+    visible = np.ones(skeleton.NUM_JOINTS, bool)
+    towards = camera.position - skull
+    towards /= np.linalg.norm(towards)
+    for joint, outward, min_cosine in _FACE:
+        visible[joint] = head @ outward @ towards > min_cosine
+    return visible
 
 
 @dataclass(frozen=True)
@@ -322,10 +338,7 @@ def _ground_truth(
     for other in nearer:
         covered |= _at(other, other.coverage, near_x, near_y, 0.0) > 0.5
     present &= ~covered.all(-1)
-    towards = camera.position - body.skull
-    towards /= np.linalg.norm(towards)
-    for joint, outward, min_cosine in FACE:
-        present[joint] &= body.head @ outward @ towards > min_cosine
+    present &= face_visibility(camera, body.head, body.skull)
     # The surface over a joint may be nearer by the limb's radius.
     visible = present & (_at(layer, layer.depth, x, y, np.inf) > depth - 0.17 * build.girth)
     keypoints = np.concatenate([xy, np.ones((len(xy), 1))], 1) * present[:, None]

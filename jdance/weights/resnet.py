@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from jdance import config as defaults
-from jdance import features, models, weights
+from jdance import models, weights
 from jdance.errors import UserError
 from jdance.weights import checkpoint
 from jdance.weights.checkpoint import Shapes, Variables
@@ -35,9 +34,7 @@ CONFIG_FILE = "model.json"
 
 def abstract_variables(model: ConfigDict) -> Shapes:
     """Path -> shape and dtype of every variable of a network (`jdance.config.model`)."""
-    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
-    vector = jax.ShapeDtypeStruct((1, features.size(model.features)), jnp.float32)
-    return flatten_dict(jax.eval_shape(models.build(model).init, jax.random.key(0), image, vector))
+    return flatten_dict(models.abstract_variables(model))
 
 
 def import_file(kind: str, path: str | Path) -> tuple[ConfigDict, Variables]:
