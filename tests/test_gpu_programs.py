@@ -12,14 +12,6 @@ from gpu_programs import BOUNDS, PROGRAMS, RECORD, compile_program, export
 
 GROWTH = 1.05
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)),
-        reason="jax's CUDA plugin is not installed",
-    ),
-]
-
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
@@ -28,6 +20,17 @@ def exported(tmp_path_factory):
     return folder
 
 
+def test_every_program_has_a_record():
+    assert set(json.loads(RECORD.read_text())) == set(PROGRAMS), (
+        "python tests/gpu_programs.py --record adds what is missing"
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)),
+    reason="jax's CUDA plugin is not installed",
+)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_compiles_and_has_not_grown(name, request):
     folder = request.getfixturevalue("exported") if "exported" in name else None
