@@ -32,6 +32,7 @@ def model() -> ConfigDict:
             stage_dropout=0.5,  # between the last two stages
             image_widths=(512,),  # (2048, 512): the literal two dense layers after the pool
             keypoint_widths=(256, 512, 512, 512, 512),
+            fusion="joint",  # layers on both branches; "late": each branch classifies, see FusedNet
             fusion_widths=(512, 512, 256, 256),
             dropout=0.5,
             keypoint_dropout=0.0,  # fraction of examples whose key points are dropped
@@ -45,6 +46,7 @@ def model() -> ConfigDict:
                 kernel=3,
                 reduction=8,
                 dense_widths=(256, 128),
+                spreads=False,  # feed standard deviations over time to the dense layers, too
             ),
             str=dict(  # of the DenseNet for branches="str", see configs/str.py
                 depth=16,  # or 28, 40

@@ -28,8 +28,7 @@ from jdance.recognize.inputs import collect, is_stage, kind
 from jdance.recognize.recognizer import Recognizer
 from jdance.recognize.sequences import SequenceClassifier
 from jdance.report import draw
-from jdance.stagedance import skeletons
-from jdance.train import experiment
+from jdance.stagedance import skeletons, tracks
 from jdance.train.posture import PostureModel
 from jdance.train.qes import POSTURE_FILE
 
@@ -73,7 +72,8 @@ _MIN_CONFIDENCE = flags.DEFINE_float(
     "min_confidence",
     None,
     "Label motions below this probability as unknown. Default: the model's own threshold, from "
-    "calibration with a class unknown; else 0.",
+    "calibration with a class unknown, else 0; in videos, where frames support each other, 0.5 at "
+    "most.",
     0.0,
     1.0,
 )
@@ -85,8 +85,10 @@ _BATCH = flags.DEFINE_integer(
 )
 _SEQUENCE_MODEL = flags.DEFINE_string(
     "sequence_model",
-    "",
-    "Run of a sequence network that classifies the motions of tracks, instead of --model.",
+    None,
+    "Run of a sequence network, or a file by launch/pack.py, that classifies the motions of tracks "
+    "in videos instead of --model; none: classify frame by frame. Default: dance6's sequence form "
+    "for --model=dance6, else none.",
 )
 _POSTURE_MODEL = flags.DEFINE_string(
     "posture_model",
@@ -115,7 +117,8 @@ _SHOW = flags.DEFINE_bool("show", False, "Show videos and cameras in a window; q
 def _warn_if_synthetic(pose: str, source: str, inputs: list[Path]) -> None:
     """Warns about networks that were trained on StageDance, unless the inputs are from there."""
     # The skeletons of dance6 are made for real people.
-    synthetic = source.startswith("stage:") and source != f"stage:{skeletons.PRESET}"
+    real = {f"stage:{skeletons.PRESET}", f"stage:{tracks.PRESET}"}
+    synthetic = source.startswith("stage:") and source not in real
     if not (synthetic or pose == "stage") or all(map(is_stage, inputs)):
         return
     if pose == "stage":
@@ -144,6 +147,14 @@ def _load_posture(classes: list[str]) -> PostureModel | None:
             "train it on the same motions"
         )
     return posture
+
+
+def _load_classifier() -> SequenceClassifier | None:
+    if _SEQUENCE_MODEL.value is None:
+        return SequenceClassifier.form_of(_MODEL.value)
+    if _SEQUENCE_MODEL.value in ("", "none"):
+        return None
+    return SequenceClassifier.load(_SEQUENCE_MODEL.value)
 
 
 def _recognize_video(
@@ -206,9 +217,10 @@ def main() -> None:
         pose_size=_POSE_SIZE.value,
         pose_views=_POSE_VIEWS.value,
     )
-    classifier = SequenceClassifier.load(_SEQUENCE_MODEL.value) if _SEQUENCE_MODEL.value else None
-    source = experiment.source(Path(_SEQUENCE_MODEL.value)) if classifier else recognizer.source
-    _warn_if_synthetic(pose, source, inputs)
+    classifier = None
+    if any(kind(path) != "image" for path in inputs):
+        classifier = _load_classifier()
+    _warn_if_synthetic(pose, classifier.source if classifier else recognizer.source, inputs)
     posture = _load_posture(classifier.classes if classifier else recognizer.classes)
     settings = video.Settings(
         every=_EVERY.value,
@@ -216,6 +228,7 @@ def main() -> None:
         end=float("inf") if _END.value is None else _END.value,
         batch=_BATCH.value,
         fps=_FRAMES_PER_SECOND.value,
+        min_confidence=_MIN_CONFIDENCE.value,
         annotate=_VIDEO_OUT.value,
         posture=posture,
     )

@@ -17,7 +17,7 @@ from jdance import files
 from jdance.data import images, manifest, openpose_json, skeleton_npz, videos
 from jdance.data.splits import SPLITS, class_name, split_name
 from jdance.errors import UserError
-from jdance.stagedance import skeletons, stage
+from jdance.stagedance import skeletons, stage, tracks
 
 _OTHER_SPLITS = ("valid", "validation", "training", "testing")
 
@@ -159,10 +159,10 @@ def open_source(
 
 
 def _open_stage(preset: str, seed: int) -> Source:
-    if preset == skeletons.PRESET:
-        return _drawn_skeletons(seed)
+    if preset in _DRAWN:
+        return _drawn_skeletons(preset, seed)
     if preset not in stage.PRESETS:
-        known = ", ".join((*stage.PRESETS, skeletons.PRESET))
+        known = ", ".join((*stage.PRESETS, *_DRAWN))
         raise UserError(f"--source=stage:{preset}: no such preset; it has {known}")
     items = [
         Item(
@@ -182,25 +182,28 @@ def _render(seed: int, planned: stage.PlannedScene) -> Loaded:
     return Loaded(scene.image, np.stack([dancer.keypoints for dancer in scene.dancers]))
 
 
-def _drawn_skeletons(seed: int) -> Source:
+# Presets of bare skeletons, still or moving.
+_DRAWN = {skeletons.PRESET: skeletons, tracks.PRESET: tracks}
+
+
+def _drawn_skeletons(preset: str, seed: int) -> Source:
+    drawn = _DRAWN[preset]
     items = [
         Item(
             name=f"skeleton {split}/{label}/{number}",
             people=(LabeledPerson(label),),
-            load=partial(_draw_skeleton, seed, split, label, number),
+            load=partial(_draw_skeleton, preset, seed, split, label, number),
             split=split,
             group=f"{split}/{label}/{number}",
         )
-        for split, label, number in skeletons.plan()
+        for split, label, number in drawn.plan()
     ]
-    return Source(items, list(skeletons.CLASSES), name=f"stage:{skeletons.PRESET}")
+    name = f"stage:{preset}"
+    return Source(items, list(skeletons.CLASSES), sequences=drawn is tracks, name=name)
 
 
-def _draw_skeleton(seed: int, split: str, label: str, number: int) -> Loaded:
-    return Loaded(None, skeletons.draw(seed, split, label, number)[None])
-
-
-# Folders ------------------------------------------------------------------------------------------
+def _draw_skeleton(preset: str, seed: int, split: str, label: str, number: int) -> Loaded:
+    return Loaded(None, _DRAWN[preset].draw(seed, split, label, number)[None])
 
 
 def _subfolders(path: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -21,6 +22,8 @@ from jdance.skeleton import LAYOUTS
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
+BRANCH_WEIGHTS = "branch_weights"  # the variable [branches] of late fusion, in batch_stats
+
 
 class FusedNet(nn.Module):
     """Classifies the motion of one person from an image crop, key-point features, or both.
@@ -32,8 +35,10 @@ class FusedNet(nn.Module):
         keypoint_widths: dense layers of the key-point branch; empty: no key-point branch.
         fusion_widths: hidden dense layers after concatenation of the branches.
         dropout: rate after each hidden dense layer.
+        late: each branch classifies by itself, instead of the fusion layers; the logits are the
+            weighted sum of the branches' log probabilities. `calibration` fits the weights.
         keypoint_dropout, image_dropout: probability in training that an example with valid key
-            points loses its key-point or its image branch, if there are both.
+            points loses its key-point or its image branch, if there are both; not with `late`.
         freeze_backbone: run the backbone in inference mode (running statistics, no dropout) also
             in training, and stop its gradients.
     """
@@ -44,6 +49,7 @@ class FusedNet(nn.Module):
     keypoint_widths: Sequence[int] = (256, 512, 512, 512, 512)
     fusion_widths: Sequence[int] = (512, 512, 256, 256)
     dropout: float = 0.5
+    late: bool = False
     keypoint_dropout: float = 0.0
     image_dropout: float = 0.0
     freeze_backbone: bool = False
@@ -59,7 +65,7 @@ class FusedNet(nn.Module):
         index: Array | None = None,
         train: bool = False,
     ) -> Array:
-        """Logits float32 [B, M].
+        """Logits float32 [B, M]; in training with `late`, log probabilities [B, branches, M].
 
         Args:
             image: crops [B, H, W, 3], RGB in 0 to 255 (uint8 or float). Unused without a backbone.
@@ -73,7 +79,7 @@ class FusedNet(nn.Module):
         if valid is None:
             valid = (features != 0).any(-1)
         keep_keypoints = keep_image = jnp.ones((len(index), 1), bool)
-        if self.keypoint_widths and self.backbone is not None:
+        if self.keypoint_widths and self.backbone is not None and not self.late:
             keep_keypoints, keep_image = BranchDropout(self.keypoint_dropout, self.image_dropout)(
                 index, train
             )
@@ -94,9 +100,28 @@ class FusedNet(nn.Module):
                 x = jax.lax.stop_gradient(x)
             x = MLP(self.image_widths, self.dropout, self.dtype, name="image")(x, index, train)
             branches.append(jnp.where(keep_image | ~valid[:, None], x, 0))
+        if self.late and len(branches) > 1:
+            names = ("keypoint_logits", "image_logits")
+            heads = [
+                nn.log_softmax(nn.Dense(self.classes, name=name)(x.astype(jnp.float32)))
+                for name, x in zip(names, branches, strict=True)
+            ]
+            heads[0] = jnp.where(valid[:, None], heads[0], 0)
+            votes = jnp.stack(heads, 1)
+            weights = self.variable("batch_stats", BRANCH_WEIGHTS, jnp.ones, len(heads)).value
+            return votes if train else jnp.einsum("bkm,k->bm", votes, weights)
         x = jnp.concatenate(branches, axis=-1)
         x = MLP(self.fusion_widths, self.dropout, self.dtype, name="fusion")(x, index, train)
         return nn.Dense(self.classes, name="logits")(x.astype(jnp.float32))
+
+
+def with_branch_weights(variables: Any, weights: Sequence[float]) -> Any:
+    """Variables in which the weights of late fusion are replaced; unchanged if there are none."""
+    old = variables.get("batch_stats", {}).get(BRANCH_WEIGHTS)
+    if old is None or len(weights) != old.shape[-1]:
+        return variables
+    new = jnp.broadcast_to(jnp.asarray(weights, old.dtype), old.shape)
+    return {**variables, "batch_stats": {**variables["batch_stats"], BRANCH_WEIGHTS: new}}
 
 
 def inputs(config: ConfigDict) -> features.Inputs:
@@ -137,6 +162,7 @@ def build(
         keypoint_widths=tuple(config.keypoint_widths) if config.branches != "image" else (),
         fusion_widths=tuple(config.fusion_widths),
         dropout=config.dropout,
+        late=_one_of(config, "fusion", "joint", "late") == "late",
         keypoint_dropout=config.keypoint_dropout,
         image_dropout=config.image_dropout,
         dtype=dtype,

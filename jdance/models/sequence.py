@@ -31,6 +31,8 @@ class SequenceNet(nn.Module):
         kernel: S, the size of their middle convolution.
         attention: makes the attention module after them; None: no attention.
         dense_widths: hidden dense layers, with batch norm.
+        spreads: also feed the standard deviations of all features over time to the dense layers,
+            which show small movements such as those of a wave.
         stage_dropout: rate before the dense layers.
         dropout: rate after each hidden dense layer.
         axis_name: the mapped axis over which batch statistics are synchronized.
@@ -44,6 +46,7 @@ class SequenceNet(nn.Module):
     kernel: int = 3
     attention: Attention | None = None
     dense_widths: Sequence[int] = (256, 128)
+    spreads: bool = False
     stage_dropout: float = 0.0
     dropout: float = 0.5
     axis_name: str | None = None
@@ -91,6 +94,12 @@ class SequenceNet(nn.Module):
         if self.attention is not None:
             x = self.attention(name="attention")(x, train)
         x = x.reshape(len(x), -1)
+        if self.spreads:
+            spreads = jnp.sqrt(features.var(1) + 1e-6).astype(self.dtype)
+            spreads = norm(name="spreads_norm")(spreads)
+            if valid is not None:
+                spreads = jnp.where(valid[:, None], spreads, 0)
+            x = jnp.concatenate([x, spreads], -1)
         x = MLP(
             self.dense_widths,
             self.dropout,

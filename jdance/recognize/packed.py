@@ -17,7 +17,9 @@ from jdance.train.checkpoints import NEWEST
 from jdance.weights import checkpoint as weights
 
 # Packed models by their name in --model.
-SHIPPED = {"dance6": Path(__file__).with_name("dance6.npz")}
+SHIPPED = {name: Path(__file__).with_name(f"{name}.npz") for name in ("dance6", "dance6_sequence")}
+# Sequence networks that classify the tracks in videos, by the model that classifies images.
+SEQUENCE_FORMS = {"dance6": "dance6_sequence"}
 
 
 class MotionModel(NamedTuple):

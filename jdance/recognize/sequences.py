@@ -9,7 +9,10 @@ import numpy as np
 from jdance import features, models, skeleton
 from jdance.data import augment, crop, temporal
 from jdance.errors import UserError
-from jdance.train import calibration, loop
+from jdance.recognize import packed
+from jdance.recognize.packed import MotionModel
+
+_MIN_FPS = 6.0  # at which sequence forms can follow a step
 
 
 class SequenceClassifier:
@@ -17,9 +20,13 @@ class SequenceClassifier:
 
     Attributes:
         classes: names of the motions.
+        min_confidence: probability below which a motion is unknown.
+        source: what its data set was prepared from, see `experiment.source`.
+        min_fps: at lower frame rates, frames are classified one by one instead.
     """
 
-    def __init__(self, config: Any, classes: list[str], variables: Any, temperature: float = 1.0):
+    def __init__(self, model: MotionModel, min_fps: float = 0.0):
+        config, self.min_fps = model.config, min_fps
         inputs = models.inputs(config.model)
         if inputs.stills or not inputs.sequences:
             raise UserError("not a sequence network; give it as --model")
@@ -28,44 +35,50 @@ class SequenceClassifier:
                 f"the sequence network was trained on the layout {config.model.layout}; tracks "
                 f"have {skeleton.COCO18.name}"
             )
-        self.classes, self._config = classes, config
+        self.classes, self._config = model.classes, config
+        self.min_confidence, self.source = model.min_confidence, model.source
         net = models.build(config.model)
-        self._variables = jax.device_put(variables, jax.devices()[0])
+        self._variables = jax.device_put(model.variables, jax.devices()[0])
 
         def probabilities(variables: Any, inputs: jax.Array, valid: jax.Array) -> jax.Array:
             logits = net.apply(variables, None, inputs, valid)
-            return jax.nn.softmax(logits / temperature)  # type: ignore[operator]
+            return jax.nn.softmax(logits / model.temperature)  # type: ignore[operator]
 
         self._probabilities = jax.jit(probabilities)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "SequenceClassifier":
-        """Loads the newest checkpoint of a run, with its calibration.
+    def load(cls, model: str | Path, min_fps: float = 0.0) -> "SequenceClassifier":
+        """Loads a sequence network, with its calibration; `model` as for `packed.load`.
 
         Raises:
-            UserError: the run cannot be loaded, or is not of a sequence network for tracks.
+            UserError: it cannot be loaded, or is not a sequence network for tracks.
         """
-        config, classes, variables = loop.load(Path(folder))
+        loaded = packed.load(model)
         try:
-            return cls(
-                config,
-                classes,
-                jax.device_get(variables),
-                calibration.load_temperature(Path(folder)),
-            )
+            return cls(loaded, min_fps)
         except UserError as error:
-            raise UserError(f"{folder}: {error}") from None
+            raise UserError(f"{model}: {error}") from None
 
-    def __call__(self, keypoints: np.ndarray, times: np.ndarray) -> np.ndarray:
+    @classmethod
+    def form_of(cls, model: str) -> "SequenceClassifier | None":
+        """The sequence form of a motion network that ships; None if `model` has none."""
+        name = packed.SEQUENCE_FORMS.get(model)
+        return cls.load(name, _MIN_FPS) if name and not Path(model).exists() else None
+
+    def __call__(
+        self, keypoints: np.ndarray, times: np.ndarray, ends: tuple[float, float]
+    ) -> np.ndarray:
         """Computes probabilities float32 [M].
 
         Args:
             keypoints: float32 [T, 18, 3] of one person, in any unit.
             times: float [T] in seconds, increasing, not necessarily evenly spaced.
+            ends: of the window to classify, in seconds; beyond `times`, the first and last skeleton
+                are repeated.
         """
         model = self._config.model
         smoothed = temporal.median_filter(crop.fit_keypoints(keypoints))
-        even = np.linspace(times[0], times[-1], model.sequence.frames)
+        even = np.linspace(*ends, model.sequence.frames)
         resampled = temporal.resample(smoothed, np.interp(even, times, np.arange(len(times))))
         affine = augment.center_affine(self._config.data.image_size)
         clip = augment.warp_keypoints(resampled[None], affine[None])

@@ -13,8 +13,9 @@ from jdance.data import crop
 from jdance.recognize import tracking
 from jdance.recognize.tracking import Detection, Track, Tracker
 
-# (key points [T, 18, 3] of a track, their times [T] in seconds) -> probabilities [M]
-SequenceClassifier = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# (key points [T, 18, 3] of a track, their times [T] in seconds, the window's ends in seconds)
+# -> probabilities [M]
+SequenceClassifier = Callable[[np.ndarray, np.ndarray, tuple[float, float]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,9 @@ class TrackedPerson:
         track: number of the track.
         keypoints: float32 [18, 3], smoothed.
         box: x, y, width, height of the key points.
-        probabilities: float [M], smoothed.
+        probabilities: float [M], of the surrounding frames.
         bridged: whether the key points are interpolated over a gap in the track.
+        motion, confidence: see `smoothing.MotionSmoother`.
     """
 
     track: int
@@ -34,6 +36,8 @@ class TrackedPerson:
     box: tuple[float, float, float, float]
     probabilities: np.ndarray
     bridged: bool = False
+    motion: str = ""
+    confidence: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -153,10 +157,11 @@ class Stream:
     def _probabilities(self, key: int, time: float, near: list[_Entry]) -> np.ndarray:
         if self._classifier is not None:
             cached = self._classified.get(key)
-            # Classified only every half window, as the windows overlap.
-            if cached is None or time - cached[0] >= self._window / 2:
+            # Not classified in every frame, as the windows overlap.
+            if cached is None or time - cached[0] >= self._window / 8:
                 points = np.stack([e.detections[key][1] for e in near])
-                cached = time, self._classifier(points, np.array([e.time for e in near]))
+                ends = time - self._window, time + self._window
+                cached = time, self._classifier(points, np.array([e.time for e in near]), ends)
                 self._classified[key] = cached
             return cached[1]
         if not self._window:

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,11 @@ class Timeline:
 
     Args:
         period: seconds between two frames, added after the last frame of a segment.
-        min_seconds: shorter segments are merged into the longer adjacent one.
         max_gap: seconds without a frame after which a segment ends.
     """
 
-    def __init__(self, period: float, *, min_seconds: float = 1.0, max_gap: float = 1.0):
-        self._period, self._min_seconds, self._max_gap = period, min_seconds, max_gap
+    def __init__(self, period: float, *, max_gap: float = 1.0):
+        self._period, self._max_gap = period, max_gap
         self._open: dict[int, _OpenSegment] = {}
         self._closed: dict[int, list[Segment]] = {}
 
@@ -71,53 +70,7 @@ class Timeline:
         """Returns all segments, sorted by track and time."""
         for track in list(self._open):
             self._close(track, self._open[track].last + self._period)
-        return [
-            segment
-            for track in sorted(self._closed)
-            for segment in _merge_short(self._closed[track], self._min_seconds)
-        ]
-
-
-def _merge_short(segments: list[Segment], min_seconds: float) -> list[Segment]:
-    """Merges short segments of one track into the longer adjacent one, shortest first."""
-    segments = list(segments)
-    while True:
-        short = [i for i, s in enumerate(segments) if s.seconds < min_seconds]
-        for i in sorted(short, key=lambda i: segments[i].seconds):
-            neighbors = [
-                j
-                for j in (i - 1, i + 1)
-                if 0 <= j < len(segments) and _adjacent(segments[min(i, j)], segments[max(i, j)])
-            ]
-            if neighbors:
-                longer = max(neighbors, key=lambda j: segments[j].seconds)
-                first, second = sorted((i, longer))
-                merged = replace(
-                    segments[longer], start=segments[first].start, end=segments[second].end
-                )
-                segments[first : second + 1] = [merged]
-                break
-        else:
-            return _merge_equal(segments)
-
-
-def _adjacent(a: Segment, b: Segment) -> bool:
-    return abs(a.end - b.start) < 1e-6
-
-
-def _merge_equal(segments: list[Segment]) -> list[Segment]:
-    """Merges adjacent segments of the same motion."""
-    result: list[Segment] = []
-    for segment in segments:
-        last = result[-1] if result else None
-        if last and last.motion == segment.motion and _adjacent(last, segment):
-            total = last.seconds + segment.seconds
-            weight = segment.seconds / total if total > 0 else 0.5
-            mean = (1 - weight) * last.confidence + weight * segment.confidence
-            result[-1] = replace(last, end=segment.end, confidence=mean)
-        else:
-            result.append(segment)
-    return result
+        return [segment for track in sorted(self._closed) for segment in self._closed[track]]
 
 
 def summary(segments: Sequence[Segment]) -> list[dict[str, Any]]:

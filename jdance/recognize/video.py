@@ -15,11 +15,12 @@ import numpy as np
 from jdance.data import images, openpose_json, videos
 from jdance.errors import UserError
 from jdance.progress import counted, rounded
-from jdance.recognize import feedback, timeline
+from jdance.recognize import feedback, smoothing, timeline
 from jdance.recognize.page import VideoPage
 from jdance.recognize.program import Recognized
-from jdance.recognize.recognizer import Recognizer, class_index, predicted_motion
+from jdance.recognize.recognizer import Recognizer, class_index
 from jdance.recognize.sequences import SequenceClassifier
+from jdance.recognize.smoothing import MotionSmoother
 from jdance.recognize.stream import Stream, TrackedFrame
 from jdance.report import draw
 from jdance.train.posture import PostureModel
@@ -36,9 +37,12 @@ class Settings:
         batch: frames per batch; 0: one per device.
         window: half of the time over which motions are averaged, in seconds.
         sequence: half of the time that the sequence network takes, in seconds.
+        smoothing: time after a frame that its motion depends on, besides these, in seconds.
         fps: frame rate of skeleton clips, which do not state it.
         annotate: whether to write the annotated video.
         report: whether to write the HTML page.
+        min_confidence: see `smoothing.log_evidence`; None: that of the model, but at most
+            `smoothing.MAX_THRESHOLD`.
         posture: model for posture feedback; None: no feedback.
     """
 
@@ -48,7 +52,9 @@ class Settings:
     batch: int = 0
     window: float = 0.5
     sequence: float = 1.0
+    smoothing: float = 1.0
     fps: float = 30.0
+    min_confidence: float | None = None
     annotate: bool = True
     report: bool = True
     posture: PostureModel | None = None
@@ -250,9 +256,22 @@ def _write(
     lag: float | None,
 ) -> None:
     """Tracks the people through the frames and writes all results."""
+    if classifier and fps < classifier.min_fps:
+        classifier = None
     classes = classifier.classes if classifier else recognizer.classes
+    min_confidence = classifier.min_confidence if classifier else recognizer.min_confidence
+    if settings.min_confidence is None:
+        min_confidence = min(min_confidence, smoothing.MAX_THRESHOLD)
+    else:
+        min_confidence = settings.min_confidence
     window = settings.sequence if classifier else settings.window
     stream = Stream(window=window, lag=window if lag is None else lag, classifier=classifier)
+    smoother = MotionSmoother(
+        classes,
+        smoothing.DEFAULT,
+        lag=settings.smoothing if lag is None else 0.0,
+        min_confidence=min_confidence,
+    )
     motion_timeline = timeline.Timeline(1 / fps)
     posture = feedback.PostureFeedback(settings.posture) if settings.posture else None
     head = {
@@ -261,6 +280,7 @@ def _write(
         "height": size[0] if size else None,
         "fps": round(fps, 4),
         "classes": classes,
+        "min_confidence": round(min_confidence, 4),
     }
     page = VideoPage(images.printable(Path(source).name), classes)
     count = 0
@@ -270,21 +290,17 @@ def _write(
         writer = None
         if settings.annotate and size is not None:
             writer = stack.enter_context(closing(videos.VideoWriter(videos.output_path(stem), fps)))
-        for frame in _track(stream, frames):
-            motions = [
-                predicted_motion(p.probabilities, classes, recognizer.min_confidence)
+        for frame in _track(stream, smoother, frames):
+            result.add(_entry(frame))
+            for person in frame.people:
+                if posture and not person.bridged:
+                    posture.add(person.track, person.motion, person.keypoints)
+            starts = [
+                motion_timeline.add(frame.time, p.track, p.motion, p.confidence)
                 for p in frame.people
             ]
-            result.add(_entry(frame, motions))
-            for person, motion in zip(frame.people, motions, strict=True):
-                if posture and not person.bridged:
-                    posture.add(person.track, motion, person.keypoints)
-            starts = [
-                motion_timeline.add(frame.time, p.track, motion, float(p.probabilities.max()))
-                for p, motion in zip(frame.people, motions, strict=True)
-            ]
             if frame.image is not None and (writer or show or any(starts)):
-                drawn = _draw(frame, motions, classes)
+                drawn = _draw(frame, classes)
                 if any(starts) and page.wants_images:
                     key_frame = images.shrink(drawn, _KEY_FRAME_SIDE)
                     page.add_image(frame.time, images.encode_jpeg(key_frame, 80))
@@ -321,13 +337,18 @@ def _with_suffix(stem: Path, suffix: str) -> Path:
     return stem.with_name(stem.name + suffix)
 
 
-def _track(stream: Stream, frames: Iterable[_Frame]) -> Iterator[TrackedFrame]:
+def _track(
+    stream: Stream, smoother: MotionSmoother, frames: Iterable[_Frame]
+) -> Iterator[TrackedFrame]:
     for frame in frames:
-        yield from stream.add(*frame)
-    yield from stream.flush()
+        for tracked in stream.add(*frame):
+            yield from smoother.add(tracked)
+    for tracked in stream.flush():
+        yield from smoother.add(tracked)
+    yield from smoother.flush()
 
 
-def _entry(frame: TrackedFrame, motions: list[str]) -> dict[str, Any]:
+def _entry(frame: TrackedFrame) -> dict[str, Any]:
     return {
         "index": frame.index,
         "time": round(frame.time, 4),
@@ -336,24 +357,21 @@ def _entry(frame: TrackedFrame, motions: list[str]) -> dict[str, Any]:
                 "track": person.track,
                 "box": rounded(person.box, 2).tolist(),
                 "keypoints": rounded(person.keypoints, 3).tolist(),
-                "motion": motion,
+                "motion": person.motion,
                 "probabilities": rounded(person.probabilities, 5).tolist(),
                 "bridged": person.bridged,
             }
-            for person, motion in zip(frame.people, motions, strict=True)
+            for person in frame.people
         ],
     }
 
 
-def _draw(frame: TrackedFrame, motions: list[str], classes: Sequence[str]) -> np.ndarray:
+def _draw(frame: TrackedFrame, classes: Sequence[str]) -> np.ndarray:
     assert frame.image is not None
     return draw.people(
         frame.image,
         [person.keypoints for person in frame.people],
         [person.box for person in frame.people],
-        [
-            f"{person.track}: {motion} {person.probabilities.max():.2f}"
-            for person, motion in zip(frame.people, motions, strict=True)
-        ],
-        [class_index(motion, classes) for motion in motions],
+        [f"{person.track}: {person.motion} {person.confidence:.2f}" for person in frame.people],
+        [class_index(person.motion, classes) for person in frame.people],
     )

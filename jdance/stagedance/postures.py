@@ -11,7 +11,7 @@ import numpy as np
 
 from jdance.stagedance.body import Build, Pose, random_pose, reach
 
-_ARM_ANGLES = ("shoulder_elevation", "shoulder_plane", "shoulder_rotation", "elbow")
+ARM_ANGLES = ("shoulder_elevation", "shoulder_plane", "shoulder_rotation", "elbow")
 
 # Positions of a hand as (outward, up, forward) ranges from the middle of the hips, in body
 # heights, and the direction in which the elbow points.
@@ -66,7 +66,7 @@ def standing_arms(pose: Pose, build: Build, rng: np.random.Generator) -> None:
     for i in (0, 1):
         kind = rng.random()
         if kind < 0.25:  # bent a little, as when walking
-            for name in _ARM_ANGLES:
+            for name in ARM_ANGLES:
                 pose[name][i] = walking[name][i]
         elif kind < 0.6:
             outward, forward = rng.uniform(-0.03, 0.15), rng.uniform(-0.1, 0.12)
@@ -74,12 +74,13 @@ def standing_arms(pose: Pose, build: Build, rng: np.random.Generator) -> None:
             reach(pose, i, build, target * build.height, (1.0, 0.0, rng.uniform(-1.5, 0.2)))
 
 
-def wave_high(pose: Pose, rng: np.random.Generator) -> None:
-    """Raises the upper arm of a wave over the shoulder, the forearm about upright."""
+def wave_high(pose: Pose, rng: np.random.Generator) -> int:
+    """Raises a wave's upper arm over the shoulder, the forearm about upright; returns the arm."""
     i = int(np.argmax(pose["elbow"] + pose["shoulder_elevation"]))
     pose["shoulder_elevation"][i] = elevation = rng.uniform(100, 132)
     pose["elbow"][i] = 180 - elevation + rng.normal(5, 15)
     pose["shoulder_rotation"][i] = rng.uniform(70, 110)
+    return i
 
 
 def set_arm(pose: Pose, i: int, kind: str, build: Build, rng: np.random.Generator) -> None:
@@ -99,7 +100,7 @@ def set_arm(pose: Pose, i: int, kind: str, build: Build, rng: np.random.Generato
         model = random_pose(kind, build, rng)
         bent = kind in ("akimbo", "wave")
         active = int(np.argmax(model["elbow" if bent else "shoulder_elevation"]))
-        for name in _ARM_ANGLES:
+        for name in ARM_ANGLES:
             pose[name][i] = model[name][active]
 
 

@@ -20,7 +20,7 @@ from jdance.stagedance.body import (
     random_build,
     random_pose,
 )
-from jdance.stagedance.camera import Camera, stage_camera
+from jdance.stagedance.camera import stage_camera
 from jdance.stagedance.stage import face_visibility
 
 PRESET = "dance6"
@@ -32,8 +32,8 @@ COUNTS = {"train": (5000, 30000), "val": (400, 2400), "test": (400, 2400)}
 
 _SHOULDERS = (skeleton.R_SHOULDER, skeleton.L_SHOULDER)
 _HIPS = (skeleton.R_HIP, skeleton.L_HIP)
-_ARMS = np.array([(2, 3, 4), (5, 6, 7)])  # shoulder, elbow, wrist
-_LEGS = np.array([(8, 9, 10), (11, 12, 13)])  # hip, knee, ankle
+ARMS = np.array([(2, 3, 4), (5, 6, 7)])  # shoulder, elbow, wrist
+LEGS = np.array([(8, 9, 10), (11, 12, 13)])  # hip, knee, ankle
 
 
 def plan() -> list[tuple[str, str, int]]:
@@ -108,60 +108,104 @@ def _unknown(rng: np.random.Generator) -> tuple[np.ndarray, bool]:
     seen = keypoints[:, 2] > 0
     if kind < 0.55 and clear is not True:
         shown = clear is None and shows("single_arm_open", exact, seen, unit)
-        return keypoints, bool(seen[_ARMS].all()) and not shown
+        return keypoints, bool(seen[ARMS].all()) and not shown
     # Without its legs a posture is the motion of its arms.
-    return keypoints, clear or seen[_LEGS[:, 1:]].sum() >= 3
+    return keypoints, clear or seen[LEGS[:, 1:]].sum() >= 3
 
 
 # The image ---------------------------------------------------------------------------------------
 
 
+class View:
+    """How a random camera sees one body: upright, or `turned` over to a random side by degrees.
+
+    Hips and shoulders are moved to where people and estimators mark them: in COCO and in OpenPose's
+    skeletons the trunk is longer, the legs are shorter, the hips wider and the shoulders narrower
+    than between the centers of the joints.
+
+    Attributes:
+        unit: height of the upright body in pixels.
+    """
+
+    def __init__(self, build: Build, rng: np.random.Generator, turned: float):
+        # As dancers face an audience, or, less often, anywhere.
+        yaw = 70 * rng.uniform(-1, 1) + 180 * (rng.random() < 0.15)
+        if rng.random() < 0.4:
+            yaw = rng.uniform(-180, 180)
+        self._build, self._yaw = build, float(yaw)
+        distance = float(np.exp(rng.uniform(np.log(2.2), np.log(15))))
+        height = rng.uniform(0.3, 2.6) if rng.random() < 0.8 else rng.uniform(0.3, 0.6) * distance
+        self._camera = stage_camera(
+            float(height), distance, 0.0, rng.uniform(0.6, 1.2), 100 * distance, (640, 480)
+        )
+        self._lower = rng.uniform(-0.005, 0.05) * build.height
+        self._widths = rng.uniform(0.9, 1.4), rng.uniform(0.78, 1.05)
+        direction = rng.uniform(0, 2 * np.pi) if turned else 0.0
+        self._roll = _rotation(direction, np.radians(turned)) if turned else None
+        self.unit = 100 * build.height
+
+    def project(
+        self, pose: Pose, at: tuple[float, float] = (0.0, 0.0), turn: float = 0.0
+    ) -> tuple[np.ndarray, Body]:
+        """The exact key points [18, 3] of a pose; parts of the face on the far side are missing.
+
+        Args:
+            pose: angles.
+            at: meters to the body's left and ahead, from the stage's center.
+            turn: degrees to the body's left.
+        """
+        left, ahead = at
+        sine, cosine = np.sin(np.radians(self._yaw)), np.cos(np.radians(self._yaw))
+        place = (left * cosine + ahead * sine, ahead * cosine - left * sine)
+        body = assemble(self._build, pose, place, self._yaw + turn)
+        joints, head, skull = body.joints.copy(), body.head, body.skull
+        self._shift(joints)
+        if self._roll is not None:
+            middle = joints[list(_HIPS)].mean(0)
+            joints = (joints - middle) @ self._roll.T + middle
+            head, skull = self._roll @ head, self._roll @ (skull - middle) + middle
+        xy, _ = self._camera.project(joints)
+        seen = face_visibility(self._camera, head, skull)
+        return np.concatenate([xy, seen[:, None]], 1), body
+
+    def _shift(self, joints: np.ndarray) -> None:
+        hips, shoulders = joints[list(_HIPS)], joints[list(_SHOULDERS)]
+        down = hips.mean(0) - shoulders.mean(0)
+        down *= self._lower / np.linalg.norm(down)
+        wide_hips, wide_shoulders = self._widths
+        joints[list(_HIPS)] = hips.mean(0) + wide_hips * (hips - hips.mean(0)) + down
+        joints[list(_SHOULDERS)] = shoulders.mean(0) + wide_shoulders * (
+            shoulders - shoulders.mean(0)
+        )
+
+    def farther_arm(self, body: Body) -> int | None:
+        """The side (0: right, 1: left) away from the camera of a body in profile, else None."""
+        right, left = (np.linalg.norm(self._camera.position - body.joints[j]) for j in _SHOULDERS)
+        return None if abs(right - left) < 0.18 else int(left > right)
+
+
+def tilt(xy: np.ndarray, degrees: float) -> np.ndarray:
+    """Turns pixels [..., 2] about a point of the image, as a tilted camera does."""
+    lean = np.radians(degrees)
+    return (xy - 240) @ np.array(
+        [[np.cos(lean), np.sin(lean)], [-np.sin(lean), np.cos(lean)]]
+    ) + 240
+
+
 def _project(
     build: Build, pose: Pose, rng: np.random.Generator, turned: float
 ) -> tuple[np.ndarray, float]:
-    """A body seen by a random camera: exact key points [18, 3], and the body's height in pixels.
-
-    A `turned` body lies over to a random side. Parts of the face on the far side are missing.
-    """
-    # As dancers face an audience, or, less often, anywhere.
-    yaw = 70 * rng.uniform(-1, 1) + 180 * (rng.random() < 0.15)
-    if rng.random() < 0.4:
-        yaw = rng.uniform(-180, 180)
-    body = assemble(build, pose, (0.0, 0.0), float(yaw))
-    distance = float(np.exp(rng.uniform(np.log(2.2), np.log(15))))
-    height = rng.uniform(0.3, 2.6) if rng.random() < 0.8 else rng.uniform(0.3, 0.6) * distance
-    camera = stage_camera(
-        float(height), distance, 0.0, rng.uniform(0.6, 1.2), 100 * distance, (640, 480)
-    )
-    joints, head, skull = body.joints.copy(), body.head, body.skull
-    _shift_hips(joints, build, rng)
-    if turned:
-        roll = _rotation(rng.uniform(0, 2 * np.pi), np.radians(turned))
-        middle = joints[list(_HIPS)].mean(0)
-        joints, head = (joints - middle) @ roll.T + middle, roll @ head
-        skull = roll @ (skull - middle) + middle
-    xy, _ = camera.project(joints)
-    seen = face_visibility(camera, head, skull)
-    _self_occlusion(seen, body, camera, rng)
-    lean = np.radians(rng.normal(0, 4))
-    xy = (xy - 240) @ np.array([[np.cos(lean), np.sin(lean)], [-np.sin(lean), np.cos(lean)]]) + 240
-    keypoints = np.concatenate([xy, np.ones((len(xy), 1))], 1)
-    return keypoints * seen[:, None], 100 * build.height
-
-
-def _shift_hips(joints: np.ndarray, build: Build, rng: np.random.Generator) -> None:
-    """Moves hips and shoulders to where people and estimators mark them.
-
-    In COCO and in OpenPose's skeletons the trunk is longer, the legs are shorter, the hips wider
-    and the shoulders narrower than between the centers of the joints.
-    """
-    hips, shoulders = joints[list(_HIPS)], joints[list(_SHOULDERS)]
-    down = hips.mean(0) - shoulders.mean(0)
-    down *= rng.uniform(-0.005, 0.05) * build.height / np.linalg.norm(down)
-    width = rng.uniform(0.9, 1.4)
-    joints[list(_HIPS)] = hips.mean(0) + width * (hips - hips.mean(0)) + down
-    width = rng.uniform(0.78, 1.05)
-    joints[list(_SHOULDERS)] = shoulders.mean(0) + width * (shoulders - shoulders.mean(0))
+    """A body seen by a random camera: exact key points [18, 3], and the body's height in pixels."""
+    view = View(build, rng, turned)
+    exact, body = view.project(pose)
+    far = view.farther_arm(body)
+    if far is not None:  # hidden, now and then
+        for limb in (ARMS[far], LEGS[far]):
+            if rng.random() < 0.35:
+                exact[limb[int(rng.integers(3)) :], 2] = 0
+    exact[:, :2] = tilt(exact[:, :2], rng.normal(0, 4))
+    exact[exact[:, 2] == 0] = 0
+    return exact, view.unit
 
 
 def _rotation(direction: float, angle: float) -> np.ndarray:
@@ -169,17 +213,6 @@ def _rotation(direction: float, angle: float) -> np.ndarray:
     axis = np.array([np.cos(direction), 0.0, np.sin(direction)])
     cross = np.array([[0, -axis[2], 0], [axis[2], 0, -axis[0]], [0, axis[0], 0]])
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
-
-
-def _self_occlusion(seen: np.ndarray, body: Body, camera: Camera, rng: np.random.Generator) -> None:
-    """Hides, now and then, the limbs on the far side of a body in profile."""
-    right, left = (np.linalg.norm(camera.position - body.joints[j]) for j in _SHOULDERS)
-    if abs(right - left) < 0.18:
-        return
-    far = int(left > right)
-    for limb in (_ARMS[far], _LEGS[far]):
-        if rng.random() < 0.35:
-            seen[limb[int(rng.integers(3)) :]] = False
 
 
 def degrade(
@@ -198,11 +231,11 @@ def degrade(
     if rng.random() < 0.06:  # mistaken sides, of all or of the legs alone
         swapped = skeleton.COCO18.flip.copy()
         if rng.random() < 0.6:
-            swapped[[j for j in range(18) if j not in _LEGS]] = [
-                j for j in range(18) if j not in _LEGS
+            swapped[[j for j in range(18) if j not in LEGS]] = [
+                j for j in range(18) if j not in LEGS
             ]
         found[:] = found[swapped]
-    for limb in (_ARMS, _LEGS):
+    for limb in (ARMS, LEGS):
         for depth in (1, 2):
             if rng.random() < 0.02:  # both of a pair on one side
                 one = int(rng.integers(2))
@@ -216,10 +249,10 @@ def degrade(
     score *= sure
     missing = rng.random(18) < rng.choice([0.0, 0.03, 0.12, 0.3], p=[0.4, 0.3, 0.2, 0.1])
     if rng.random() < 0.7:  # limbs grow from the trunk outwards
-        for limb in (*_ARMS, *_LEGS):
+        for limb in (*ARMS, *LEGS):
             missing[limb] |= np.logical_or.accumulate(missing[limb])
     if rng.random() < 0.1:  # an arm or a leg behind something
-        missing[(_ARMS, _LEGS)[rng.integers(2)][rng.integers(2)][rng.integers(3) :]] = True
+        missing[(ARMS, LEGS)[rng.integers(2)][rng.integers(2)][rng.integers(3) :]] = True
     if rng.random() < cut:
         missing |= _beyond_edge(exact, rng)
     score[missing] = 0
@@ -248,19 +281,19 @@ def shows(motion: str, exact: np.ndarray, seen: np.ndarray, unit: float) -> bool
     if not (seen[skeleton.NECK] or seen[list(_SHOULDERS)].all()):
         return False
     if motion in ("stand", "walk"):
-        knees, ankles = _LEGS[:, 1], _LEGS[:, 2]
+        knees, ankles = LEGS[:, 1], LEGS[:, 2]
         stride = abs(xy[ankles[0]] - xy[ankles[1]])
         return bool(
             seen[[*knees, *ankles]].sum() >= 3
             and seen[list(_HIPS)].any()
-            and (motion == "walk" or seen[_ARMS[:, 1:]].sum() >= 3)
+            and (motion == "walk" or seen[ARMS[:, 1:]].sum() >= 3)
             and (motion == "stand" or stride[0] > 0.15 or stride[1] > 0.1)
         )
-    for i, (shoulder, elbow, wrist) in enumerate(_ARMS):
+    for i, (shoulder, elbow, wrist) in enumerate(ARMS):
         if not seen[[shoulder, elbow, wrist]].all():
             continue
         arm = xy[wrist] - xy[shoulder]
-        other = seen[_ARMS[1 - i, 1:]].all()
+        other = seen[ARMS[1 - i, 1:]].all()
         along = arm / max(np.linalg.norm(arm), 1e-6)
         from_head = abs(xy[wrist, 0] - xy[skeleton.NECK, 0])
         bend = xy[elbow] - xy[shoulder]
@@ -271,8 +304,8 @@ def shows(motion: str, exact: np.ndarray, seen: np.ndarray, unit: float) -> bool
                 and abs(along[1]) < 0.64)
             or (motion == "wave" and other and arm[1] < 0 and from_head > 0.1
                 and xy[elbow, 1] - xy[wrist, 1] > 0.07)
-            or (motion == "akimbo" and aside > 0.06 and seen[_LEGS[i, 0]]
-                and seen[_LEGS[:, 1]].any())
+            or (motion == "akimbo" and aside > 0.06 and seen[LEGS[i, 0]]
+                and seen[LEGS[:, 1]].any())
         ):  # fmt: skip
             return True
     return False
@@ -280,7 +313,7 @@ def shows(motion: str, exact: np.ndarray, seen: np.ndarray, unit: float) -> bool
 
 def _raised(keypoints: np.ndarray) -> bool:
     """Whether a raised arm is visible, which may show a motion after all."""
-    for shoulder, elbow, wrist in _ARMS:
+    for shoulder, elbow, wrist in ARMS:
         if (keypoints[[shoulder, elbow, wrist], 2] > 0).all():
             y = keypoints[[shoulder, elbow, wrist], 1]
             if y[2] < y[0] or y[2] < y[1]:

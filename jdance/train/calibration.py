@@ -1,7 +1,8 @@
 """Temperature scaling of a classifier's logits, fitted on held-out examples.
 
 Logits are divided by one temperature before the softmax, which changes confidences but no
-prediction (Guo et al., "On Calibration of Modern Neural Networks", 2017).
+prediction (Guo et al., "On Calibration of Modern Neural Networks", 2017). With late fusion, each
+branch has a weight (an inverse temperature) of its own, so a branch that errs counts less.
 """
 
 import json
@@ -18,6 +19,7 @@ from jdance.train.checkpoints import NEWEST, suffix
 UNKNOWN = "unknown"  # the class that is no motion, and the motion below the threshold
 PRECISION = 0.95  # of motions on held-out examples, for which the threshold is chosen
 
+_PRIOR = 5.0  # examples that pull the weights of branches to 1
 _RANGE = (0.05, 20.0)  # of temperatures
 
 
@@ -45,15 +47,41 @@ def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarr
 
 
 def fit(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature with the lowest cross-entropy; shapes as above."""
+    """The temperature with the lowest cross-entropy; shapes as above.
+
+    A weak prior keeps it near 1 where all examples are classified correctly.
+    """
     rows = np.arange(len(labels))
 
     def loss(log_temperature: float) -> float:
         true = apply_temperature(probabilities, np.exp(log_temperature))[rows, labels]
-        return float(-np.log(np.maximum(true, 1e-30)).mean())
+        return float(-np.log(np.maximum(true, 1e-30)).mean()) + log_temperature**2 / len(labels)
 
     low, high = np.log(_RANGE)
     return float(np.exp(optimize.minimize_scalar(loss, bounds=(low, high), method="bounded").x))
+
+
+def fit_branches(log_probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The weights of a late fusion's branches with the lowest cross-entropy.
+
+    A prior, worth a few examples, pulls them to 1.
+
+    Args:
+        log_probabilities: float [N, K, M] of each branch; 0 where it has no input.
+        labels: int [N].
+
+    Returns:
+        float64 [K], at least 0.
+    """
+    rows = np.arange(len(labels))
+
+    def loss(weights: np.ndarray) -> float:
+        logits = np.einsum("nkm,k->nm", log_probabilities, weights)
+        likelihood = special.log_softmax(logits, -1)[rows, labels].mean()
+        return float(-likelihood + _PRIOR * np.square(weights - 1).sum() / len(labels))
+
+    branches = log_probabilities.shape[1]
+    return optimize.minimize(loss, np.ones(branches), bounds=[(0.0, _RANGE[1])] * branches).x
 
 
 def threshold(probabilities: np.ndarray, labels: np.ndarray, unknown: int) -> float:
@@ -82,8 +110,11 @@ def calibrate(
     workdir: Path,
     checkpoint: str = NEWEST,
     classes: Sequence[str] = (),
+    branch_weights: Sequence[float] = (),
 ) -> tuple[dict[str, Any], Path]:
     """Fits the temperature of a checkpoint and writes it for `load_temperature`.
+
+    The probabilities are those with the `branch_weights`, if there are any.
 
     If one of the `classes` is UNKNOWN, also fits the threshold for `load_min_confidence`.
 
@@ -99,6 +130,7 @@ def calibrate(
     result = {
         "temperature": temperature,
         "min_confidence": min_confidence,
+        "branch_weights": list(branch_weights),
         "split": split,
         "n": len(labels),
         "expected_calibration_error": {
@@ -129,22 +161,33 @@ def load_min_confidence(workdir: Path, checkpoint: str = NEWEST) -> float:
     return _read(_path(workdir, checkpoint))[1]
 
 
-def _read(path: Path) -> tuple[float, float]:
-    """The temperature and min_confidence in a file; 1 and 0 if there is none."""
+def load_branch_weights(workdir: Path, checkpoint: str = NEWEST) -> list[float]:
+    """The weights of a run's branches, see `fit_branches`; empty without a calibration of them.
+
+    Raises:
+        UserError: the calibration file is damaged.
+    """
+    return _read(_path(workdir, checkpoint))[2]
+
+
+def _read(path: Path) -> tuple[float, float, list[float]]:
+    """Temperature, min_confidence and branch weights in a file; 1, 0 and [] if there is none."""
     try:
         content = json.loads(path.read_text())
         temperature = float(content["temperature"])
         min_confidence = float(content.get("min_confidence", 0.0))
+        weights = [float(weight) for weight in content.get("branch_weights", [])]
     except FileNotFoundError:
-        return 1.0, 0.0
+        return 1.0, 0.0, []
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path}: not a calibration ({error}); remove or repeat it") from error
-    if not (_RANGE[0] / 2 < temperature < _RANGE[1] * 2 and 0 <= min_confidence <= 1):
+    in_range = all(0 <= weight <= _RANGE[1] for weight in weights)
+    if not (_RANGE[0] / 2 < temperature < _RANGE[1] * 2 and 0 <= min_confidence <= 1 and in_range):
         raise UserError(
-            f"{path}: temperature {temperature}, min_confidence {min_confidence}; remove or repeat "
-            "the calibration"
+            f"{path}: temperature {temperature}, min_confidence {min_confidence}, branch_weights "
+            f"{weights}; remove or repeat the calibration"
         )
-    return temperature, min_confidence
+    return temperature, min_confidence, weights
 
 
 def _path(workdir: Path, checkpoint: str) -> Path:

@@ -16,8 +16,18 @@ from jdance import lock
 from jdance.data import loader
 from jdance.data.records import Dataset
 from jdance.errors import Preempted, UserError
+from jdance.models import fused
 from jdance.progress import Progress
-from jdance.train import compiled, distributed, experiment, init_from, state, steps, tasks
+from jdance.train import (
+    calibration,
+    compiled,
+    distributed,
+    experiment,
+    init_from,
+    state,
+    steps,
+    tasks,
+)
 from jdance.train.checkpoints import NEWEST, Checkpoints, has_checkpoint, retry_during_training
 from jdance.train.compiled import StepState
 from jdance.train.journal import Journal
@@ -310,7 +320,9 @@ def restore(workdir: Path, checkpoint: str = NEWEST) -> Restored:
     warnings, (step, restored) = retry_during_training(workdir, read)
     for line in warnings:
         Progress("", 0).say(line)
-    return Restored(config, classes, restored.variables, step)
+    weights = calibration.load_branch_weights(workdir, checkpoint)
+    variables = fused.with_branch_weights(restored.variables, weights)
+    return Restored(config, classes, variables, step)
 
 
 def _restore_state(

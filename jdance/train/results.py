@@ -14,6 +14,7 @@ from jdance import files, models
 from jdance.data import loader
 from jdance.data.records import Dataset
 from jdance.errors import UserError
+from jdance.models import fused
 from jdance.train import calibration, experiment, loop, tasks
 from jdance.train.checkpoints import NEWEST, suffix
 from jdance.train.evaluation import Predictions, average, make_eval_step, predict, summarize
@@ -129,9 +130,26 @@ def calibrate(
     config, _ = experiment.read(workdir)
     if config.task == "pose":
         raise UserError(f"{workdir}: a pose network; only motion networks can be calibrated")
-    _, classes, predictions = _predict(loop.restore(workdir, checkpoint), split, data, "", 1)
+    run = loop.restore(workdir, checkpoint)
+    weights: list[float] = []
+    branches = run.variables.get("batch_stats", {}).get(fused.BRANCH_WEIGHTS)
+    if branches is not None:
+        each = []
+        for only in np.eye(branches.shape[-1]):  # the probabilities of one branch by itself
+            alone = run._replace(variables=fused.with_branch_weights(run.variables, only.tolist()))
+            _, _, found = _predict(alone, split, data, "", 1)
+            each.append(np.log(np.maximum(found["probabilities"], 1e-30)))
+        weights = calibration.fit_branches(np.stack(each, 1), found["label"]).tolist()
+        run = run._replace(variables=fused.with_branch_weights(run.variables, weights))
+    _, classes, predictions = _predict(run, split, data, "", 1)
     return calibration.calibrate(
-        predictions["probabilities"], predictions["label"], split, workdir, checkpoint, classes
+        predictions["probabilities"],
+        predictions["label"],
+        split,
+        workdir,
+        checkpoint,
+        classes,
+        weights,
     )
 
 

@@ -58,7 +58,11 @@ def motion_loss(
         rngs={"dropout": key},
         mutable=["batch_stats"],
     )
-    loss = cross_entropy(logits, batch["label"], smoothing).mean()
+    if logits.ndim == 3:  # of branches that each learn by themselves
+        losses = jax.vmap(cross_entropy, (1, None, None))(logits, batch["label"], smoothing)
+        loss, logits = losses.mean(), logits.sum(1)
+    else:
+        loss = cross_entropy(logits, batch["label"], smoothing).mean()
     accuracy = (logits.argmax(-1) == batch["label"]).mean()
     return loss, ({"accuracy": accuracy}, updates.get("batch_stats", {}))
 
