@@ -78,7 +78,7 @@ def base() -> ConfigDict:
             accumulate=1,  # gradient-accumulation micro-batches per device
             steps_per_dispatch=1,  # in one dispatch, unless logging or saving is due in between
             epochs=30.0,
-            init_from="",  # a run, an imported folder or a weights file to start from
+            init_from="",  # a run, imported weights, or a packed model such as dance6 to start from
             freeze_epochs=0.0,  # initial epochs with a frozen backbone
             model=model(),
             data=dict(

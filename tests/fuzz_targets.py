@@ -31,7 +31,7 @@ from test_videos import write_video
 from test_weights import FILES, archive, tensor
 
 from jdance import config as defaults
-from jdance import models, skeleton, weights
+from jdance import models, shipped, skeleton, weights
 from jdance.data import (
     crop,
     images,
@@ -310,7 +310,7 @@ def _read_packed(folder: Path) -> None:
 
 def _motion(folder: Path) -> list[Sample]:
     """The shipped model with a hidden layer of 8: mutations then hit its description, too."""
-    with np.load(packed.SHIPPED["dance6"]) as file:
+    with np.load(shipped.FILES["dance6"]) as file:
         info = json.loads(str(file["model"]))
     info["config"]["model"] |= {"keypoint_widths": [8], "fusion_widths": []}
     config = defaults.base()

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, tiny_config
 from programs import program
 
-from jdance import features, models, npz, skeleton
+from jdance import features, models, npz, shipped, skeleton
 from jdance.data import images, openpose_json
 from jdance.data.prepare import prepare
 from jdance.data.records import Dataset, unpack
@@ -71,7 +71,7 @@ def pose(changes=()):
 
 
 @pytest.fixture(scope="module")
-def shipped():
+def dance6():
     return Recognizer.load("dance6")
 
 
@@ -102,7 +102,7 @@ def test_prepares_the_data_set(tmp_path, monkeypatch):
 
 
 def test_shipped_file():
-    file = packed.SHIPPED["dance6"]
+    file = shipped.FILES["dance6"]
     assert file.stat().st_size < 3_000_000
     model = packed.load("dance6")
     assert model.classes == [*MOTIONS, "unknown"] and model.source == "stage:dance6"
@@ -113,11 +113,11 @@ def test_shipped_file():
 
 
 @pytest.mark.parametrize("name", POSES)
-def test_poses(shipped, name):
+def test_poses(dance6, name):
     changes, motion = POSES[name]
     mirrored = skeleton.flip(pose(changes), 200)
     for person, found in zip(
-        (pose(changes), mirrored), classify(shipped, [pose(changes), mirrored]), strict=True
+        (pose(changes), mirrored), classify(dance6, [pose(changes), mirrored]), strict=True
     ):
         assert found == motion, person
 
@@ -125,13 +125,13 @@ def test_poses(shipped, name):
 @pytest.mark.parametrize(
     "name", [name for name, (_, motion) in POSES.items() if motion in ("stand", "walk")]
 )
-def test_without_legs_nobody_stands_or_walks(shipped, name):
+def test_without_legs_nobody_stands_or_walks(dance6, name):
     person = pose(POSES[name][0])
     person[[9, 10, 12, 13]] = 0
-    assert classify(shipped, [person]) == ["unknown"]
+    assert classify(dance6, [person]) == ["unknown"]
 
 
-def test_real_skeletons(shipped, real_data):
+def test_real_skeletons(dance6, real_data):
     data = npz.read(real_data("skeletons/openpose18_actions.npz"))
     keypoints = np.concatenate([data["xy"], data["conf"][..., None]], -1).astype(np.float32)
     pck = data["source"] == "pck"
@@ -144,7 +144,7 @@ def test_real_skeletons(shipped, real_data):
     either = {"Stand_LeftArmRaised", "Stand_RightArmRaised"}
     right = wrong = total = 0
     for label, people in images_of.items():
-        found = np.array(classify(shipped, list(people.astype(np.float32))))
+        found = np.array(classify(dance6, list(people.astype(np.float32))))
         if label in motions:
             total += len(found)
             right += (found == motions[label]).sum()
@@ -202,7 +202,7 @@ def test_packs_a_run(tiny_data, tmp_path):
 
 
 def test_damaged_files(tmp_path):
-    arrays = npz.read(packed.SHIPPED["dance6"])
+    arrays = npz.read(shipped.FILES["dance6"])
     first = next(name for name in arrays if name != "model")
     file = tmp_path / "model.npz"
     info = json.loads(str(arrays["model"]))

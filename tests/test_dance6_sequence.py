@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_dance6 import POSES, pose
 
-from jdance import skeleton
+from jdance import shipped, skeleton
 from jdance.data.prepare import prepare
 from jdance.data.records import Dataset, unpack
 from jdance.data.sources import open_source
@@ -68,7 +68,7 @@ def test_prepares_the_data_set(tmp_path, monkeypatch):
 
 
 def test_shipped_file():
-    assert sum(file.stat().st_size for file in packed.SHIPPED.values()) < 3_000_000
+    assert sum(file.stat().st_size for file in shipped.FILES.values()) < 3_000_000
     model = packed.load("dance6_sequence")
     assert model.classes == packed.load("dance6").classes
     assert model.source == "stage:dance6_sequence" and "/" not in model.config.data.dir

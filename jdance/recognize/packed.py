@@ -10,14 +10,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from jdance import config as defaults
-from jdance import npz
+from jdance import npz, shipped
 from jdance.errors import UserError
 from jdance.train import calibration, experiment, loop, tasks
 from jdance.train.checkpoints import NEWEST
 from jdance.weights import checkpoint as weights
 
-# Packed models by their name in --model.
-SHIPPED = {name: Path(__file__).with_name(f"{name}.npz") for name in ("dance6", "dance6_sequence")}
 # Sequence networks that classify the tracks in videos, by the model that classifies images.
 SEQUENCE_FORMS = {"dance6": "dance6_sequence"}
 
@@ -46,15 +44,15 @@ def load(model: str | Path, checkpoint: str = NEWEST) -> MotionModel:
     """Reads a motion network.
 
     Args:
-        model: the folder of a run, a file that `pack` wrote, or a name in SHIPPED.
+        model: the folder of a run, a file that `pack` wrote, or a name in `shipped.FILES`.
         checkpoint: of a run, see `Checkpoints.resolve`; a packed model has only one.
 
     Raises:
         UserError: the model is none of these, or damaged.
     """
     path = Path(model)
-    if str(model) in SHIPPED and not path.exists():
-        path = SHIPPED[str(model)]
+    if str(model) in shipped.FILES and not path.exists():
+        path = shipped.FILES[str(model)]
     if path.suffix == ".npz" and path.is_file():
         if checkpoint != NEWEST:
             raise UserError(f"{model}: a packed model has no checkpoint {checkpoint!r}")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jdance import npz, shipped
 from jdance.errors import UserError
 from jdance.train.checkpoints import Checkpoints, retry_during_training
 from jdance.train.state import TrainState
@@ -24,8 +25,8 @@ def read(path: str | Path, shapes: Mapping[str, Any]) -> tuple[Flat, str]:
     layers are loaded if all their variables have the same paths and shapes.
 
     Args:
-        path: a run (its newest checkpoint), a folder by launch/import_weights.py, or a .pth or
-            .safetensors file of a ResNet.
+        path: a run (its newest checkpoint), a folder by launch/import_weights.py, a .pth or
+            .safetensors file of a ResNet, a file by launch/pack.py, or a name in `shipped.FILES`.
         shapes: the network's variables or their shapes.
 
     Returns:
@@ -67,7 +68,13 @@ def apply(state: TrainState, loaded: Flat) -> TrainState:
 
 def _read(path: Path, expected: Mapping[tuple[str, ...], Any]) -> Flat:
     if not path.exists():
-        raise UserError(f"--config.init_from={path}: no such file or folder")
+        path = shipped.FILES.get(str(path), path)
+    if not path.exists():
+        known = ", ".join(shipped.FILES)
+        raise UserError(f"--config.init_from={path}: no such file or folder, nor one of {known}")
+    if path.suffix == ".npz":
+        arrays = npz.read(path)
+        return {tuple(name.split("/")): a for name, a in arrays.items() if a.dtype.kind == "f"}
     if path.is_file():
         return resnet.convert(resnet.read(path), expected, path)
     if (path / resnet.CONFIG_FILE).exists():

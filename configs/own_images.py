@@ -1,0 +1,58 @@
+"""Labeled photos of your own: a few hundred are enough.
+
+    python launch/prepare.py --source=photos --min_joints=8 --also_whole --output=data/mine
+    python launch/train.py --config=configs/own_images.py --config.data.dir=data/mine \\
+        --workdir=runs/mine
+    python launch/evaluate.py --workdir=runs/mine --split=val --calibrate
+    python launch/evaluate.py --workdir=runs/mine --split=test --baselines
+
+`photos` has a folder for each class. Each branch learns by itself (late fusion), so that neither
+spoils the other: trained jointly on few photos, the image branch fits them by heart and the fused
+network relies on it. Calibration then weights the branches by their worth on val. The key-point
+branch starts from dance6, which has seen 60,000 synthetic skeletons.
+"""
+
+from ml_collections import ConfigDict
+
+from jdance import config as defaults
+
+
+def get_config() -> ConfigDict:
+    config = defaults.base()
+    config.data.dir = "data/mine"
+    config.data.image_size = 112
+    config.batch_size = 32
+    config.epochs = 40.0
+    config.eval_every = 10.0
+    config.checkpoint_every = 10.0
+    config.init_from = "dance6"
+
+    config.model.update(
+        features="full",
+        fusion="late",
+        width=16,
+        stage_sizes=(1, 1, 1, 1),
+        stage_dropout=0.0,
+        image_widths=(128,),
+        keypoint_widths=(512, 512),
+        dropout=0.3,
+    )
+    config.optimizer.update(
+        name="adamw",
+        learning_rate=1e-3,
+        weight_decay=0.05,
+        schedule="cosine",
+        warmup=5.0,
+        label_smoothing=0.1,
+    )
+    config.augment.update(
+        rotation=15.0,
+        scale=0.15,
+        shift=0.08,
+        stretch=0.1,
+        color=0.4,
+        erase=0.25,
+        joint_noise=0.003,
+        joint_dropout=0.02,
+    )
+    return config
