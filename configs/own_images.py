@@ -10,6 +10,18 @@
 spoils the other: trained jointly on few photos, the image branch fits them by heart and the fused
 network relies on it. Calibration then weights the branches by their worth on val. The key-point
 branch starts from dance6, which has seen 60,000 synthetic skeletons.
+
+Accuracy on the 75 test photos of yoga5 (see configs/yoga5.py for the data, with
+--pose=movenet_multipose), seeds 0, 1, 2; 2 CPU cores, jax 0.10.2, 4 minutes a seed:
+
+                                              mean   each
+  this configuration                          0.973  0.987 0.960 0.973
+    its key-point branch alone                0.951  0.947 0.960 0.947
+    its image branch alone                    0.938  0.933 0.933 0.947
+  late fusion without dance6 (*)              0.964  0.960 0.960 0.973
+  joint fusion (configs/yoga5.py)             0.956  0.947 0.960 0.960
+
+(*) configs/yoga5.py with --config.model.fusion=late. Without calibration, all figures are the same.
 """
 
 from ml_collections import ConfigDict

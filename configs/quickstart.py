@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     config.data.image_size = 64
     config.batch_size = 64
     config.epochs = 30.0
+    config.init_from = "dance6"
     config.log_every = 20
     config.eval_every = 5.0
     config.checkpoint_every = 5.0
@@ -31,13 +32,13 @@ def get_config() -> ConfigDict:
         stage_sizes=(1, 1, 1, 1),
         stage_dropout=0.0,
         image_widths=(64,),
-        keypoint_widths=(128, 128),
+        keypoint_widths=(512, 512),
         fusion_widths=(64,),
         dropout=0.2,
     )
     config.optimizer.update(
         name="adamw",
-        learning_rate=3e-3,
+        learning_rate=1.5e-3,
         weight_decay=0.05,
         schedule="cosine",
         warmup=1.0,
