@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
         weight_decay=0.05,
         schedule="cosine",
         warmup=1.0,
-        label_smoothing=0.05,
+        label_smoothing=0.02,
     )
     # A window has the label of its middle, so its length is fixed; cut off, hidden and displaced
     # joints are part of the data.
