@@ -18,7 +18,7 @@ PRESET = "dance6_sequence"
 SECONDS = 2.0  # length of a window
 
 # Tracks of each motion, and of unknown.
-COUNTS = {"train": (2000, 6000), "val": (150, 450), "test": (150, 450)}
+COUNTS = {"train": (2000, 8000), "val": (150, 600), "test": (150, 600)}
 
 _FRAMES = (10, 20)  # of a window
 _CENTER = 0.6  # seconds before and after the middle in which a motion must show
@@ -119,12 +119,12 @@ def _activity(label: str, build: Build, rng: np.random.Generator) -> tuple[float
     if label != UNKNOWN:
         return 0.0, _swayed(_motion(label, build, rng), rng)
     kind = rng.random()
-    if kind < 0.06:
+    if kind < 0.14:
         return 0.0, _swayed(_frozen("wave", build, rng), rng)
-    if kind < 0.12:
+    if kind < 0.22:
         return 0.0, _swayed(_frozen("walk", build, rng), rng)
     turned, pose = _posture(build, rng)
-    if kind < 0.24:  # to and fro between two postures, as in exercises
+    if kind < 0.42:  # to and fro between two postures, as in exercises
         _, other = _posture(build, rng)
         arms_only = rng.random() < 0.4
         if arms_only:
@@ -142,8 +142,8 @@ def _activity(label: str, build: Build, rng: np.random.Generator) -> tuple[float
 def _motion(motion: str, build: Build, rng: np.random.Generator) -> _Activity:
     """One of the six motions; a walk is on the spot or ahead."""
     seed, start = rng.integers(2**32), rng.uniform(0, 2 * np.pi)
-    slowest, fastest = (0.6, 2.2) if motion == "wave" else (0.6, 1.15)
-    pace = 2 * np.pi * slowest * (fastest / slowest) ** rng.random()
+    paces = (0.5, 2.2) if motion == "wave" else (0.6, 1.15)
+    pace = 2 * np.pi * rng.uniform(*paces)
     speed = rng.uniform(0.4, 1.5) if motion == "walk" and rng.random() < 0.6 else 0.0
     wave_high = motion == "wave" and rng.random() < 0.3
     swing = rng.uniform(0.3, 1)
