@@ -1,7 +1,19 @@
 """The sequence form of dance6: two seconds of a person's key points to six motions and `unknown`.
 
-python launch/prepare.py --source=stage:dance6_sequence --output=data/dance6_sequence
-python launch/train.py --config=configs/dance6_sequence.py --workdir=runs/dance6_sequence
+    python launch/prepare.py --source=stage:dance6_sequence --output=data/dance6_sequence
+    python launch/train.py --config=configs/dance6_sequence.py --workdir=runs/dance6_sequence
+
+Then, to calibrate it, and to write what ships:
+
+    python launch/evaluate.py --workdir=runs/dance6_sequence --split=val --calibrate
+    python launch/pack.py --workdir=runs/dance6_sequence \\
+        --output=jdance/recognize/dance6_sequence.npz
+
+Results (2 shared CPU cores, jax 0.10.2, seed 0; about 15 minutes of CPU time to draw and 7 to
+train): accuracy 0.907 on the 1500 synthetic windows of test; temperature 0.904, threshold 0.81.
+Without the standard deviations over time (model.sequence.spreads) the network ignores small
+movements: a bent arm held still was a wave as surely as one that swings.
+docs/motion-models.md has the figures on videos and the limits.
 """
 
 from ml_collections import ConfigDict

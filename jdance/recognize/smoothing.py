@@ -124,7 +124,7 @@ class MotionSmoother:
         self._last: dict[int, float] = {}  # time of each track's newest frame
 
     def add(self, frame: TrackedFrame) -> Iterator[TrackedFrame]:
-        """Adds a frame, and yields frames in which everybody has a `motion`."""
+        """Adds a frame, and yields frames in which every person has a `motion`."""
         scores = {}
         for person in frame.people:
             step = min(frame.time - self._last.get(person.track, -np.inf), MAX_STEP)
