@@ -3,7 +3,7 @@
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,8 @@ from jdance.recognize.stream import Stream, TrackedFrame
 from jdance.report import draw
 from jdance.train.posture import PostureModel
 
-_KEY_FRAME_SIDE = 480  # pixels
+CAMERA_LAG = 0.2  # seconds
+KEY_FRAME_SIDE = 480  # pixels
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ def recognize_video(
     classifier: SequenceClassifier | None = None,
     show: Callable[[np.ndarray], bool] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    on_frame: Callable[[TrackedFrame], None] | None = None,
+    name: str = "",
 ) -> str:
     """Recognizes the people in a video or in front of a camera.
 
@@ -109,6 +112,8 @@ def recognize_video(
         classifier: classifies the motions of tracks, instead of the recognizer.
         show: called with every annotated frame; returns False to stop.
         on_progress: called with the numbers of frames read and in total (0: unknown).
+        on_frame: called with every tracked frame.
+        name: of the source in the results; "": its path.
 
     Returns:
         The problem if the file or its key points could only be read in part; else "".
@@ -120,12 +125,15 @@ def recognize_video(
         videos.Video(source, every=settings.every, start=settings.start, end=settings.end)
     ) as video:
         known = None if keypoints is None else openpose_json.VideoKeypoints(video.name, keypoints)
-        frames = _recognize_frames(recognizer, video, settings, known, on_progress)
+        name = name or str(source)
         fps = video.fps / settings.every
-        lag = 0.2 if video.is_camera else None
-        _write(
-            recognizer, frames, str(source), video.size, fps, stem, settings, classifier, show, lag
-        )
+        lag = CAMERA_LAG if video.is_camera else None
+        # Closed before the video, which its thread reads.
+        with closing(_recognize_frames(recognizer, video, settings, known, on_progress)) as frames:
+            _write(
+                recognizer, frames, name, video.size, fps, stem, settings, classifier, show, lag,
+                on_frame,
+            )  # fmt: skip
         problems = [video.problem] * bool(video.problem)
         if known and known.problems:
             first = known.problems[min(known.problems)]
@@ -200,7 +208,7 @@ def _recognize_frames(
     settings: Settings,
     known: openpose_json.VideoKeypoints | None,
     on_progress: Callable[[int, int], None] | None,
-) -> Iterator[_Frame]:
+) -> Generator[_Frame, None, None]:
     """Recognizes frames in batches, one batch ahead of the consumer; a thread reads ahead."""
     size = settings.batch or jax.device_count()
     running: list[tuple[list[videos.Frame], Recognized]] = []
@@ -221,20 +229,22 @@ def _recognize_frames(
             on_progress(read, max(total, read) if video.count else 0)
 
     # Frames of a camera are dropped if recognition cannot keep up.
-    for batch in _batches(videos.prefetch(video, 2 * size, newest=video.is_camera), size):
-        batch_images = [frame.image for frame in batch]
-        # Pads the last batch, to avoid recompilation.
-        batch_images += [batch_images[-1]] * (size - len(batch_images))
-        people = None
-        if known is not None:
-            people = [known(frame.index) for frame in batch]
-            people += [people[-1]] * (size - len(people))
-        shape = batch_images[0].shape[:2]
-        running.append((batch, recognizer.dispatch(batch_images, people, size=shape)))
-        if len(running) > 1:
+    ahead = videos.prefetch(video, 2 * size, newest=video.is_camera)
+    with closing(ahead):
+        for batch in _batches(ahead, size):
+            batch_images = [frame.image for frame in batch]
+            # Pads the last batch, to avoid recompilation.
+            batch_images += [batch_images[-1]] * (size - len(batch_images))
+            people = None
+            if known is not None:
+                people = [known(frame.index) for frame in batch]
+                people += [people[-1]] * (size - len(people))
+            shape = batch_images[0].shape[:2]
+            running.append((batch, recognizer.dispatch(batch_images, people, size=shape)))
+            if len(running) > 1:
+                yield from finish()
+        while running:
             yield from finish()
-    while running:
-        yield from finish()
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -254,6 +264,7 @@ def _write(
     classifier: SequenceClassifier | None,
     show: Callable[[np.ndarray], bool] | None,
     lag: float | None,
+    on_frame: Callable[[TrackedFrame], None] | None = None,
 ) -> None:
     """Tracks the people through the frames and writes all results."""
     if classifier and fps < classifier.min_fps:
@@ -292,6 +303,8 @@ def _write(
             writer = stack.enter_context(closing(videos.VideoWriter(videos.output_path(stem), fps)))
         for frame in _track(stream, smoother, frames):
             result.add(_entry(frame))
+            if on_frame:
+                on_frame(frame)
             for person in frame.people:
                 if posture and not person.bridged:
                     posture.add(person.track, person.motion, person.keypoints)
@@ -300,9 +313,9 @@ def _write(
                 for p in frame.people
             ]
             if frame.image is not None and (writer or show or any(starts)):
-                drawn = _draw(frame, classes)
+                drawn = draw_frame(frame, classes)
                 if any(starts) and page.wants_images:
-                    key_frame = images.shrink(drawn, _KEY_FRAME_SIDE)
+                    key_frame = images.shrink(drawn, KEY_FRAME_SIDE)
                     page.add_image(frame.time, images.encode_jpeg(key_frame, 80))
                 if writer:
                     writer.write(frame.time, drawn)
@@ -366,7 +379,8 @@ def _entry(frame: TrackedFrame) -> dict[str, Any]:
     }
 
 
-def _draw(frame: TrackedFrame, classes: Sequence[str]) -> np.ndarray:
+def draw_frame(frame: TrackedFrame, classes: Sequence[str]) -> np.ndarray:
+    """Draws the people of a frame with their tracks and motions: uint8 RGB [H, W, 3]."""
     assert frame.image is not None
     return draw.people(
         frame.image,
