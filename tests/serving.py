@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from jdance.serve.app import create_app
 from jdance.serve.jobs import Limits
+from jdance.serve.service import configure
 from jdance.serve.worker import Priority
 
 
@@ -33,8 +34,7 @@ def running(recognizer, **limits):
     """Serves on a free port in a thread; yields the port and the state of the application."""
     app = create_app(recognizer, Limits(**limits))
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_level="warning", http="h11", ws="websockets-sansio")
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(configure(app))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:

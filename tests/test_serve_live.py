@@ -31,7 +31,7 @@ def client(recognizer):
 
 def test_frames_are_tracked(client):
     seen = []
-    with client.websocket_connect("/api/live?lag=0.1") as camera:
+    with client.websocket_connect("ws://localhost/api/live?lag=0.1") as camera:
         for number in range(20):
             camera.send_bytes(spots.jpeg([(40 + 2 * number, 70), (150, 70)]))
             answer = camera.receive_json()
@@ -48,7 +48,7 @@ def test_frames_are_tracked(client):
 
 
 def test_frames_without_lag_are_answered_at_once(client):
-    with client.websocket_connect("/api/live?lag=0") as camera:
+    with client.websocket_connect("ws://localhost/api/live?lag=0") as camera:
         for number in range(5):
             camera.send_bytes(spots.jpeg(PEOPLE))
             (frame,) = camera.receive_json()["frames"]
@@ -85,7 +85,7 @@ def test_unreadable_frames(client):
     assert jpeg_size(good) == (144, 192)
     bad = [b"", b"x", b"\xff\xd8", b"\xff\xd8\xff\xc0", good[:50], _with_size(good, 60000, 60000),
            b"\x89PNG\r\n\x1a\n", _with_size(good, 0, 0), bytes(1000)]  # fmt: skip
-    with client.websocket_connect("/api/live?lag=0") as camera:
+    with client.websocket_connect("ws://localhost/api/live?lag=0") as camera:
         for data in bad:
             camera.send_bytes(data)
             answer = camera.receive_json()
@@ -109,15 +109,15 @@ def test_large_messages_end_the_connection(recognizer):
 
 def test_number_of_cameras(recognizer):
     with application(recognizer, cameras=1) as client:
-        first, second = (client.websocket_connect("/api/live") for _ in range(2))
+        first, second = (client.websocket_connect("ws://localhost/api/live") for _ in range(2))
         with first, second, pytest.raises(WebSocketDisconnect) as refused:
             second.receive_json()
         assert refused.value.code == 1013 and "in use already" in refused.value.reason
         wait_for(lambda: client.server.cameras == 0)
-        with client.websocket_connect("/api/live?lag=0") as camera:
+        with client.websocket_connect("ws://localhost/api/live?lag=0") as camera:
             camera.send_bytes(spots.jpeg(PEOPLE))
             assert camera.receive_json()["done"] == 0
-        bad = client.websocket_connect("/api/live?lag=9")
+        bad = client.websocket_connect("ws://localhost/api/live?lag=9")
         with bad, pytest.raises(WebSocketDisconnect):
             bad.receive_json()
 
@@ -145,7 +145,7 @@ def test_cameras_that_go_away(recognizer, monkeypatch):
 def test_camera_while_a_video_is_processed(recognizer, tmp_path):
     spots.video(tmp_path / "x.webm", frames=200)
     with application(recognizer) as client:
-        with client.websocket_connect("/api/live?lag=0") as camera:
+        with client.websocket_connect("ws://localhost/api/live?lag=0") as camera:
             camera.send_bytes(spots.jpeg(PEOPLE))
             camera.receive_json()
             job = upload(client, (tmp_path / "x.webm").read_bytes(), "x.webm", annotate=0)

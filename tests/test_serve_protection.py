@@ -43,7 +43,7 @@ def test_responses_forbid_foreign_content(recognizer):
             name = names.pop()
             response = client.get(name)
             assert response.status_code == 200, name
-            assert not re.search(r"https?://(?!\S*page)", response.text), name
+            assert not re.search(r"https?://\w", response.text), name
             names |= set(re.findall(r'from "(/static/[^"]+)"', response.text)) - {name}
 
 
@@ -77,7 +77,7 @@ def test_other_sites_are_refused(recognizer):
             assert response.status_code == 403
             with (
                 pytest.raises(WebSocketDisconnect),
-                client.websocket_connect("/api/live", headers=headers),
+                client.websocket_connect("ws://localhost/api/live", headers=headers),
             ):
                 pass
         assert client.get("/api/info", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
@@ -86,7 +86,7 @@ def test_other_sites_are_refused(recognizer):
         assert not list(client.server.jobs.root.iterdir())
         own = {"Origin": "http://localhost"}
         assert client.post("/api/jobs", content=photo, headers=own).status_code == 201
-        with client.websocket_connect("/api/live", headers=own):
+        with client.websocket_connect("ws://localhost/api/live", headers=own):
             pass
 
 
@@ -99,7 +99,7 @@ def test_token(recognizer):
             assert response.status_code == 401 and "secret" not in response.text
         with (
             pytest.raises(WebSocketDisconnect),
-            client.websocket_connect("/api/live", headers=host),
+            client.websocket_connect("ws://localhost/api/live", headers=host),
         ):
             pass
         wrong = {**host, "Cookie": "jdance-1=wrong; x"}
@@ -114,7 +114,7 @@ def test_token(recognizer):
         assert client.get("/", headers=good).status_code == 200
         assert client.get("/api/info", headers=good).status_code == 200
         assert client.get("/api/info", params={"token": "secret-é"}).status_code == 200
-        with client.websocket_connect("/api/live", headers=good):
+        with client.websocket_connect("ws://localhost/api/live", headers=good):
             pass
         # The token does not help other sites.
         foreign = {**good, "Origin": "http://evil.example"}
@@ -201,9 +201,11 @@ def test_twenty_uploads_at_once(recognizer, tmp_path):
                 assert all(pool.map(lambda n, c=client: use(c, n), range(20)))
             server.jobs.expire()
             wait_for(lambda: len(list(server.jobs.root.iterdir())) == 20)
-            measured.append((threading.active_count(), _memory()))
+            # Those of anyio end late, and are 40 at most.
+            own = [t for t in threading.enumerate() if not t.name.startswith("AnyIO")]
+            measured.append((len(own), _memory()))
     threads, memory = zip(*measured, strict=True)
-    assert max(threads[1:]) <= threads[0] + 2  # anyio ends idle threads late
+    assert max(threads[1:]) <= threads[0]
     assert memory[-1] <= memory[1] + 40
 
 
@@ -212,8 +214,9 @@ def _start(tmp_path, *arguments):
     stdout = tmp_path / "stdout"
     script = Script(words, stdout, tmp_path / "stderr")
     pattern = re.compile(r"(https?)://127\.0\.0\.1:(\d+)/(\?token=(\S+))?")
-    wait_for(lambda: pattern.search(stdout.read_text()) or script.poll() is not None, 300)
-    found = pattern.search(stdout.read_text())
+    read = lambda: stdout.read_text() if stdout.exists() else ""  # noqa: E731
+    wait_for(lambda: pattern.search(read()) or script.poll() is not None, 300)
+    found = pattern.search(read())
     assert found, (tmp_path / "stderr").read_text()
     return script, found[0]
 
@@ -270,7 +273,7 @@ def test_invalid_arguments_of_the_program(tmp_path):
         port = taken.getsockname()[1]
         for flags, message in (
             ((f"--port={port}",), "cannot listen there"),
-            (("--host=nowhere.invalid",), "cannot listen there"),
+            (("--host=203.0.113.1",), "cannot listen there"),
             (("--key=x",), "give its --certificate"),
             ((f"--certificate={tmp_path / 'x'}",), "cannot be used with the key"),
             (("--port=0", "--model=nothing"), "nothing"),

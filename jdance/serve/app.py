@@ -128,7 +128,11 @@ def create_app(
         Route(f"{job}/manifest", _manifest, methods=["POST"]),
         WebSocketRoute("/api/live", _live),
     ]
-    handlers: dict[Any, Callable[..., Any]] = {Refused: _refused, HTTPException: _http_error}
+    handlers: dict[Any, Callable[..., Any]] = {
+        Refused: _refused,
+        HTTPException: _http_error,
+        FileNotFoundError: _removed,
+    }
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     app.add_middleware(Guard, local=local, token=token, cookie=cookie)
     app.state.server = server
@@ -141,6 +145,10 @@ async def _refused(request: Request, error: Refused) -> Response:
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
     return JSONResponse({"error": error.detail}, error.status_code)
+
+
+async def _removed(request: Request, error: FileNotFoundError) -> Response:
+    return JSONResponse({"error": "the job was removed meanwhile"}, 404)
 
 
 async def _static(files: dict[str, bytes], request: Request) -> Response:

@@ -69,6 +69,9 @@ class FrameLog:
         Args:
             offset: 0 or an offset from an earlier call; others give nothing.
             limit: maximum number of bytes, larger than any frame.
+
+        Raises:
+            FileNotFoundError: the job was removed.
         """
         size = self._size
         if not 0 <= offset < size:

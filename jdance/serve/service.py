@@ -3,9 +3,11 @@
 import secrets
 import socket
 from pathlib import Path
+from typing import Any
 
 import jax
 import uvicorn
+from starlette.applications import Starlette
 
 from jdance.recognize.recognizer import Recognizer
 from jdance.serve.app import create_app
@@ -51,21 +53,25 @@ def serve(
         scheme = "https" if certificate else "http"
         for name in _names(host):
             print(f"{scheme}://{name}:{port}/{query}", flush=True)
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            http="h11",
-            ws="websockets-sansio",
-            ws_max_size=MAX_FRAME_BYTES,
-            ws_max_queue=2,
-            timeout_graceful_shutdown=_GRACE_SECONDS,
-            ssl_certfile=certificate,
-            ssl_keyfile=key,
-        )
+        config = configure(app, ssl_certfile=certificate, ssl_keyfile=key)
         uvicorn.Server(config).run(sockets=[listener])
     finally:
         app.state.server.close()
+
+
+def configure(app: Starlette, **options: Any) -> uvicorn.Config:
+    """Returns the server's configuration, with further options of uvicorn."""
+    return uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        http="h11",
+        ws="websockets-sansio",
+        ws_max_size=MAX_FRAME_BYTES,
+        ws_max_queue=2,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+        **options,
+    )
 
 
 def _names(host: str) -> list[str]:
