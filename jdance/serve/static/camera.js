@@ -27,6 +27,7 @@ export class Camera {
     this.latencies = [];
     this.drawn = [];
     this.serverTimes = [];
+    this.isFresh = this.isBusy = false;
   }
 
   /** Opens a camera; lag: seconds of delay for smoothing. */
@@ -55,7 +56,7 @@ export class Camera {
     socket.onmessage = (event) => this.receive(JSON.parse(event.data));
     return new Promise((resolve, reject) => {
       socket.onopen = () => {
-        this.next();
+        this.watch(socket);
         resolve();
       };
       socket.onclose = (event) => {
@@ -75,14 +76,24 @@ export class Camera {
     await this.connect(lag);
   }
 
-  /** Sends the next frame of the camera once the last one is answered. */
+  /** Sends each frame of the camera that comes while none is on its way. */
+  watch(socket) {
+    const step = () => {
+      if (this.socket !== socket) return;
+      this.isFresh = true;
+      this.next();
+      if (this.video.requestVideoFrameCallback) this.video.requestVideoFrameCallback(step);
+      else requestAnimationFrame(step);
+    };
+    step();
+  }
+
   next() {
     const { socket } = this;
-    const go = () => {
-      if (this.socket === socket && socket.readyState === WebSocket.OPEN) this.send(socket);
-    };
-    if (this.video.requestVideoFrameCallback) this.video.requestVideoFrameCallback(go);
-    else requestAnimationFrame(go);
+    if (!this.isFresh || this.isBusy || socket?.readyState !== WebSocket.OPEN) return;
+    this.isFresh = false;
+    this.isBusy = true;
+    this.send(socket);
   }
 
   async send(socket) {
@@ -102,6 +113,7 @@ export class Camera {
   }
 
   receive({ error, done, frames, milliseconds }) {
+    this.isBusy = false;
     this.next();
     if (error) {
       this.onError(new Error(error));
