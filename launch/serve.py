@@ -19,6 +19,7 @@ from jdance.cli import checkpoint_flag, pose_flags, run
 from jdance.errors import UserError
 from jdance.pose import zoo
 from jdance.recognize.recognizer import Recognizer
+from jdance.recognize.sequences import SequenceClassifier
 
 _MODEL = flags.DEFINE_string(
     "model",
@@ -34,6 +35,13 @@ _POSE = flags.DEFINE_string(
     "accurate one that is in the cache or can be downloaded.",
 )
 _POSE_SIZE, _POSE_VIEWS = pose_flags()
+_SEQUENCE_MODEL = flags.DEFINE_string(
+    "sequence_model",
+    None,
+    "Run of a sequence network, or a file by launch/pack.py, that classifies the motions of tracks "
+    "in videos instead of --model; none: classify frame by frame. Default: dance6's sequence form "
+    "for --model=dance6, else none.",
+)
 _HOST = flags.DEFINE_string(
     "host",
     "127.0.0.1",
@@ -138,6 +146,7 @@ def main() -> None:
         recognizer,
         limits,
         listener,
+        classifier=SequenceClassifier.choose(_SEQUENCE_MODEL.value, _MODEL.value),
         labels={"model": _name(_MODEL.value), "pose": _name(pose)},
         token=_TOKEN.value,
         certificate=certificate,

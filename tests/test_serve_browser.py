@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -293,7 +294,7 @@ def test_the_page_is_accessible(movenet, page):
     assert [re.sub(r"\s+", " ", text) for text in unnamed if not text.startswith("<video")] == []
     order = []
     for _ in range(4):
-        page.browser.switch_to.active_element.send_keys(Keys.TAB)
+        ActionChains(page.browser).send_keys(Keys.TAB).perform()
         order.append(page.run("return document.activeElement.id || document.activeElement.tagName"))
     assert order == ["A", "file", "camera", "SUMMARY"]
     # Touch targets of a phone.

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 
+import numpy as np
 import pytest
 import spots
 from serving import application, held, running, upload, wait, wait_for
@@ -188,8 +189,32 @@ def test_worker_takes_calls_by_priority():
 
 
 def test_memory_of_a_session_is_bounded(recognizer):
-    session = LiveSession(recognizer, 0.2)
+    session = LiveSession(recognizer)
     data = spots.jpeg(PEOPLE)
     for number in range(60):
         session.add(number, number / 30, data)
-    assert len(session._stream._pending) < 10 and len(session._stream._past) < 20
+    stream = session._stream._stream
+    assert len(stream._pending) < 10 and len(stream._past) < 20
+
+
+class _FakeClassifier:
+    """Calls every track a spin."""
+
+    classes, min_confidence, min_fps = ["spin", "walk"], 0.0, 6.0
+
+    def __call__(self, keypoints, times, ends):
+        return np.array([0.9, 0.1])
+
+
+def test_tracks_are_classified_if_there_are_enough_frames(recognizer):
+    session = LiveSession(recognizer, _FakeClassifier(), lag=0.0)
+    data, when, motions, indices, tracks = spots.jpeg(PEOPLE), 0.0, [], [], set()
+    for fps in (10.0, 2.0, 10.0):
+        for _ in range(30):
+            when += 1 / fps
+            for frame in session.add(len(indices), when, data):
+                indices.append(frame["index"])
+                tracks |= {person["track"] for person in frame["people"]}
+        motions.append({person["motion"] for person in frame["people"]})
+    assert motions[0] == motions[2] == {"spin"} and "spin" not in motions[1]
+    assert indices == list(range(90)) and tracks == {0, 1}

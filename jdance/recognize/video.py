@@ -22,6 +22,7 @@ from jdance.recognize.recognizer import Recognizer, class_index
 from jdance.recognize.sequences import SequenceClassifier
 from jdance.recognize.smoothing import MotionSmoother
 from jdance.recognize.stream import Stream, TrackedFrame
+from jdance.recognize.tracking import Tracker
 from jdance.report import draw
 from jdance.train.posture import PostureModel
 
@@ -59,6 +60,69 @@ class Settings:
     annotate: bool = True
     report: bool = True
     posture: PostureModel | None = None
+
+
+class MotionStream:
+    """Tracks people and smooths their motions.
+
+    Attributes:
+        classes: names of the motions.
+        min_confidence: see `smoothing.log_evidence`.
+
+    Args:
+        recognizer: of the frames.
+        classifier: classifies the motions of tracks, unless the frame rate is too low for it.
+        settings: for the windows.
+        fps: frames per second.
+        lag: maximum delay in seconds, for cameras; None: as the windows need.
+        tracker: None: a new one.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        classifier: SequenceClassifier | None,
+        settings: Settings,
+        fps: float,
+        lag: float | None = None,
+        tracker: Tracker | None = None,
+    ):
+        if classifier and fps < classifier.min_fps:
+            classifier = None
+        model = classifier or recognizer
+        self.classes, self.min_confidence = model.classes, model.min_confidence
+        if settings.min_confidence is None:
+            self.min_confidence = min(self.min_confidence, smoothing.MAX_THRESHOLD)
+        else:
+            self.min_confidence = settings.min_confidence
+        window = settings.sequence if classifier else settings.window
+        self._stream = Stream(
+            tracker, window=window, lag=window if lag is None else lag, classifier=classifier
+        )
+        self._smoother = MotionSmoother(
+            self.classes,
+            smoothing.DEFAULT,
+            lag=settings.smoothing if lag is None else 0.0,
+            min_confidence=self.min_confidence,
+        )
+
+    def add(
+        self,
+        index: int,
+        time: float,
+        image: np.ndarray | None,
+        keypoints: Sequence[np.ndarray],
+        probabilities: Sequence[np.ndarray],
+    ) -> Iterator[TrackedFrame]:
+        """Adds a frame, see `Stream.add`; yields frames in which every person has a `motion`."""
+        for tracked in self._stream.add(index, time, image, keypoints, probabilities):
+            yield from self._smoother.add(tracked)
+
+    def flush(self) -> Iterator[TrackedFrame]:
+        """Yields the remaining frames."""
+        for tracked in self._stream.flush():
+            yield from self._smoother.add(tracked)
+        yield from self._smoother.flush()
 
 
 class JsonStream:
@@ -267,22 +331,8 @@ def _write(
     on_frame: Callable[[TrackedFrame], None] | None = None,
 ) -> None:
     """Tracks the people through the frames and writes all results."""
-    if classifier and fps < classifier.min_fps:
-        classifier = None
-    classes = classifier.classes if classifier else recognizer.classes
-    min_confidence = classifier.min_confidence if classifier else recognizer.min_confidence
-    if settings.min_confidence is None:
-        min_confidence = min(min_confidence, smoothing.MAX_THRESHOLD)
-    else:
-        min_confidence = settings.min_confidence
-    window = settings.sequence if classifier else settings.window
-    stream = Stream(window=window, lag=window if lag is None else lag, classifier=classifier)
-    smoother = MotionSmoother(
-        classes,
-        smoothing.DEFAULT,
-        lag=settings.smoothing if lag is None else 0.0,
-        min_confidence=min_confidence,
-    )
+    stream = MotionStream(recognizer, classifier, settings, fps, lag)
+    classes = stream.classes
     motion_timeline = timeline.Timeline(1 / fps)
     posture = feedback.PostureFeedback(settings.posture) if settings.posture else None
     head = {
@@ -291,7 +341,7 @@ def _write(
         "height": size[0] if size else None,
         "fps": round(fps, 4),
         "classes": classes,
-        "min_confidence": round(min_confidence, 4),
+        "min_confidence": round(stream.min_confidence, 4),
     }
     page = VideoPage(images.printable(Path(source).name), classes)
     count = 0
@@ -301,7 +351,7 @@ def _write(
         writer = None
         if settings.annotate and size is not None:
             writer = stack.enter_context(closing(videos.VideoWriter(videos.output_path(stem), fps)))
-        for frame in _track(stream, smoother, frames):
+        for frame in _track(stream, frames):
             result.add(_entry(frame))
             if on_frame:
                 on_frame(frame)
@@ -350,15 +400,10 @@ def _with_suffix(stem: Path, suffix: str) -> Path:
     return stem.with_name(stem.name + suffix)
 
 
-def _track(
-    stream: Stream, smoother: MotionSmoother, frames: Iterable[_Frame]
-) -> Iterator[TrackedFrame]:
+def _track(stream: MotionStream, frames: Iterable[_Frame]) -> Iterator[TrackedFrame]:
     for frame in frames:
-        for tracked in stream.add(*frame):
-            yield from smoother.add(tracked)
-    for tracked in stream.flush():
-        yield from smoother.add(tracked)
-    yield from smoother.flush()
+        yield from stream.add(*frame)
+    yield from stream.flush()
 
 
 def _entry(frame: TrackedFrame) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from jdance import skeleton
 from jdance.data import containers, images, videos
 from jdance.errors import UserError
 from jdance.recognize.recognizer import Recognizer, class_index
+from jdance.recognize.sequences import SequenceClassifier
 from jdance.recognize.video import CAMERA_LAG
 from jdance.report import draw
 from jdance.serve import corrections
@@ -32,7 +33,7 @@ from jdance.serve.jobs import Job, Jobs, Limits, Refused
 from jdance.serve.live import LiveSession, serve_camera
 from jdance.serve.recognition import recognize
 from jdance.serve.security import Guard
-from jdance.serve.worker import Priority, Programs, QueuedRecognizer, Worker
+from jdance.serve.worker import Priority, Programs, QueuedClassifier, QueuedRecognizer, Worker
 from jdance.train.calibration import UNKNOWN
 
 _STATIC_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -59,10 +60,18 @@ class Server:
         recognizer: has a pose network.
         limits: of the server.
         labels: names of the motion model and the pose network, for display.
+        classifier: classifies the motions of tracks, instead of the recognizer.
     """
 
-    def __init__(self, recognizer: Recognizer, limits: Limits, labels: dict[str, str]):
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        limits: Limits,
+        labels: dict[str, str],
+        classifier: SequenceClassifier | None = None,
+    ):
         self.recognizer, self.limits, self.labels = recognizer, limits, labels
+        self.classifier = classifier
         self.worker, self.programs = Worker(), Programs()
         self.jobs = Jobs(
             limits,
@@ -70,6 +79,7 @@ class Server:
                 recognize,
                 for_images=self.queued(Priority.IMAGE),
                 for_videos=self.queued(Priority.VIDEO),
+                classifier=self.queued_classifier(Priority.VIDEO),
                 seconds=limits.seconds,
             ),
         )
@@ -77,6 +87,18 @@ class Server:
 
     def queued(self, priority: Priority) -> QueuedRecognizer:
         return QueuedRecognizer(self.recognizer, self.worker, self.programs, priority)
+
+    def queued_classifier(self, priority: Priority) -> QueuedClassifier | None:
+        if self.classifier is None:
+            return None
+        return QueuedClassifier(self.classifier, self.worker, priority)
+
+    @property
+    def classes(self) -> list[str]:
+        """The motions of images, and the further ones of tracks."""
+        own = self.recognizer.classes
+        more = self.classifier.classes if self.classifier else []
+        return [*own, *(motion for motion in more if motion not in own)]
 
     def close(self) -> None:
         """Ends all jobs and threads, and deletes all files."""
@@ -89,12 +111,13 @@ def create_app(
     limits: Limits | None = None,
     *,
     labels: dict[str, str] | None = None,
+    classifier: SequenceClassifier | None = None,
     local: bool = True,
     token: str = "",
     cookie: str = "jdance-token",
 ) -> Starlette:
     """Creates the application; see `Server` and `security.Guard` for the arguments."""
-    server = Server(recognizer, limits or Limits(), labels or {})
+    server = Server(recognizer, limits or Limits(), labels or {}, classifier)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -161,7 +184,7 @@ async def _static(files: dict[str, bytes], request: Request) -> Response:
 async def _info(request: Request) -> Response:
     """What the page needs to draw and to explain itself."""
     server: Server = request.app.state.server
-    limits, classes = server.limits, server.recognizer.classes
+    limits, classes = server.limits, server.classes
     sides = ["right" if n.startswith("right") else "left" if n.startswith("left") else "middle"
              for n in skeleton.NAMES]  # fmt: skip
     return JSONResponse(
@@ -409,6 +432,8 @@ async def _live(socket: WebSocket) -> None:
         server.cameras += 1
         try:
             with suppress(ClientDisconnect):
-                await serve_camera(socket, LiveSession(server.queued(Priority.LIVE), lag))
+                recognizer = server.queued(Priority.LIVE)
+                classifier = server.queued_classifier(Priority.LIVE)
+                await serve_camera(socket, LiveSession(recognizer, classifier, lag))
         finally:
             server.cameras -= 1

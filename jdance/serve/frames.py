@@ -34,11 +34,10 @@ def person_json(
     }
 
 
-def frame_json(frame: TrackedFrame, motions: Sequence[str]) -> dict[str, Any]:
-    """Returns the entry of a frame with the motions of its people."""
+def frame_json(frame: TrackedFrame) -> dict[str, Any]:
+    """Returns the entry of a frame."""
     people = [
-        person_json(p.track, motion, float(p.probabilities.max()), p.box, p.keypoints)
-        for p, motion in zip(frame.people, motions, strict=True)
+        person_json(p.track, p.motion, p.confidence, p.box, p.keypoints) for p in frame.people
     ]
     return {"index": frame.index, "time": round(frame.time, 4), "people": people}
 

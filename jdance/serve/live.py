@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -11,14 +13,17 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from jdance.data import images
 from jdance.errors import UserError
-from jdance.recognize.recognizer import Recognizer, predicted_motion
-from jdance.recognize.stream import Stream
-from jdance.recognize.video import CAMERA_LAG
+from jdance.recognize.recognizer import Recognizer
+from jdance.recognize.sequences import SequenceClassifier
+from jdance.recognize.stream import TrackedFrame
+from jdance.recognize.tracking import Tracker
+from jdance.recognize.video import CAMERA_LAG, MotionStream, Settings
 from jdance.serve.frames import frame_json
 from jdance.serve.worker import Stopped
 
 MAX_FRAME_BYTES = 2**20
 _MAX_SIDE = 1280  # pixels
+_RATE_FRAMES = 12  # over which the frame rate is measured
 _SILENCE_SECONDS = 60.0  # without a frame
 # The markers of JPEG segments with the size of the image (SOF0 to SOF15, without DHT, JPG and DAC).
 _SIZE_MARKERS = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -61,11 +66,26 @@ class LiveSession:
 
     Args:
         recognizer: of the frames.
+        classifier: classifies the motions of tracks, while the frame rate suffices.
         lag: delay in seconds, over which tracks and motions are smoothed.
     """
 
-    def __init__(self, recognizer: Recognizer, lag: float = CAMERA_LAG):
-        self._recognizer, self._stream = recognizer, Stream(lag=lag)
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        classifier: SequenceClassifier | None = None,
+        lag: float = CAMERA_LAG,
+    ):
+        self._recognizer, self._classifier, self._lag = recognizer, classifier, lag
+        self._tracker = Tracker()
+        self._times: deque[float] = deque(maxlen=_RATE_FRAMES)
+        self._stream = self._open(0.0)
+        self._is_fast = False
+
+    def _open(self, fps: float) -> MotionStream:
+        return MotionStream(
+            self._recognizer, self._classifier, Settings(), fps, self._lag, self._tracker
+        )
 
     def add(self, index: int, when: float, data: bytes) -> list[dict[str, Any]]:
         """Recognizes a frame, and returns the frames that are complete.
@@ -78,18 +98,25 @@ class LiveSession:
         Raises:
             UserError: see `decode`.
         """
-        recognizer = self._recognizer
-        people = recognizer(decode(data))
+        people = self._recognizer(decode(data))
         keypoints = [person.keypoints for person in people if person.keypoints is not None]
         probabilities = [person.probabilities for person in people]
-        result = []
-        for frame in self._stream.add(index, when, None, keypoints, probabilities):
-            motions = [
-                predicted_motion(p.probabilities, recognizer.classes, recognizer.min_confidence)
-                for p in frame.people
-            ]
-            result.append(frame_json(frame, motions))
-        return result
+        frames = [*self._adapt(when)]
+        frames += self._stream.add(index, when, None, keypoints, probabilities)
+        return [frame_json(frame) for frame in frames]
+
+    def _adapt(self, when: float) -> Iterator[TrackedFrame]:
+        """Uses the classifier while there are enough frames per second."""
+        self._times.append(when)
+        if self._classifier is None or len(self._times) < _RATE_FRAMES:
+            return
+        fps = (_RATE_FRAMES - 1) / (when - self._times[0])
+        # Changes need a clear difference.
+        limit = self._classifier.min_fps * (1.0 if self._is_fast else 1.25)
+        if (fps >= limit) != self._is_fast:
+            self._is_fast = not self._is_fast
+            yield from self._stream.flush()
+            self._stream = self._open(np.inf if self._is_fast else 0.0)
 
 
 async def serve_camera(socket: WebSocket, session: LiveSession) -> None:

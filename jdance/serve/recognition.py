@@ -9,6 +9,7 @@ from jdance.errors import UserError
 from jdance.recognize import timeline
 from jdance.recognize.image import recognize_image
 from jdance.recognize.recognizer import Recognizer
+from jdance.recognize.sequences import SequenceClassifier
 from jdance.recognize.stream import TrackedFrame
 from jdance.recognize.video import KEY_FRAME_SIDE, Settings, draw_frame, recognize_video
 from jdance.serve.frames import FrameLog, frame_json, person_json
@@ -21,12 +22,19 @@ _MAX_KEY_FRAMES = 24
 _STEADY_SECONDS = 1.0  # motions that last this long get a key frame, which may show several
 
 
-def recognize(job: Job, for_images: Recognizer, for_videos: Recognizer, seconds: float) -> None:
+def recognize(
+    job: Job,
+    for_images: Recognizer,
+    for_videos: Recognizer,
+    classifier: SequenceClassifier | None,
+    seconds: float,
+) -> None:
     """Recognizes the file of a job.
 
     Args:
         job: its upload is complete.
         for_images, for_videos: the recognizers.
+        classifier: see `recognize_video`.
         seconds: maximum length of the part of a video that is processed.
 
     Raises:
@@ -38,7 +46,7 @@ def recognize(job: Job, for_images: Recognizer, for_videos: Recognizer, seconds:
         if job.media == "image":
             _recognize_image(job, for_images, log)
         else:
-            _recognize_video(job, for_videos, log, seconds)
+            _recognize_video(job, for_videos, classifier, log, seconds)
 
 
 def _recognize_image(job: Job, recognizer: Recognizer, log: FrameLog) -> None:
@@ -61,7 +69,13 @@ def _recognize_image(job: Job, recognizer: Recognizer, log: FrameLog) -> None:
     job.files = {"json": Path(f"{stem}.json"), "image": annotated}
 
 
-def _recognize_video(job: Job, recognizer: Recognizer, log: FrameLog, seconds: float) -> None:
+def _recognize_video(
+    job: Job,
+    recognizer: Recognizer,
+    classifier: SequenceClassifier | None,
+    log: FrameLog,
+    seconds: float,
+) -> None:
     info = containers.probe(job.upload)
     start, end = job.options["start"], job.options["end"]
     length = min(end, info.end) - start
@@ -72,7 +86,8 @@ def _recognize_video(job: Job, recognizer: Recognizer, log: FrameLog, seconds: f
         )
     height, width = info.size
     job.head = {"width": width, "height": height, "fps": info.fps, "duration": info.end}
-    stem, display = job.folder / "result", _Display(job, recognizer.classes, log)
+    stem = job.folder / "result"
+    display = _Display(job, (classifier or recognizer).classes, log)
     settings = Settings(
         every=job.options["every"], start=start, end=end, annotate=job.options["annotate"]
     )
@@ -81,6 +96,7 @@ def _recognize_video(job: Job, recognizer: Recognizer, log: FrameLog, seconds: f
         job.upload,
         stem,
         settings,
+        classifier=classifier,
         on_progress=job.on_progress,
         on_frame=display.add,
         name=job.name,
@@ -102,27 +118,28 @@ class _Display:
         # By track: motion, since when it lasts, and whether it has a key frame.
         self._motions: dict[int, tuple[str, float, bool]] = {}
 
-    def add(self, frame: TrackedFrame, motions: list[str]) -> None:
+    def add(self, frame: TrackedFrame) -> None:
         job = self._job
         job.check()
-        self._log.add(frame_json(frame, motions))
+        self._log.add(frame_json(frame))
         assert frame.image is not None
         if frame.time - self._previewed >= _PREVIEW_SECONDS:
             self._previewed = frame.time
             preview = images.encode_jpeg(images.shrink(frame.image, _PREVIEW_SIDE), 80)
             job.preview = frame.index, frame.time, preview
-        starts, last = self._starts(frame, motions), (job.key_frames or [-1e9])[-1]
+        starts, last = self._starts(frame), (job.key_frames or [-1e9])[-1]
         is_new = starts and frame.time - last >= _STEADY_SECONDS
         if is_new and len(job.key_frames) < _MAX_KEY_FRAMES:
-            drawn = images.shrink(draw_frame(frame, motions, self._classes), KEY_FRAME_SIDE)
+            drawn = images.shrink(draw_frame(frame, self._classes), KEY_FRAME_SIDE)
             path = job.folder / f"key-{len(job.key_frames)}.jpg"
             path.write_bytes(images.encode_jpeg(drawn, 80))
             job.key_frames.append(round(frame.time, 3))
 
-    def _starts(self, frame: TrackedFrame, motions: list[str]) -> bool:
+    def _starts(self, frame: TrackedFrame) -> bool:
         """Returns whether a motion has now lasted long enough for a key frame."""
         result = False
-        for person, motion in zip(frame.people, motions, strict=True):
+        for person in frame.people:
+            motion = person.motion
             known, since, shown = self._motions.get(person.track, ("", 0.0, False))
             if known != motion:
                 since, shown = frame.time, False

@@ -10,6 +10,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from jdance.recognize.recognizer import Recognizer
+from jdance.recognize.sequences import SequenceClassifier
 from jdance.serve.app import create_app
 from jdance.serve.jobs import Limits
 from jdance.serve.live import MAX_FRAME_BYTES
@@ -25,6 +26,7 @@ def serve(
     listener: socket.socket,
     *,
     labels: dict[str, str],
+    classifier: SequenceClassifier | None = None,
     token: bool | None = None,
     certificate: Path | None = None,
     key: Path | None = None,
@@ -35,7 +37,7 @@ def serve(
         recognizer: has a pose network.
         limits: of the server.
         listener: the listening socket.
-        labels: see `app.Server`.
+        labels, classifier: see `app.Server`.
         token: whether a token is required; None: unless the socket is a loopback one.
         certificate, key: files in PEM format for HTTPS; None: HTTP.
     """
@@ -43,7 +45,13 @@ def serve(
     local = is_loopback(host)
     secret = secrets.token_urlsafe(24) if token or (token is None and not local) else ""
     app = create_app(
-        recognizer, limits, labels=labels, local=local, token=secret, cookie=f"jdance-{port}"
+        recognizer,
+        limits,
+        labels=labels,
+        classifier=classifier,
+        local=local,
+        token=secret,
+        cookie=f"jdance-{port}",
     )
     try:
         server = app.state.server

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from enum import IntEnum
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from jdance.recognize import canvas
 from jdance.recognize.program import Recognized
 from jdance.recognize.recognizer import Person, Recognizer
+from jdance.recognize.sequences import SequenceClassifier
 
 T = TypeVar("T")
 
@@ -145,6 +147,29 @@ class QueuedRecognizer(Recognizer):
     ) -> list[list[Person]]:
         """Waits for the people of each image; see `Recognizer.people`."""
         return recognized.result()
+
+
+class QueuedClassifier(SequenceClassifier):
+    """A sequence classifier that runs in a worker's thread.
+
+    Args:
+        classifier: of tracks.
+        worker: runs it.
+        priority: of its calls.
+    """
+
+    def __init__(self, classifier: SequenceClassifier, worker: Worker, priority: Priority):
+        self._classifier, self._worker, self._priority = classifier, worker, priority
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._classifier, name)
+
+    def __call__(
+        self, keypoints: np.ndarray, times: np.ndarray, ends: tuple[float, float]
+    ) -> np.ndarray:
+        """Queues a track and waits for its probabilities; see `SequenceClassifier`."""
+        call = partial(self._classifier, keypoints, times, ends)
+        return self._worker.submit(self._priority, call).result()
 
 
 def _canvas_size(images: Sequence[np.ndarray]) -> tuple[int, int]:

@@ -25,7 +25,7 @@ export class Corrections {
       ...Object.keys(info.colors).map((motion) => make("option", { value: motion }, motion)),
       make("option", { value: OTHER }, "another one …"),
     );
-    $("label").addEventListener("change", () => this.showOther(true));
+    $("label").addEventListener("change", () => this.showOther());
     $("close-correction").addEventListener("click", () => this.close());
     $("correction").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -40,18 +40,18 @@ export class Corrections {
     this.isEnabled = false;
   }
 
-  /** Starts anew with a job. */
+  /** Starts with a job. */
   reset(id, media) {
     Object.assign(this, { id, media, marks: [], isEnabled: false });
     this.edit(null);
     this.render();
   }
 
-  showOther(focus = false) {
+  /** Shows the field for another name; the focus stays, as keys may still choose in the list. */
+  showOther() {
     const shown = $("label").value === OTHER;
     $("other-label").hidden = !shown;
     $("other").required = shown;
-    if (shown && focus) $("other").focus();
   }
 
   /** Shows the form for a segment of the timeline; null hides it. */

@@ -80,7 +80,7 @@ export async function open(file) {
   await follow(current);
 }
 
-/** Shows a job again, after the page was loaded anew. */
+/** Shows a job again, after the page was reloaded. */
 export async function reopen(id) {
   job = create({ id });
   prepare("…");
@@ -242,7 +242,7 @@ function finish(current, status) {
   const purpose = current.media === "video" ? "see it, and to correct it" : "correct it";
   $("timeline-hint").textContent = count
     ? `${counted(count, "dancer")}. Choose a motion to ${purpose} for training.`
-    : "Nobody was detected.";
+    : "No people were detected.";
   showFiles(current, status);
   if (status.message) showError(new Error(`${status.name}: ${status.message}`));
   if (current.media === "image") player.show(0);

@@ -121,7 +121,7 @@ export class Player {
     const options = { ...settings(), mirror: this.mirror };
     overlay.draw(this.burned ? [] : people, ...this.size, options);
     const names = people.map((p) => `dancer ${p.track}: ${p.motion}`).join(", ");
-    const label = names || "nobody";
+    const label = names || "no people";
     const when = this.mode === "video" ? ` at ${clock(this.time)}` : "";
     overlay.canvas.setAttribute("aria-label", `Recognized${when}: ${label}`);
   }

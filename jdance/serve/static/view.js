@@ -50,7 +50,7 @@ function showPeople(people) {
   const key = JSON.stringify(people.map((p) => [p.track, p.motion, p.confidence]));
   if (key === shownPeople) return;
   shownPeople = key;
-  $("nobody").hidden = people.length > 0;
+  $("no-people").hidden = people.length > 0;
   $("people").replaceChildren(...people.map(({ track, motion, confidence }) => {
     const fill = make("span");
     fill.style.width = `${100 * confidence}%`;
