@@ -149,14 +149,6 @@ def _load_posture(classes: list[str]) -> PostureModel | None:
     return posture
 
 
-def _load_classifier() -> SequenceClassifier | None:
-    if _SEQUENCE_MODEL.value is None:
-        return SequenceClassifier.form_of(_MODEL.value)
-    if _SEQUENCE_MODEL.value in ("", "none"):
-        return None
-    return SequenceClassifier.load(_SEQUENCE_MODEL.value)
-
-
 def _recognize_video(
     recognizer: Recognizer,
     classifier: SequenceClassifier | None,
@@ -219,7 +211,7 @@ def main() -> None:
     )
     classifier = None
     if any(kind(path) != "image" for path in inputs):
-        classifier = _load_classifier()
+        classifier = SequenceClassifier.choose(_SEQUENCE_MODEL.value, _MODEL.value)
     _warn_if_synthetic(pose, classifier.source if classifier else recognizer.source, inputs)
     posture = _load_posture(classifier.classes if classifier else recognizer.classes)
     settings = video.Settings(

@@ -221,7 +221,7 @@ def frame_at(path: Path, when: float) -> np.ndarray:
     raise DamagedVideo(_damaged[key][1])
 
 
-def prefetch(items: Iterable[T], count: int = 8, newest: bool = False) -> Iterator[T]:
+def prefetch(items: Iterable[T], count: int = 8, newest: bool = False) -> Generator[T, None, None]:
     """Yields items that a thread computes, at most `count` ahead.
 
     With `newest` the thread never waits; it drops the oldest items instead.

@@ -65,6 +65,21 @@ class SequenceClassifier:
         name = packed.SEQUENCE_FORMS.get(model)
         return cls.load(name, _MIN_FPS) if name and not Path(model).exists() else None
 
+    @classmethod
+    def choose(cls, name: str | None, model: str) -> "SequenceClassifier | None":
+        """Returns the classifier that --sequence_model names.
+
+        Args:
+            name: the flag; "" or "none": no classifier; None: the sequence form of `model`.
+            model: the motion network.
+
+        Raises:
+            UserError: see `load`.
+        """
+        if name is None:
+            return cls.form_of(model)
+        return None if name in ("", "none") else cls.load(name)
+
     def __call__(
         self, keypoints: np.ndarray, times: np.ndarray, ends: tuple[float, float]
     ) -> np.ndarray:

@@ -3,7 +3,7 @@
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,12 @@ from jdance.recognize.recognizer import Recognizer, class_index
 from jdance.recognize.sequences import SequenceClassifier
 from jdance.recognize.smoothing import MotionSmoother
 from jdance.recognize.stream import Stream, TrackedFrame
+from jdance.recognize.tracking import Tracker
 from jdance.report import draw
 from jdance.train.posture import PostureModel
 
-_KEY_FRAME_SIDE = 480  # pixels
+CAMERA_LAG = 0.2  # seconds
+KEY_FRAME_SIDE = 480  # pixels
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,69 @@ class Settings:
     annotate: bool = True
     report: bool = True
     posture: PostureModel | None = None
+
+
+class MotionStream:
+    """Tracks people and smooths their motions.
+
+    Attributes:
+        classes: names of the motions.
+        min_confidence: see `smoothing.log_evidence`.
+
+    Args:
+        recognizer: of the frames.
+        classifier: classifies the motions of tracks, unless the frame rate is too low for it.
+        settings: for the windows.
+        fps: frames per second.
+        lag: maximum delay in seconds, for cameras; None: as the windows need.
+        tracker: None: a new one.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        classifier: SequenceClassifier | None,
+        settings: Settings,
+        fps: float,
+        lag: float | None = None,
+        tracker: Tracker | None = None,
+    ):
+        if classifier and fps < classifier.min_fps:
+            classifier = None
+        model = classifier or recognizer
+        self.classes, self.min_confidence = model.classes, model.min_confidence
+        if settings.min_confidence is None:
+            self.min_confidence = min(self.min_confidence, smoothing.MAX_THRESHOLD)
+        else:
+            self.min_confidence = settings.min_confidence
+        window = settings.sequence if classifier else settings.window
+        self._stream = Stream(
+            tracker, window=window, lag=window if lag is None else lag, classifier=classifier
+        )
+        self._smoother = MotionSmoother(
+            self.classes,
+            smoothing.DEFAULT,
+            lag=settings.smoothing if lag is None else 0.0,
+            min_confidence=self.min_confidence,
+        )
+
+    def add(
+        self,
+        index: int,
+        time: float,
+        image: np.ndarray | None,
+        keypoints: Sequence[np.ndarray],
+        probabilities: Sequence[np.ndarray],
+    ) -> Iterator[TrackedFrame]:
+        """Adds a frame, see `Stream.add`; yields frames in which every person has a `motion`."""
+        for tracked in self._stream.add(index, time, image, keypoints, probabilities):
+            yield from self._smoother.add(tracked)
+
+    def flush(self) -> Iterator[TrackedFrame]:
+        """Yields the remaining frames."""
+        for tracked in self._stream.flush():
+            yield from self._smoother.add(tracked)
+        yield from self._smoother.flush()
 
 
 class JsonStream:
@@ -95,6 +160,8 @@ def recognize_video(
     classifier: SequenceClassifier | None = None,
     show: Callable[[np.ndarray], bool] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    on_frame: Callable[[TrackedFrame], None] | None = None,
+    name: str = "",
 ) -> str:
     """Recognizes the people in a video or in front of a camera.
 
@@ -109,6 +176,8 @@ def recognize_video(
         classifier: classifies the motions of tracks, instead of the recognizer.
         show: called with every annotated frame; returns False to stop.
         on_progress: called with the numbers of frames read and in total (0: unknown).
+        on_frame: called with every tracked frame.
+        name: of the source in the results; "": its path.
 
     Returns:
         The problem if the file or its key points could only be read in part; else "".
@@ -120,12 +189,15 @@ def recognize_video(
         videos.Video(source, every=settings.every, start=settings.start, end=settings.end)
     ) as video:
         known = None if keypoints is None else openpose_json.VideoKeypoints(video.name, keypoints)
-        frames = _recognize_frames(recognizer, video, settings, known, on_progress)
+        name = name or str(source)
         fps = video.fps / settings.every
-        lag = 0.2 if video.is_camera else None
-        _write(
-            recognizer, frames, str(source), video.size, fps, stem, settings, classifier, show, lag
-        )
+        lag = CAMERA_LAG if video.is_camera else None
+        # Closed before the video, which its thread reads.
+        with closing(_recognize_frames(recognizer, video, settings, known, on_progress)) as frames:
+            _write(
+                recognizer, frames, name, video.size, fps, stem, settings, classifier, show, lag,
+                on_frame,
+            )  # fmt: skip
         problems = [video.problem] * bool(video.problem)
         if known and known.problems:
             first = known.problems[min(known.problems)]
@@ -200,7 +272,7 @@ def _recognize_frames(
     settings: Settings,
     known: openpose_json.VideoKeypoints | None,
     on_progress: Callable[[int, int], None] | None,
-) -> Iterator[_Frame]:
+) -> Generator[_Frame, None, None]:
     """Recognizes frames in batches, one batch ahead of the consumer; a thread reads ahead."""
     size = settings.batch or jax.device_count()
     running: list[tuple[list[videos.Frame], Recognized]] = []
@@ -221,20 +293,22 @@ def _recognize_frames(
             on_progress(read, max(total, read) if video.count else 0)
 
     # Frames of a camera are dropped if recognition cannot keep up.
-    for batch in _batches(videos.prefetch(video, 2 * size, newest=video.is_camera), size):
-        batch_images = [frame.image for frame in batch]
-        # Pads the last batch, to avoid recompilation.
-        batch_images += [batch_images[-1]] * (size - len(batch_images))
-        people = None
-        if known is not None:
-            people = [known(frame.index) for frame in batch]
-            people += [people[-1]] * (size - len(people))
-        shape = batch_images[0].shape[:2]
-        running.append((batch, recognizer.dispatch(batch_images, people, size=shape)))
-        if len(running) > 1:
+    ahead = videos.prefetch(video, 2 * size, newest=video.is_camera)
+    with closing(ahead):
+        for batch in _batches(ahead, size):
+            batch_images = [frame.image for frame in batch]
+            # Pads the last batch, to avoid recompilation.
+            batch_images += [batch_images[-1]] * (size - len(batch_images))
+            people = None
+            if known is not None:
+                people = [known(frame.index) for frame in batch]
+                people += [people[-1]] * (size - len(people))
+            shape = batch_images[0].shape[:2]
+            running.append((batch, recognizer.dispatch(batch_images, people, size=shape)))
+            if len(running) > 1:
+                yield from finish()
+        while running:
             yield from finish()
-    while running:
-        yield from finish()
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -254,24 +328,11 @@ def _write(
     classifier: SequenceClassifier | None,
     show: Callable[[np.ndarray], bool] | None,
     lag: float | None,
+    on_frame: Callable[[TrackedFrame], None] | None = None,
 ) -> None:
     """Tracks the people through the frames and writes all results."""
-    if classifier and fps < classifier.min_fps:
-        classifier = None
-    classes = classifier.classes if classifier else recognizer.classes
-    min_confidence = classifier.min_confidence if classifier else recognizer.min_confidence
-    if settings.min_confidence is None:
-        min_confidence = min(min_confidence, smoothing.MAX_THRESHOLD)
-    else:
-        min_confidence = settings.min_confidence
-    window = settings.sequence if classifier else settings.window
-    stream = Stream(window=window, lag=window if lag is None else lag, classifier=classifier)
-    smoother = MotionSmoother(
-        classes,
-        smoothing.DEFAULT,
-        lag=settings.smoothing if lag is None else 0.0,
-        min_confidence=min_confidence,
-    )
+    stream = MotionStream(recognizer, classifier, settings, fps, lag)
+    classes = stream.classes
     motion_timeline = timeline.Timeline(1 / fps)
     posture = feedback.PostureFeedback(settings.posture) if settings.posture else None
     head = {
@@ -280,7 +341,7 @@ def _write(
         "height": size[0] if size else None,
         "fps": round(fps, 4),
         "classes": classes,
-        "min_confidence": round(min_confidence, 4),
+        "min_confidence": round(stream.min_confidence, 4),
     }
     page = VideoPage(images.printable(Path(source).name), classes)
     count = 0
@@ -290,8 +351,10 @@ def _write(
         writer = None
         if settings.annotate and size is not None:
             writer = stack.enter_context(closing(videos.VideoWriter(videos.output_path(stem), fps)))
-        for frame in _track(stream, smoother, frames):
+        for frame in _track(stream, frames):
             result.add(_entry(frame))
+            if on_frame:
+                on_frame(frame)
             for person in frame.people:
                 if posture and not person.bridged:
                     posture.add(person.track, person.motion, person.keypoints)
@@ -300,9 +363,9 @@ def _write(
                 for p in frame.people
             ]
             if frame.image is not None and (writer or show or any(starts)):
-                drawn = _draw(frame, classes)
+                drawn = draw_frame(frame, classes)
                 if any(starts) and page.wants_images:
-                    key_frame = images.shrink(drawn, _KEY_FRAME_SIDE)
+                    key_frame = images.shrink(drawn, KEY_FRAME_SIDE)
                     page.add_image(frame.time, images.encode_jpeg(key_frame, 80))
                 if writer:
                     writer.write(frame.time, drawn)
@@ -337,15 +400,10 @@ def _with_suffix(stem: Path, suffix: str) -> Path:
     return stem.with_name(stem.name + suffix)
 
 
-def _track(
-    stream: Stream, smoother: MotionSmoother, frames: Iterable[_Frame]
-) -> Iterator[TrackedFrame]:
+def _track(stream: MotionStream, frames: Iterable[_Frame]) -> Iterator[TrackedFrame]:
     for frame in frames:
-        for tracked in stream.add(*frame):
-            yield from smoother.add(tracked)
-    for tracked in stream.flush():
-        yield from smoother.add(tracked)
-    yield from smoother.flush()
+        yield from stream.add(*frame)
+    yield from stream.flush()
 
 
 def _entry(frame: TrackedFrame) -> dict[str, Any]:
@@ -366,7 +424,8 @@ def _entry(frame: TrackedFrame) -> dict[str, Any]:
     }
 
 
-def _draw(frame: TrackedFrame, classes: Sequence[str]) -> np.ndarray:
+def draw_frame(frame: TrackedFrame, classes: Sequence[str]) -> np.ndarray:
+    """Draws the people of a frame with their tracks and motions: uint8 RGB [H, W, 3]."""
     assert frame.image is not None
     return draw.people(
         frame.image,

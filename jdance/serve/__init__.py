@@ -1,0 +1,1 @@
+"""A local web page that recognizes images, videos and the browser's camera."""

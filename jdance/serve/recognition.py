@@ -1,0 +1,149 @@
+"""Recognition of a job's file: results in its folder, and frames for the page as they come."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+from jdance.data import containers, images, videos
+from jdance.errors import UserError
+from jdance.recognize import timeline
+from jdance.recognize.image import recognize_image
+from jdance.recognize.recognizer import Recognizer
+from jdance.recognize.sequences import SequenceClassifier
+from jdance.recognize.stream import TrackedFrame
+from jdance.recognize.video import KEY_FRAME_SIDE, Settings, draw_frame, recognize_video
+from jdance.serve.frames import FrameLog, frame_json, person_json
+from jdance.serve.jobs import Job
+
+_SHOWN_SIDE = 2048  # pixels of an image on the page
+_PREVIEW_SIDE = 640  # pixels
+_PREVIEW_SECONDS = 0.3  # of the video between two previews
+_MAX_KEY_FRAMES = 24
+_STEADY_SECONDS = 1.0  # motions that last this long get a key frame, which may show several
+
+
+def recognize(
+    job: Job,
+    for_images: Recognizer,
+    for_videos: Recognizer,
+    classifier: SequenceClassifier | None,
+    seconds: float,
+) -> None:
+    """Recognizes the file of a job.
+
+    Args:
+        job: its upload is complete.
+        for_images, for_videos: the recognizers.
+        classifier: see `recognize_video`.
+        seconds: maximum length of the part of a video that is processed.
+
+    Raises:
+        UserError: the file cannot be read or is too long.
+        Cancelled: the job was cancelled.
+    """
+    with closing(FrameLog(job.folder / "frames.jsonl")) as log:
+        job.frames = log
+        if job.media == "image":
+            _recognize_image(job, for_images, log)
+        else:
+            _recognize_video(job, for_videos, classifier, log, seconds)
+
+
+def _recognize_image(job: Job, recognizer: Recognizer, log: FrameLog) -> None:
+    image = images.read(job.upload)
+    job.head = {"width": image.shape[1], "height": image.shape[0], "fps": None, "duration": None}
+    shown = images.shrink(image, _SHOWN_SIDE)
+    (job.folder / "shown.jpg").write_bytes(images.encode_jpeg(shown, 90))
+    job.on_progress(0, 1)
+    stem = job.folder / "result"
+    recognize_image(recognizer, Path(job.name), image, stem)
+    result = json.loads(Path(f"{stem}.json").read_text())
+    (frame,) = result["frames"]
+    people = [
+        person_json(p["track"], p["motion"], max(p["probabilities"]), p["box"], p["keypoints"])
+        for p in frame["people"]
+    ]
+    log.add({"index": 0, "time": 0.0, "people": people})
+    job.on_progress(1, 1)
+    annotated = next(path for path in job.folder.glob("result.*") if path.suffix != ".json")
+    job.files = {"json": Path(f"{stem}.json"), "image": annotated}
+
+
+def _recognize_video(
+    job: Job,
+    recognizer: Recognizer,
+    classifier: SequenceClassifier | None,
+    log: FrameLog,
+    seconds: float,
+) -> None:
+    info = containers.probe(job.upload)
+    start, end = job.options["start"], job.options["end"]
+    length = min(end, info.end) - start
+    if length > seconds:
+        raise UserError(
+            f"{job.name}: {length / 60:.3g} minutes are more than the {seconds / 60:.3g} that this "
+            "server processes; choose a part of it"
+        )
+    height, width = info.size
+    job.head = {"width": width, "height": height, "fps": info.fps, "duration": info.end}
+    stem = job.folder / "result"
+    display = _Display(job, (classifier or recognizer).classes, log)
+    settings = Settings(
+        every=job.options["every"], start=start, end=end, annotate=job.options["annotate"]
+    )
+    job.message = recognize_video(
+        recognizer,
+        job.upload,
+        stem,
+        settings,
+        classifier=classifier,
+        on_progress=job.on_progress,
+        on_frame=display.add,
+        name=job.name,
+    )
+    csv = stem.with_suffix(".csv")
+    segments = timeline.read_csv(csv)
+    job.segments = timeline.summary(segments)
+    job.files = {"json": stem.with_suffix(".json"), "csv": csv, "html": stem.with_suffix(".html")}
+    if settings.annotate:
+        job.files["video"] = videos.output_path(stem)
+
+
+class _Display:
+    """Keeps what the page shows of a video in progress: frames, previews, key frames."""
+
+    def __init__(self, job: Job, classes: list[str], log: FrameLog):
+        self._job, self._classes, self._log = job, classes, log
+        self._previewed = -1e9
+        # By track: motion, since when it lasts, and whether it has a key frame.
+        self._motions: dict[int, tuple[str, float, bool]] = {}
+
+    def add(self, frame: TrackedFrame) -> None:
+        job = self._job
+        job.check()
+        self._log.add(frame_json(frame))
+        assert frame.image is not None
+        if frame.time - self._previewed >= _PREVIEW_SECONDS:
+            self._previewed = frame.time
+            preview = images.encode_jpeg(images.shrink(frame.image, _PREVIEW_SIDE), 80)
+            job.preview = frame.index, frame.time, preview
+        starts, last = self._starts(frame), (job.key_frames or [-1e9])[-1]
+        is_new = starts and frame.time - last >= _STEADY_SECONDS
+        if is_new and len(job.key_frames) < _MAX_KEY_FRAMES:
+            drawn = images.shrink(draw_frame(frame, self._classes), KEY_FRAME_SIDE)
+            path = job.folder / f"key-{len(job.key_frames)}.jpg"
+            path.write_bytes(images.encode_jpeg(drawn, 80))
+            job.key_frames.append(round(frame.time, 3))
+
+    def _starts(self, frame: TrackedFrame) -> bool:
+        """Returns whether a motion has now lasted long enough for a key frame."""
+        result = False
+        for person in frame.people:
+            motion = person.motion
+            known, since, shown = self._motions.get(person.track, ("", 0.0, False))
+            if known != motion:
+                since, shown = frame.time, False
+            if not shown and frame.time - since >= _STEADY_SECONDS:
+                result = shown = True
+            self._motions[person.track] = motion, since, shown
+        return result
