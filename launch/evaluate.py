@@ -6,8 +6,8 @@ python launch/evaluate.py --workdir=runs/paper --split=test --checkpoint=best
 python launch/evaluate.py --workdir=runs/pose_stage --split=test
 python launch/evaluate.py --pose=mobilenet_v2_small --data=data/pose --split=test
 
-Motion networks get accuracy and confusion. Pose networks get AP, AP50, AP75 and AR by pycocotools;
-their data set is one by launch/prepare.py --task=pose.
+Motion networks get accuracy, its 95 % interval, and confusion. Pose networks get AP, AP50, AP75 and
+AR by pycocotools; their data set is one by launch/prepare.py --task=pose.
 
 The result states data, split, views, checkpoint and step. Options are part of its name, such as
 eval_test_views10.json. --output=DIR writes elsewhere, for runs that must not change.
@@ -149,7 +149,11 @@ def main() -> None:
             result["nearest_mean_accuracy"] = accuracy
             path.write_text(json.dumps(result, indent=2) + "\n")
             print(f"nearest class mean of fused18: {accuracy:.4f}")
-        print(f"accuracy {result['accuracy']:.4f} on {counted(result['n'], 'example')}")
+        low, high = result["interval"]
+        print(
+            f"accuracy {result['accuracy']:.4f} on {counted(result['n'], 'example')}, 95 % "
+            f"interval {low:.3f} to {high:.3f} ({result['interval_method']})"
+        )
     page = report.write(Path(_WORKDIR.value[0]), path.parent)
     print(f"wrote {path} and {page.name}")
 

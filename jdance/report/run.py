@@ -80,15 +80,17 @@ def _evaluation(name: str, result: Mapping[str, Any], classes: list[str], folder
         rows = [[key, f"{value:.4f}"] for key, value in result.items() if isinstance(value, float)]
         section.blocks.append(Table("COCO key-point metrics", ["metric", "value"], rows))
         return section
-    accuracy = blocks.percent_interval(result["accuracy"], result["n"])
+    # Results of earlier versions have no intervals.
+    accuracy = blocks.percent_interval(result["accuracy"], result.get("interval"))
+    method = f" ({result['interval_method']})" if "interval_method" in result else ""
     section.blocks.append(
         Text(
-            f"Accuracy in %, with 95 % interval: {accuracy} of {result['n']} examples; mean over "
-            f"the classes {blocks.percent(result['mean_class_accuracy'])}."
+            f"Accuracy in %, with 95 % interval{method}: {accuracy} of {result['n']} examples; "
+            f"mean over the classes {blocks.percent(result['mean_class_accuracy'])}."
         )
     )
     rows = [
-        [c, str(own["n"]), blocks.percent_interval(own["accuracy"], own["n"])]
+        [c, str(own["n"]), blocks.percent_interval(own["accuracy"], own.get("interval"))]
         for c, own in result["per_class"].items()
     ]
     head = ["class", "examples", "accuracy in % (95 % interval)"]

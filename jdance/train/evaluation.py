@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from jdance import features, models, xla
 from jdance.data import records
 from jdance.data.loader import Batch
-from jdance.train import distributed, steps
+from jdance.train import distributed, intervals, steps
 
 # (variables, device batch) -> probabilities [devices, B / devices, M]
 EvalStep = Callable[[Any, dict[str, jax.Array]], jax.Array]
@@ -78,16 +78,24 @@ def mistakes(predictions: Predictions, classes: list[str], limit: int = 24) -> l
 
 
 def summarize(
-    predictions: Predictions, classes: list[str], folder: Path, split: str
+    predictions: Predictions, classes: list[str], folder: Path, split: str, groups: np.ndarray
 ) -> dict[str, Any]:
     """Evaluation result as written to eval_SPLIT.json.
 
+    Args:
+        predictions: of the network.
+        classes: of the run.
+        folder, split: of the data set.
+        groups: of all examples of the split, see `records.read_groups`.
+
     Returns:
-        accuracy, mean_class_accuracy (over the classes that occur), loss (mean cross-entropy), n,
-        classes, per_class {class: {accuracy, n}}, confusion [M][M] (true, predicted), found (n and
+        accuracy, its 95 % interval (low, high), interval_method (see `intervals.accuracy`),
+        mean_class_accuracy (over the classes that occur), loss (mean cross-entropy), n, classes,
+        per_class {class: {accuracy, interval, n}}, confusion [M][M] (true, predicted), found (n and
         accuracy of the examples with a detected person), data (`folder`), split, and mistakes.
     """
     labels, guesses = predictions["label"], predictions["probabilities"].argmax(-1)
+    groups = groups[predictions["index"]]
     confusion = np.zeros((len(classes), len(classes)), int)
     np.add.at(confusion, (labels, guesses), 1)
     counts = confusion.sum(1)
@@ -95,16 +103,23 @@ def summarize(
     correct = labels == guesses
     valid = predictions["valid"]
     recalls = confusion.diagonal() / np.maximum(counts, 1)
+    interval, method = intervals.accuracy(correct, groups)
+    per_class: dict[str, dict[str, Any]] = {}
+    for i, name in enumerate(classes):
+        own = labels == i
+        per_class[name] = {"accuracy": None, "interval": None, "n": int(counts[i])}
+        if own.any():
+            around, _ = intervals.accuracy(correct[own], groups[own])
+            per_class[name] |= {"accuracy": float(recalls[i]), "interval": list(around)}
     return {
         "accuracy": float(correct.mean()),
+        "interval": list(interval),
+        "interval_method": method,
         "mean_class_accuracy": float(recalls[counts > 0].mean()),
         "loss": float(-np.log(np.maximum(true, 1e-30)).mean()),
         "n": len(labels),
         "classes": classes,
-        "per_class": {
-            name: {"accuracy": float(recall) if count else None, "n": int(count)}
-            for name, recall, count in zip(classes, recalls, counts, strict=True)
-        },
+        "per_class": per_class,
         "confusion": confusion.tolist(),
         "found": {
             "n": int(valid.sum()),

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jdance import files, models
-from jdance.data import loader
+from jdance.data import loader, records
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.models import fused
@@ -67,15 +67,16 @@ def evaluate(
             run = loop.restore(workdir, checkpoint)
             steps.append(run.step)
             runs.append(_predict(run, split, data, drop_joints, views))
-        folder, _, first = runs[0]
+        dataset, _, first = runs[0]
         for workdir, (other, run_classes, predictions) in zip(workdirs, runs, strict=True):
             if run_classes != classes or not np.array_equal(predictions["label"], first["label"]):
                 raise UserError(
-                    f"{workdir}: was trained on other classes, or evaluates {other}; an ensemble "
-                    "needs the same classes and examples"
+                    f"{workdir}: was trained on other classes, or evaluates {other.folder}; an "
+                    "ensemble needs the same classes and examples"
                 )
         averaged = average([predictions for _, _, predictions in runs])
-        result = summarize(averaged, classes, folder, split)
+        groups = records.read_groups(dataset.source(split))
+        result = summarize(averaged, classes, dataset.folder, split, groups)
     result |= {"views": views, "drop_joints": drop_joints, "checkpoint": checkpoint}
     result["step"] = steps[0]
     if len(workdirs) > 1:
@@ -155,7 +156,7 @@ def calibrate(
 
 def _predict(
     run: loop.Restored, split: str, data: str, drop_joints: str, views: int
-) -> tuple[Path, list[str], Predictions]:
+) -> tuple[Dataset, list[str], Predictions]:
     config, classes = run.config, run.classes
     dataset = Dataset(data or config.data.dir)
     unknown = sorted(set(dataset.classes) - set(classes))
@@ -171,4 +172,4 @@ def _predict(
     result = average(per_view)
     # The data set may have fewer classes than the run: map its labels to the run's.
     labels = np.array([classes.index(name) for name in dataset.classes])
-    return dataset.folder, classes, result | {"label": labels[result["label"]]}
+    return dataset, classes, result | {"label": labels[result["label"]]}
