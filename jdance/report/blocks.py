@@ -30,6 +30,11 @@ def percent_interval(fraction: float | None, interval: Sequence[float] | None) -
     return f"{percent(fraction)} ({percent(interval[0])} to {percent(interval[1])})"
 
 
+def percent_brackets(fraction: float, interval: Sequence[float]) -> str:
+    """Formats a fraction with its interval for use within parentheses: "84.3 % [76.1, 90.0]"."""
+    return f"{percent(fraction)} % [{percent(interval[0])}, {percent(interval[1])}]"
+
+
 def counts_table(dataset: records.Dataset, caption: str) -> Table:
     """Tabulates the number of examples by class and split."""
     splits = {name: split for name, split in dataset.info["splits"].items() if split["count"]}

@@ -9,8 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jdance import features, models, xla
-from jdance.data import records
+from jdance import models, xla
 from jdance.data.loader import Batch
 from jdance.train import distributed, intervals, steps
 
@@ -129,21 +128,3 @@ def summarize(
         "split": split,
         "mistakes": mistakes(predictions, classes),
     }
-
-
-def nearest_mean_accuracy(
-    dataset: records.Dataset, split: str, feature_set: str = "fused18"
-) -> float:
-    """Baseline accuracy: the nearest (Euclidean) class mean of the training features."""
-    train, train_labels = _features(dataset.source("train"), feature_set)
-    test, test_labels = _features(dataset.source(split), feature_set)
-    means = np.stack([train[train_labels == label].mean(0) for label in np.unique(train_labels)])
-    distances = np.linalg.norm(test[:, None] - means, axis=-1)
-    return float((np.unique(train_labels)[distances.argmin(1)] == test_labels).mean())
-
-
-def _features(source: Any, feature_set: str) -> tuple[np.ndarray, np.ndarray]:
-    examples = [records.unpack(source[i]) for i in range(len(source))]
-    keypoints = np.stack([example.keypoints for example in examples])
-    labels = np.array([example.label for example in examples])
-    return features.compute(feature_set, keypoints), labels
