@@ -1,32 +1,33 @@
 """Evaluates a trained network on a split and writes DIR/eval_SPLIT.json and DIR/report.html.
 
 python launch/evaluate.py --workdir=runs/paper --split=test
+python launch/evaluate.py --workdir=runs/paper --split=test --baselines
 python launch/evaluate.py --workdir=runs/paper --split=val --calibrate
 python launch/evaluate.py --workdir=runs/paper --split=test --checkpoint=best
 python launch/evaluate.py --workdir=runs/pose_stage --split=test
 python launch/evaluate.py --pose=mobilenet_v2_small --data=data/pose --split=test
 
-Motion networks get accuracy and confusion. Pose networks get AP, AP50, AP75 and AR by pycocotools;
-their data set is one by launch/prepare.py --task=pose.
+Motion networks get accuracy, its 95 % interval, and confusion; --baselines compares them with
+simple classifiers of key points. Pose networks get AP, AP50, AP75 and AR by pycocotools; their data
+set is one by launch/prepare.py --task=pose.
 
 The result states data, split, views, checkpoint and step. Options are part of its name, such as
 eval_test_views10.json. --output=DIR writes elsewhere, for runs that must not change.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from jdance.cli import checkpoint_flag, pose_flags, run
+from jdance.cli import checkpoint_flag, former_name, pose_flags, run
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.pose import PoseEstimator
 from jdance.pose.evaluation import average_precision
 from jdance.progress import counted
 from jdance.report import run as report
-from jdance.train import calibration, evaluation, results
+from jdance.train import baselines, calibration, results
 
 _WORKDIR = flags.DEFINE_list(
     "workdir",
@@ -69,9 +70,14 @@ _CALIBRATE = flags.DEFINE_bool(
     "Fit temperature scaling on the split (use val) instead of evaluating and, if there is a class "
     "unknown, the confidence below which motions become unknown. launch/recognize.py applies both.",
 )
-_NEAREST_MEAN = flags.DEFINE_bool(
-    "nearest_mean", False, "Also evaluate a nearest-class-mean classifier of the 18 features."
+_BASELINES = flags.DEFINE_bool(
+    "baselines",
+    False,
+    "Also fit simple classifiers of the key-point features on the run's training split (nearest "
+    "class mean, RBF-SVM, gradient boosting), and compare the network with them on the same "
+    "examples. Needs scikit-learn (the extra baselines).",
 )
+former_name("nearest_mean", "baselines")
 
 
 def _check_drop_joints() -> None:
@@ -103,8 +109,9 @@ def _evaluate_pose() -> None:
 def _calibrate() -> None:
     if len(_WORKDIR.value) > 1:
         raise UserError("--calibrate takes one run at a time")
-    if _OUTPUT.value:
-        raise UserError("--calibrate stores the temperature in the run: leave --output out")
+    for name in ("output", "baselines"):
+        if flags.FLAGS[name].value:
+            raise UserError(f"--calibrate stores the temperature in the run: leave --{name} out")
     fitted, path = results.calibrate(
         Path(_WORKDIR.value[0]), _SPLIT.value, data=_DATA.value, checkpoint=_CHECKPOINT.value
     )
@@ -127,6 +134,8 @@ def main() -> None:
     if bool(_WORKDIR.value) == bool(_POSE.value):
         raise UserError("give either --workdir, a run, or --pose, a pose network")
     if _POSE.value:
+        if _BASELINES.value:
+            raise UserError(f"--pose={_POSE.value}: only motion networks have --baselines")
         _evaluate_pose()
         return
     if _CALIBRATE.value:
@@ -140,16 +149,19 @@ def main() -> None:
         views=_VIEWS.value,
         checkpoint=_CHECKPOINT.value,
         output=Path(_OUTPUT.value) if _OUTPUT.value else None,
+        with_baselines=_BASELINES.value,
     )
     if "AP" in result:
         _print_precision(result)
     else:
-        if _NEAREST_MEAN.value:
-            accuracy = evaluation.nearest_mean_accuracy(Dataset(result["data"]), _SPLIT.value)
-            result["nearest_mean_accuracy"] = accuracy
-            path.write_text(json.dumps(result, indent=2) + "\n")
-            print(f"nearest class mean of fused18: {accuracy:.4f}")
-        print(f"accuracy {result['accuracy']:.4f} on {counted(result['n'], 'example')}")
+        low, high = result["interval"]
+        print(
+            f"accuracy {result['accuracy']:.4f} on {counted(result['n'], 'example')}, 95 % "
+            f"interval {low:.3f} to {high:.3f} ({result['interval_method']})"
+        )
+        if "baselines" in result:
+            print(baselines.table(result))
+            print(baselines.sentence(result, baselines.show))
     page = report.write(Path(_WORKDIR.value[0]), path.parent)
     print(f"wrote {path} and {page.name}")
 

@@ -11,7 +11,7 @@ case ${1-} in "" | /*) ;; *) dir=$PWD/$1 ;; esac
 cd "$(dirname "$0")/.."
 source launch/environment.sh
 
-environment_for_gpu
+environment_for_gpu baselines
 
 echo "1/4 rendering StageDance, a synthetic stage, and detecting its dancers with --pose=stage"
 [ -e "$dir/data/dataset.json" ] ||
@@ -20,8 +20,8 @@ echo "1/4 rendering StageDance, a synthetic stage, and detecting its dancers wit
 echo "2/4 training a small fused network"
 python launch/train.py --config=configs/quickstart.py --workdir="$dir" --config.data.dir="$dir/data"
 
-echo "3/4 evaluating on held-out groups"
-python launch/evaluate.py --workdir="$dir" --split=test --nearest_mean
+echo "3/4 evaluating on held-out groups, beside simple classifiers of key points"
+python launch/evaluate.py --workdir="$dir" --split=test --baselines
 
 echo "4/4 recognizing new scenes, from pixels to motions"
 python launch/stage.py --output="$dir/scenes" --scenes=3 --dancers=5 --seed=2021

@@ -47,7 +47,7 @@ def test_stage_end_to_end(tmp_path):
         f"--config.data.dir={tmp_path / 'data'}", "--config.epochs=1.0",
         "--config.model.stage_sizes=(1,)", "--config.batch_size=12",
     )  # fmt: skip
-    program("evaluate", f"--workdir={run}", "--nearest_mean")
+    program("evaluate", f"--workdir={run}", "--baselines")
     result = json.loads((run / "eval_test.json").read_text())
     assert result["n"] == 12 and np.sum(result["confusion"]) == 12
     assert {"accuracy", "mean_class_accuracy", "classes", "per_class"} <= result.keys()

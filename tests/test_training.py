@@ -16,7 +16,7 @@ from jdance import models
 from jdance.data import records
 from jdance.data.prepare import prepare
 from jdance.errors import UserError
-from jdance.train import checkpoints, distributed, evaluation, loop, state, steps
+from jdance.train import checkpoints, distributed, evaluation, intervals, loop, state, steps
 from jdance.train.metrics import MetricWriter
 from jdance.train.motion import MotionTask
 
@@ -157,13 +157,17 @@ def test_summary_counts():
         "valid": np.array([True, True, False, False, True]),
         "index": np.arange(5),
     }
-    result = evaluation.summarize(predictions, ["a", "b", "c"], Path("data"), "val")
+    groups = np.array(["0", "1", "2", "3", "4"])
+    result = evaluation.summarize(predictions, ["a", "b", "c"], Path("data"), "val", groups)
+    assert result["interval"] == list(intervals.wilson(3 / 5, 5))
+    assert result["interval_method"] == "Wilson"
     assert result["data"] == "data" and [m["index"] for m in result["mistakes"]] == [1, 3]
     assert result["n"] == 5 and result["accuracy"] == pytest.approx(3 / 5)
     assert result["mean_class_accuracy"] == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert result["loss"] == pytest.approx(-(3 * np.log(0.8) + 2 * np.log(0.1)) / 5)
     assert result["confusion"] == [[1, 0, 1], [1, 2, 0], [0, 0, 0]]
-    assert result["per_class"]["c"] == {"accuracy": None, "n": 0}
+    assert result["per_class"]["c"] == {"accuracy": None, "interval": None, "n": 0}
+    assert result["per_class"]["b"]["interval"] == list(intervals.wilson(2 / 3, 3))
     assert result["found"] == {"n": 3, "accuracy": pytest.approx(2 / 3)}
 
 
@@ -186,7 +190,7 @@ def test_training_learns_and_writes_metrics(tiny_data, tmp_path):
     source = records.Dataset(tiny_data).source("val")
     again = evaluation.summarize(
         evaluation.predict(evaluation.make_eval_step(read), variables, eval_batches(source, read)),
-        *(classes, tiny_data, "val"),
+        *(classes, tiny_data, "val", records.read_groups(source)),
     )
     assert again | {"step": 168} == result
 

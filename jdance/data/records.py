@@ -205,6 +205,12 @@ def read_labels(source: Any) -> np.ndarray:
         return np.array([msgpack.unpackb(source[i])["label"] for i in range(len(source))], np.int64)
 
 
+def read_groups(source: Any) -> np.ndarray:
+    """Groups str [N] of N packed examples."""
+    with damaged_record_errors():
+        return np.array([str(msgpack.unpackb(source[i])["group"]) for i in range(len(source))])
+
+
 class Shards:
     """Random access to the packed examples of a split; damage raises UserError."""
 

@@ -124,6 +124,11 @@ def with_branch_weights(variables: Any, weights: Sequence[float]) -> Any:
     return {**variables, "batch_stats": {**variables["batch_stats"], BRANCH_WEIGHTS: new}}
 
 
+def keypoint_widths(config: ConfigDict) -> tuple[int, ...]:
+    """Dense layers of the key-point branch; () if the network has none."""
+    return tuple(config.keypoint_widths) if config.branches != "image" else ()
+
+
 def inputs(config: ConfigDict) -> features.Inputs:
     """Key-point features and the image crop, or one of them, by `model.branches`."""
     return features.Inputs(
@@ -159,7 +164,7 @@ def build(
         backbone=backbone,
         freeze_backbone=freeze_backbone,
         image_widths=tuple(config.image_widths),
-        keypoint_widths=tuple(config.keypoint_widths) if config.branches != "image" else (),
+        keypoint_widths=keypoint_widths(config),
         fusion_widths=tuple(config.fusion_widths),
         dropout=config.dropout,
         late=_one_of(config, "fusion", "joint", "late") == "late",

@@ -13,6 +13,7 @@ from jdance.progress import counted
 from jdance.report import blocks as block_makers
 from jdance.report import charts
 from jdance.report.html import Figure, Section, Table, Text
+from jdance.train import intervals
 from jdance.train.sweep import Variant
 
 
@@ -87,6 +88,14 @@ def _spread(values: Sequence[float]) -> str:
     return f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f}"
 
 
+def _mean_interval(values: Sequence[float], n: int) -> str:
+    """Mean in %, with Wilson's interval for n examples."""
+    if not values:
+        return ""
+    mean = float(np.mean(values))
+    return block_makers.percent_interval(mean, intervals.wilson(mean, n))
+
+
 def _overview(
     datasets: Mapping[str, Dataset], found: _Found, failures: Sequence[str], note: str
 ) -> Section:
@@ -130,13 +139,13 @@ def _per_class(found: _Found, datasets: Mapping[str, Dataset]) -> Section:
         for runs in by_split.values():
             entries = [result["per_class"][name] for result in runs.evaluations]
             known = [entry["accuracy"] for entry in entries if entry["accuracy"] is not None]
-            mean = float(np.mean(known)) if known else None
-            row += [str(entries[0]["n"]), block_makers.percent_interval(mean, entries[0]["n"])]
+            n = entries[0]["n"]
+            row += [str(n), _mean_interval(known, n)]
         rows.append([*row, block_makers.percent(plan.PER_CLASS.get(name))])
     last = ["all"]
     for runs in by_split.values():
         n = runs.evaluations[0]["n"]
-        last += [str(n), block_makers.percent_interval(float(np.mean(runs.accuracies)), n)]
+        last += [str(n), _mean_interval(runs.accuracies, n)]
     rows.append([*last, block_makers.percent(plan.ACCURACY[plan.PROPOSED])])
     head = ["class"]
     for split in by_split:

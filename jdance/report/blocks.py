@@ -18,26 +18,21 @@ from jdance.report.html import Figure, Gallery, Table
 _SIDE = 160  # pixels, of the images in a gallery
 
 
-def wilson_interval(fraction: float, count: int) -> tuple[float, float]:
-    """The 95 % confidence interval of a fraction of `count` examples (Wilson, 1927)."""
-    z = 1.959964
-    center = (fraction + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count)
-    half *= float(np.sqrt(fraction * (1 - fraction) / count + z * z / (4 * count * count)))
-    return max(0.0, center - half), min(1.0, center + half)
-
-
 def percent(fraction: float | None) -> str:
     """Formats a fraction as a percentage: "84.3"."""
     return "" if fraction is None else f"{100 * fraction:.1f}"
 
 
-def percent_interval(fraction: float | None, count: int) -> str:
-    """Formats a fraction of `count` examples with its 95 % interval: "84.3 (76.1 to 90.0)"."""
-    if fraction is None or not count:
-        return ""
-    low, high = wilson_interval(fraction, count)
-    return f"{percent(fraction)} ({percent(low)} to {percent(high)})"
+def percent_interval(fraction: float | None, interval: Sequence[float] | None) -> str:
+    """Formats a fraction with its interval as percentages: "84.3 (76.1 to 90.0)"."""
+    if fraction is None or interval is None:
+        return percent(fraction)
+    return f"{percent(fraction)} ({percent(interval[0])} to {percent(interval[1])})"
+
+
+def percent_brackets(fraction: float, interval: Sequence[float]) -> str:
+    """Formats a fraction with its interval for use within parentheses: "84.3 % [76.1, 90.0]"."""
+    return f"{percent(fraction)} % [{percent(interval[0])}, {percent(interval[1])}]"
 
 
 def counts_table(dataset: records.Dataset, caption: str) -> Table:

@@ -12,7 +12,7 @@ from jdance.data import records
 from jdance.errors import UserError
 from jdance.report import blocks, charts, html
 from jdance.report.html import Figure, Section, Table, Text
-from jdance.train import experiment
+from jdance.train import baselines, experiment
 
 
 def write(workdir: Path, output: Path | None = None) -> Path:
@@ -80,15 +80,19 @@ def _evaluation(name: str, result: Mapping[str, Any], classes: list[str], folder
         rows = [[key, f"{value:.4f}"] for key, value in result.items() if isinstance(value, float)]
         section.blocks.append(Table("COCO key-point metrics", ["metric", "value"], rows))
         return section
-    accuracy = blocks.percent_interval(result["accuracy"], result["n"])
+    # Results of earlier versions have no intervals.
+    accuracy = blocks.percent_interval(result["accuracy"], result.get("interval"))
+    method = f" ({result['interval_method']})" if "interval_method" in result else ""
     section.blocks.append(
         Text(
-            f"Accuracy in %, with 95 % interval: {accuracy} of {result['n']} examples; mean over "
-            f"the classes {blocks.percent(result['mean_class_accuracy'])}."
+            f"Accuracy in %, with 95 % interval{method}: {accuracy} of {result['n']} examples; "
+            f"mean over the classes {blocks.percent(result['mean_class_accuracy'])}."
         )
     )
+    if "baselines" in result:
+        section.blocks += _baselines(result)
     rows = [
-        [c, str(own["n"]), blocks.percent_interval(own["accuracy"], own["n"])]
+        [c, str(own["n"]), blocks.percent_interval(own["accuracy"], own.get("interval"))]
         for c, own in result["per_class"].items()
     ]
     head = ["class", "examples", "accuracy in % (95 % interval)"]
@@ -104,6 +108,24 @@ def _evaluation(name: str, result: Mapping[str, Any], classes: list[str], folder
         if gallery.figures:
             section.blocks.append(gallery)
     return section
+
+
+def _baselines(result: Mapping[str, Any]) -> list[html.Block]:
+    """The comparison with the baselines: a sentence and a table."""
+    found, show = result["baselines"], blocks.percent_interval
+    rows = [["network", show(result["accuracy"], result["interval"]), ""]]
+    for name, own in found["methods"].items():
+        difference = show(own["difference"], own["difference_interval"])
+        rows.append([name, show(own["accuracy"], own["interval"]), difference])
+    sentence = baselines.sentence(result, blocks.percent_brackets)
+    caption = (
+        f"Baselines on key points ({found['features']}), fitted on {found['train']['n']} training "
+        "examples and compared on the same examples as the network; in %, with 95 % intervals"
+    )
+    return [
+        Text(f"{sentence[0].upper()}{sentence[1:]}."),
+        Table(caption, ["classifier", "accuracy", "network minus this"], rows),
+    ]
 
 
 def _describe(result: Mapping[str, Any]) -> str:

@@ -9,10 +9,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jdance import features, models, xla
-from jdance.data import records
+from jdance import models, xla
 from jdance.data.loader import Batch
-from jdance.train import distributed, steps
+from jdance.train import distributed, intervals, steps
 
 # (variables, device batch) -> probabilities [devices, B / devices, M]
 EvalStep = Callable[[Any, dict[str, jax.Array]], jax.Array]
@@ -78,16 +77,24 @@ def mistakes(predictions: Predictions, classes: list[str], limit: int = 24) -> l
 
 
 def summarize(
-    predictions: Predictions, classes: list[str], folder: Path, split: str
+    predictions: Predictions, classes: list[str], folder: Path, split: str, groups: np.ndarray
 ) -> dict[str, Any]:
     """Evaluation result as written to eval_SPLIT.json.
 
+    Args:
+        predictions: of the network.
+        classes: of the run.
+        folder, split: of the data set.
+        groups: of all examples of the split, see `records.read_groups`.
+
     Returns:
-        accuracy, mean_class_accuracy (over the classes that occur), loss (mean cross-entropy), n,
-        classes, per_class {class: {accuracy, n}}, confusion [M][M] (true, predicted), found (n and
+        accuracy, its 95 % interval (low, high), interval_method (see `intervals.accuracy`),
+        mean_class_accuracy (over the classes that occur), loss (mean cross-entropy), n, classes,
+        per_class {class: {accuracy, interval, n}}, confusion [M][M] (true, predicted), found (n and
         accuracy of the examples with a detected person), data (`folder`), split, and mistakes.
     """
     labels, guesses = predictions["label"], predictions["probabilities"].argmax(-1)
+    groups = groups[predictions["index"]]
     confusion = np.zeros((len(classes), len(classes)), int)
     np.add.at(confusion, (labels, guesses), 1)
     counts = confusion.sum(1)
@@ -95,16 +102,23 @@ def summarize(
     correct = labels == guesses
     valid = predictions["valid"]
     recalls = confusion.diagonal() / np.maximum(counts, 1)
+    interval, method = intervals.accuracy(correct, groups)
+    per_class: dict[str, dict[str, Any]] = {}
+    for i, name in enumerate(classes):
+        own = labels == i
+        per_class[name] = {"accuracy": None, "interval": None, "n": int(counts[i])}
+        if own.any():
+            around, _ = intervals.accuracy(correct[own], groups[own])
+            per_class[name] |= {"accuracy": float(recalls[i]), "interval": list(around)}
     return {
         "accuracy": float(correct.mean()),
+        "interval": list(interval),
+        "interval_method": method,
         "mean_class_accuracy": float(recalls[counts > 0].mean()),
         "loss": float(-np.log(np.maximum(true, 1e-30)).mean()),
         "n": len(labels),
         "classes": classes,
-        "per_class": {
-            name: {"accuracy": float(recall) if count else None, "n": int(count)}
-            for name, recall, count in zip(classes, recalls, counts, strict=True)
-        },
+        "per_class": per_class,
         "confusion": confusion.tolist(),
         "found": {
             "n": int(valid.sum()),
@@ -114,21 +128,3 @@ def summarize(
         "split": split,
         "mistakes": mistakes(predictions, classes),
     }
-
-
-def nearest_mean_accuracy(
-    dataset: records.Dataset, split: str, feature_set: str = "fused18"
-) -> float:
-    """Baseline accuracy: the nearest (Euclidean) class mean of the training features."""
-    train, train_labels = _features(dataset.source("train"), feature_set)
-    test, test_labels = _features(dataset.source(split), feature_set)
-    means = np.stack([train[train_labels == label].mean(0) for label in np.unique(train_labels)])
-    distances = np.linalg.norm(test[:, None] - means, axis=-1)
-    return float((np.unique(train_labels)[distances.argmin(1)] == test_labels).mean())
-
-
-def _features(source: Any, feature_set: str) -> tuple[np.ndarray, np.ndarray]:
-    examples = [records.unpack(source[i]) for i in range(len(source))]
-    keypoints = np.stack([example.keypoints for example in examples])
-    labels = np.array([example.label for example in examples])
-    return features.compute(feature_set, keypoints), labels

@@ -78,7 +78,7 @@ def claim(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
         old, old_classes = read(workdir)
         if old_classes != classes:
             raise UserError(f"{path}: trained on the classes {old_classes}; use another --workdir")
-        if json.loads(path.read_text()).get("data", data) != data:
+        if fingerprint(workdir) not in ("", data):
             raise UserError(
                 f"{path}: trained on other data than {dataset.folder} holds; use another --workdir"
             )
@@ -129,6 +129,11 @@ def read(workdir: Path) -> tuple[ConfigDict, list[str]]:
 def source(workdir: Path) -> str:
     """What a run's data set was prepared from, see `sources.Source`; "" if unknown."""
     return str(json.loads((workdir / "config.json").read_text()).get("source", ""))
+
+
+def fingerprint(workdir: Path) -> str:
+    """`Dataset.fingerprint` of the data set that a run was trained on; "" if unknown."""
+    return str(json.loads((workdir / "config.json").read_text()).get("data", ""))
 
 
 def _flat(config: ConfigDict) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jdance import features, models
-from jdance.data import device_cache, loader, sampling
+from jdance.data import device_cache, loader, records, sampling
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.train import init_from, steps
@@ -29,6 +29,7 @@ class MotionTask:
     def __init__(self, config: ConfigDict, classes: list[str]):
         self.config, self._classes = config.copy_and_resolve_references(), classes
         self.config.model.classes = len(classes)
+        self._groups: dict[tuple[Path, str], np.ndarray] = {}  # of a split's examples
         self.loss: steps.Loss = partial(
             steps.motion_loss, smoothing=config.optimizer.label_smoothing
         )
@@ -119,7 +120,10 @@ class MotionTask:
             jax.process_count(),
         )
         predictions = predict(self._eval_step, variables, batches)
-        return summarize(predictions, self._classes, dataset.folder, split)
+        key = dataset.folder, split
+        if key not in self._groups:
+            self._groups[key] = records.read_groups(dataset.source(split))
+        return summarize(predictions, self._classes, *key, self._groups[key])
 
     def export_artifacts(self, variables: Any, workdir: Path) -> None:
         pass

@@ -9,13 +9,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from jdance import files, models
-from jdance.data import loader
+from jdance.data import loader, records
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.models import fused
-from jdance.train import calibration, experiment, loop, tasks
+from jdance.train import baselines, calibration, experiment, loop, tasks
 from jdance.train.checkpoints import NEWEST, suffix
 from jdance.train.evaluation import Predictions, average, make_eval_step, predict, summarize
 
@@ -29,6 +30,7 @@ def evaluate(
     views: int = 1,
     checkpoint: str = NEWEST,
     output: Path | None = None,
+    with_baselines: bool = False,
 ) -> tuple[dict[str, Any], Path]:
     """Evaluates a run on a split and writes the result.
 
@@ -41,6 +43,8 @@ def evaluate(
         views: number of augmented views per example to average, see `loader.eval_batches`.
         checkpoint: of each run, see `Checkpoints.resolve`.
         output: folder for the result, by default that of the first run.
+        with_baselines: whether to compare with the baselines of the first run, see
+            `baselines.compare`; their result is added as "baselines".
 
     Returns:
         The result (see `evaluation.summarize` and `pose.evaluation.average_precision`) with data,
@@ -48,34 +52,42 @@ def evaluate(
         eval_SPLIT[_ensemble][_on_DATA][_without_...][_viewsN][_best|_stepN].json.
 
     Raises:
-        UserError: a folder holds no finished run, or the data set does not fit it.
+        UserError: a folder holds no finished run, the data set does not fit it, or the baselines
+            lack scikit-learn or the training data.
     """
     config, classes = experiment.read(workdirs[0])
     if config.task == "pose":
         if len(workdirs) > 1:
             raise UserError(f"{workdirs[0]}: a pose network; only motion networks make an ensemble")
-        if views > 1 or drop_joints:
-            raise UserError(f"{workdirs[0]}: a pose network; only motion networks have --views "
-                            "and --drop_joints")  # fmt: skip
+        if views > 1 or drop_joints or with_baselines:
+            raise UserError(f"{workdirs[0]}: a pose network; only motion networks have --views, "
+                            "--drop_joints and --baselines")  # fmt: skip
         run = loop.restore(workdirs[0], checkpoint)
         dataset, steps = Dataset(data or config.data.dir, "people"), [run.step]
         result = tasks.make(config, classes).evaluate(run.variables, dataset, split)
         result |= {"data": str(dataset.folder), "split": split}
     else:
+        train = _training_data(workdirs[0], config) if with_baselines else None
         steps, runs = [], []
         for workdir in workdirs:
             run = loop.restore(workdir, checkpoint)
             steps.append(run.step)
             runs.append(_predict(run, split, data, drop_joints, views))
-        folder, _, first = runs[0]
+        dataset, _, first = runs[0]
         for workdir, (other, run_classes, predictions) in zip(workdirs, runs, strict=True):
             if run_classes != classes or not np.array_equal(predictions["label"], first["label"]):
                 raise UserError(
-                    f"{workdir}: was trained on other classes, or evaluates {other}; an ensemble "
-                    "needs the same classes and examples"
+                    f"{workdir}: was trained on other classes, or evaluates {other.folder}; an "
+                    "ensemble needs the same classes and examples"
                 )
         averaged = average([predictions for _, _, predictions in runs])
-        result = summarize(averaged, classes, folder, split)
+        groups = records.read_groups(dataset.source(split))
+        result = summarize(averaged, classes, dataset.folder, split, groups)
+        if train is not None:
+            result["baselines"] = baselines.compare(
+                config, classes, train, dataset, split, averaged, groups,
+                drop=drop_joints, views=views,
+            )  # fmt: skip
     result |= {"views": views, "drop_joints": drop_joints, "checkpoint": checkpoint}
     result["step"] = steps[0]
     if len(workdirs) > 1:
@@ -90,6 +102,25 @@ def evaluate(
     name += f"_without_{drop_joints}" if drop_joints else ""
     name += (f"_views{views}" if views > 1 else "") + suffix(checkpoint)
     return result, write(result, output or workdirs[0], name)
+
+
+def _training_data(workdir: Path, config: ConfigDict) -> Dataset:
+    """The data set of a run, for its baselines.
+
+    Raises:
+        UserError: scikit-learn is not installed, or the data is missing or has changed.
+    """
+    baselines.require()
+    try:
+        dataset = Dataset(config.data.dir)
+    except UserError as error:
+        raise UserError(f"--baselines needs the training data of {workdir}: {error}") from error
+    if experiment.fingerprint(workdir) not in ("", dataset.fingerprint()):
+        raise UserError(
+            f"{dataset.folder}: is not the data that {workdir} was trained on, which --baselines "
+            "needs; prepare that again, or train again"
+        )
+    return dataset
 
 
 def _short_name(folder: Path) -> str:
@@ -155,7 +186,7 @@ def calibrate(
 
 def _predict(
     run: loop.Restored, split: str, data: str, drop_joints: str, views: int
-) -> tuple[Path, list[str], Predictions]:
+) -> tuple[Dataset, list[str], Predictions]:
     config, classes = run.config, run.classes
     dataset = Dataset(data or config.data.dir)
     unknown = sorted(set(dataset.classes) - set(classes))
@@ -171,4 +202,4 @@ def _predict(
     result = average(per_view)
     # The data set may have fewer classes than the run: map its labels to the run's.
     labels = np.array([classes.index(name) for name in dataset.classes])
-    return dataset.folder, classes, result | {"label": labels[result["label"]]}
+    return dataset, classes, result | {"label": labels[result["label"]]}
