@@ -164,6 +164,15 @@ def test_large_training_sets_are_sampled_by_class():
     np.testing.assert_array_equal(baselines._sample(labels, 1000), np.arange(1000))
 
 
+def test_fewer_training_examples_are_stated():
+    methods = {"svm": {"parameters": {"examples": 10_004}}, "other": {"parameters": {}}}
+    comparison = {"methods": methods, "train": {"n": 58_998}}
+    assert baselines.label("svm", comparison) == "svm (10,004 examples)"
+    assert baselines.label("other", comparison) == "other"
+    comparison["train"]["n"] = 10_004
+    assert baselines.label("svm", comparison) == "svm"
+
+
 @pytest.mark.parametrize(
     ("branches", "sequences", "name", "shape"),
     [

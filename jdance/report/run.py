@@ -116,6 +116,7 @@ def _baselines(result: Mapping[str, Any]) -> list[html.Block]:
     rows = [["network", show(result["accuracy"], result["interval"]), ""]]
     for name, own in found["methods"].items():
         difference = show(own["difference"], own["difference_interval"])
+        name = baselines.label(name, found)
         rows.append([name, show(own["accuracy"], own["interval"]), difference])
     sentence = baselines.sentence(result, blocks.percent_brackets)
     caption = (

@@ -24,7 +24,7 @@ from jdance import features, models
 from jdance.data import loader, records, splits
 from jdance.errors import UserError
 from jdance.models import fused
-from jdance.progress import Progress
+from jdance.progress import Progress, counted
 from jdance.skeleton import LAYOUTS
 from jdance.train import intervals
 from jdance.train.evaluation import Predictions
@@ -323,6 +323,17 @@ def sentence(result: Mapping[str, Any], show: Callable[[float, Sequence[float]],
     )
 
 
+def label(name: str, comparison: Mapping[str, Any]) -> str:
+    """The name of a method, with the number of training examples if it got fewer than the others.
+
+    Args:
+        name: of the method.
+        comparison: result of `compare`.
+    """
+    number = comparison["methods"][name]["parameters"].get("examples", comparison["train"]["n"])
+    return name if number == comparison["train"]["n"] else f"{name} ({number:,} examples)"
+
+
 def show(fraction: float, interval: Sequence[float]) -> str:
     """Formats a fraction with its interval: "0.878 [0.84, 0.91]"."""
     return f"{fraction:.3f} [{interval[0]:.2f}, {interval[1]:.2f}]"
@@ -337,9 +348,10 @@ def table(result: Mapping[str, Any]) -> str:
     ]
     for name, own in found["methods"].items():
         difference = show(own["difference"], own["difference_interval"])
-        rows.append([name, show(own["accuracy"], own["interval"]), difference])
+        rows.append([label(name, found), show(own["accuracy"], own["interval"]), difference])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    lines.append(f"features of the baselines: {found['features']}")
+    number = counted(found["train"]["n"], "training example")
+    lines.append(f"features of the baselines: {found['features']}; {number}")
     lines.append(f"intervals: {result['interval_method']}; differences on the same examples")
     return "\n".join(lines)
