@@ -40,7 +40,7 @@ def test_image(client):
     job = upload(client, spots.jpeg(PEOPLE), "my photo.jpg")
     status = wait(client, job)
     assert (status["state"], status["media"], status["message"]) == ("done", "image", "")
-    assert status["head"] == {"width": 192, "height": 144, "fps": None, "duration": None}
+    assert status["head"] == {"width": 192, "height": 144}
     (frame,) = status["frames"]
     result = client.get(f"{job}/files/json")
     assert "my%20photo.json" in result.headers["content-disposition"]
@@ -92,6 +92,7 @@ def test_part_of_a_video(client, clip):
     job = upload(client, clip, "x.webm", start=1, end=2, every=2, annotate=0)
     status = wait(client, job)
     assert [frame["time"] for frame in status["frames"]] == [1.0, 1.25, 1.5, 1.75]
+    assert status["head"] == {"width": 192, "height": 144, "fps": 4, "begin": 1, "end": 2}
     assert status["files"] == ["json", "csv", "html"]
     for wrong in ({"start": "x"}, {"start": 3, "end": 2}, {"every": 0}, {"end": "nan"}):
         response = client.post("/api/jobs", params=wrong, content=clip)

@@ -71,7 +71,8 @@ class Job:
         media: "image" or "video"; "" until the upload ends.
         state, message: the current state, and why the job failed or what is incomplete.
         done, total: frames.
-        head: width, height and fps, as soon as they are known.
+        head: width and height in pixels; of videos also processed frames per second, begin and end
+            in seconds. Empty until the file is read.
         frames: the frames so far; None before the first.
         preview: index, time and JPEG of the last frame that was kept for display.
         key_frames: times in seconds of the images key-0.jpg, key-1.jpg, ... in the folder.

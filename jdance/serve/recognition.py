@@ -51,7 +51,7 @@ def recognize(
 
 def _recognize_image(job: Job, recognizer: Recognizer, log: FrameLog) -> None:
     image = images.read(job.upload)
-    job.head = {"width": image.shape[1], "height": image.shape[0], "fps": None, "duration": None}
+    job.head = {"width": image.shape[1], "height": image.shape[0]}
     shown = images.shrink(image, _SHOWN_SIDE)
     (job.folder / "shown.jpg").write_bytes(images.encode_jpeg(shown, 90))
     job.on_progress(0, 1)
@@ -85,12 +85,17 @@ def _recognize_video(
             "server processes; choose a part of it"
         )
     height, width = info.size
-    job.head = {"width": width, "height": height, "fps": info.fps, "duration": info.end}
+    every = job.options["every"]
+    job.head = {
+        "width": width,
+        "height": height,
+        "fps": info.fps / every,
+        "begin": start,
+        "end": min(end, info.end),
+    }
     stem = job.folder / "result"
     display = _Display(job, (classifier or recognizer).classes, log)
-    settings = Settings(
-        every=job.options["every"], start=start, end=end, annotate=job.options["annotate"]
-    )
+    settings = Settings(every=every, start=start, end=end, annotate=job.options["annotate"])
     job.message = recognize_video(
         recognizer,
         job.upload,

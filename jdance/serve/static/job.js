@@ -20,7 +20,7 @@ let job = null; // the file that is shown
 
 const create = (properties) => ({
   id: null, media: "", state: "queued", next: 0, keys: 0, preview: -1, progress: 0, file: null,
-  unplayable: false, files: [], abort: new AbortController(), every: 1, ...properties,
+  unplayable: false, files: [], abort: new AbortController(), ...properties,
 });
 const isEnded = ({ state }) => ["done", "failed", "cancelled"].includes(state);
 const sleep = (milliseconds) => new Promise((resolve) => { setTimeout(resolve, milliseconds); });
@@ -54,8 +54,7 @@ export async function open(file) {
     showError(new Error(`${file.name} has ${size} MiB. ${$("limits").textContent}`));
     return;
   }
-  const chosen = options();
-  const current = create({ state: "uploading", file, every: Number(chosen.every) });
+  const current = create({ state: "uploading", file });
   job = current;
   prepare(file.name);
   // A guess, until the server knows.
@@ -67,7 +66,7 @@ export async function open(file) {
     if (job === current) setProgress(`Uploading … ${percent} %`, loaded / total);
   };
   try {
-    current.id = await server.upload(file, chosen, onProgress, current.abort.signal);
+    current.id = await server.upload(file, options(), onProgress, current.abort.signal);
   } catch (error) {
     if (job === current && error.name !== "AbortError") fail(error);
     return;
@@ -150,15 +149,15 @@ function update(current, status) {
       player.open(status.media, current.file, () => showServers(current));
     }
   }
-  const { width, height, fps, duration: length } = status.head;
+  const { width, height, fps, begin, end } = status.head;
   if (width && (player.size[0] !== width || player.size[1] !== height)) {
     player.setSize(width, height);
   }
-  if (length) timeline.span(0, length);
+  if (end) timeline.span(begin, end);
   if (status.media === "image" && current.unplayable && status.done && player.mode !== "image") {
     showServers(current);
   }
-  const period = status.media === "image" ? 1 : current.every / (fps || 30);
+  const period = fps ? 1 / fps : 1;
   for (const frame of status.frames) timeline.add(frame, period);
   if (status.frames.length) {
     player.add(status.frames);

@@ -78,7 +78,7 @@ export class Overlay {
   }
 
   label(context, text, [cornerX, cornerY], color, unit, ratio, taken) {
-    const size = Math.max(12 * ratio, 11 * unit);
+    const size = Math.max(10.5 * ratio, 11 * unit);
     const pad = 0.3 * size;
     context.font = `600 ${size}px system-ui, sans-serif`;
     const width = context.measureText(text).width + 2 * pad;
