@@ -65,6 +65,18 @@ class SequenceClassifier:
         name = packed.SEQUENCE_FORMS.get(model)
         return cls.load(name, _MIN_FPS) if name and not Path(model).exists() else None
 
+    @classmethod
+    def choose(cls, name: str | None, model: str) -> "SequenceClassifier | None":
+        """The sequence network of --sequence_model; None if frames are classified by `model`.
+
+        Args:
+            name: as for `load`; "none" or "": no sequence network; None: the form of `model`.
+            model: see `form_of`.
+        """
+        if name is None:
+            return cls.form_of(model)
+        return None if name in ("", "none") else cls.load(name)
+
     def __call__(
         self, keypoints: np.ndarray, times: np.ndarray, ends: tuple[float, float]
     ) -> np.ndarray:

@@ -14,6 +14,7 @@ from jdance.data import images, openpose_json, videos
 from jdance.errors import UserError
 from jdance.progress import counted
 from jdance.recognize import feedback, smoothing, timeline, writers
+from jdance.recognize.formats import Several
 from jdance.recognize.program import Recognized
 from jdance.recognize.recognizer import Recognizer
 from jdance.recognize.sequences import SequenceClassifier
@@ -38,6 +39,7 @@ class Settings:
         report: whether to write the HTML page.
         min_confidence: see `smoothing.log_evidence`; None: that of the model, but at most
             `smoothing.MAX_THRESHOLD`.
+        formats: further formats to write, see `formats.FORMATS`.
         posture: model for posture feedback; None: no feedback.
     """
 
@@ -52,6 +54,7 @@ class Settings:
     min_confidence: float | None = None
     annotate: bool = True
     report: bool = True
+    formats: Sequence[str] = ()
     posture: PostureModel | None = None
 
 
@@ -69,7 +72,7 @@ def recognize_video(
 ) -> str:
     """Recognizes the people in a video or in front of a camera.
 
-    Writes STEM.json, STEM.csv, STEM.html and STEM.webm or .mp4.
+    Writes STEM.json, STEM.csv, STEM.html, STEM.webm or .mp4, and `settings.formats`.
 
     Args:
         recognizer: has a pose network, unless key points are given.
@@ -118,8 +121,8 @@ def recognize_skeletons(
 ) -> str:
     """Recognizes the motions in a skeleton clip: a folder with one OpenPose JSON file per frame.
 
-    Writes STEM.json, STEM.csv and STEM.html; nothing if `stem` is None. Returns the problem if some
-    files cannot be used. `collector` receives the frames and segments, too.
+    Writes STEM.json, STEM.csv, STEM.html and `settings.formats`; nothing if `stem` is None. Returns
+    the problem if some files cannot be used. `collector` receives the frames and segments, too.
 
     Raises:
         UserError: the motion network takes images, or no file can be used.
@@ -285,6 +288,7 @@ def write(
                 outputs.append(opened(writers.Page(stem, clip, posture)))
             if settings.annotate and clip.size is not None:
                 outputs.append(opened(writers.AnnotatedVideo(stem, clip)))
+            outputs.append(opened(Several(settings.formats, stem, clip)))
         for frame in frames:
             for person in frame.people:
                 if posture and not person.bridged:
