@@ -4,7 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 
@@ -43,14 +43,41 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     return result
 
 
+class PartialFile:
+    """A text file that is written under a temporary name until `commit`.
+
+    Attributes:
+        file: the open file, UTF-8.
+    """
+
+    def __init__(self, path: Path):
+        self._path, self._partial = path, path.with_name(path.name + ".partial")
+        self.file = self._partial.open("w", encoding="utf-8", newline="")
+
+    def commit(self) -> None:
+        """Moves the file to its path, replacing an older one atomically."""
+        self.file.flush()
+        os.fsync(self.file.fileno())  # before the rename: a crash must not leave an empty file
+        self.file.close()
+        os.replace(self._partial, self._path)
+
+    def close(self) -> None:
+        """Deletes the file unless it was committed."""
+        with suppress(OSError):  # a full disk, which has already been reported
+            self.file.close()
+        self._partial.unlink(missing_ok=True)
+
+
 def atomic_write(path: Path, text: str) -> None:
     """Replaces a text file atomically: readers see the whole old or the whole new content."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())  # before the rename: a crash must not leave an empty file
-    os.replace(partial, path)
+    with closing(PartialFile(path)) as partial:
+        partial.file.write(text)
+        partial.commit()
+
+
+def with_suffix(stem: Path, suffix: str) -> Path:
+    """Appends a suffix to a path, whose name may contain dots."""
+    return stem.with_name(stem.name + suffix)
 
 
 @contextmanager

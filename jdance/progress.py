@@ -3,6 +3,7 @@
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TextIO
 
 import numpy as np
@@ -66,6 +67,22 @@ class Progress:
     def say(self, line: str) -> None:
         """Writes a permanent line, such as an evaluation result."""
         self._write(line, end="\n")
+
+
+def reporter(title: str) -> Callable[[int, int], None]:
+    """Returns a function of the numbers of finished and all items, which shows the `Progress`.
+
+    It shows nothing if their number is unknown (0).
+    """
+    progress: list[Progress] = []
+
+    def report(done: int, total: int) -> None:
+        if total:
+            if not progress:
+                progress.append(Progress(title, total))
+            progress[0].update(min(done, total))
+
+    return report
 
 
 def _duration(seconds: float) -> str:

@@ -5,10 +5,12 @@ python launch/recognize.py --model=runs/paper --pose=hpe0001 --input=a.mp4 --out
 
 For each image, writes OUT/<stem>.json and the annotated image. For each video, writes the tracks of
 all people to OUT/<stem>.json, the timeline of their motions to OUT/<stem>.csv and OUT/<stem>.html,
-and the annotated video.
+and the annotated video. --format adds files that other tools open.
 """
 
 import sys
+from collections.abc import Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -21,12 +23,13 @@ from jdance.data.sources import skip_reason
 from jdance.data.workers import load_all
 from jdance.errors import UserError, is_full
 from jdance.pose import zoo
-from jdance.progress import Progress, counted
-from jdance.recognize import video
+from jdance.progress import Progress, counted, reporter
+from jdance.recognize import formats, video
 from jdance.recognize.image import recognize_image
 from jdance.recognize.inputs import collect, is_stage, kind
 from jdance.recognize.recognizer import Recognizer
 from jdance.recognize.sequences import SequenceClassifier
+from jdance.recognize.writers import Clip
 from jdance.report import draw
 from jdance.stagedance import skeletons, tracks
 from jdance.train.posture import PostureModel
@@ -105,6 +108,11 @@ _ISOLATE = flags.DEFINE_bool(
     "isolate", False, "Decode images in a separate process, so that a crash loses only that image."
 )
 _VIDEO_OUT = flags.DEFINE_bool("annotate", True, "Write annotated videos.")
+_FORMAT = flags.DEFINE_list(
+    "format",
+    [],
+    f"Further formats to write, separated by commas: {', '.join(formats.FORMATS)}.",
+)
 _PRECISION = flags.DEFINE_enum(
     "precision",
     "float32",
@@ -160,14 +168,6 @@ def _recognize_video(
     """Recognizes a video or a clip of skeletons; returns what could not be read."""
     if kind(path) == "skeletons":
         return video.recognize_skeletons(recognizer, path, stem, settings, classifier=classifier)
-    progress: list[Progress] = []
-
-    def on_progress(done: int, total: int) -> None:
-        if total and not progress:
-            progress.append(Progress(path.name, total))
-        if total:
-            progress[0].update(min(done, total))
-
     return video.recognize_video(
         recognizer,
         str(path),
@@ -176,8 +176,20 @@ def _recognize_video(
         keypoints=Path(_KEYPOINTS.value) if _KEYPOINTS.value else None,
         classifier=classifier,
         show=window,
-        on_progress=on_progress,
+        on_progress=reporter(path.name),
     )
+
+
+def _check_formats(inputs: Sequence[Path], output: Path, keypoints: Path | None) -> list[str]:
+    """Returns the values of --format; refuses those that the inputs do not have."""
+    names = formats.select(_FORMAT.value, videos=any(kind(path) != "image" for path in inputs))
+    if "openpose" in names and keypoints:
+        folder = keypoints.resolve()
+        if output.resolve() in (folder, *folder.parents):
+            raise UserError(
+                f"{keypoints}: might be replaced by --format=openpose; choose another --output"
+            )
+    return names
 
 
 def main() -> None:
@@ -195,6 +207,7 @@ def main() -> None:
         raise UserError(f"{output}: cannot be written to ({error.strerror})") from error
     if any(output.resolve() in (path.resolve(), path.parent.resolve()) for path in inputs):
         raise UserError(f"{output}: is the folder of the inputs; choose another --output")
+    selected = _check_formats(inputs, output, keypoints)
     if not (pose or keypoints or clip):
         pose = zoo.choose()
         print(f"pose network: {pose}")
@@ -222,6 +235,7 @@ def main() -> None:
         fps=_FRAMES_PER_SECOND.value,
         min_confidence=_MIN_CONFIDENCE.value,
         annotate=_VIDEO_OUT.value,
+        formats=selected,
         posture=posture,
     )
     image_paths = [path for path in inputs if kind(path) == "image"]
@@ -231,34 +245,45 @@ def main() -> None:
     disk_full: Exception | None = None
     progress = Progress("recognizing", len(inputs))
     names = files.distinct_names(inputs)
-    for done, (path, name) in enumerate(zip(inputs, names, strict=True), start=1):
-        stem = output / name
-        try:
-            if kind(path) == "image":
-                image = next(loaded)
-                if isinstance(image, UserError):
-                    raise image
-                recognize_image(
-                    recognizer,
-                    path,
-                    image,
-                    stem,
-                    keypoints=keypoints,
-                    posture=posture,
-                    whole_image=_WHOLE_IMAGE.value,
-                )
-            elif gap := _recognize_video(recognizer, classifier, settings, window, path, stem):
-                notes.append(f"{path}: {gap}; what was read is in {stem}.json")
-                partial_results += 1
-        except (UserError, OSError) as error:
-            reason = str(error)
-            if isinstance(error, OSError):
-                reason = f"{path}: {error.filename or output}: {error.strerror}"
-            notes.append(f"skipped {reason if str(path) in reason else f'{path}: {reason}'}")
-            if is_full(error):
-                disk_full, total = error, done + len(unreadable)
-                break
-        progress.update(done)
+    # Several images share a file of each format.
+    group = names[inputs.index(image_paths[0])] if len(image_paths) == 1 else "images"
+    while len(image_paths) > 1 and group in names:
+        group += "_"
+    file_names = [path.name for path in image_paths]
+    stills = Clip("", None, None, recognizer.classes, images=file_names)
+    image_formats = formats.of_images(selected) if image_paths else []
+    with closing(formats.Several(image_formats, output / group, stills)) as image_writer:
+        for done, (path, name) in enumerate(zip(inputs, names, strict=True), start=1):
+            stem = output / name
+            try:
+                if kind(path) == "image":
+                    image = next(loaded)
+                    if isinstance(image, UserError):
+                        raise image
+                    result = recognize_image(
+                        recognizer,
+                        path,
+                        image,
+                        stem,
+                        keypoints=keypoints,
+                        posture=posture,
+                        whole_image=_WHOLE_IMAGE.value,
+                    )
+                    image_writer.add(result.to_frame(stills, image_paths.index(path)))
+                elif gap := _recognize_video(recognizer, classifier, settings, window, path, stem):
+                    notes.append(f"{path}: {gap}; what was read is in {stem}.json")
+                    partial_results += 1
+            except (UserError, OSError) as error:
+                reason = str(error)
+                if isinstance(error, OSError):
+                    reason = f"{path}: {error.filename or output}: {error.strerror}"
+                notes.append(f"skipped {reason if str(path) in reason else f'{path}: {reason}'}")
+                if is_full(error):
+                    disk_full, total = error, done + len(unreadable)
+                    break
+            progress.update(done)
+        if not disk_full:
+            image_writer.finish([])
     skipped = len(notes) - partial_results
     for note in notes:
         print(images.printable(note))

@@ -392,9 +392,9 @@ def test_other_baselines_train_and_are_evaluated(branches, skeletons, tmp_path):
     assert results.evaluate([tmp_path], "val")[0]["accuracy"] == result["accuracy"]
     if branches == "str":
         with pytest.raises(UserError, match="recognition does not support"):
-            Recognizer.load(tmp_path)
+            Recognizer.load(tmp_path, None)
         return
-    recognizer, image = Recognizer.load(tmp_path), np.zeros((200, 200, 3), np.uint8)
+    recognizer, image = Recognizer.load(tmp_path, None), np.zeros((200, 200, 3), np.uint8)
     for number in range(3):
         angles = np.zeros(11)
         for side in ("right", "left"):

@@ -46,7 +46,7 @@ def test_selected_variables_are_loaded(run):
     for which, step in {"newest": 5, "best": 2, "4": 4, "2": 2}.items():
         _, _, variables = loop.load(run, which)
         jax.tree.map(np.testing.assert_array_equal, variables["params"], expected[step])
-    best = Recognizer.load(run, checkpoint="best").variables[1]
+    best = Recognizer.load(run, None, checkpoint="best").variables[1]
     jax.tree.map(np.testing.assert_array_equal, best["params"], expected[2])
 
 
@@ -81,9 +81,9 @@ def test_results_have_separate_files(run):
         assert path == run / f"{name}.json" and json.loads(path.read_text()) == result
     fitted, path = results.calibrate(run, "val", checkpoint="best")
     assert path == run / "calibration_best.json" and not (run / "calibration.json").exists()
-    temperature = Recognizer.load(run, checkpoint="best").variables[2]
+    temperature = Recognizer.load(run, None, checkpoint="best").variables[2]
     assert float(temperature) == pytest.approx(fitted["temperature"])
-    assert float(Recognizer.load(run).variables[2]) == 1
+    assert float(Recognizer.load(run, None).variables[2]) == 1
 
 
 def modification_times(folder):

@@ -72,7 +72,7 @@ def pose(changes=()):
 
 @pytest.fixture(scope="module")
 def dance6():
-    return Recognizer.load("dance6")
+    return Recognizer.load("dance6", None)
 
 
 def classify(recognizer, people):
@@ -197,8 +197,8 @@ def test_packs_a_run(tiny_data, tmp_path):
     inputs = features.compute("fused18", pose()[None]), np.ones(1, bool)
     logits = [net.apply(jax.device_get(m.variables), None, *inputs) for m in (before, after)]
     np.testing.assert_allclose(*logits, atol=1e-2)
-    assert Recognizer.load(tmp_path / "model.npz").min_confidence == pytest.approx(0.4)
-    assert Recognizer.load(run, min_confidence=0.0).min_confidence == 0
+    assert Recognizer.load(tmp_path / "model.npz", None).min_confidence == pytest.approx(0.4)
+    assert Recognizer.load(run, None, min_confidence=0.0).min_confidence == 0
 
 
 def test_damaged_files(tmp_path):

@@ -115,5 +115,5 @@ def test_calibration_reaches_evaluation_and_recognition(tiny_data, tmp_path):
     file = tmp_path / "late.npz"
     packed.pack(workdir, file)
     image, people = tiny_image(1)
-    motions = [Recognizer.load(m)(image, people)[0].probabilities for m in (workdir, file)]
+    motions = [Recognizer.load(m, None)(image, people)[0].probabilities for m in (workdir, file)]
     np.testing.assert_allclose(*motions, atol=5e-3)  # half precision

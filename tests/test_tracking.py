@@ -9,6 +9,7 @@ from jdance.recognize.page import VideoPage
 from jdance.recognize.stream import Stream
 from jdance.recognize.timeline import Segment, Timeline
 from jdance.recognize.tracking import Tracker
+from jdance.report import draw
 
 
 def _body(x, y=100.0, size=100.0):
@@ -171,6 +172,15 @@ def test_segmental_f1():
         timeline.segmental_f1(moment, true) == 0
         and timeline.segmental_f1(moment[:1], moment[1:]) == 0
     )
+
+
+def test_page_has_unknown_once(tmp_path):
+    page = VideoPage("x.mp4", ["walk", "unknown"])
+    segments = [Segment(0, 0, 2, "walk", 0.9), Segment(0, 2, 4, "unknown", 0.2)]
+    page.write(tmp_path / "x.html", segments, 4.0)
+    text = (tmp_path / "x.html").read_text()
+    gray = "#{:02x}{:02x}{:02x}".format(*draw.motion_color(-1))  # as in the annotated video
+    assert text.count(f'fill="{gray}"') == 2 and text.count('<th scope="col">unknown</th>') == 1
 
 
 def test_page_is_self_contained_and_escaped(tmp_path):

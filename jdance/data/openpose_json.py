@@ -15,6 +15,12 @@ from jdance.data import crop
 from jdance.errors import UserError
 from jdance.progress import rounded
 
+# OpenPose writes them without the networks for face and hands, too.
+_EMPTY_KEYS = (
+    "face_keypoints_2d", "hand_left_keypoints_2d", "hand_right_keypoints_2d", "pose_keypoints_3d",
+    "face_keypoints_3d", "hand_left_keypoints_3d", "hand_right_keypoints_3d",
+)  # fmt: skip
+
 
 def path_for(image: Path, folder: Path) -> Path:
     """Path of an image's key points: FOLDER/<stem>_keypoints.json."""
@@ -161,9 +167,25 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a[both, :2] - b[both, :2], axis=-1).mean())
 
 
-def write(path: Path, people: np.ndarray, generator: str = "") -> None:
-    """Writes people [N, 18, 3] in the layout COCO-18, optionally with the generator's name."""
-    entries = [{"pose_keypoints_2d": rounded(person, 3).reshape(-1).tolist()} for person in people]
+def write(
+    path: Path, people: np.ndarray, generator: str = "", tracks: Sequence[int] | None = None
+) -> None:
+    """Writes people [N, 18, 3] in the layout COCO-18, with all keys that OpenPose writes.
+
+    Args:
+        path: the JSON file.
+        people: x, y in pixels, score.
+        generator: name of the program that made them; "": not stated.
+        tracks: number of each person's track, for `person_id`; None: unknown.
+    """
+    entries = [
+        {
+            "person_id": [track],
+            "pose_keypoints_2d": rounded(person, 3).reshape(-1).tolist(),
+            **dict.fromkeys(_EMPTY_KEYS, ()),
+        }
+        for person, track in zip(people, tracks or [-1] * len(people), strict=True)
+    ]
     made_by = {"generator": generator} if generator else {}
     path.write_text(json.dumps({"version": 1.3, **made_by, "people": entries}) + "\n")
 

@@ -105,12 +105,7 @@ def coco_metrics(
         dataset.dataset = to_coco(truth)
         dataset.createIndex()
         results = [
-            {
-                "image_id": image_id,
-                "category_id": 1,
-                "keypoints": skeleton.to_coco17(person).ravel().tolist(),
-                "score": float(score),
-            }
+            coco_result(image_id, person, float(score))
             for image_id, (keypoints, scores) in enumerate(detected)
             for person, score in zip(keypoints, scores, strict=True)
         ]
@@ -121,6 +116,16 @@ def coco_metrics(
         evaluation.accumulate()
         evaluation.summarize()
     return {**{name: float(evaluation.stats[i]) for name, i in _STATS.items()}, "n": len(truth)}
+
+
+def coco_result(image_id: int, keypoints: np.ndarray, score: float) -> dict[str, Any]:
+    """An entry of COCO's results for a person [18, 3] in pixels, with scores as third values."""
+    return {
+        "image_id": image_id,
+        "category_id": 1,
+        "keypoints": skeleton.to_coco17(keypoints).ravel().tolist(),
+        "score": score,
+    }
 
 
 def to_coco(records: Sequence[scenes.SceneRecord]) -> dict[str, Any]:

@@ -1,14 +1,13 @@
 """Recognition of single images: result file and annotated image."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from jdance.data import images, openpose_json
+from jdance.data import openpose_json
 from jdance.recognize import feedback
-from jdance.recognize.recognizer import Recognizer, annotate
+from jdance.recognize.recognizer import Recognizer
+from jdance.recognize.results import ImageResult
 from jdance.train.posture import PostureModel
 
 
@@ -21,7 +20,7 @@ def recognize_image(
     keypoints: Path | None = None,
     posture: PostureModel | None = None,
     whole_image: bool = False,
-) -> None:
+) -> ImageResult:
     """Recognizes the people in an image; writes STEM.json and the annotated STEM.jpg or .png.
 
     Args:
@@ -43,19 +42,11 @@ def recognize_image(
             openpose_json.path_for(source, keypoints) if folder else keypoints
         )
     people = recognizer(image, known, whole_image=whole_image)
-    entries: list[dict[str, Any]] = [person.to_json(track) for track, person in enumerate(people)]
-    for person, entry in zip(people, entries, strict=True):
-        if posture and person.motion in posture.classes:
-            entry["feedback"] = feedback.assess(person.keypoints, person.motion, posture)
-    result = {
-        "source": images.printable(str(source)),
-        "width": image.shape[1],
-        "height": image.shape[0],
-        "fps": None,
-        "classes": recognizer.classes,
-        "frames": [{"index": 0, "time": 0.0, "people": entries}],
+    assessed = {
+        index: feedback.assess(person.keypoints, person.motion, posture)
+        for index, person in enumerate(people)
+        if posture and person.motion in posture.classes
     }
-    suffix = source.suffix.lower() if source.suffix.lower() in (".jpg", ".jpeg") else ".png"
-    # Appended, as a stem may contain dots.
-    images.write(Path(f"{stem}{suffix}"), annotate(image, people, recognizer.classes))
-    Path(f"{stem}.json").write_text(json.dumps(result) + "\n")
+    result = ImageResult(image, people, recognizer.classes, str(source), assessed)
+    result.write(stem)
+    return result

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jdance.progress import counted
+from jdance.recognize.recognizer import class_index
 from jdance.recognize.timeline import Segment
 from jdance.report import draw
 from jdance.report.charts import Bar, clock, timeline
 from jdance.report.html import Block, Figure, Gallery, Section, Table, Text, to_html
+from jdance.train.calibration import UNKNOWN
 
 _MAX_KEY_FRAMES = 24
 _SCORES = (
@@ -39,16 +41,23 @@ class VideoPage:
     def write(
         self, path: Path, segments: Sequence[Segment], end: float, corrections: Sequence[str] = ()
     ) -> None:
-        """Writes the page.
+        """Writes the page to an HTML file; see `sections`."""
+        text = to_html(self._title, self.sections(segments, end, corrections))
+        path.write_text(text, encoding="utf-8")
+
+    def sections(
+        self, segments: Sequence[Segment], end: float, corrections: Sequence[str] = ()
+    ) -> list[Section]:
+        """Returns the page's sections.
 
         Args:
-            path: the HTML file.
             segments: motions of all tracks.
             end: duration of the video in seconds.
             corrections: paragraphs of posture feedback.
         """
         tracks = sorted({segment.track for segment in segments})
-        present = [m for m in [*self._classes, "unknown"] if any(s.motion == m for s in segments)]
+        found = {segment.motion for segment in segments}
+        present = [m for m in dict.fromkeys([*self._classes, UNKNOWN]) if m in found]
         motions: list[Block] = [
             Text(f"{counted(len(tracks), 'dancer')} tracked over {clock(end)}.")
         ]
@@ -75,11 +84,10 @@ class VideoPage:
                 for time, jpeg in self._images
             ]
             sections.append(Section("Key frames", [Gallery("", frames)]))
-        path.write_text(to_html(self._title, sections), encoding="utf-8")
+        return sections
 
     def _color(self, motion: str) -> str:
-        index = self._classes.index(motion) if motion in self._classes else -1
-        red, green, blue = draw.motion_color(index)
+        red, green, blue = draw.motion_color(class_index(motion, self._classes))
         return f"#{red:02x}{green:02x}{blue:02x}"
 
 

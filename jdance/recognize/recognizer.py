@@ -3,9 +3,9 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,20 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from jdance import models, skeleton, xla
+from jdance.data import images as image_files
+from jdance.data import openpose_json
 from jdance.errors import UserError
-from jdance.pose import DecodeConfig, PoseEstimator
-from jdance.progress import rounded
+from jdance.pose import DecodeConfig, PoseEstimator, zoo
+from jdance.progress import reporter, rounded
 from jdance.recognize import canvas, packed, program
 from jdance.recognize.program import Network, Options, Recognized
+from jdance.recognize.sequences import SequenceClassifier
 from jdance.report import draw
 from jdance.train.calibration import UNKNOWN
 from jdance.train.checkpoints import NEWEST
+
+if TYPE_CHECKING:
+    from jdance.recognize.results import ImageResult, VideoResult
 
 DECODE = DecodeConfig(peaks_per_joint=40, max_people=40)
 
@@ -112,12 +118,14 @@ class Recognizer:
             sharding = NamedSharding(_mesh(), PartitionSpec())
             self._replicated = jax.device_put(self.variables, sharding)
         self.compiled = cache(self._compiled)
+        self._load_classifier = cache(partial(SequenceClassifier.choose, model=""))
+        self._video_min_confidence: float | None = None
 
     @classmethod
     def load(
         cls,
         model: str | Path,
-        pose: str | None = None,
+        pose: str | None = "",
         min_joints: int = 4,
         min_confidence: float | None = None,
         dtype: str | None = None,
@@ -129,7 +137,8 @@ class Recognizer:
 
         Args:
             model: folder of a run, a file by `packed.pack`, or "dance6", which is part of jdance.
-            pose: see `PoseEstimator.load`; None: key points are always given.
+            pose: see `PoseEstimator.load`; "": the most accurate one that is in the cache or can be
+                downloaded; None: key points are always given.
             min_joints: see the class.
             min_confidence: see the class; None: the motion network's own.
             dtype: computation dtype of both networks; None: as in training.
@@ -142,22 +151,24 @@ class Recognizer:
         motion = packed.load(model, checkpoint)
         if motion.config.task == "pose":
             raise UserError(f"{model}: is a pose network; give it as --pose")
-        if min_confidence is None:
-            min_confidence = motion.min_confidence
         estimator = None
-        if pose:
+        if pose is not None:
+            pose = pose or zoo.choose()
             estimator = PoseEstimator.load(pose, DECODE, dtype, pose_size, pose_views)
-        return cls(
+        recognizer = cls(
             motion.config,
             motion.classes,
             jax.device_get(motion.variables),  # a checkpoint's are on all devices
             estimator,
             min_joints,
             motion.temperature,
-            min_confidence,
+            motion.min_confidence if min_confidence is None else min_confidence,
             dtype,
             motion.source,
         )
+        recognizer._load_classifier = cache(partial(SequenceClassifier.choose, model=str(model)))
+        recognizer._video_min_confidence = min_confidence
+        return recognizer
 
     def function(self, known: bool = False) -> Any:
         """Returns the pure program.
@@ -285,6 +296,82 @@ class Recognizer:
         """
         known = None if keypoints is None else [keypoints]
         return self.people(self.dispatch([image], known, whole_image=whole_image))[0]
+
+    def image(
+        self,
+        source: str | Path | np.ndarray,
+        keypoints: str | Path | np.ndarray | None = None,
+        *,
+        whole_image: bool = False,
+    ) -> "ImageResult":
+        """Recognizes all people in an image; the result shows itself in a notebook.
+
+        Args:
+            source: an image file, or uint8 RGB [H, W, 3].
+            keypoints: float32 [N, 18, 3] of the people, or OpenPose's JSON file; None: they are
+                detected.
+            whole_image: whether to classify the whole image if no person is detected.
+
+        Raises:
+            UserError: a file cannot be read, or there is no pose network.
+        """
+        from jdance.recognize.results import ImageResult  # which imports this module
+
+        pixels = source if isinstance(source, np.ndarray) else image_files.read(source)
+        if isinstance(keypoints, str | Path):
+            keypoints = openpose_json.read(Path(keypoints))
+        people = self(pixels, keypoints, whole_image=whole_image)
+        name = "" if isinstance(source, np.ndarray) else str(source)
+        return ImageResult(pixels, people, self.classes, name)
+
+    def video(
+        self,
+        source: str | Path,
+        *,
+        every: int = 1,
+        start: float = 0.0,
+        end: float = float("inf"),
+        fps: float = 30.0,
+        keypoints: str | Path | None = None,
+        sequence_model: str | None = None,
+    ) -> "VideoResult":
+        """Recognizes the dancers in a video; the result shows itself in a notebook.
+
+        The result keeps the people of all frames in memory, without images. For long videos,
+        `video.recognize_video` writes to files instead.
+
+        Args:
+            source: a video file, a folder of OpenPose JSON files (frames of one clip), or
+                "camera:N" with `end`.
+            every: process every Nth frame.
+            start, end: time range in seconds.
+            fps: frame rate of a clip of skeletons.
+            keypoints: folder with OpenPose JSON for each frame; None: people are detected.
+            sequence_model: classifies the motions of tracks, as --sequence_model; None: the
+                sequence form of this network, if there is one.
+
+        Raises:
+            UserError: nothing can be read, or there is no pose network.
+        """
+        from jdance.recognize import results, video  # which import this module
+
+        settings = video.Settings(
+            every=every, start=start, end=end, fps=fps, min_confidence=self._video_min_confidence
+        )
+        classifier = self._load_classifier(sequence_model)
+        collector = results.Collector()
+        if Path(source).is_dir():
+            problem = video.recognize_skeletons(
+                self, Path(source), None, settings, classifier=classifier, collector=collector
+            )
+        else:
+            problem = video.recognize_video(
+                self, source, None, settings,
+                keypoints=None if keypoints is None else Path(keypoints),
+                classifier=classifier, collector=collector,
+                on_progress=reporter(Path(source).name),
+            )  # fmt: skip
+        return collector.result(problem, settings)
 
 
 @cache

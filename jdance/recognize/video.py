@@ -1,8 +1,6 @@
 """Recognizes videos, cameras and skeleton clips; writes JSON, CSV, annotated video and page."""
 
 import itertools
-import json
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -14,20 +12,19 @@ import numpy as np
 
 from jdance.data import images, openpose_json, videos
 from jdance.errors import UserError
-from jdance.progress import counted, rounded
-from jdance.recognize import feedback, smoothing, timeline
-from jdance.recognize.page import VideoPage
+from jdance.progress import counted
+from jdance.recognize import feedback, smoothing, timeline, writers
+from jdance.recognize.formats import Several
 from jdance.recognize.program import Recognized
-from jdance.recognize.recognizer import Recognizer, class_index
+from jdance.recognize.recognizer import Recognizer
 from jdance.recognize.sequences import SequenceClassifier
 from jdance.recognize.smoothing import MotionSmoother
 from jdance.recognize.stream import Stream, TrackedFrame
 from jdance.recognize.tracking import Tracker
-from jdance.report import draw
+from jdance.recognize.writers import Clip, MotionFrame, Writer
 from jdance.train.posture import PostureModel
 
 CAMERA_LAG = 0.2  # seconds
-KEY_FRAME_SIDE = 480  # pixels
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,7 @@ class Settings:
         report: whether to write the HTML page.
         min_confidence: see `smoothing.log_evidence`; None: that of the model, but at most
             `smoothing.MAX_THRESHOLD`.
+        formats: further formats to write, see `formats.FORMATS`.
         posture: model for posture feedback; None: no feedback.
     """
 
@@ -59,6 +57,7 @@ class Settings:
     min_confidence: float | None = None
     annotate: bool = True
     report: bool = True
+    formats: Sequence[str] = ()
     posture: PostureModel | None = None
 
 
@@ -125,58 +124,33 @@ class MotionStream:
         yield from self._smoother.flush()
 
 
-class JsonStream:
-    """Writes a result file frame by frame; `finish` moves it to its final path."""
-
-    def __init__(self, path: Path, head: dict[str, Any]):
-        self._path, self._partial = path, path.with_name(path.name + ".partial")
-        self._file = self._partial.open("w")
-        self._file.write(json.dumps(head)[:-1] + ', "frames": [')
-        self._first = True
-
-    def add(self, frame: dict[str, Any]) -> None:
-        self._file.write(("\n" if self._first else ",\n") + json.dumps(frame))
-        self._first = False
-
-    def finish(self, tail: dict[str, Any]) -> None:
-        self._file.write("\n], " + json.dumps(tail)[1:] + "\n")
-        self._file.close()
-        os.replace(self._partial, self._path)
-
-    def close(self) -> None:
-        """Deletes the file unless `finish` was called."""
-        if not self._file.closed:
-            self._file.close()
-            self._partial.unlink(missing_ok=True)
-
-
 def recognize_video(
     recognizer: Recognizer,
     source: str | Path,
-    stem: Path,
+    stem: Path | None,
     settings: Settings,
     *,
     keypoints: Path | None = None,
     classifier: SequenceClassifier | None = None,
+    collector: Writer | None = None,
     show: Callable[[np.ndarray], bool] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-    on_frame: Callable[[TrackedFrame], None] | None = None,
     name: str = "",
 ) -> str:
     """Recognizes the people in a video or in front of a camera.
 
-    Writes STEM.json, STEM.csv, STEM.html and STEM.webm or .mp4.
+    Writes STEM.json, STEM.csv, STEM.html, STEM.webm or .mp4, and `settings.formats`.
 
     Args:
         recognizer: has a pose network, unless key points are given.
         source: a file, or "camera:N", which ends by `settings.end` or by `show`.
-        stem: path of the results without suffix.
+        stem: path of the results without suffix; None: nothing is written.
         settings: selects the frames and outputs.
         keypoints: folder with OpenPose JSON for each frame.
         classifier: classifies the motions of tracks, instead of the recognizer.
+        collector: receives the frames and segments, too.
         show: called with every annotated frame; returns False to stop.
         on_progress: called with the numbers of frames read and in total (0: unknown).
-        on_frame: called with every tracked frame.
         name: of the source in the results; "": its path.
 
     Returns:
@@ -194,9 +168,9 @@ def recognize_video(
         lag = CAMERA_LAG if video.is_camera else None
         # Closed before the video, which its thread reads.
         with closing(_recognize_frames(recognizer, video, settings, known, on_progress)) as frames:
-            _write(
-                recognizer, frames, name, video.size, fps, stem, settings, classifier, show, lag,
-                on_frame,
+            _recognize(
+                recognizer, frames, name, video.size, fps, stem, settings, classifier, collector,
+                show, lag,
             )  # fmt: skip
         problems = [video.problem] * bool(video.problem)
         if known and known.problems:
@@ -209,14 +183,16 @@ def recognize_video(
 def recognize_skeletons(
     recognizer: Recognizer,
     folder: Path,
-    stem: Path,
+    stem: Path | None,
     settings: Settings,
     *,
     classifier: SequenceClassifier | None = None,
+    collector: Writer | None = None,
 ) -> str:
     """Recognizes the motions in a skeleton clip: a folder with one OpenPose JSON file per frame.
 
-    Writes STEM.json, STEM.csv and STEM.html. Returns the problem if some files cannot be used.
+    Writes STEM.json, STEM.csv, STEM.html and `settings.formats`; nothing if `stem` is None. Returns
+    the problem if some files cannot be used. `collector` receives the frames and segments, too.
 
     Raises:
         UserError: the motion network takes images, or no file can be used.
@@ -247,7 +223,10 @@ def recognize_skeletons(
             raise UserError(f"{folder}: no frame can be used; the first, {bad[0]}")
 
     fps = settings.fps / settings.every
-    _write(recognizer, frames(), str(folder), None, fps, stem, settings, classifier, None, None)
+    _recognize(
+        recognizer, frames(), str(folder), None, fps, stem, settings, classifier, collector, None,
+        None,
+    )  # fmt: skip
     return f"{counted(len(bad), 'frame')} left out; the first, {bad[0]}" if bad else ""
 
 
@@ -317,44 +296,57 @@ def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def _write(
+def _recognize(
     recognizer: Recognizer,
     frames: Iterable[_Frame],
     source: str,
     size: tuple[int, int] | None,
     fps: float,
-    stem: Path,
+    stem: Path | None,
     settings: Settings,
     classifier: SequenceClassifier | None,
+    collector: Writer | None,
     show: Callable[[np.ndarray], bool] | None,
     lag: float | None,
-    on_frame: Callable[[TrackedFrame], None] | None = None,
 ) -> None:
     """Tracks the people through the frames and writes all results."""
     stream = MotionStream(recognizer, classifier, settings, fps, lag)
-    classes = stream.classes
-    motion_timeline = timeline.Timeline(1 / fps)
+    clip = Clip(source, size, fps, stream.classes, stream.min_confidence)
+    write(_track(stream, frames), clip, stem, settings, collector=collector, show=show)
+
+
+def write(
+    frames: Iterable[TrackedFrame],
+    clip: Clip,
+    stem: Path | None,
+    settings: Settings,
+    *,
+    collector: Writer | None = None,
+    show: Callable[[np.ndarray], bool] | None = None,
+) -> None:
+    """Writes all results of frames in which every person has a motion, see `recognize_video`.
+
+    Raises:
+        UserError: there are no frames, or the results cannot be written.
+    """
+    motion_timeline = timeline.Timeline(clip.period)
     posture = feedback.PostureFeedback(settings.posture) if settings.posture else None
-    head = {
-        "source": images.printable(source),
-        "width": size[1] if size else None,
-        "height": size[0] if size else None,
-        "fps": round(fps, 4),
-        "classes": classes,
-        "min_confidence": round(stream.min_confidence, 4),
-    }
-    page = VideoPage(images.printable(Path(source).name), classes)
     count = 0
-    last = 0.0
     with ExitStack() as stack:
-        result = stack.enter_context(closing(JsonStream(_with_suffix(stem, ".json"), head)))
-        writer = None
-        if settings.annotate and size is not None:
-            writer = stack.enter_context(closing(videos.VideoWriter(videos.output_path(stem), fps)))
-        for frame in _track(stream, frames):
-            result.add(_entry(frame))
-            if on_frame:
-                on_frame(frame)
+
+        def opened(writer: Writer) -> Writer:
+            return stack.enter_context(closing(writer))
+
+        outputs = [collector] if collector else []
+        if stem is not None:
+            outputs.append(opened(writers.Json(stem, clip, posture)))
+            outputs.append(opened(writers.Timeline(stem, clip)))
+            if settings.report:
+                outputs.append(opened(writers.Page(stem, clip, posture)))
+            if settings.annotate and clip.size is not None:
+                outputs.append(opened(writers.AnnotatedVideo(stem, clip)))
+            outputs.append(opened(Several(settings.formats, stem, clip)))
+        for frame in frames:
             for person in frame.people:
                 if posture and not person.bridged:
                     posture.add(person.track, person.motion, person.keypoints)
@@ -362,75 +354,24 @@ def _write(
                 motion_timeline.add(frame.time, p.track, p.motion, p.confidence)
                 for p in frame.people
             ]
-            if frame.image is not None and (writer or show or any(starts)):
-                drawn = draw_frame(frame, classes)
-                if any(starts) and page.wants_images:
-                    key_frame = images.shrink(drawn, KEY_FRAME_SIDE)
-                    page.add_image(frame.time, images.encode_jpeg(key_frame, 80))
-                if writer:
-                    writer.write(frame.time, drawn)
-                if show and not show(drawn):
-                    break
-            count, last = count + 1, frame.time
+            motion_frame = MotionFrame(
+                frame.index, frame.time, frame.image, frame.people, clip, any(starts)
+            )
+            for output in outputs:
+                output.add(motion_frame)
+            if show and frame.image is not None and not show(motion_frame.drawn):
+                break
+            count += 1
         if not count:
-            raise UserError(f"{source}: holds no frame that can be read; check --start and --end")
+            raise UserError(
+                f"{clip.source}: holds no frame that can be read; check --start and --end"
+            )
         segments = motion_timeline.finish()
-        tracks = timeline.summary(segments)
-        if posture:
-            for track in tracks:
-                # Without motions that are too short for the timeline.
-                track["posture"] = [
-                    assessment
-                    for assessment in posture.for_track(track["track"])
-                    if assessment["motion"] in track["seconds"]
-                ]
-        result.finish({"tracks": tracks})
-    timeline.write_csv(_with_suffix(stem, ".csv"), segments)
-    if settings.report:
-        corrections = [
-            f"Dancer {track['track']}, {assessment['motion']}: "
-            f"{feedback.describe(assessment, limit=3)}"
-            for track in tracks
-            for assessment in track.get("posture", [])
-        ]
-        page.write(_with_suffix(stem, ".html"), segments, last + 1 / fps, corrections)
-
-
-def _with_suffix(stem: Path, suffix: str) -> Path:
-    return stem.with_name(stem.name + suffix)
+        for output in outputs:
+            output.finish(segments)
 
 
 def _track(stream: MotionStream, frames: Iterable[_Frame]) -> Iterator[TrackedFrame]:
     for frame in frames:
         yield from stream.add(*frame)
     yield from stream.flush()
-
-
-def _entry(frame: TrackedFrame) -> dict[str, Any]:
-    return {
-        "index": frame.index,
-        "time": round(frame.time, 4),
-        "people": [
-            {
-                "track": person.track,
-                "box": rounded(person.box, 2).tolist(),
-                "keypoints": rounded(person.keypoints, 3).tolist(),
-                "motion": person.motion,
-                "probabilities": rounded(person.probabilities, 5).tolist(),
-                "bridged": person.bridged,
-            }
-            for person in frame.people
-        ],
-    }
-
-
-def draw_frame(frame: TrackedFrame, classes: Sequence[str]) -> np.ndarray:
-    """Draws the people of a frame with their tracks and motions: uint8 RGB [H, W, 3]."""
-    assert frame.image is not None
-    return draw.people(
-        frame.image,
-        [person.keypoints for person in frame.people],
-        [person.box for person in frame.people],
-        [f"{person.track}: {person.motion} {person.confidence:.2f}" for person in frame.people],
-        [class_index(person.motion, classes) for person in frame.people],
-    )

@@ -105,7 +105,7 @@ class Bar(NamedTuple):
 def timeline(rows: Mapping[str, Sequence[Bar]], colors: Mapping[str, str], end: float) -> str:
     """Draws bars over 0 to `end` seconds, with a legend of the labels' colors below."""
     left, width, row_height = 90, 1000, 26
-    scale = (width - left) / max(end, 1e-9)
+    scale = (width - left - 24) / max(end, 1e-9)  # with room for half of the last time
     bottom = row_height * len(rows) + 4
     parts = [
         # Scrolled on a phone: shrunk, it would be illegible.

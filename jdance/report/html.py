@@ -59,7 +59,7 @@ class Section:
     blocks: list[Block] = field(default_factory=list)
 
 
-_STYLE = """
+_PAGE_STYLE = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 60rem; padding: 1rem; background: #fff; color: #222;
@@ -68,6 +68,8 @@ body { margin: 0 auto; max-width: 60rem; padding: 1rem; background: #fff; color:
 h1 { font-size: 1.6rem; font-weight: 500; line-height: 1.25; }
 h2 { font-size: 1.25rem; font-weight: 500; margin: 2.5rem 0 .5rem; padding-top: .75rem;
   border-top: 1px solid #ddd; }
+"""
+_BLOCK_STYLE = """
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; overflow-wrap: normal; margin: .4rem 0; }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #e5e5e5;
@@ -76,6 +78,7 @@ th { font-weight: 500; white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 figure { margin: 1rem 0; overflow-x: auto; }
 figcaption { color: #555; font-size: .9rem; }
+img { max-width: 100%; }
 svg { display: block; width: 100%; height: auto; max-width: 34rem; }
 .gallery { display: grid;
   grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .8rem; }
@@ -85,6 +88,14 @@ svg { display: block; width: 100%; height: auto; max-width: 34rem; }
   table { font-size: .8rem; }
   th, td { padding: .3rem .35rem; }
 }
+"""
+_STYLE = _PAGE_STYLE + _BLOCK_STYLE
+# Inside a notebook, whose own style for tables may be dark.
+_FRAGMENT_STYLE = """
+background: #fff; color: #222; color-scheme: light; padding: .2rem .8rem; max-width: 60rem;
+font: 14px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
+h3 { font-size: 1.1rem; font-weight: 500; margin: 1rem 0 .3rem; color: #222; }
+tbody tr:nth-child(n), thead tr:nth-child(n) { background: #fff; color: #222; }
 """
 
 
@@ -101,6 +112,18 @@ def to_html(title: str, sections: Sequence[Section]) -> str:
         + "\n".join(body)
         + "\n</body>\n</html>\n"
     )
+
+
+def to_fragment(sections: Sequence[Section]) -> str:
+    """Renders sections as an element with its own style, for notebooks; "" is no title."""
+    parts = []
+    for section in sections:
+        if section.title:
+            parts.append(f"<h3>{escape(section.title)}</h3>")
+        parts += map(_block_html, section.blocks)
+    style = f".jdance {{{_FRAGMENT_STYLE}{_BLOCK_STYLE}}}"
+    body = "\n".join(parts)
+    return f'<div class="jdance">\n<style>{style}</style>\n{body}\n</div>\n'
 
 
 def to_markdown(title: str, sections: Sequence[Section]) -> str:

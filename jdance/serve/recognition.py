@@ -11,7 +11,8 @@ from jdance.recognize.image import recognize_image
 from jdance.recognize.recognizer import Recognizer
 from jdance.recognize.sequences import SequenceClassifier
 from jdance.recognize.stream import TrackedFrame
-from jdance.recognize.video import KEY_FRAME_SIDE, Settings, draw_frame, recognize_video
+from jdance.recognize.video import Settings, recognize_video
+from jdance.recognize.writers import KEY_FRAME_SIDE, MotionFrame, Writer
 from jdance.serve.frames import FrameLog, frame_json, person_json
 from jdance.serve.jobs import Job
 
@@ -94,7 +95,6 @@ def _recognize_video(
         "end": min(end, info.end),
     }
     stem = job.folder / "result"
-    display = _Display(job, (classifier or recognizer).classes, log)
     settings = Settings(every=every, start=start, end=end, annotate=job.options["annotate"])
     job.message = recognize_video(
         recognizer,
@@ -102,8 +102,8 @@ def _recognize_video(
         stem,
         settings,
         classifier=classifier,
+        collector=_Display(job, log),
         on_progress=job.on_progress,
-        on_frame=display.add,
         name=job.name,
     )
     csv = stem.with_suffix(".csv")
@@ -114,16 +114,16 @@ def _recognize_video(
         job.files["video"] = videos.output_path(stem)
 
 
-class _Display:
+class _Display(Writer):
     """Keeps what the page shows of a video in progress: frames, previews, key frames."""
 
-    def __init__(self, job: Job, classes: list[str], log: FrameLog):
-        self._job, self._classes, self._log = job, classes, log
+    def __init__(self, job: Job, log: FrameLog):
+        self._job, self._log = job, log
         self._previewed = -1e9
         # By track: motion, since when it lasts, and whether it has a key frame.
         self._motions: dict[int, tuple[str, float, bool]] = {}
 
-    def add(self, frame: TrackedFrame) -> None:
+    def add(self, frame: MotionFrame) -> None:
         job = self._job
         job.check()
         self._log.add(frame_json(frame))
@@ -135,7 +135,7 @@ class _Display:
         starts, last = self._starts(frame), (job.key_frames or [-1e9])[-1]
         is_new = starts and frame.time - last >= _STEADY_SECONDS
         if is_new and len(job.key_frames) < _MAX_KEY_FRAMES:
-            drawn = images.shrink(draw_frame(frame, self._classes), KEY_FRAME_SIDE)
+            drawn = images.shrink(frame.drawn, KEY_FRAME_SIDE)
             path = job.folder / f"key-{len(job.key_frames)}.jpg"
             path.write_bytes(images.encode_jpeg(drawn, 80))
             job.key_frames.append(round(frame.time, 3))
