@@ -9,7 +9,7 @@ from conftest import tiny_image
 from jdance.data import openpose_json
 from jdance.errors import UserError
 from jdance.recognize import timeline
-from jdance.recognize.score import score_video
+from jdance.recognize.score import fit_smoothing, read, score_video
 from jdance.recognize.timeline import Segment
 
 
@@ -34,9 +34,9 @@ def _score(folder, tracks, segments):
             if start <= i / 5 < end
         ]
         frames.append({"index": i, "time": i / 5, "people": people})
-    result = {"frames": frames, "tracks": timeline.summary(segments)}
+    result = {"classes": [], "frames": frames, "tracks": timeline.summary(segments)}
     (folder / "x.json").write_text(json.dumps(result))
-    return score_video(folder / "x.json", folder / "x_truth.csv", folder)
+    return score_video(read(folder / "x.json", folder / "x_truth.csv", folder))
 
 
 def test_tracks_are_matched_by_position(tmp_path):
@@ -58,9 +58,29 @@ def test_lost_tracks_and_wrong_motions_count(tmp_path):
 
 def test_missing_and_invalid_results(tmp_path):
     with pytest.raises(UserError, match=r"x_truth\.csv: not a timeline"):
-        score_video(tmp_path / "x.json", tmp_path / "x_truth.csv", tmp_path)
+        read(tmp_path / "x.json", tmp_path / "x_truth.csv", tmp_path)
     score = _score(tmp_path, [[], []], [])
     assert (score.f1, score.accuracy, score.tracks) == (0, 0, 0)
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(UserError, match=r"x\.json: not a result for a video"):
-        score_video(tmp_path / "x.json", tmp_path / "x_truth.csv", tmp_path)
+        read(tmp_path / "x.json", tmp_path / "x_truth.csv", tmp_path)
+
+
+def test_smoothing_is_learned_from_unsmoothed_probabilities(tmp_path):
+    _score(
+        tmp_path, [[(0, 0, 4)], [(1, 0, 4)]], [Segment(0, 0, 4, "a", 1), Segment(1, 0, 4, "c", 1)]
+    )
+    path = tmp_path / "x.json"
+    content = json.loads(path.read_text()) | {"classes": ["a", "b", "c"]}
+    rng = np.random.default_rng(0)
+    for frame in content["frames"]:
+        for person in frame["people"]:
+            probabilities = rng.dirichlet(np.ones(3))
+            label = 2 if person["track"] else int(frame["time"] >= 2)
+            person["probabilities"] = (0.5 * np.eye(3)[label] + 0.5 * probabilities).tolist()
+    path.write_text(json.dumps(content))
+    result = read(path, tmp_path / "x_truth.csv", tmp_path)
+    found = fit_smoothing([result])
+    assert found.evidence > 1 and found.change > 1
+    with pytest.raises(UserError, match="c is not a class"):
+        fit_smoothing([result._replace(classes=["a", "b"])])
