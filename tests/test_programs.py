@@ -81,7 +81,7 @@ def test_stage_end_to_end(tmp_path):
 
 def test_summary_needs_no_data():
     captured, _ = program("train", "--config=configs/quickstart.py", "--summary")
-    assert "stage4_block1" in captured and "614,681" in captured
+    assert "stage4_block1" in captured and "923,801" in captured
 
 
 CONFIG_WITH_ARGUMENT = """
