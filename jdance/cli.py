@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict
@@ -55,6 +55,40 @@ def pose_flags() -> tuple[flags.FlagHolder[int], flags.FlagHolder[list[str]]]:
         "the detected people: flip, rot180, or both with a comma.",
     )
     return size, views
+
+
+class RecognitionFlags(NamedTuple):
+    """The flags of `recognition_flags`."""
+
+    model: flags.FlagHolder[str]
+    checkpoint: flags.FlagHolder[str]
+    pose: flags.FlagHolder[str]
+    sequence_model: flags.FlagHolder[str | None]
+
+
+def recognition_flags() -> RecognitionFlags:
+    """Defines --model, --checkpoint, --pose and --sequence_model of programs that recognize."""
+    model = flags.DEFINE_string(
+        "model",
+        "dance6",
+        "Motion network: dance6 (six motions of real people, or unknown), the folder of a trained "
+        "run, or a file by launch/pack.py.",
+    )
+    checkpoint = checkpoint_flag("--model")
+    pose = flags.DEFINE_string(
+        "pose",
+        "",
+        "Pose network: a name, a published weights file, or a checkpoint folder. Default: the most "
+        "accurate one that is in the cache or can be downloaded.",
+    )
+    sequence_model = flags.DEFINE_string(
+        "sequence_model",
+        None,
+        "Run of a sequence network, or a file by launch/pack.py, that classifies the motions of "
+        "tracks in videos instead of --model; none: classify frame by frame. Default: dance6's "
+        "sequence form for --model=dance6, else none.",
+    )
+    return RecognitionFlags(model, checkpoint, pose, sequence_model)
 
 
 def report_failed_runs(failures: Sequence[str], page: str) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from absl import flags
 
 from jdance import files
-from jdance.cli import checkpoint_flag, former_name, pose_flags, run
+from jdance.cli import former_name, pose_flags, recognition_flags, run
 from jdance.data import images
 from jdance.data.sources import skip_reason
 from jdance.data.workers import load_all
@@ -35,19 +35,7 @@ from jdance.stagedance import skeletons, tracks
 from jdance.train.posture import PostureModel
 from jdance.train.qes import POSTURE_FILE
 
-_MODEL = flags.DEFINE_string(
-    "model",
-    "dance6",
-    "Motion network: dance6 (six motions of real people, or unknown), the folder of a trained run, "
-    "or a file by launch/pack.py.",
-)
-_CHECKPOINT = checkpoint_flag("--model")
-_POSE = flags.DEFINE_string(
-    "pose",
-    "",
-    "Pose network: a name, a published weights file, or a checkpoint folder. Default: the most "
-    "accurate one that is in the cache or can be downloaded.",
-)
+_MODEL, _CHECKPOINT, _POSE, _SEQUENCE_MODEL = recognition_flags()
 _POSE_SIZE, _POSE_VIEWS = pose_flags()
 _INPUT = flags.DEFINE_string(
     "input",
@@ -85,13 +73,6 @@ _START = flags.DEFINE_float("start", 0.0, "Start time in seconds (videos only)."
 _END = flags.DEFINE_float("end", None, "End time in seconds (videos only).", lower_bound=0.0)
 _BATCH = flags.DEFINE_integer(
     "batch", 0, "Video frames per batch; 0: one per device.", lower_bound=0
-)
-_SEQUENCE_MODEL = flags.DEFINE_string(
-    "sequence_model",
-    None,
-    "Run of a sequence network, or a file by launch/pack.py, that classifies the motions of tracks "
-    "in videos instead of --model; none: classify frame by frame. Default: dance6's sequence form "
-    "for --model=dance6, else none.",
 )
 _POSTURE_MODEL = flags.DEFINE_string(
     "posture_model",

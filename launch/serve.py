@@ -15,33 +15,14 @@ from pathlib import Path
 
 from absl import flags
 
-from jdance.cli import checkpoint_flag, pose_flags, run
+from jdance.cli import pose_flags, recognition_flags, run
 from jdance.errors import UserError
 from jdance.pose import zoo
 from jdance.recognize.recognizer import Recognizer
 from jdance.recognize.sequences import SequenceClassifier
 
-_MODEL = flags.DEFINE_string(
-    "model",
-    "dance6",
-    "Motion network: dance6 (six motions of real people, or unknown), the folder of a trained run, "
-    "or a file by launch/pack.py.",
-)
-_CHECKPOINT = checkpoint_flag("--model")
-_POSE = flags.DEFINE_string(
-    "pose",
-    "",
-    "Pose network: a name, a published weights file, or a checkpoint folder. Default: the most "
-    "accurate one that is in the cache or can be downloaded.",
-)
+_MODEL, _CHECKPOINT, _POSE, _SEQUENCE_MODEL = recognition_flags()
 _POSE_SIZE, _POSE_VIEWS = pose_flags()
-_SEQUENCE_MODEL = flags.DEFINE_string(
-    "sequence_model",
-    None,
-    "Run of a sequence network, or a file by launch/pack.py, that classifies the motions of tracks "
-    "in videos instead of --model; none: classify frame by frame. Default: dance6's sequence form "
-    "for --model=dance6, else none.",
-)
 _HOST = flags.DEFINE_string(
     "host",
     "127.0.0.1",

@@ -62,6 +62,8 @@ def flags_of(program, former=False):
             result.add("checkpoint")
         elif name == "pose_flags":
             result |= {"pose_size", "pose_views"}
+        elif name == "recognition_flags":
+            result |= {"model", "checkpoint", "pose", "sequence_model"}
         elif name.startswith("DEFINE_"):
             flag = node.args[0].value
             result |= {flag, f"no{flag}"} if name == "DEFINE_bool" else {flag}
