@@ -18,7 +18,7 @@ from typing import Any
 from absl import flags
 
 from jdance.cli import former_name, pose_flags, run
-from jdance.data import prepare_scenes, shards
+from jdance.data import manifest, prepare_scenes, shards
 from jdance.data.prepare import prepare, summary
 from jdance.data.sources import open_source
 from jdance.data.splits import split_name
@@ -88,6 +88,14 @@ _SPLIT_BY = flags.DEFINE_enum(
 _FRAMES_PER_SECOND = flags.DEFINE_float(
     "frames_per_second", 2.0, "Video frames per second that become examples.", lower_bound=0.001
 )
+_WINDOW = flags.DEFINE_float(
+    "window",
+    0.0,
+    "Make examples for sequence networks from labeled videos: this many seconds of a person's "
+    "track, --frames_per_second times per second; 0: single frames.",
+    lower_bound=0.0,
+    upper_bound=60.0,
+)
 _SEED = flags.DEFINE_integer(
     "seed", 0, "Random seed of drawn splits and of StageDance.", lower_bound=0
 )
@@ -123,6 +131,11 @@ def _fractions() -> dict[str, float]:
     return result
 
 
+def _is_media(source: str) -> bool:
+    """Whether a source can hold videos."""
+    return Path(source).is_dir() or Path(source).suffix.lower() in manifest.SUFFIXES
+
+
 def _prepare() -> dict[str, Any]:
     name, output = _SOURCE.value or "", Path(_OUTPUT.value or "")
     partition = shards.partition(_PROCESS.value, _PROCESSES.value)
@@ -135,6 +148,11 @@ def _prepare() -> dict[str, Any]:
         )
     if _POSE.value and _KEYPOINTS.value:
         raise UserError("give either --pose or --keypoints, not both")
+    if _WINDOW.value and (_KEYPOINTS.value or partition.processes > 1 or not _is_media(name)):
+        raise UserError(
+            f"--window={_WINDOW.value:g}: for videos in a folder or a manifest .csv, without "
+            "--keypoints and --num_processes"
+        )
     labels = {old: new or old for old, _, new in (word.partition("=") for word in _LABELS.value)}
     source = open_source(
         name,
@@ -143,7 +161,7 @@ def _prepare() -> dict[str, Any]:
         split_column=_SPLIT_COLUMN.value,
         labels=labels,
         keypoints=Path(_KEYPOINTS.value) if _KEYPOINTS.value else None,
-        frames_per_second=_FRAMES_PER_SECOND.value,
+        frames_per_second=None if _WINDOW.value else _FRAMES_PER_SECOND.value,
         seed=_SEED.value,
     )
     for note in source.notes:
@@ -160,6 +178,13 @@ def _prepare() -> dict[str, Any]:
         estimator = PoseEstimator.load(
             pose, decode_config, size=_POSE_SIZE.value, view_names=_POSE_VIEWS.value
         ).people
+    if _WINDOW.value and estimator is not None:
+        from jdance.recognize import windows
+
+        source = windows.from_videos(
+            source, estimator, window=_WINDOW.value, per_second=_FRAMES_PER_SECOND.value
+        )
+        estimator = None
     return prepare(
         source,
         output,

@@ -6,9 +6,12 @@ python launch/stage.py --output=videos --video --scenes=2 --seconds=20
 Images: writes scene-N.jpg and scene-N_keypoints.json (OpenPose's format), and prints the motions.
 
 Videos: writes scene-N.webm (or .mp4), the key points of each frame to scene-N_keypoints/, and the
-timeline of each dancer's motions to scene-N_truth.csv.
+timeline of each dancer's motions to scene-N_truth.csv; manifest.csv labels the parts of all videos
+for launch/prepare.py.
 """
 
+import csv
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -40,8 +43,11 @@ _SECONDS = flags.DEFINE_float("seconds", 20.0, "Video length in seconds.", lower
 _FPS = flags.DEFINE_float("fps", 15.0, "Video frames per second.", 1.0, 60.0)
 
 
-def _write_video(number: int, output: Path) -> None:
-    """Writes a video with its key points and the true timeline of its dancers."""
+def _write_video(number: int, output: Path) -> Iterator[list[str]]:
+    """Writes a video with its key points and the true timeline of its dancers.
+
+    Yields the rows of the manifest.
+    """
     clip = video.StageVideo(
         _SEED.value, number, dancers=_DANCERS.value or 3, seconds=_SECONDS.value,
         width=_WIDTH.value, height=_HEIGHT.value,
@@ -49,9 +55,13 @@ def _write_video(number: int, output: Path) -> None:
     path = videos.output_path(output / f"scene-{number}")
     folder = output / f"scene-{number}_keypoints"
     folder.mkdir(exist_ok=True)
+    boxes: list[list[tuple[float, tuple[float, ...]]]] = [[] for _ in clip.spans]
     with closing(videos.VideoWriter(path, _FPS.value)) as writer:
         for index, (when, scene) in enumerate(clip.frames(_FPS.value)):
             writer.write(when, scene.image)
+            for track, dancer in enumerate(scene.dancers):
+                if dancer.keypoints.any():
+                    boxes[track].append((when, crop.tight_box(dancer.keypoints)))
             seen = [d.keypoints for d in scene.dancers if d.keypoints.any()]
             seen.sort(key=lambda keypoints: crop.tight_box(keypoints)[0])
             target = openpose_json.path_for_frame(path.name, index, folder)
@@ -63,14 +73,22 @@ def _write_video(number: int, output: Path) -> None:
     ]
     timeline.write_csv(output / f"scene-{number}_truth.csv", truth)
     print(f"{path}: {counted(len(clip.spans), 'dancer')}, {counted(len(truth), 'motion')}")
+    for s in truth:
+        inside = [box for when, box in boxes[s.track] if s.start <= when < s.end]
+        if inside:
+            box = " ".join(f"{value:.1f}" for value in np.mean(inside, 0))
+            yield [path.name, s.motion, f"{s.start:.3f}", f"{s.end:.3f}", box]
 
 
 def main() -> None:
     output = Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
     if _VIDEO.value:
-        for number in range(_SCENES.value):
-            _write_video(number, output)
+        with open(output / "manifest.csv", "w", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(["path", "label", "start", "end", "box"])
+            for number in range(_SCENES.value):
+                table.writerows(_write_video(number, output))
         return
     rng = np.random.default_rng(_SEED.value)
     for number in range(_SCENES.value):

@@ -268,9 +268,9 @@ def _select(
     if person.all_people:
         return list(people) or [missing]
     if box is not None:
-        if box[2] * box[3] <= 0 or not _overlap(box, (0.0, 0.0, float(width), float(height))):
+        if box[2] * box[3] <= 0 or not overlap(box, (0.0, 0.0, float(width), float(height))):
             raise UserError(f"the box {box} lies outside the image, {width} x {height} pixels")
-        overlaps = [_overlap(box, crop.tight_box(keypoints)) for keypoints in detected]
+        overlaps = [overlap(box, crop.tight_box(keypoints)) for keypoints in detected]
         if overlaps and max(overlaps) > 0.1:
             return [people[int(np.argmax(overlaps))]]
         corners = np.array([[*box[:2], 1], [box[0] + box[2], box[1] + box[3], 1]], np.float32)
@@ -287,7 +287,7 @@ def _select(
     return [people[person.index]]
 
 
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     """Intersection over union of two boxes x, y, width, height."""
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])

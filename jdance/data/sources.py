@@ -19,6 +19,7 @@ from jdance.data.splits import SPLITS, class_name, split_name
 from jdance.errors import UserError
 from jdance.stagedance import skeletons, stage, tracks
 
+_NOT_A_VIDEO = "an image; --window makes examples of videos only"
 _OTHER_SPLITS = ("valid", "validation", "training", "testing")
 
 
@@ -54,9 +55,17 @@ class Loaded(NamedTuple):
     detected: np.ndarray | None = None
 
 
+class Span(NamedTuple):
+    """A part of a video file, from `start` to `end` in seconds."""
+
+    file: Path
+    start: float
+    end: float
+
+
 @dataclass(frozen=True)
 class Item:
-    """One image or skeleton.
+    """One image or skeleton, or a part of a video that `recognize.windows` divides.
 
     Attributes:
         name: shown in messages and stored in records.
@@ -64,6 +73,7 @@ class Item:
         load: reads or renders the content, or raises UserError; picklable.
         split: None if it is to be drawn.
         group: items of a group always share a split.
+        span: the part of a video, if it is not divided into frames.
     """
 
     name: str
@@ -71,6 +81,7 @@ class Item:
     load: Callable[[], Loaded]
     split: str | None = None
     group: str = ""
+    span: Span | None = None
 
 
 @dataclass
@@ -106,7 +117,7 @@ def open_source(
     split_column: str = "split",
     labels: Mapping[str, str] | None = None,
     keypoints: Path | None = None,
-    frames_per_second: float = 2.0,
+    frames_per_second: float | None = 2.0,
     seed: int = 0,
 ) -> Source:
     """Lists the items of a source without reading images.
@@ -120,7 +131,8 @@ def open_source(
         split_column: the skeleton file's array of splits.
         labels: {old name: new name} of the classes to keep; None keeps all.
         keypoints: folder with OpenPose JSON files of the images, in the source's layout.
-        frames_per_second: sampling rate of videos.
+        frames_per_second: sampling rate of videos; None: each labeled part of a video is one item,
+            with a `span`, and images are skipped.
         seed: of StageDance.
 
     Raises:
@@ -269,7 +281,7 @@ _STILLS = _Format(openpose_json.frames, _read_skeletons, "not a .json of key poi
 _CLIPS = _Format(_list_clips, _read_clip, "not a folder of .json frames")
 
 
-def _open_folder(path: Path, label_all: bool, keypoints: Path | None, fps: float) -> Source:
+def _open_folder(path: Path, label_all: bool, keypoints: Path | None, fps: float | None) -> Source:
     tops = _subfolders(path)
     if not tops and _list_media(path):
         raise UserError(f"{path}: its files have no labels; put them into a folder for each class")
@@ -312,6 +324,9 @@ def _open_folder(path: Path, label_all: bool, keypoints: Path | None, fps: float
                 except UserError as error:
                     source.skipped.append((name, str(error)))
                 continue
+            if kind is _MEDIA and fps is None:
+                source.skipped.append((name, _NOT_A_VIDEO))
+                continue
             load = partial(kind.read, entry, *_keypoint_path(name, keypoints))
             source.items.append(Item(name, (person,), load, split, name))
     return source
@@ -323,7 +338,7 @@ def _video_items(
     person: LabeledPerson,
     split: str | None,
     group: str,
-    fps: float,
+    fps: float | None,
     keypoints: Path | None,
     start: float = 0.0,
     end: float = math.inf,
@@ -331,6 +346,10 @@ def _video_items(
     """Sampled frames of a video between `start` and `end` (seconds), all in one group."""
     if keypoints:
         raise UserError(f"{file}: --keypoints is for images; use --pose for videos")
+    if fps is None:
+        videos.times(file, 1.0, start, end)  # raises UserError if nothing can be read
+        span = Span(file, start, end)
+        return [Item(name, (person,), partial(_read_frame, file, start), split, group, span)]
     return [
         Item(f"{name} at {t:.2f} s", (person,), partial(_read_frame, file, t), split, group)
         for t in videos.times(file, fps, start, end)
@@ -353,7 +372,7 @@ def _keypoint_path(name: str, keypoints: Path | None) -> list[Path]:
 
 
 def _open_manifest(
-    path: Path, label_all: bool, where: str, keypoints: Path | None, fps: float
+    path: Path, label_all: bool, where: str, keypoints: Path | None, fps: float | None
 ) -> Source:
     source = Source([], [], needs_pose=not keypoints)
     damaged: dict[str, str] = {}
@@ -370,7 +389,7 @@ def _open_manifest(
 
 
 def _row_items(
-    root: Path, row: dict[str, str], label_all: bool, keypoints: Path | None, fps: float
+    root: Path, row: dict[str, str], label_all: bool, keypoints: Path | None, fps: float | None
 ) -> list[Item]:
     name, label = row.get("path", ""), class_name(row.get("label", ""))
     if not name or not label:
@@ -391,6 +410,8 @@ def _row_items(
     if is_video:
         span = manifest.time_span(row)
         return _video_items(name, file, person, split, group, fps, keypoints, *span)
+    if fps is None:
+        raise UserError(f"{name}: {_NOT_A_VIDEO}")
     load = partial(_read_image, file, *_keypoint_path(name, keypoints))
     return [Item(name, (person,), load, split, group)]
 
