@@ -47,6 +47,7 @@ def model() -> ConfigDict:
                 reduction=8,
                 dense_widths=(256, 128),
                 spreads=False,  # feed standard deviations over time to the dense layers, too
+                means=False,  # and means over time
             ),
             str=dict(  # of the DenseNet for branches="str", see configs/str.py
                 depth=16,  # or 28, 40
@@ -170,6 +171,7 @@ def augment() -> ConfigDict:
             shear=0.0,  # of x by y, uniform +-
             time_crop=1.0,  # minimum fraction of a sequence's time that is kept
             time_warp=0.0,  # exponent exp(uniform +-) of its time
+            mixup=0.0,  # mix examples with weights from Beta(this, this); 0: do not mix
         )
     )
 

@@ -190,3 +190,32 @@ def test_skeletons_need_a_network_without_image_branch(tiny_data, source):
     config.model.branches = "keypoints"
     (batch,) = eval_batches([data] * 3, config)
     assert "image" not in batch and batch["weight"].sum() == 3
+
+
+def test_mixup_mixes_features_and_labels(tiny_data, source):
+    config = tiny_config(tiny_data)
+    config.augment.update(defaults.evaluation_views(config.augment), rotation=0.0, flip=0.0)
+    config.augment.scale = 0.0
+    plain = {}
+    for batch in eval_batches(source, config):
+        for index, values in zip(batch["index"], batch["features"], strict=True):
+            plain[int(index)] = values
+    config.augment.mixup = 0.4
+    batch = next(train_batches(source, config))
+    weights = batch["partner_weight"]
+    assert 0 <= weights.min() and weights.max() <= 0.5 and len(set(weights)) > len(weights) / 2
+    labels = records.read_labels(source)
+    everyone = np.stack([plain[i] for i in range(len(source))])
+    for row, index in enumerate(batch["index"]):
+        assert batch["label"][row] == labels[index]
+        candidates = (1 - weights[row]) * plain[int(index)] + weights[row] * everyone
+        errors = abs(candidates - batch["features"][row]).max(-1)
+        partners = {labels[i] for i in np.flatnonzero(errors < 1e-5)}
+        assert batch["partner_label"][row] in partners
+    # The same examples in any order of batches.
+    again = list(islice(train_batches(source, config), 3))[2]
+    resumed = next(train_batches(source, config, start_step=2))
+    assert_same([again], [resumed])
+    config.data.resident = True
+    with pytest.raises(UserError, match="mixup"):
+        next(train_batches(source, config))

@@ -244,6 +244,29 @@ def test_architecture_of_the_sequence_network(order):
     assert params["dense"]["Dense_0"]["kernel"].shape == (8 * 128, 256)  # 32 frames, two pools
 
 
+@pytest.mark.parametrize(("spreads", "means"), [(True, False), (False, True), (True, True)])
+def test_dense_layers_get_statistics_over_time(spreads, means):
+    config = tiny_config("")
+    config.model.update(branches="sequence", layout="jhmdb15", features="full")
+    config.model.sequence.update(spreads=spreads, means=means)
+    net = models.build(config.model)
+    clip = np.random.default_rng(0).normal(size=(1, *models.inputs(config.model).shape))
+    variables = jax.device_get(net.init(jax.random.key(0), None, clip))
+    first = variables["params"]["dense"]["Dense_0"]
+    assert first["kernel"].shape == (8 * 128 + 151 * (spreads + means), 256)
+    first["kernel"] = np.array(first["kernel"])
+    first["kernel"][: 8 * 128] = 0  # only the statistics are left
+
+    def logits(features, valid=True):
+        return np.asarray(net.apply(variables, None, features, np.array([valid])))
+
+    np.testing.assert_allclose(logits(clip[:, ::-1]), logits(clip), rtol=1e-4, atol=1e-6)
+    still = np.repeat(clip.mean(1, keepdims=True), clip.shape[1], 1)
+    assert np.allclose(logits(still), logits(clip), atol=1e-4) == (not spreads)
+    assert np.allclose(logits(clip + 1), logits(clip), atol=1e-4) == (not means)
+    np.testing.assert_array_equal(logits(clip, False), logits(2 * clip, False))
+
+
 def test_mismatch_of_stills_and_sequences(clip_data, tiny_data, tmp_path):
     config = sequence_config(tiny_data)
     with pytest.raises(UserError, match="holds stills; train with"):

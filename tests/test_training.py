@@ -138,6 +138,16 @@ def test_schedules_of_the_paper_and_cosine():
     assert float(schedule(1500)) == pytest.approx(0, abs=1e-9)
 
 
+def test_mixed_examples_have_mixed_targets():
+    logits = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    labels, others = np.array([0, 3, 1, 1, 2]), np.array([1, 3, 0, 2, 2])
+    weights = np.array([0.5, 0.3, 0.0, 0.2, 0.1], np.float32)
+    each = [np.asarray(steps.cross_entropy(logits, which)) for which in (labels, others)]
+    expected = (1 - weights) * each[0] + weights * each[1]
+    mixed = steps.cross_entropy(logits, labels, partners=(others, weights))
+    np.testing.assert_allclose(mixed, expected, rtol=1e-5)
+
+
 def test_label_smoothing_matches_its_definition():
     logits = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     labels = np.array([0, 3, 1, 1, 2])

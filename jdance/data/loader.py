@@ -165,12 +165,56 @@ def train_batches(
         features (see `features.Inputs`), valid bool [B], label int32 [B], index int32 [B] (in the
         source), weight float32 [B] (1), and for networks with an image branch image uint8
         [B, S, S, 3] RGB, or with `data.resident` inverse_affine float32 [B, 2, 3] (see
-        `device_cache`).
+        `device_cache`). With `augment.mixup` also partner_label int32 [B] and partner_weight
+        float32 [B].
+
+    Raises:
+        UserError: mixup of images that are cached on the device.
     """
     make = partial(
         batch, source=source, config=config, inputs=inputs, on_device=config.data.resident
     )
+    if config.augment.mixup:
+        if config.data.resident:
+            raise UserError(
+                "--config.augment.mixup mixes images before they are sent to the device; use it "
+                "without --config.data.resident"
+            )
+        make = partial(_mixed, make=make, alpha=config.augment.mixup, count=len(source))
     return ordered_batches(source, make, config, start_step, process, processes, fractions)
+
+
+def _mixed(
+    indices: Sequence[int],
+    rngs: Sequence[np.random.Generator],
+    *,
+    make: Callable[[Sequence[int], Sequence[np.random.Generator]], Batch],
+    alpha: float,
+    count: int,
+) -> Batch:
+    """Makes a batch whose examples are mixed with others of the data set (Zhang et al., 2018).
+
+    Each example keeps at least half of its weight, and all of it if only one of the two has key
+    points.
+
+    Args:
+        indices, rngs: as for `batch`.
+        make: makes batches of examples.
+        alpha: the weights are from Beta(alpha, alpha).
+        count: number of examples in the data set.
+    """
+    drawn = np.array([(rng.integers(count), rng.beta(alpha, alpha)) for rng in rngs])
+    mixed = make(indices, rngs)
+    partner = make(drawn[:, 0].astype(int).tolist(), rngs)
+    weight = np.minimum(drawn[:, 1], 1 - drawn[:, 1])
+    weight = np.where(mixed["valid"] == partner["valid"], weight, 0).astype(np.float32)
+    for name in ("features", "image"):
+        if name in mixed:
+            kind = mixed[name].dtype
+            each = weight.reshape(-1, *(1,) * (mixed[name].ndim - 1))
+            value = (1 - each) * mixed[name] + each * partner[name]
+            mixed[name] = value.astype(kind) if kind == np.float32 else np.rint(value).astype(kind)
+    return mixed | {"partner_label": partner["label"], "partner_weight": weight}
 
 
 def ordered_batches(

@@ -33,6 +33,7 @@ class SequenceNet(nn.Module):
         dense_widths: hidden dense layers, with batch norm.
         spreads: also feed the standard deviations of all features over time to the dense layers,
             which show small movements such as those of a wave.
+        means: also feed their means over time.
         stage_dropout: rate before the dense layers.
         dropout: rate after each hidden dense layer.
         axis_name: the mapped axis over which batch statistics are synchronized.
@@ -47,6 +48,7 @@ class SequenceNet(nn.Module):
     attention: Attention | None = None
     dense_widths: Sequence[int] = (256, 128)
     spreads: bool = False
+    means: bool = False
     stage_dropout: float = 0.0
     dropout: float = 0.5
     axis_name: str | None = None
@@ -94,12 +96,17 @@ class SequenceNet(nn.Module):
         if self.attention is not None:
             x = self.attention(name="attention")(x, train)
         x = x.reshape(len(x), -1)
-        if self.spreads:
-            spreads = jnp.sqrt(features.var(1) + 1e-6).astype(self.dtype)
-            spreads = norm(name="spreads_norm")(spreads)
+        statistics = {
+            "spreads": jnp.sqrt(features.var(1) + 1e-6) if self.spreads else None,
+            "means": features.mean(1) if self.means else None,
+        }
+        for name, values in statistics.items():
+            if values is None:
+                continue
+            values = norm(name=f"{name}_norm")(values.astype(self.dtype))
             if valid is not None:
-                spreads = jnp.where(valid[:, None], spreads, 0)
-            x = jnp.concatenate([x, spreads], -1)
+                values = jnp.where(valid[:, None], values, 0)
+            x = jnp.concatenate([x, values], -1)
         x = MLP(
             self.dense_widths,
             self.dropout,

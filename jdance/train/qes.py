@@ -111,8 +111,11 @@ def category_loss(
     smoothing: float = 0.0,
 ) -> tuple[Array, tuple[dict[str, Array], Any]]:
     """Mean cross-entropy and accuracy of stage 1; see `steps.motion_loss`."""
-    labels = jnp.array(categories)[batch["label"]]
+    category = jnp.array(categories)
+    labels, partners = category[batch["label"]], steps.partners(batch)
+    if partners is not None:
+        partners = category[partners[0]], partners[1]
     logits = model.apply(variables, batch["features"], method="category_logits")
-    loss = steps.cross_entropy(jnp.asarray(logits), labels, smoothing).mean()
+    loss = steps.cross_entropy(jnp.asarray(logits), labels, smoothing, partners).mean()
     accuracy = (jnp.asarray(logits).argmax(-1) == labels).mean()
     return loss, ({"category_accuracy": accuracy}, variables["batch_stats"])

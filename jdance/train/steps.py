@@ -25,10 +25,32 @@ Loss = Callable[
 ]
 
 
-def cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> Array:
-    """Softmax cross-entropy [B] of logits [B, M] and labels int32 [B]."""
+def cross_entropy(
+    logits: Array,
+    labels: Array,
+    smoothing: float = 0.0,
+    partners: tuple[Array, Array] | None = None,
+) -> Array:
+    """Softmax cross-entropy [B] of logits [B, M].
+
+    Args:
+        logits: [B, M].
+        labels: int32 [B].
+        smoothing: label smoothing.
+        partners: labels int32 [B] and weights float32 [B] of the examples mixed in.
+    """
     targets = jax.nn.one_hot(labels, logits.shape[-1])
+    if partners is not None:
+        other, weight = jax.nn.one_hot(partners[0], logits.shape[-1]), partners[1][:, None]
+        targets = (1 - weight) * targets + weight * other
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
+
+
+def partners(batch: dict[str, Array]) -> tuple[Array, Array] | None:
+    """The arguments of `cross_entropy` for examples mixed in; None without mixup."""
+    if "partner_label" not in batch:
+        return None
+    return batch["partner_label"], batch["partner_weight"]
 
 
 def motion_loss(
@@ -44,7 +66,8 @@ def motion_loss(
     Args:
         model: the network.
         variables: its params and batch_stats.
-        batch: image [B, S, S, 3] (optional), features [B, D], valid, label and index [B].
+        batch: image [B, S, S, 3] (optional), features [B, D], valid, label and index [B]; with
+            mixup partner_label and partner_weight [B].
         key: for dropout.
         smoothing: label smoothing.
     """
@@ -59,10 +82,11 @@ def motion_loss(
         mutable=["batch_stats"],
     )
     if logits.ndim == 3:  # of branches that each learn by themselves
-        losses = jax.vmap(cross_entropy, (1, None, None))(logits, batch["label"], smoothing)
+        each = jax.vmap(cross_entropy, (1, None, None, None))
+        losses = each(logits, batch["label"], smoothing, partners(batch))
         loss, logits = losses.mean(), logits.sum(1)
     else:
-        loss = cross_entropy(logits, batch["label"], smoothing).mean()
+        loss = cross_entropy(logits, batch["label"], smoothing, partners(batch)).mean()
     accuracy = (logits.argmax(-1) == batch["label"]).mean()
     return loss, ({"accuracy": accuracy}, updates.get("batch_stats", {}))
 
