@@ -203,7 +203,7 @@ def test_mixup_mixes_features_and_labels(tiny_data, source):
     config.augment.mixup = 0.4
     batch = next(train_batches(source, config))
     weights = batch["partner_weight"]
-    assert 0 <= weights.min() and weights.max() <= 0.5 and len(set(weights)) > len(weights) / 2
+    assert weights.min() >= 0 and weights.max() <= 0.5 and len(set(weights)) > len(weights) / 2
     labels = records.read_labels(source)
     everyone = np.stack([plain[i] for i in range(len(source))])
     for row, index in enumerate(batch["index"]):
