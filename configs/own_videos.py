@@ -9,6 +9,11 @@
 manifest.csv labels parts of videos (docs/data-formats.md); launch/stage.py --video and the web page
 write such files, too. The network starts from the sequence form of dance6, which has seen 20,000
 synthetic windows, and classifies each moment by the second before and after it.
+
+StageDance, 24 videos of 15 s to train (--seed=5001, 400 x 300 pixels) and 4 to choose by
+(--seed=6001), --pose=stage: on ten unseen videos (--seed=4001) F1@50 0.806 ± 0.080 and 85.9 % of the
+time correct; on the 4 videos 0.870 with mixup and 0.853 without, 87.3 % and 87.7 %. dance6_sequence
+itself reaches 0.691 and 73.0 % on the ten. 2 shared CPU cores, jax 0.10.2, 2 minutes.
 """
 
 from ml_collections import ConfigDict
@@ -40,8 +45,9 @@ def get_config() -> ConfigDict:
         rotation=8.0,
         stretch=0.2,
         joint_noise=0.003,
-        joint_dropout=0.02,
+        joint_dropout=0.06,
         time_crop=1.0,
         time_warp=0.05,
+        mixup=0.4,
     )
     return config
