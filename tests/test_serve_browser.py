@@ -184,7 +184,7 @@ def test_video_that_the_browser_cannot_play(movenet, real_data, page, tmp_path):
     page.drop(path)
     page.wait("document.getElementById('progress-text').textContent.includes('left')")
     page.wait("document.querySelectorAll('.segment').length >= 3")
-    page.wait("document.getElementById('picture').width")
+    page.wait("document.getElementById('frame-canvas').width")
     page.screenshot("video-progress-desktop")
     page.wait_until_done()
     page.wait("document.getElementById('video').readyState > 1")

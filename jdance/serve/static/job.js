@@ -99,7 +99,7 @@ function showServers(current) {
     player.offset = player.frames[0]?.time ?? 0;
     player.open("video", `${server.jobPath(current.id)}/files/video?show=1`, null);
   } else {
-    player.switch("picture");
+    player.switch("canvas");
   }
 }
 
@@ -144,7 +144,7 @@ function update(current, status) {
       player.open("video", path, () => showServers(current));
     } else if (!current.file) {
       current.unplayable = true;
-      if (status.media === "video") player.switch("picture");
+      if (status.media === "video") player.switch("canvas");
     } else if (player.mode !== status.media && !current.unplayable) {
       player.open(status.media, current.file, () => showServers(current));
     }
@@ -177,7 +177,7 @@ async function showProcessed(current, status) {
     if (!status.preview || status.preview[0] === current.preview) return;
     [current.preview] = status.preview;
     const result = await server.preview(current.id).catch(() => null);
-    if (result && job === current && player.mode === "picture") {
+    if (result && job === current && player.mode === "canvas") {
       player.showFrame(result[0], result[1], player.at(result[1]));
     }
   } else if ($("follow").checked && video.paused && !video.seeking && !reducedMotion.matches) {
@@ -204,7 +204,7 @@ function showProgress(current, { state, done, total, place, seconds_left: left }
     }
   }
   const isWaiting = current.unplayable && current.media === "video" && !isEnded(current)
-    && !player.picture.width;
+    && !player.canvas.width;
   $("waiting").hidden = !isWaiting;
   $("waiting").textContent = "This browser cannot play the file. Its frames appear here as they "
     + "are processed.";

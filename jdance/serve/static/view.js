@@ -23,7 +23,7 @@ let hasTimes = false;
 let shownPeople = "";
 
 export const player = new Player(
-  { stage: $("stage"), video: $("video"), image: $("image"), picture: $("picture"), settings },
+  { stage: $("stage"), video: $("video"), image: $("image"), canvas: $("frame-canvas"), settings },
   overlay,
   (time, people) => {
     timeline.setTime(time);
