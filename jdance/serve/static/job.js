@@ -9,10 +9,20 @@ import {
 const POLL = 300; // milliseconds
 const FILES = {
   json: ["JSON", "all key points and motions"],
-  csv: ["CSV", "timeline as a table"],
+  timeline: ["CSV", "timeline as a table"],
   video: ["Video", "annotated"],
   image: ["Image", "annotated"],
   html: ["Report", "one HTML page"],
+};
+const FORMATS = {
+  coco: ["COCO", "key points for pycocotools"],
+  openpose: ["OpenPose", "a JSON file per frame"],
+  csv: ["Joints", "CSV, a row per joint"],
+  eaf: ["ELAN", "a tier per dancer"],
+  textgrid: ["Praat", "a tier per dancer"],
+  srt: ["SRT", "subtitles"],
+  vtt: ["WebVTT", "subtitles"],
+  rerun: ["Rerun", "recording for its viewer"],
 };
 const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -41,7 +51,8 @@ function fail(error) {
 
 function options() {
   const form = $("options").elements;
-  const result = { every: form.every.value || "1", annotate: form.annotate.checked ? "1" : "0" };
+  const result = { every: form.every.value || "1" };
+  for (const name of ["annotate", "recording"]) result[name] = form[name].checked ? "1" : "0";
   if (form.start.value) result.start = form.start.value;
   if (form.end.value) result.end = form.end.value;
   return result;
@@ -138,7 +149,7 @@ function update(current, status) {
   if (isFirst) {
     setTitle(status.name);
     setMedia(status.media);
-    corrections.reset(current.id, status.media);
+    corrections.reset(current.file?.name ?? status.name, status.media);
     if (!current.file && status.playable) {
       const path = `${server.jobPath(current.id)}/media`;
       player.open("video", path, () => showServers(current));
@@ -249,15 +260,20 @@ function finish(current, status) {
 }
 
 function showFiles(current, status) {
-  $("files").replaceChildren(...status.files.map((kind) => {
-    const [name, note] = FILES[kind] ?? [kind, ""];
+  const link = (kind) => {
+    const [name, note] = FILES[kind] ?? FORMATS[kind];
     const path = `${server.jobPath(current.id)}/files/${kind}`;
-    const link = kind === "html"
+    const element = kind === "html"
       ? make("a", { href: `${path}?show=1`, target: "_blank", rel: "noopener" })
       : make("a", { href: path, download: "" });
-    link.append(name, make("small", {}, note));
-    return make("li", {}, link);
-  }));
+    element.append(name, make("small", {}, note));
+    return make("li", {}, element);
+  };
+  const links = (kinds) => (
+    Object.keys(kinds).filter((kind) => status.files.includes(kind)).map(link)
+  );
+  $("files").replaceChildren(...links(FILES));
+  $("formats").replaceChildren(...links(FORMATS));
   const each = status.frame_milliseconds;
   $("speed").textContent = each && current.media === "video"
     ? `${counted(status.done, "frame")}, ${each.toFixed(0)} ms each.` : "";

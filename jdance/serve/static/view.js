@@ -36,7 +36,11 @@ export const timeline = new Timeline($("timeline"), color, seek, (segment) => {
   corrections.edit(segment);
 });
 
-export const corrections = new Corrections(info, () => player.time, (segment, marks) => {
+const source = {
+  now: () => player.time, frames: () => player.frames, segments: () => timeline.segments(),
+};
+
+export const corrections = new Corrections(info, source, (segment, marks) => {
   timeline.select(segment);
   timeline.setMarks(marks);
 });
