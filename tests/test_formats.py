@@ -195,11 +195,10 @@ def eaf_is_well_formed(path):
 
 def test_eaf(tmp_path):
     elan = pytest.importorskip("pympi.Elan", reason="needs pympi-ling")
-    (tmp_path / "my videos").mkdir()
-    (tmp_path / "my videos" / "dance.mp4").write_bytes(b"")
     path, _ = write("eaf", tmp_path)
-    assert not elan.Eaf(path).media_descriptors  # there is no such file
-    clip = Clip(str(tmp_path / "my videos" / "dance.mp4"), (96, 80), FPS, CLASSES)
+    assert not elan.Eaf(path).media_descriptors  # there is no video
+    video = tmp_path / "my videos" / "dance.mp4"
+    clip = Clip(str(video), (96, 80), FPS, CLASSES, video=video)
     with closing(formats.Eaf(tmp_path / "out" / ".." / "dance", clip)) as writer:
         (tmp_path / "out").mkdir()
         writer.finish(SEGMENTS)

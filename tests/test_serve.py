@@ -1,17 +1,24 @@
 """The web application: jobs, limits, protection, and the camera."""
 
+import base64
+import hashlib
+import io
 import os
+import re
 import threading
 import time
+import zipfile
+from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 import spots
 from serving import application, held, upload, wait, wait_for
 
-from jdance.data import images, sources, videos
-from jdance.recognize import timeline
+from jdance.data import images, openpose_json, videos
+from jdance.recognize import formats, timeline
 from jdance.recognize.video import Settings, recognize_video
 from jdance.serve.app import display_name
 from jdance.serve.worker import Priority, Stopped
@@ -56,7 +63,7 @@ def test_image(client):
     for path in (f"{job}/shown", f"{job}/files/image"):
         image = images.decode(client.get(path).content)
         assert image is not None and image.shape == (144, 192, 3)
-    assert client.get(f"{job}/files/csv").status_code == 404
+    assert client.get(f"{job}/files/timeline").status_code == 404
 
 
 def test_video(client, clip, tmp_path):
@@ -65,7 +72,7 @@ def test_video(client, clip, tmp_path):
     assert (status["state"], status["message"]) == ("done", "")
     assert status["name"] == "dance _1_.webm"
     assert (status["done"], status["total"]) == (24, 24) and status["frame_milliseconds"] > 0
-    assert status["files"] == ["json", "csv", "html", "video"]
+    assert status["files"][:4] == ["json", "timeline", "html", "video"]
     content = client.get(f"{job}/files/json").json()
     assert content["source"] == "dance _1_.webm" and len(content["frames"]) == 24
     for shown, full in zip(status["frames"], content["frames"], strict=True):
@@ -73,11 +80,16 @@ def test_video(client, clip, tmp_path):
         assert [p["track"] for p in shown["people"]] == [p["track"] for p in full["people"]]
     assert {p["track"] for frame in status["frames"] for p in frame["people"]} == {0, 1}
     assert status["tracks"] == content["tracks"]
-    (tmp_path / "x.csv").write_bytes(client.get(f"{job}/files/csv").content)
+    (tmp_path / "x.csv").write_bytes(client.get(f"{job}/files/timeline").content)
     assert timeline.summary(timeline.read_csv(tmp_path / "x.csv")) == status["tracks"]
     report = client.get(f"{job}/files/html", params={"show": 1})
-    assert "dance _1_.webm" in report.text and "<script" not in report.text
-    assert "sandbox" in report.headers["content-security-policy"]
+    assert "dance _1_.webm" in report.text
+    # Its script is allowed by its hash, in an origin of its own.
+    policy = report.headers["content-security-policy"]
+    (script,) = re.findall(r'<script type="module">(.*?)</script>', report.text, re.S)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in policy
+    assert "sandbox" in policy and "allow-same-origin" not in policy
     assert report.headers["content-disposition"].startswith("inline")
     path = tmp_path / f"x{videos.output_path(Path('x')).suffix}"
     path.write_bytes(client.get(f"{job}/files/video").content)
@@ -94,57 +106,60 @@ def test_part_of_a_video(client, clip):
     status = wait(client, job)
     assert [frame["time"] for frame in status["frames"]] == [1.0, 1.25, 1.5, 1.75]
     assert status["head"] == {"width": 192, "height": 144, "fps": 4, "begin": 1, "end": 2}
-    assert status["files"] == ["json", "csv", "html"]
+    assert not {"video", "rerun"} & set(status["files"])
     for wrong in ({"start": "x"}, {"start": 3, "end": 2}, {"every": 0}, {"end": "nan"}):
         response = client.post("/api/jobs", params=wrong, content=clip)
         assert response.status_code == 400 and response.json()["error"]
 
 
-def test_corrections_are_a_manifest(client, clip, tmp_path):
-    job = upload(client, clip, "x.webm")
-    wait(client, job)
-    wanted = [{"track": 0, "start": 0.5, "end": 2.0, "label": "  spin,  fast "},
-              {"track": 1, "start": 0.0, "end": 1.0, "label": "unknown"}]  # fmt: skip
-    response = client.post(f"{job}/manifest", json={"corrections": wanted})
-    assert 'filename="manifest.csv"' in response.headers["content-disposition"]
-    (tmp_path / "manifest.csv").write_text(response.text)
+def test_formats_of_other_tools(client, clip, tmp_path):
+    """They are the files of launch/recognize.py --format, under the user's name."""
+    job = upload(client, clip, "my dance.webm", recording=1)
+    status = wait(client, job)
+    kinds = formats.offered(videos=True)
+    assert "rerun" in kinds or not find_spec("rerun")
+    assert set(status["files"]) == {"json", "timeline", "html", "video", *kinds}
+    names, contents = {}, {}
+    for kind in kinds:
+        response = client.get(f"{job}/files/{kind}")
+        disposition = unquote(response.headers["content-disposition"])
+        names[kind], contents[kind] = disposition.rpartition("'")[2], response.content
+    assert {kind: name.removeprefix("my dance") for kind, name in names.items()} == {
+        kind: "_keypoints.zip" if kind == "openpose" else formats.FORMATS[kind].suffix
+        for kind in kinds
+    }
     (tmp_path / "x.webm").write_bytes(clip)
-    source = sources.open_source(str(tmp_path / "manifest.csv"))
-    assert not source.skipped and source.classes == ["spin, fast", "unknown"]
-    assert len(source.items) == 3 + 2  # at two frames per second
-    for item in source.items:
-        (person,) = item.people
-        # The box is that of the labeled person in this very frame.
-        image = item.load().image.astype(int)
-        channel = 0 if person.label == "spin, fast" else 1
-        y, x = np.nonzero((image[..., channel] > 150) & (image.sum(-1) < 400))
-        left, top, width, height = person.box
-        assert left + width / 2 == pytest.approx(x.mean(), abs=5)
-        assert top < y.mean() < top + height
+    settings = Settings(formats=kinds)
+    recognize_video(client.server.recognizer, tmp_path / "x.webm", tmp_path / "y", settings)
+    for kind in ("coco", "csv", "textgrid", "srt", "vtt"):
+        path = tmp_path / f"y{formats.FORMATS[kind].suffix}"
+        assert contents[kind] == path.read_bytes(), kind
+    own = re.sub(rb' DATE="[^"]*"', b"", contents["eaf"])
+    other = re.sub(rb' DATE="[^"]*"', b"", (tmp_path / "y.eaf").read_bytes())
+    # The link is to the user's file beside the document, not to a path on the server.
+    assert b'MEDIA_URL="./my dance.webm"' in own and own.count(b"file:") == 0
+    assert re.sub(rb"<MEDIA_D[^>]*>", b"", own) == re.sub(rb"<MEDIA_D[^>]*>", b"", other)
+    with zipfile.ZipFile(io.BytesIO(contents["openpose"])) as archive:
+        assert len(archive.namelist()) == 24
+        for name in archive.namelist():
+            path = tmp_path / "y_keypoints" / name.replace("my dance", "x")
+            assert archive.read(name) == path.read_bytes()
 
-    job = upload(client, spots.jpeg(PEOPLE), "y.jpg")
-    wait(client, job)
-    one = [{"track": 1, "start": 0, "end": 1, "label": "jump"}]
-    text = client.post(f"{job}/manifest", json={"corrections": one}).text
-    (tmp_path / "manifest.csv").write_text(text)
-    (tmp_path / "y.jpg").write_bytes(spots.jpeg(PEOPLE))
-    (item,) = sources.open_source(str(tmp_path / "manifest.csv")).items
-    assert item.people[0].label == "jump" and item.people[0].box[0] > 100
+    status = wait(client, job := upload(client, spots.jpeg(PEOPLE), "p 1.jpg"))
+    assert status["files"] == ["json", "image", "openpose", "coco", "csv"]
+    results = client.get(f"{job}/files/coco").json()
+    assert [entry["file_name"] for entry in results] == ["p 1.jpg"] * 2
+    (tmp_path / "z.json").write_bytes(client.get(f"{job}/files/openpose").content)
+    (frame,) = status["frames"]
+    for read, person in zip(openpose_json.read(tmp_path / "z.json"), frame["people"], strict=True):
+        np.testing.assert_allclose(read[:, :2], np.array(person["keypoints"])[:, :2], atol=0.051)
 
 
-@pytest.mark.parametrize("body", [
-    "", "[]", "{}", '{"corrections": 3}', '{"corrections": [3]}', "[" * 100_000,
-    '{"corrections": [{"track": 0, "start": 2, "end": 1, "label": "a"}]}',
-    '{"corrections": [{"track": 0, "start": 0, "end": Infinity, "label": "a"}]}',
-    '{"corrections": [{"track": 0, "start": 0, "end": 1, "label": " "}]}',
-    '{"corrections": [{"track": 0, "start": 0, "end": 1, "label": "a\\u0007"}]}',
-    '{"corrections": [{"track": 1e999, "start": 0, "end": 1, "label": "a"}]}',
-])  # fmt: skip
-def test_invalid_corrections(client, body):
-    job = upload(client, spots.jpeg([]))
-    wait(client, job)
-    response = client.post(f"{job}/manifest", content=body)
-    assert response.status_code == 400 and "\n" not in response.json()["error"]
+def test_long_names(client, clip):
+    """More bytes than a file name may have."""
+    for suffix, data in ((".webm", clip), (".jpg", spots.jpeg(PEOPLE))):
+        status = wait(client, upload(client, data, "ダンス" * 40 + suffix))
+        assert (status["state"], status["message"]) == ("done", "")
 
 
 @pytest.mark.parametrize("name", ["x.jpg", "x.heic", "x.mp4", "x.webm", "x.gif", "x", "x.exe", ""])

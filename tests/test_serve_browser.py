@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import cv2
@@ -184,7 +184,7 @@ def test_video_that_the_browser_cannot_play(movenet, real_data, page, tmp_path):
     page.drop(path)
     page.wait("document.getElementById('progress-text').textContent.includes('left')")
     page.wait("document.querySelectorAll('.segment').length >= 3")
-    page.wait("document.getElementById('picture').width")
+    page.wait("document.getElementById('frame-canvas').width")
     page.screenshot("video-progress-desktop")
     page.wait_until_done()
     page.wait("document.getElementById('video').readyState > 1")
@@ -197,13 +197,10 @@ def test_video_that_the_browser_cannot_play(movenet, real_data, page, tmp_path):
     page.wait("document.querySelectorAll('#marks li').length == 1")
     page.screenshot("video-desktop")
     page["manifest"].click()
-    manifest = tmp_path / "manifest.csv"
-    deadline = time.monotonic() + 30
-    while not manifest.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    text = _downloaded(tmp_path / "manifest.csv")
+    (tmp_path / "manifest.csv").write_text(text)
     shutil.copy(path, tmp_path / path.name)
-    source = sources.open_source(str(manifest))
+    source = sources.open_source(str(tmp_path / "manifest.csv"))
     assert source.classes == ["arm swing"] and len(source.items) >= 10
     # The annotated video comes without a media type that fits the AVI: one refusal is expected.
     page.browser.get_log("browser")
@@ -213,15 +210,78 @@ def test_video_that_the_browser_cannot_play(movenet, real_data, page, tmp_path):
     page.check()
 
 
+def _stage_video(path):
+    clip = StageVideo(3, 0, dancers=2, seconds=3, width=480, height=360)
+    with closing(videos.VideoWriter(path, 8.0)) as writer:
+        for when, scene in clip.frames(8.0):
+            writer.write(when, scene.image)
+
+
+def _downloaded(path, seconds=30):
+    """Waits for a download; returns its text, and removes it."""
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.1)
+    text = path.read_text()
+    path.unlink()
+    return text
+
+
+def _correct_in_report(page, tmp_path):
+    """Fills in the form of the HTML page of a video; returns the manifest."""
+    page.run("document.querySelectorAll('rect.bar')[0].dispatchEvent(new MouseEvent('click'))")
+    page["motion"].send_keys("another")
+    page["other"].send_keys("arm swing", Keys.ENTER)
+    assert len(page.browser.find_elements(By.CSS_SELECTOR, "#labels li")) == 1
+    page["rest"].click()
+    page["download"].click()
+    return _downloaded(tmp_path / "manifest.csv")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_corrections(page, tmp_path, width):
+    """The web page, its report and the page of launch/recognize.py give the same manifest."""
+    video = tmp_path / "stage.webm"
+    _stage_video(video)
+    folder = tmp_path / "server"
+    folder.mkdir()
+    with serving("stage", folder) as address:
+        opened = page(address, width)
+        opened["file"].send_keys(str(video))
+        opened.wait_until_done()
+        opened.browser.find_element(By.CSS_SELECTOR, ".segment").send_keys(Keys.ENTER)
+        opened["label"].send_keys("another")
+        opened["other"].send_keys("arm swing", Keys.ENTER)
+        opened.wait("document.querySelectorAll('#marks li').length == 1")
+        opened["rest"].click()
+        opened.run("document.querySelector('#downloads details').open = true")
+        opened.screenshot(f"labeling-{width}")
+        opened["manifest"].click()
+        expected = _downloaded(tmp_path / "manifest.csv")
+        assert "stage.webm,arm swing,0.000,0.500," in expected
+        opened.browser.find_element(By.CSS_SELECTOR, "#formats a[href$='/srt']").click()
+        assert "dancer 0:" in _downloaded(tmp_path / "stage.srt")
+        opened.check()
+        report = opened.run("return document.querySelector('#files a[target]').href")
+        opened.browser.get(report)
+        assert _correct_in_report(opened, tmp_path) == expected
+        opened.check()
+    command = [sys.executable, ROOT / "launch" / "recognize.py", "--pose=stage"]
+    command += [f"--input={video}", f"--output={tmp_path / 'out'}"]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    opened.browser.get((tmp_path / "out" / "stage.html").as_uri())
+    opened.wait("!document.getElementById('player').hidden")
+    assert _correct_in_report(opened, tmp_path) == expected
+    opened.screenshot(f"report-{width}")
+    opened.check()
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_video(movenet, page, tmp_path, width):
     """A video of the synthetic stage, which the browser plays."""
     path = tmp_path / "stage.webm"
-    clip = StageVideo(3, 0, dancers=2, seconds=3, width=480, height=360)
-    writer = videos.VideoWriter(path, 8.0)
-    for when, scene in clip.frames(8.0):
-        writer.write(when, scene.image)
-    writer.close()
+    _stage_video(path)
     page = page(movenet, width)
     page["file"].send_keys(str(path))
     page.wait_until_done()

@@ -167,13 +167,10 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a[both, :2] - b[both, :2], axis=-1).mean())
 
 
-def write(
-    path: Path, people: np.ndarray, generator: str = "", tracks: Sequence[int] | None = None
-) -> None:
-    """Writes people [N, 18, 3] in the layout COCO-18, with all keys that OpenPose writes.
+def to_text(people: np.ndarray, generator: str = "", tracks: Sequence[int] | None = None) -> str:
+    """Returns people [N, 18, 3] in the layout COCO-18, with all keys that OpenPose writes.
 
     Args:
-        path: the JSON file.
         people: x, y in pixels, score.
         generator: name of the program that made them; "": not stated.
         tracks: number of each person's track, for `person_id`; None: unknown.
@@ -187,7 +184,14 @@ def write(
         for person, track in zip(people, tracks or [-1] * len(people), strict=True)
     ]
     made_by = {"generator": generator} if generator else {}
-    path.write_text(json.dumps({"version": 1.3, **made_by, "people": entries}) + "\n")
+    return json.dumps({"version": 1.3, **made_by, "people": entries}) + "\n"
+
+
+def write(
+    path: Path, people: np.ndarray, generator: str = "", tracks: Sequence[int] | None = None
+) -> None:
+    """Writes people [N, 18, 3] to a JSON file; see `to_text`."""
+    path.write_text(to_text(people, generator, tracks))
 
 
 def read_generator(path: Path) -> str:

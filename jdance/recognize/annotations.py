@@ -67,8 +67,8 @@ def eaf(
     Args:
         segments: the motions of all tracks.
         classes: the vocabulary.
-        media: the video; None: no video is linked.
-        folder: of the document, to which the link to the video is relative.
+        media: the video, relative to the document or absolute; None: no video is linked.
+        folder: of the document.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     root = ElementTree.Element(
@@ -85,12 +85,15 @@ def eaf(
     header = add(root, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
     if media is not None:
         # Like ELAN, without escapes.
-        absolute = images.printable(media.resolve().as_posix()).lstrip("/")
-        relative = images.printable(Path(os.path.relpath(media, folder)).as_posix())
+        relative = Path(os.path.relpath(media, folder)) if media.is_absolute() else media
+        link = images.printable(relative.as_posix())
+        link = link if link.startswith("../") else f"./{link}"
+        absolute = f"file:///{images.printable(media.as_posix()).lstrip('/')}"
         add(
-            header, "MEDIA_DESCRIPTOR", MEDIA_URL=_line(f"file:///{absolute}"),
+            header, "MEDIA_DESCRIPTOR",
+            MEDIA_URL=_line(absolute if media.is_absolute() else link),
             MIME_TYPE=_MIME_TYPES.get(media.suffix.lower(), "video/*"),
-            RELATIVE_MEDIA_URL=_line(relative if relative.startswith("../") else f"./{relative}"),
+            RELATIVE_MEDIA_URL=_line(link),
         )  # fmt: skip
     tracks = spans(segments)
     count = sum(map(len, tracks.values()))

@@ -91,6 +91,12 @@ class Coco(Writer):
         self._output.close()
 
 
+def openpose_text(frame: MotionFrame) -> str:
+    """Returns the people of a frame as OpenPose's JSON; `person_id` is the track."""
+    people = np.array([p.keypoints for p in frame.people]).reshape(-1, skeleton.NUM_JOINTS, 3)
+    return openpose_json.to_text(people, tracks=[person.track for person in frame.people])
+
+
 class OpenPose(Writer):
     """OpenPose's JSON: a folder with a file per frame, or a file per image.
 
@@ -119,8 +125,7 @@ class OpenPose(Writer):
             path = self.path.with_name(f"{self._images[frame.index]}_keypoints.json")
         else:
             path = openpose_json.path_for_frame(self._video, frame.index, self._partial)
-        people = np.array([p.keypoints for p in frame.people]).reshape(-1, skeleton.NUM_JOINTS, 3)
-        openpose_json.write(path, people, tracks=[person.track for person in frame.people])
+        path.write_text(openpose_text(frame))
 
     def finish(self, segments: Sequence[Segment]) -> None:
         if self._images:
@@ -182,9 +187,7 @@ class Eaf(_Annotation):
     suffix = ".eaf"
 
     def render(self, segments: Sequence[Segment], end: float) -> str:
-        source = Path(self.clip.source)
-        media = source if source.is_file() else None  # else a camera or a clip of skeletons
-        return annotations.eaf(segments, self.clip.classes, media, self.path.parent)
+        return annotations.eaf(segments, self.clip.classes, self.clip.video, self.path.parent)
 
 
 class TextGrid(_Annotation):
@@ -407,6 +410,12 @@ def select(names: Iterable[str], *, videos: bool = True) -> list[str]:
     if "rerun" in names and not find_spec("rerun"):
         raise UserError("--format=rerun: needs rerun-sdk; pip install rerun-sdk")
     return names
+
+
+def offered(*, videos: bool) -> list[str]:
+    """Returns the formats that videos, or images, have, and whose packages are installed."""
+    names = [name for name in FORMATS if name != "rerun" or find_spec("rerun")]
+    return names if videos else of_images(names)
 
 
 def of_images(names: Iterable[str]) -> list[str]:

@@ -151,7 +151,7 @@ def recognize_video(
         collector: receives the frames and segments, too.
         show: called with every annotated frame; returns False to stop.
         on_progress: called with the numbers of frames read and in total (0: unknown).
-        name: of the source in the results; "": its path.
+        name: of the source in the results, for files that are not kept; "": its path.
 
     Returns:
         The problem if the file or its key points could only be read in part; else "".
@@ -163,14 +163,14 @@ def recognize_video(
         videos.Video(source, every=settings.every, start=settings.start, end=settings.end)
     ) as video:
         known = None if keypoints is None else openpose_json.VideoKeypoints(video.name, keypoints)
-        name = name or str(source)
+        path = None if video.is_camera else Path(name) if name else Path(source).resolve()
         fps = video.fps / settings.every
         lag = CAMERA_LAG if video.is_camera else None
         # Closed before the video, which its thread reads.
         with closing(_recognize_frames(recognizer, video, settings, known, on_progress)) as frames:
             _recognize(
-                recognizer, frames, name, video.size, fps, stem, settings, classifier, collector,
-                show, lag,
+                recognizer, frames, name or str(source), path, video.size, fps, stem, settings,
+                classifier, collector, show, lag,
             )  # fmt: skip
         problems = [video.problem] * bool(video.problem)
         if known and known.problems:
@@ -224,8 +224,8 @@ def recognize_skeletons(
 
     fps = settings.fps / settings.every
     _recognize(
-        recognizer, frames(), str(folder), None, fps, stem, settings, classifier, collector, None,
-        None,
+        recognizer, frames(), str(folder), None, None, fps, stem, settings, classifier, collector,
+        None, None,
     )  # fmt: skip
     return f"{counted(len(bad), 'frame')} left out; the first, {bad[0]}" if bad else ""
 
@@ -300,6 +300,7 @@ def _recognize(
     recognizer: Recognizer,
     frames: Iterable[_Frame],
     source: str,
+    path: Path | None,
     size: tuple[int, int] | None,
     fps: float,
     stem: Path | None,
@@ -311,7 +312,7 @@ def _recognize(
 ) -> None:
     """Tracks the people through the frames and writes all results."""
     stream = MotionStream(recognizer, classifier, settings, fps, lag)
-    clip = Clip(source, size, fps, stream.classes, stream.min_confidence)
+    clip = Clip(source, size, fps, stream.classes, stream.min_confidence, video=path)
     write(_track(stream, frames), clip, stem, settings, collector=collector, show=show)
 
 
@@ -331,6 +332,7 @@ def write(
     """
     motion_timeline = timeline.Timeline(clip.period)
     posture = feedback.PostureFeedback(settings.posture) if settings.posture else None
+    annotated = settings.annotate and clip.size is not None
     count = 0
     with ExitStack() as stack:
 
@@ -342,8 +344,8 @@ def write(
             outputs.append(opened(writers.Json(stem, clip, posture)))
             outputs.append(opened(writers.Timeline(stem, clip)))
             if settings.report:
-                outputs.append(opened(writers.Page(stem, clip, posture)))
-            if settings.annotate and clip.size is not None:
+                outputs.append(opened(writers.Page(stem, clip, posture, annotated)))
+            if annotated:
                 outputs.append(opened(writers.AnnotatedVideo(stem, clip)))
             outputs.append(opened(Several(settings.formats, stem, clip)))
         for frame in frames:

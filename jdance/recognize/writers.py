@@ -37,6 +37,7 @@ class Clip:
         classes: names of the motions.
         min_confidence: threshold of `unknown` in videos, see `smoothing.log_evidence`.
         images: file names of the images by frame index; () for videos.
+        video: the video file; a relative path is one beside the results. None: there is none.
     """
 
     source: str
@@ -45,6 +46,7 @@ class Clip:
     classes: Sequence[str]
     min_confidence: float = 0.0
     images: Sequence[str] = ()
+    video: Path | None = None
 
     @property
     def period(self) -> float:
@@ -164,6 +166,11 @@ class Timeline(Writer):
 class Page(Writer):
     """The HTML page, with the first frame of each motion.
 
+    Args:
+        stem, clip: see `Writer`.
+        posture: adds posture feedback.
+        annotated: whether the annotated video is written, too.
+
     Attributes:
         page: the content so far.
         end: of the last frame, in seconds.
@@ -171,13 +178,27 @@ class Page(Writer):
 
     suffix = ".html"
 
-    def __init__(self, stem: Path, clip: Clip, posture: feedback.PostureFeedback | None = None):
+    def __init__(
+        self,
+        stem: Path,
+        clip: Clip,
+        posture: feedback.PostureFeedback | None = None,
+        annotated: bool = False,
+    ):
         super().__init__(stem, clip)
         self._posture, self.end = posture, 0.0
-        self.page = VideoPage(images.printable(Path(clip.source).name), clip.classes)
+        # Results of an upload, whose path is relative, are downloaded one by one.
+        is_beside = annotated and clip.video is not None and clip.video.is_absolute()
+        self.page = VideoPage(
+            images.printable(Path(clip.source).name),
+            clip.classes,
+            video=images.printable(clip.video.name) if clip.video else "",
+            annotated=images.printable(videos.output_path(stem).name) if is_beside else "",
+        )
 
     def add(self, frame: MotionFrame) -> None:
         self.end = frame.time + self.clip.period
+        self.page.add_boxes(frame.time, {p.track: p.box for p in frame.people}, frame.starts_motion)
         if frame.image is not None and frame.starts_motion and self.page.wants_images:
             key_frame = images.shrink(frame.drawn, KEY_FRAME_SIDE)
             self.page.add_image(frame.time, images.encode_jpeg(key_frame, 80))

@@ -117,7 +117,7 @@ def timeline(rows: Mapping[str, Sequence[Bar]], colors: Mapping[str, str], end: 
         parts.append(f'<text x="0" y="{y + 17}">{escape(name)}</text>')
         for bar in bars:
             parts.append(
-                f'<rect x="{left + bar.start * scale:.2f}" y="{y + 3}" '
+                f'<rect class="bar" x="{left + bar.start * scale:.2f}" y="{y + 3}" '
                 f'width="{max((bar.end - bar.start) * scale, 0.5):.2f}" height="{row_height - 6}" '
                 f'fill="{colors[bar.label]}"><title>{escape(bar.text)}</title></rect>'
             )

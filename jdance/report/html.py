@@ -50,7 +50,14 @@ class Gallery:
     figures: Sequence[Figure]
 
 
-Block = Text | Table | Figure | Gallery
+@dataclass(frozen=True)
+class Html:
+    """Elements for pages, which Markdown leaves out."""
+
+    content: str
+
+
+Block = Text | Table | Figure | Gallery | Html
 
 
 @dataclass
@@ -100,7 +107,7 @@ tbody tr:nth-child(n), thead tr:nth-child(n) { background: #fff; color: #222; }
 
 
 def to_html(title: str, sections: Sequence[Section]) -> str:
-    """Renders a self-contained page: no scripts, no external resources."""
+    """Renders a self-contained page: no external resources; no scripts but those of `Html`."""
     body = [f"<h1>{escape(title)}</h1>"]
     for section in sections:
         blocks = "\n".join(_block_html(block) for block in section.blocks)
@@ -145,6 +152,8 @@ def table_markdown(table: Table) -> str:
 def _block_html(block: Block) -> str:
     if isinstance(block, Text):
         return f"<p>{escape(block.text)}</p>"
+    if isinstance(block, Html):
+        return block.content
     if isinstance(block, Table):
         # Allows line breaks in names such as single_arm_open.
         titles = (escape(cell).replace("_", "_<wbr>") for cell in block.head)
@@ -175,6 +184,8 @@ def _block_html(block: Block) -> str:
 def _block_markdown(block: Block) -> str:
     if isinstance(block, Text):
         return block.text
+    if isinstance(block, Html):
+        return ""
     if isinstance(block, Table):
         return f"{block.caption}\n\n{table_markdown(block)}"
     if isinstance(block, Gallery):

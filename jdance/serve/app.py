@@ -1,6 +1,8 @@
 """The web application: the page, jobs, and the camera."""
 
 import asyncio
+import base64
+import hashlib
 import json
 import math
 import re
@@ -24,11 +26,11 @@ from starlette.websockets import WebSocket
 from jdance import skeleton
 from jdance.data import containers, images, videos
 from jdance.errors import UserError
+from jdance.recognize import formats, page
 from jdance.recognize.recognizer import Recognizer, class_index
 from jdance.recognize.sequences import SequenceClassifier
 from jdance.recognize.video import CAMERA_LAG
 from jdance.report import draw
-from jdance.serve import corrections
 from jdance.serve.jobs import Job, Jobs, Limits, Refused
 from jdance.serve.live import LiveSession, serve_camera
 from jdance.serve.recognition import recognize
@@ -44,11 +46,17 @@ _MEDIA_TYPES = {
 _RESULT_TYPES = {
     ".json": "application/json", ".csv": "text/csv", ".html": "text/html", ".mp4": "video/mp4",
     ".webm": "video/webm", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png",
+    ".zip": "application/zip", ".eaf": "application/xml", ".TextGrid": "text/plain",
+    ".srt": "application/x-subrip", ".vtt": "text/vtt", ".rrd": "application/octet-stream",
 }  # fmt: skip
-# A report has inline styles and images, and no scripts.
-_REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
+# A report has inline styles and images, and one script, which cannot reach the server: a sandbox is
+# an origin of its own.
+_SCRIPT_HASH = base64.b64encode(hashlib.sha256(page.script().encode()).digest()).decode()
+_REPORT_POLICY = (
+    f"default-src 'none'; script-src 'sha256-{_SCRIPT_HASH}'; style-src 'unsafe-inline'; "
+    "img-src data:; sandbox allow-scripts allow-downloads allow-forms"
+)
 _FRAME_BYTES = 2**19  # of the frames in one answer; a frame of 40 people has 25 kB
-_BODY_BYTES = 2**20  # of corrections
 _EXPIRY_SECONDS = 2.0  # between two searches for old jobs
 _MAX_NAME = 120
 
@@ -135,6 +143,7 @@ def create_app(
 
     folder = resources.files("jdance.serve") / "static"
     static = {file.name: file.read_bytes() for file in folder.iterdir()}
+    static["labels.js"] = page.static("labels.js").encode()
     job = "/api/jobs/{id}"
     routes = [
         Route("/", partial(_static, static)),
@@ -148,7 +157,6 @@ def create_app(
         Route(f"{job}/shown", _shown),
         Route(f"{job}/keyframes/{{number:int}}", _key_frame),
         Route(f"{job}/files/{{kind}}", _file),
-        Route(f"{job}/manifest", _manifest, methods=["POST"]),
         WebSocketRoute("/api/live", _live),
     ]
     handlers: dict[Any, Callable[..., Any]] = {
@@ -197,6 +205,7 @@ async def _info(request: Request) -> Response:
             "upload_bytes": limits.upload_bytes,
             "seconds": limits.seconds,
             "lag": CAMERA_LAG,
+            "recordings": "rerun" in formats.offered(videos=True),
         }
     )  # fmt: skip
 
@@ -237,6 +246,7 @@ async def _upload(request: Request) -> Response:
         "end": end,
         "every": int(min(_number(request, "every", 1, 1), 1000)),
         "annotate": request.query_params.get("annotate") != "0",
+        "recording": request.query_params.get("recording") == "1",
     }
     length = request.headers.get("content-length", "")
     size = int(length) if re.fullmatch("[0-9]{1,15}", length) else 0
@@ -384,7 +394,8 @@ async def _file(request: Request) -> Response:
         raise Refused(404, "no such result")
     path = job.files[kind]
     suffix = path.suffix
-    name = f"{Path(job.name).stem}{'-jdance' if kind in ('video', 'image') else ''}{suffix}"
+    ending = f"-jdance{suffix}" if kind in ("video", "image") else path.name.removeprefix("result")
+    name = f"{Path(job.name).stem}{ending}"
     return _stored(
         path,
         _RESULT_TYPES[suffix],
@@ -392,28 +403,6 @@ async def _file(request: Request) -> Response:
         content_disposition_type="inline" if request.query_params.get("show") else "attachment",
         headers={"Content-Security-Policy": _REPORT_POLICY} if suffix == ".html" else None,
     )
-
-
-async def _manifest(request: Request) -> Response:
-    """Corrected motions as lines of a manifest for launch/prepare.py."""
-    job = _job(request)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _BODY_BYTES:
-            raise Refused(413, "too many corrections")
-    if job.frames is None or job.state != "done":
-        raise Refused(409, "the file has not been processed")
-    try:
-        entries = corrections.parse(json.loads(body))
-    except (UserError, ValueError, RecursionError) as error:
-        message = str(error) if isinstance(error, UserError) else "corrections: not JSON"
-        raise Refused(400, message) from None
-    text = await anyio.to_thread.run_sync(
-        corrections.to_manifest, job.name, entries, job.frames, job.media == "video"
-    )
-    headers = {"Content-Disposition": 'attachment; filename="manifest.csv"'}
-    return Response(text, media_type="text/csv", headers=headers)
 
 
 async def _live(socket: WebSocket) -> None:

@@ -1,18 +1,21 @@
 """Recognition of a job's file: results in its folder, and frames for the page as they come."""
 
 import json
+import zipfile
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from jdance.data import containers, images, videos
+from jdance import files
+from jdance.data import containers, images, openpose_json, videos
 from jdance.errors import UserError
-from jdance.recognize import timeline
+from jdance.recognize import formats, timeline
 from jdance.recognize.image import recognize_image
 from jdance.recognize.recognizer import Recognizer
 from jdance.recognize.sequences import SequenceClassifier
 from jdance.recognize.stream import TrackedFrame
 from jdance.recognize.video import Settings, recognize_video
-from jdance.recognize.writers import KEY_FRAME_SIDE, MotionFrame, Writer
+from jdance.recognize.writers import KEY_FRAME_SIDE, Clip, MotionFrame, Writer
 from jdance.serve.frames import FrameLog, frame_json, person_json
 from jdance.serve.jobs import Job
 
@@ -57,7 +60,15 @@ def _recognize_image(job: Job, recognizer: Recognizer, log: FrameLog) -> None:
     (job.folder / "shown.jpg").write_bytes(images.encode_jpeg(shown, 90))
     job.on_progress(0, 1)
     stem = job.folder / "result"
-    recognize_image(recognizer, Path(job.name), image, stem)
+    found = recognize_image(recognizer, Path(job.name), image, stem)
+    names = _formats(job)
+    clip = Clip("", None, None, found.classes, images=[job.name])
+    shown_people = found.to_frame(clip, 0)
+    with closing(formats.Several(names, stem, clip)) as writer:
+        writer.add(shown_people)
+        writer.finish([])
+    openpose = openpose_json.path_for(stem, job.folder)
+    openpose.write_text(formats.openpose_text(shown_people))
     result = json.loads(Path(f"{stem}.json").read_text())
     (frame,) = result["frames"]
     people = [
@@ -67,7 +78,8 @@ def _recognize_image(job: Job, recognizer: Recognizer, log: FrameLog) -> None:
     log.add({"index": 0, "time": 0.0, "people": people})
     job.on_progress(1, 1)
     annotated = next(path for path in job.folder.glob("result.*") if path.suffix != ".json")
-    job.files = {"json": Path(f"{stem}.json"), "image": annotated}
+    job.files = {"json": Path(f"{stem}.json"), "image": annotated, "openpose": openpose}
+    job.files |= _written(names, stem)
 
 
 def _recognize_video(
@@ -95,30 +107,53 @@ def _recognize_video(
         "end": min(end, info.end),
     }
     stem = job.folder / "result"
-    settings = Settings(every=every, start=start, end=end, annotate=job.options["annotate"])
-    job.message = recognize_video(
-        recognizer,
-        job.upload,
-        stem,
-        settings,
-        classifier=classifier,
-        collector=_Display(job, log),
-        on_progress=job.on_progress,
-        name=job.name,
-    )
+    names = _formats(job)
+    annotate = job.options["annotate"]
+    settings = Settings(every=every, start=start, end=end, annotate=annotate, formats=names)
+    openpose = files.with_suffix(stem, "_keypoints.zip")
+    with zipfile.ZipFile(openpose, "w", zipfile.ZIP_DEFLATED) as archive:
+        job.message = recognize_video(
+            recognizer,
+            job.upload,
+            stem,
+            settings,
+            classifier=classifier,
+            collector=_Collector(job, log, archive),
+            on_progress=job.on_progress,
+            name=job.name,
+        )
     csv = stem.with_suffix(".csv")
     segments = timeline.read_csv(csv)
     job.segments = timeline.summary(segments)
-    job.files = {"json": stem.with_suffix(".json"), "csv": csv, "html": stem.with_suffix(".html")}
-    if settings.annotate:
+    job.files = {"json": stem.with_suffix(".json"), "timeline": csv}
+    job.files["html"] = stem.with_suffix(".html")
+    if annotate:
         job.files["video"] = videos.output_path(stem)
+    job.files |= {"openpose": openpose, **_written(names, stem)}
 
 
-class _Display(Writer):
-    """Keeps what the page shows of a video in progress: frames, previews, key frames."""
+def _formats(job: Job) -> list[str]:
+    """Returns the further formats of a job: a recording, which is large, only if it was chosen.
 
-    def __init__(self, job: Job, log: FrameLog):
-        self._job, self._log = job, log
+    OpenPose's files, which have the user's name, are written by the job, not to the disk.
+    """
+    names = formats.offered(videos=job.media == "video")
+    names.remove("openpose")
+    return [name for name in names if name != "rerun" or job.options["recording"]]
+
+
+def _written(names: Sequence[str], stem: Path) -> dict[str, Path]:
+    return {name: files.with_suffix(stem, formats.FORMATS[name].suffix) for name in names}
+
+
+class _Collector(Writer):
+    """Keeps what the page shows of a video in progress: frames, previews, key frames.
+
+    Also writes OpenPose's files to an archive.
+    """
+
+    def __init__(self, job: Job, log: FrameLog, archive: zipfile.ZipFile):
+        self._job, self._log, self._archive = job, log, archive
         self._previewed = -1e9
         # By track: motion, since when it lasts, and whether it has a key frame.
         self._motions: dict[int, tuple[str, float, bool]] = {}
@@ -127,6 +162,8 @@ class _Display(Writer):
         job = self._job
         job.check()
         self._log.add(frame_json(frame))
+        name = openpose_json.path_for_frame(job.name, frame.index, Path()).name
+        self._archive.writestr(name, formats.openpose_text(frame))
         assert frame.image is not None
         if frame.time - self._previewed >= _PREVIEW_SECONDS:
             self._previewed = frame.time

@@ -86,6 +86,7 @@ function describeServer() {
   const minutes = Number((info.seconds / 60).toPrecision(3));
   $("networks").textContent = `Pose: ${info.pose} · Motions: ${info.model}`;
   $("limits").textContent = `Up to ${megabytes} MiB; videos up to ${minutes} minutes.`;
+  $("recording-label").hidden = !info.recordings;
   const motions = info.classes.filter((motion) => motion !== "unknown");
   $("motions").textContent = motions.join(", ").replaceAll("_", " ");
 }

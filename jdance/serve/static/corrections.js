@@ -1,26 +1,20 @@
 // Right motions of dancers, and their manifest.
 
-import { $, clock, make, showError } from "/static/page.js";
-import * as server from "/static/server.js";
+import {
+  addLabel, addRecognized, cleanName, download, hundredths, toManifest,
+} from "/static/labels.js";
+import { $, announce, clock, make } from "/static/page.js";
 
 const OTHER = "\u0000other";
-
-/** What remains of a mark after another one is saved for the same dancer: 0 to 2 parts. */
-function without(mark, { track, start, end }) {
-  if (mark.track !== track || mark.end <= start || end <= mark.start) return [mark];
-  return [{ ...mark, end: start }, { ...mark, start: end }].filter(
-    (part) => part.end - part.start > 0.01,
-  );
-}
 
 export class Corrections {
   /**
    * info: of the server.
-   * now(): the shown moment in seconds.
+   * source: now(), the shown moment in seconds; frames(), all of them; segments(), the timeline.
    * onChange(segment, marks): called with the chosen segment or null, and all marks.
    */
-  constructor(info, now, onChange) {
-    Object.assign(this, { now, onChange });
+  constructor(info, source, onChange) {
+    Object.assign(this, { source, onChange });
     $("label").replaceChildren(
       ...Object.keys(info.colors).map((motion) => make("option", { value: motion }, motion)),
       make("option", { value: OTHER }, "another one …"),
@@ -32,7 +26,7 @@ export class Corrections {
       this.save();
     });
     for (const id of ["from", "to"]) {
-      $(`${id}-now`).addEventListener("click", () => { $(id).value = this.now().toFixed(2); });
+      $(`${id}-now`).addEventListener("click", () => { $(id).value = hundredths(source.now()); });
     }
     $("manifest").addEventListener("click", () => this.download());
     this.marks = [];
@@ -40,9 +34,10 @@ export class Corrections {
     this.isEnabled = false;
   }
 
-  /** Starts with a job. */
-  reset(id, media) {
-    Object.assign(this, { id, media, marks: [], isEnabled: false });
+  /** Starts with a file. */
+  reset(name, media) {
+    Object.assign(this, { name, media, marks: [], isEnabled: false });
+    $("rest").checked = false;
     this.edit(null);
     this.render();
   }
@@ -69,8 +64,8 @@ export class Corrections {
     for (const element of document.querySelectorAll("#correction .time")) {
       element.hidden = this.media !== "video";
     }
-    $("from").value = start.toFixed(2);
-    $("to").value = end.toFixed(2);
+    $("from").value = hundredths(start);
+    $("to").value = hundredths(end);
     this.showOther();
     $("correct").scrollIntoView({ block: "nearest" });
   }
@@ -82,7 +77,8 @@ export class Corrections {
   }
 
   save() {
-    const label = ($("label").value === OTHER ? $("other").value : $("label").value).trim();
+    const isOther = $("label").value === OTHER;
+    const label = isOther ? cleanName($("other").value) : $("label").value;
     const isVideo = this.media === "video";
     const [start, end] = isVideo ? [Number($("from").value), Number($("to").value)] : [0, 1];
     $("to").setCustomValidity(start < end ? "" : "The end must be after the start.");
@@ -90,10 +86,13 @@ export class Corrections {
     const isValid = $("correction").reportValidity();
     for (const id of ["to", "other"]) $(id).setCustomValidity("");
     if (!isValid) return;
-    const mark = { track: this.segment.track, start, end, label };
-    this.marks = [...this.marks.flatMap((other) => without(other, mark)), mark];
-    this.marks.sort((a, b) => a.start - b.start || a.track - b.track);
+    const names = [...$("label").options].map((option) => option.value);
+    if (!names.includes(label)) {
+      $("label").lastChild.before(make("option", { value: label }, label));
+    }
+    this.marks = addLabel(this.marks, { track: this.segment.track, start, end, label });
     this.render();
+    announce(`Saved: ${label}.`);
     this.close();
   }
 
@@ -108,18 +107,20 @@ export class Corrections {
         this.marks = this.marks.filter((other) => other !== mark);
         this.render();
         this.onChange(this.segment, this.marks);
+        announce(`Removed: ${text}.`);
+        ($("marks").querySelector("button") ?? $("title")).focus();
       });
       return make("li", {}, make("span", {}, text), remove);
     }));
   }
 
-  async download() {
-    try {
-      const url = URL.createObjectURL(await server.manifest(this.id, this.marks));
-      make("a", { href: url, download: "manifest.csv" }).click();
-      setTimeout(() => URL.revokeObjectURL(url), 10000);
-    } catch (error) {
-      showError(error);
+  download() {
+    const boxes = {};
+    for (const { time, people } of this.source.frames()) {
+      for (const { track, box } of people) (boxes[track] ??= []).push([time, ...box]);
     }
+    const { marks } = this;
+    const labels = $("rest").checked ? addRecognized(marks, this.source.segments()) : marks;
+    download(toManifest(this.name, labels, boxes, this.media === "video"));
   }
 }

@@ -9,10 +9,20 @@ import {
 const POLL = 300; // milliseconds
 const FILES = {
   json: ["JSON", "all key points and motions"],
-  csv: ["CSV", "timeline as a table"],
+  timeline: ["CSV", "timeline as a table"],
   video: ["Video", "annotated"],
   image: ["Image", "annotated"],
   html: ["Report", "one HTML page"],
+};
+const FORMATS = {
+  coco: ["COCO", "key points for pycocotools"],
+  openpose: ["OpenPose", "a JSON file per frame"],
+  csv: ["Joints", "CSV, a row per joint"],
+  eaf: ["ELAN", "a tier per dancer"],
+  textgrid: ["Praat", "a tier per dancer"],
+  srt: ["SRT", "subtitles"],
+  vtt: ["WebVTT", "subtitles"],
+  rerun: ["Rerun", "recording for its viewer"],
 };
 const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -41,7 +51,8 @@ function fail(error) {
 
 function options() {
   const form = $("options").elements;
-  const result = { every: form.every.value || "1", annotate: form.annotate.checked ? "1" : "0" };
+  const result = { every: form.every.value || "1" };
+  for (const name of ["annotate", "recording"]) result[name] = form[name].checked ? "1" : "0";
   if (form.start.value) result.start = form.start.value;
   if (form.end.value) result.end = form.end.value;
   return result;
@@ -99,7 +110,7 @@ function showServers(current) {
     player.offset = player.frames[0]?.time ?? 0;
     player.open("video", `${server.jobPath(current.id)}/files/video?show=1`, null);
   } else {
-    player.switch("picture");
+    player.switch("canvas");
   }
 }
 
@@ -138,13 +149,13 @@ function update(current, status) {
   if (isFirst) {
     setTitle(status.name);
     setMedia(status.media);
-    corrections.reset(current.id, status.media);
+    corrections.reset(current.file?.name ?? status.name, status.media);
     if (!current.file && status.playable) {
       const path = `${server.jobPath(current.id)}/media`;
       player.open("video", path, () => showServers(current));
     } else if (!current.file) {
       current.unplayable = true;
-      if (status.media === "video") player.switch("picture");
+      if (status.media === "video") player.switch("canvas");
     } else if (player.mode !== status.media && !current.unplayable) {
       player.open(status.media, current.file, () => showServers(current));
     }
@@ -177,7 +188,7 @@ async function showProcessed(current, status) {
     if (!status.preview || status.preview[0] === current.preview) return;
     [current.preview] = status.preview;
     const result = await server.preview(current.id).catch(() => null);
-    if (result && job === current && player.mode === "picture") {
+    if (result && job === current && player.mode === "canvas") {
       player.showFrame(result[0], result[1], player.at(result[1]));
     }
   } else if ($("follow").checked && video.paused && !video.seeking && !reducedMotion.matches) {
@@ -204,7 +215,7 @@ function showProgress(current, { state, done, total, place, seconds_left: left }
     }
   }
   const isWaiting = current.unplayable && current.media === "video" && !isEnded(current)
-    && !player.picture.width;
+    && !player.canvas.width;
   $("waiting").hidden = !isWaiting;
   $("waiting").textContent = "This browser cannot play the file. Its frames appear here as they "
     + "are processed.";
@@ -249,15 +260,20 @@ function finish(current, status) {
 }
 
 function showFiles(current, status) {
-  $("files").replaceChildren(...status.files.map((kind) => {
-    const [name, note] = FILES[kind] ?? [kind, ""];
+  const link = (kind) => {
+    const [name, note] = FILES[kind] ?? FORMATS[kind];
     const path = `${server.jobPath(current.id)}/files/${kind}`;
-    const link = kind === "html"
+    const element = kind === "html"
       ? make("a", { href: `${path}?show=1`, target: "_blank", rel: "noopener" })
       : make("a", { href: path, download: "" });
-    link.append(name, make("small", {}, note));
-    return make("li", {}, link);
-  }));
+    element.append(name, make("small", {}, note));
+    return make("li", {}, element);
+  };
+  const links = (kinds) => (
+    Object.keys(kinds).filter((kind) => status.files.includes(kind)).map(link)
+  );
+  $("files").replaceChildren(...links(FILES));
+  $("formats").replaceChildren(...links(FORMATS));
   const each = status.frame_milliseconds;
   $("speed").textContent = each && current.media === "video"
     ? `${counted(status.done, "frame")}, ${each.toFixed(0)} ms each.` : "";

@@ -27,7 +27,7 @@ export class Player {
 
   reset() {
     this.frames = [];
-    this.mode = ""; // "image", "video" or "picture"
+    this.mode = ""; // "image", "video" or "canvas"
     this.time = 0;
     this.offset = 0; // of the video that is played, in seconds of the original
     this.people = [];
@@ -41,14 +41,14 @@ export class Player {
     this.video.removeAttribute("src");
     this.video.load();
     this.image.removeAttribute("src");
-    this.picture.width = this.picture.height = 0;
+    this.canvas.width = this.canvas.height = 0;
     this.switch("");
     this.overlay.clear();
   }
 
   switch(mode) {
     this.mode = mode;
-    for (const name of ["image", "video", "picture"]) this[name].hidden = name !== mode;
+    for (const name of ["image", "video", "canvas"]) this[name].hidden = name !== mode;
   }
 
   setSize(width, height) {
@@ -74,11 +74,11 @@ export class Player {
 
   /** Shows a single frame with its people. */
   showFrame(bitmap, time, people) {
-    const { picture } = this;
-    if (this.mode !== "picture") this.switch("picture");
-    if (picture.width !== bitmap.width) picture.width = bitmap.width;
-    if (picture.height !== bitmap.height) picture.height = bitmap.height;
-    const context = picture.getContext("2d");
+    const { canvas } = this;
+    if (this.mode !== "canvas") this.switch("canvas");
+    if (canvas.width !== bitmap.width) canvas.width = bitmap.width;
+    if (canvas.height !== bitmap.height) canvas.height = bitmap.height;
+    const context = canvas.getContext("2d");
     context.setTransform(this.mirror ? -1 : 1, 0, 0, 1, this.mirror ? bitmap.width : 0, 0);
     context.drawImage(bitmap, 0, 0);
     this.time = time;

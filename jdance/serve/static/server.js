@@ -58,17 +58,6 @@ export async function preview(id) {
   return [await createImageBitmap(await response.blob()), Number(response.headers.get("X-Time"))];
 }
 
-/** The manifest of saved motions, as a Blob. */
-export async function manifest(id, corrections) {
-  const response = await request(`${jobPath(id)}/manifest`, {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ corrections }),
-  });
-  if (!response.ok) await answer(response);
-  return response.blob();
-}
-
 /** The WebSocket of the camera. */
 export function live(lag) {
   const url = new URL(`/api/live?lag=${lag}`, location.href);

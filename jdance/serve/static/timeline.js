@@ -84,6 +84,10 @@ export class Timeline {
     this.render();
   }
 
+  segments() {
+    return [...this.rows.values()].flatMap((row) => row.segments);
+  }
+
   forget() {
     for (const [track, entry] of this.rows) {
       while (entry.segments.length && entry.segments[0].end < this.begin) {

@@ -23,7 +23,7 @@ let hasTimes = false;
 let shownPeople = "";
 
 export const player = new Player(
-  { stage: $("stage"), video: $("video"), image: $("image"), picture: $("picture"), settings },
+  { stage: $("stage"), video: $("video"), image: $("image"), canvas: $("frame-canvas"), settings },
   overlay,
   (time, people) => {
     timeline.setTime(time);
@@ -36,7 +36,11 @@ export const timeline = new Timeline($("timeline"), color, seek, (segment) => {
   corrections.edit(segment);
 });
 
-export const corrections = new Corrections(info, () => player.time, (segment, marks) => {
+const source = {
+  now: () => player.time, frames: () => player.frames, segments: () => timeline.segments(),
+};
+
+export const corrections = new Corrections(info, source, (segment, marks) => {
   timeline.select(segment);
   timeline.setMarks(marks);
 });

@@ -1,0 +1,96 @@
+// The form for right motions on the page of a video; follows labels.js.
+
+const $ = (id) => document.getElementById(id);
+const { path, motions, segments, boxes, video } = JSON.parse($("labeling-data").textContent);
+const OTHER = "\u0000other";
+const bars = document.querySelectorAll("rect.bar"); // of the timeline, in the segments' order
+let labels = [];
+
+function clock(seconds) {
+  const tenths = Math.round(10 * seconds);
+  return `${Math.floor(tenths / 600)}:${((tenths % 600) / 10).toFixed(1).padStart(4, "0")}`;
+}
+
+const describe = ({ track, start, end }, motion) => (
+  `dancer ${track}, ${clock(start)} to ${clock(end)}: ${motion}`
+);
+
+/** Fills the form with a segment. */
+function choose(number) {
+  const { start, end, motion } = segments[number];
+  $("segment").value = number;
+  $("motion").value = motion;
+  $("start").value = hundredths(start);
+  $("end").value = hundredths(end);
+  showOther();
+  bars.forEach((bar, i) => bar.classList.toggle("chosen", i === number));
+  if (video && !$("player").hidden) $("player").currentTime = Math.max(start - video.start, 0);
+}
+
+function showOther() {
+  $("other-label").hidden = $("motion").value !== OTHER;
+}
+
+function save() {
+  const isOther = $("motion").value === OTHER;
+  const label = isOther ? cleanName($("other").value) : $("motion").value;
+  const [start, end] = [Number($("start").value), Number($("end").value)];
+  $("end").setCustomValidity(start < end ? "" : "The end must be after the start.");
+  $("other").setCustomValidity(label ? "" : "Give it a name.");
+  const isValid = $("labeling").reportValidity();
+  for (const id of ["end", "other"]) $(id).setCustomValidity("");
+  if (!isValid) return;
+  const { track } = segments[$("segment").value];
+  labels = addLabel(labels, { track, start, end, label });
+  if (isOther && !motions.includes(label)) {
+    motions.push(label);
+    $("motion").lastChild.before(new Option(label, label));
+  }
+  $("announce").textContent = `Saved: ${describe({ track, start, end }, label)}.`;
+  render();
+}
+
+function render() {
+  $("labels").replaceChildren(...labels.map((label) => {
+    const [item, remove] = [document.createElement("li"), document.createElement("button")];
+    const text = describe(label, label.label);
+    Object.assign(remove, { type: "button", textContent: "Remove", ariaLabel: `Remove ${text}` });
+    remove.addEventListener("click", () => {
+      labels = labels.filter((other) => other !== label);
+      $("announce").textContent = `Removed: ${text}.`;
+      render();
+      $("segment").focus();
+    });
+    item.append(text, remove);
+    return item;
+  }));
+  $("download").disabled = !labels.length && !$("rest").checked;
+}
+
+$("segment").append(...segments.map((segment, i) => (
+  new Option(describe(segment, segment.motion), i)
+)));
+$("motion").append(
+  ...motions.map((motion) => new Option(motion, motion)), new Option("another one …", OTHER),
+);
+$("segment").addEventListener("change", () => choose(Number($("segment").value)));
+$("motion").addEventListener("change", showOther);
+$("rest").addEventListener("change", render);
+$("labeling").addEventListener("submit", (event) => {
+  event.preventDefault();
+  save();
+});
+$("download").addEventListener("click", () => {
+  const all = $("rest").checked ? addRecognized(labels, segments) : labels;
+  download(toManifest(path, all, boxes, true));
+});
+bars.forEach((bar, i) => bar.addEventListener("click", () => {
+  choose(i);
+  $("labeling").scrollIntoView({ block: "nearest" });
+}));
+if (video) {
+  // Shown once it is found: the page may have been moved without it.
+  $("player").addEventListener("loadedmetadata", () => { $("player").hidden = false; });
+  $("player").src = video.path;
+}
+choose(0);
