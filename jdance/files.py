@@ -46,12 +46,16 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
 class PartialFile:
     """A text file that is written under a temporary name until `commit`.
 
+    Args:
+        path: of the file.
+        partial: the temporary file, on the same file system; None: beside `path`.
+
     Attributes:
         file: the open file, UTF-8.
     """
 
-    def __init__(self, path: Path):
-        self._path, self._partial = path, path.with_name(path.name + ".partial")
+    def __init__(self, path: Path, partial: Path | None = None):
+        self._path, self._partial = path, partial or path.with_name(path.name + ".partial")
         self.file = self._partial.open("w", encoding="utf-8", newline="")
 
     def commit(self) -> None:
@@ -68,11 +72,17 @@ class PartialFile:
         self._partial.unlink(missing_ok=True)
 
 
-def atomic_write(path: Path, text: str) -> None:
-    """Replaces a text file atomically: readers see the whole old or the whole new content."""
-    with closing(PartialFile(path)) as partial:
-        partial.file.write(text)
-        partial.commit()
+def atomic_write(path: Path, text: str, partial: Path | None = None) -> None:
+    """Replaces a text file atomically: readers see the whole old or the whole new content.
+
+    Args:
+        path, partial: see `PartialFile`. Processes that may write a file at the same time need
+            temporary files of their own.
+        text: the new content.
+    """
+    with closing(PartialFile(path, partial)) as file:
+        file.file.write(text)
+        file.commit()
 
 
 def with_suffix(stem: Path, suffix: str) -> Path:

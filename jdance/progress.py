@@ -30,8 +30,14 @@ class Progress:
         self._shown = -1e9
         self._width = 0
 
-    def update(self, done: int, note: str = "") -> None:
-        """Reports `done` finished items; writes at most every 0.5 s, in a log every 10 s."""
+    def update(self, done: int, note: str = "", left: float | None = None) -> None:
+        """Reports `done` finished items; writes at most every 0.5 s, in a log every 10 s.
+
+        Args:
+            done: number of finished items.
+            note: is appended.
+            left: seconds left; None: at the speed of the last minute.
+        """
         now = time.monotonic()
         self._seen.append((now, done))
         while self._seen[1][0] <= now - _WINDOW:
@@ -40,9 +46,9 @@ class Progress:
             return
         self._shown = now
         start, before = self._seen[0]
-        eta = ""
-        if before < done < self._total:
-            eta = f", {_duration((now - start) / (done - before) * (self._total - done))} left"
+        if left is None and before < done < self._total:
+            left = (now - start) / (done - before) * (self._total - done)
+        eta = "" if left is None or done >= self._total else f", {duration(left)} left"
         line = f"{self._title}: {done}/{self._total}{eta}{', ' + note if note else ''}"
         self._write(line, end="\n" if done >= self._total else "")
 
@@ -85,7 +91,8 @@ def reporter(title: str) -> Callable[[int, int], None]:
     return report
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Formats a time as minutes and seconds, or with hours: "1:02", "1:00:02"."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -6,27 +6,35 @@ python launch/recognize.py --model=runs/paper --pose=hpe0001 --input=a.mp4 --out
 For each image, writes OUT/<stem>.json and the annotated image. For each video, writes the tracks of
 all people to OUT/<stem>.json, the timeline of their motions to OUT/<stem>.csv and OUT/<stem>.html,
 and the annotated video. --format adds files that other tools open.
+
+python launch/recognize.py --input=archive/**/*.mp4 --output=out --process_id=0 --num_processes=4
+
+Several processes on one or many machines share the inputs, claimed one by one. The same command
+continues after an interruption and skips what is done.
 """
 
+import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from jdance import files
-from jdance.cli import former_name, pose_flags, recognition_flags, run
-from jdance.data import images
-from jdance.data.sources import skip_reason
-from jdance.data.workers import load_all
-from jdance.errors import UserError, is_full
+from jdance.cli import former_name, pose_flags, recognition_flags, resumable, run
+from jdance.data import images, videos
+from jdance.data.workers import Loader
+from jdance.errors import UserError
 from jdance.pose import zoo
-from jdance.progress import Progress, counted, reporter
-from jdance.recognize import formats, video
+from jdance.progress import counted, reporter
+from jdance.recognize import archive, formats, gather, inputs, video
 from jdance.recognize.image import recognize_image
-from jdance.recognize.inputs import collect, is_stage, kind
+from jdance.recognize.inputs import Job, is_stage, kind
+from jdance.recognize.ledger import FAILURES_FILE, Ledger, digest
 from jdance.recognize.recognizer import Recognizer
 from jdance.recognize.sequences import SequenceClassifier
 from jdance.recognize.writers import Clip
@@ -40,8 +48,9 @@ _POSE_SIZE, _POSE_VIEWS = pose_flags()
 _INPUT = flags.DEFINE_string(
     "input",
     None,
-    "An image or video, a folder of them, a folder of OpenPose JSON files (frames of one clip), or "
-    "camera:N.",
+    "An image or video, a folder or a pattern (archive/**/*.mp4) of them, a CSV file with the "
+    "columns path[,start,end,output] (seconds; path of the results without suffix), a folder of "
+    "OpenPose JSON files (frames of one clip), or camera:N.",
     required=True,
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the results.", required=True)
@@ -103,6 +112,36 @@ _PRECISION = flags.DEFINE_enum(
 _SHOW = flags.DEFINE_bool("show", False, "Show videos and cameras in a window; q closes it.")
 
 
+_PROCESS = flags.DEFINE_integer(
+    "process_id",
+    None,
+    "Index of this process among --num_processes, from 0. Slurm (steps and arrays) and Open MPI "
+    "are detected; in an Indexed Job of Kubernetes, --num_processes is enough.",
+)
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes that share the work.")
+_CLAIM_TIMEOUT = flags.DEFINE_float(
+    "claim_timeout",
+    120.0,
+    "Seconds without a sign of life after which the input of another process is taken over.",
+    lower_bound=1.0,
+)
+_WAIT = flags.DEFINE_bool(
+    "wait",
+    True,
+    "Wait at the end for inputs that other processes recognize, to take over those of killed ones.",
+)
+_OVERWRITE = flags.DEFINE_bool(
+    "overwrite",
+    False,
+    "Recognize inputs again whose results are complete. Continues an interrupted --overwrite.",
+)
+_MAX_FAILURES = flags.DEFINE_integer(
+    "max_failures", None, "Stop if more inputs than this fail. Default: no limit.", lower_bound=0
+)
+
+_MAX_LISTED = 50  # failures that are printed
+
+
 def _warn_if_synthetic(pose: str, source: str, inputs: list[Path]) -> None:
     """Warns about networks that were trained on StageDance, unless the inputs are from there."""
     # The skeletons of dance6 are made for real people.
@@ -138,32 +177,95 @@ def _load_posture(classes: list[str]) -> PostureModel | None:
     return posture
 
 
-def _recognize_video(
-    recognizer: Recognizer,
-    classifier: SequenceClassifier | None,
-    settings: video.Settings,
-    window: draw.Window | None,
-    path: Path,
-    stem: Path,
-) -> str:
-    """Recognizes a video or a clip of skeletons; returns what could not be read."""
-    if kind(path) == "skeletons":
-        return video.recognize_skeletons(recognizer, path, stem, settings, classifier=classifier)
-    return video.recognize_video(
-        recognizer,
-        str(path),
-        stem,
-        settings,
-        keypoints=Path(_KEYPOINTS.value) if _KEYPOINTS.value else None,
-        classifier=classifier,
-        show=window,
-        on_progress=reporter(path.name),
-    )
+class _Recognition:
+    """Recognizes inputs one by one.
+
+    Args:
+        recognizer, classifier: the networks.
+        settings: of videos; inputs may have times of their own.
+        image_formats: formats of which each image has a file.
+        posture: model for posture feedback.
+        show: window in which videos are shown.
+        report: whether to show the progress in videos.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        classifier: SequenceClassifier | None,
+        settings: video.Settings,
+        image_formats: Sequence[str],
+        posture: PostureModel | None,
+        show: draw.Window | None,
+        report: bool,
+    ):
+        self._recognizer, self._classifier, self._settings = recognizer, classifier, settings
+        self._image_formats, self._posture, self._show = image_formats, posture, show
+        self._report, self._keypoints = report, _keypoints()
+        self._load = Loader(_ISOLATE.value)
+
+    def _settings_of(self, job: Job) -> video.Settings:
+        own = {
+            name: value for name in ("start", "end") if (value := getattr(job, name)) is not None
+        }
+        folder = (Path(_OUTPUT.value) / job.name).parent
+        return dataclasses.replace(self._settings, **own, folder=folder)
+
+    def __call__(self, job: Job, stem: Path) -> str:
+        """Writes the results of an input; returns what could not be read."""
+        path, settings = job.source, self._settings_of(job)
+        match kind(path):
+            case "image":
+                self._recognize_image(path, stem)
+                return ""
+            case "skeletons":
+                return video.recognize_skeletons(
+                    self._recognizer, path, stem, settings, classifier=self._classifier
+                )
+        return video.recognize_video(
+            self._recognizer,
+            str(path),
+            stem,
+            settings,
+            keypoints=self._keypoints,
+            classifier=self._classifier,
+            show=self._show,
+            on_progress=reporter(path.name) if self._report else None,
+        )
+
+    def _recognize_image(self, path: Path, stem: Path) -> None:
+        result = recognize_image(
+            self._recognizer,
+            path,
+            self._load(partial(images.read, path)),
+            stem,
+            keypoints=self._keypoints,
+            posture=self._posture,
+            whole_image=_WHOLE_IMAGE.value,
+        )
+        clip = Clip("", None, None, self._recognizer.classes, images=[path.name])
+        with closing(formats.Several(self._image_formats, stem, clip)) as writer:
+            writer.add(result.to_frame(clip, 0))
+            writer.finish([])
+
+    def seconds(self, job: Job) -> float:
+        """Duration of a recognized input."""
+        if videos.is_camera(str(job.source)):
+            return 0.0
+        settings = self._settings_of(job)
+        return inputs.seconds(job.source, settings.start, settings.end, settings.fps)
+
+    def close(self) -> None:
+        self._load.close()
 
 
-def _check_formats(inputs: Sequence[Path], output: Path, keypoints: Path | None) -> list[str]:
+def _keypoints() -> Path | None:
+    return Path(_KEYPOINTS.value) if _KEYPOINTS.value else None
+
+
+def _check_formats(paths: Sequence[Path], output: Path, keypoints: Path | None) -> list[str]:
     """Returns the values of --format; refuses those that the inputs do not have."""
-    names = formats.select(_FORMAT.value, videos=any(kind(path) != "image" for path in inputs))
+    names = formats.select(_FORMAT.value, videos=any(kind(path) != "image" for path in paths))
     if "openpose" in names and keypoints:
         folder = keypoints.resolve()
         if output.resolve() in (folder, *folder.parents):
@@ -173,22 +275,96 @@ def _check_formats(inputs: Sequence[Path], output: Path, keypoints: Path | None)
     return names
 
 
+def _dependencies(
+    recognizer: Recognizer, classifier: SequenceClassifier | None, settings: video.Settings
+) -> dict[str, Any]:
+    """What all results depend on besides their inputs."""
+    posture = Path(_POSTURE_MODEL.value) / POSTURE_FILE
+    return {
+        **recognizer.digests(),
+        "sequence_model": classifier.digest() if classifier else "",
+        "posture_model": digest(posture.read_bytes().hex()) if _POSTURE_MODEL.value else "",
+        "pose_size": _POSE_SIZE.value,
+        "pose_views": _POSE_VIEWS.value,
+        "precision": _PRECISION.value,
+        "min_joints": _MIN_JOINTS.value,
+        "min_confidence": _MIN_CONFIDENCE.value,
+        "whole_image": _WHOLE_IMAGE.value,
+        "keypoints": Path(_KEYPOINTS.value).name,
+        "every": settings.every,
+        "from": settings.start,
+        "to": None if settings.end == float("inf") else settings.end,
+        "frames_per_second": settings.fps,
+    }
+
+
+def _write_shared_formats(
+    names: list[str], recognizer: Recognizer, dependencies: dict[str, Any],
+    outcome: archive.Outcome, options: archive.Options, ledger: Ledger,
+) -> archive.Outcome:  # fmt: skip
+    """Writes the files that all images share, unless they are up to date."""
+    found = outcome.results
+    jobs = [j for j in outcome.jobs if j.name in found and kind(j.source) == "image"]
+    records = digest([ledger.record_text(job) for job in jobs])
+    results = [(j.source, files.with_suffix(ledger.output / j.name, ".json")) for j in jobs]
+
+    def write(job: Job, stem: Path) -> str:
+        gather.write(names, results, stem, recognizer.classes, pixels="rerun" in names)
+        return ""
+
+    shared = Job(ledger.output, gather.stem_name(job.name for job in outcome.jobs))
+    own = Ledger(ledger.output, dependencies, names, lambda job: records)
+    options = dataclasses.replace(
+        options, run=digest(options.run, names)[:16], overwrite=False, title="writing formats"
+    )
+    return archive.Archive([shared], own, write, lambda job: 0.0, options).run()
+
+
+def _report(outcome: archive.Outcome, output: Path) -> None:
+    """Prints the outcome; raises UserError if inputs failed."""
+    for failure in outcome.failures[:_MAX_LISTED]:
+        print(images.printable("skipped " * (not failure.partial) + failure.reason))
+    if len(outcome.failures) > _MAX_LISTED:
+        print(f"... and {len(outcome.failures) - _MAX_LISTED} more in {output / FAILURES_FILE}")
+    line = f"wrote {counted(len(outcome.own), 'result')} to {output}"
+    if others := len(outcome.results) - len(outcome.own):
+        line += f"; {others} done by earlier runs or other processes"
+    if outcome.missing and not (outcome.full or outcome.stopped):
+        line += f"; {outcome.missing} with other processes"
+    print(line)
+    if outcome.full:
+        raise UserError(f"{output}: the disk is full; make room and run it again") from outcome.full
+    if not outcome.failures:
+        return
+    partial_results = sum(failure.partial for failure in outcome.failures)
+    skipped = len(outcome.failures) - partial_results
+    count = counted(len(outcome.jobs), "input")
+    summary = [f"{skipped} of {count} skipped"] * bool(skipped)
+    summary += [f"{partial_results} of {count} read in part"] * bool(partial_results)
+    where = f"(listed above and in {output / FAILURES_FILE})"
+    if outcome.stopped:
+        where += f"; stopped, since --max_failures={_MAX_FAILURES.value}"
+    raise UserError(f"{', '.join(summary)} {where}") from outcome.transient
+
+
 def main() -> None:
-    output, keypoints = Path(_OUTPUT.value), Path(_KEYPOINTS.value) if _KEYPOINTS.value else None
-    inputs, unreadable = collect(Path(_INPUT.value), [output, *([keypoints] if keypoints else [])])
-    clip = [kind(path) for path in inputs] == ["skeletons"]
+    output, keypoints = Path(_OUTPUT.value), _keypoints()
+    process = archive.this_process(_PROCESS.value, _PROCESSES.value, os.environ)
+    jobs = inputs.jobs(_INPUT.value, output, [keypoints] if keypoints else [])
+    paths = [job.source for job in jobs if not job.problem]
+    clip = [kind(path) for path in paths] == ["skeletons"]
     pose = _POSE.value
     if bool(pose) + bool(keypoints) + clip > 1:
         raise UserError("the key points are given; leave out --pose or --keypoints")
-    if len(inputs) > 1 and keypoints and not keypoints.is_dir():
-        raise UserError(f"{keypoints}: one file for {len(inputs)} images; name a folder")
+    if len(paths) > 1 and keypoints and not keypoints.is_dir():
+        raise UserError(f"{keypoints}: one file for {len(paths)} images; name a folder")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{output}: cannot be written to ({error.strerror})") from error
-    if any(output.resolve() in (path.resolve(), path.parent.resolve()) for path in inputs):
+    if any(output.resolve() in (path.resolve(), path.parent.resolve()) for path in paths):
         raise UserError(f"{output}: is the folder of the inputs; choose another --output")
-    selected = _check_formats(inputs, output, keypoints)
+    selected = _check_formats(paths, output, keypoints)
     if not (pose or keypoints or clip):
         pose = zoo.choose()
         print(f"pose network: {pose}")
@@ -204,9 +380,9 @@ def main() -> None:
         pose_views=_POSE_VIEWS.value,
     )
     classifier = None
-    if any(kind(path) != "image" for path in inputs):
+    if any(kind(path) != "image" for path in paths):
         classifier = SequenceClassifier.choose(_SEQUENCE_MODEL.value, _MODEL.value)
-    _warn_if_synthetic(pose, classifier.source if classifier else recognizer.source, inputs)
+    _warn_if_synthetic(pose, classifier.source if classifier else recognizer.source, paths)
     posture = _load_posture(classifier.classes if classifier else recognizer.classes)
     settings = video.Settings(
         every=_EVERY.value,
@@ -219,63 +395,36 @@ def main() -> None:
         formats=selected,
         posture=posture,
     )
-    image_paths = [path for path in inputs if kind(path) == "image"]
-    loaded = load_all([partial(images.read, path) for path in image_paths], int(_ISOLATE.value))
-    notes = [f"skipped {path}: {skip_reason(path)}" for path in unreadable]
-    partial_results, total = 0, len(inputs) + len(unreadable)
-    disk_full: Exception | None = None
-    progress = Progress("recognizing", len(inputs))
-    names = files.distinct_names(inputs)
-    # Several images share a file of each format.
-    group = names[inputs.index(image_paths[0])] if len(image_paths) == 1 else "images"
-    while len(image_paths) > 1 and group in names:
-        group += "_"
-    file_names = [path.name for path in image_paths]
-    stills = Clip("", None, None, recognizer.classes, images=file_names)
-    image_formats = formats.of_images(selected) if image_paths else []
-    with closing(formats.Several(image_formats, output / group, stills)) as image_writer:
-        for done, (path, name) in enumerate(zip(inputs, names, strict=True), start=1):
-            stem = output / name
-            try:
-                if kind(path) == "image":
-                    image = next(loaded)
-                    if isinstance(image, UserError):
-                        raise image
-                    result = recognize_image(
-                        recognizer,
-                        path,
-                        image,
-                        stem,
-                        keypoints=keypoints,
-                        posture=posture,
-                        whole_image=_WHOLE_IMAGE.value,
-                    )
-                    image_writer.add(result.to_frame(stills, image_paths.index(path)))
-                elif gap := _recognize_video(recognizer, classifier, settings, window, path, stem):
-                    notes.append(f"{path}: {gap}; what was read is in {stem}.json")
-                    partial_results += 1
-            except (UserError, OSError) as error:
-                reason = str(error)
-                if isinstance(error, OSError):
-                    reason = f"{path}: {error.filename or output}: {error.strerror}"
-                notes.append(f"skipped {reason if str(path) in reason else f'{path}: {reason}'}")
-                if is_full(error):
-                    disk_full, total = error, done + len(unreadable)
-                    break
-            progress.update(done)
-        if not disk_full:
-            image_writer.finish([])
-    skipped = len(notes) - partial_results
-    for note in notes:
-        print(images.printable(note))
-    print(f"wrote {counted(total - skipped, 'result')} to {output}")
-    if disk_full:
-        raise UserError(f"{output}: the disk is full; make room and run it again") from disk_full
-    if notes:
-        count = counted(total, "input")
-        summary = [f"{skipped} of {count} skipped"] * bool(skipped)
-        summary += [f"{partial_results} of {count} read in part"] * bool(partial_results)
-        raise UserError(f"{', '.join(summary)} (listed above)")
+    several = sum(kind(path) == "image" for path in paths) > 1
+    shared_formats = formats.of_several_images(selected) if several else []
+    image_formats = [n for n in formats.of_images(selected) if n not in shared_formats]
+    dependencies = _dependencies(recognizer, classifier, settings)
+    outputs = selected + ["annotate"] * _VIDEO_OUT.value
+    live = bool(window) or any(videos.is_camera(str(path)) for path in paths)
+    options = archive.Options(
+        run=digest(_INPUT.value, dependencies, outputs, _OVERWRITE.value)[:16],
+        process=process,
+        claim_timeout=_CLAIM_TIMEOUT.value,
+        wait=_WAIT.value,
+        overwrite=_OVERWRITE.value or live,
+        max_failures=_MAX_FAILURES.value,
+    )
+    ledger = Ledger(
+        output, dependencies, outputs, lambda job: inputs.version(job.source, keypoints)
+    )
+    recognition = _Recognition(
+        recognizer, classifier, settings, image_formats, posture, window, process.processes == 1
+    )
+    with resumable(), closing(recognition):
+        outcome = archive.Archive(jobs, ledger, recognition, recognition.seconds, options).run()
+        done = not (outcome.missing or outcome.stopped or outcome.full)
+        if shared_formats and done and outcome.results:
+            shared = _write_shared_formats(
+                shared_formats, recognizer, dependencies, outcome, options, ledger
+            )
+            if shared.failures:
+                raise UserError(shared.failures[0].reason) from shared.transient
+    _report(outcome, output)
 
 
 if __name__ == "__main__":

@@ -77,8 +77,11 @@ def test_shell_syntax_of_scripts(script):
     assert run.returncode == 0, run.stderr
 
 
-def test_slurm_script_requeues_preempted_jobs(tmp_path):
+@pytest.mark.parametrize("script", ["slurm.sh", "slurm_recognize.sh"])
+def test_slurm_script_requeues_preempted_jobs(tmp_path, script):
     """With fakes of Slurm's programs: requeues status 75, and 74 a few times; returns others.
+
+    Recognition is also requeued if it was killed (137).
 
     No requeue if the script itself gets a signal: then Slurm is ending the job.
     """
@@ -92,10 +95,10 @@ def test_slurm_script_requeues_preempted_jobs(tmp_path):
         path.chmod(0o755)
     for status, ended, restarts in (
         (0, "", 0), (1, "", 0), (70, "", 0), (75, "", 40), (75, "1", 0), (74, "", 0), (74, "", 9),
-        (74, "", 10), (74, "1", 0),
+        (74, "", 10), (74, "1", 0), (137, "", 9), (137, "", 10),
     ):  # fmt: skip
         run = subprocess.run(
-            ["bash", str(ROOT / "launch" / "slurm.sh"), "--workdir=x"],
+            ["bash", str(ROOT / "launch" / script), "--workdir=x"],
             cwd=tmp_path,
             env={
                 "PATH": f"{programs}:/usr/bin:/bin", "STATUS": str(status), "ENDED": ended,
@@ -106,7 +109,8 @@ def test_slurm_script_requeues_preempted_jobs(tmp_path):
         (tmp_path / "calls").unlink()
         assert ended or run.returncode == status
         assert calls.startswith("srun ") and calls.splitlines()[0].endswith("--workdir=x")
-        again = status == 75 or (status == 74 and restarts < 10)
+        retried = (74, 137) if script == "slurm_recognize.sh" else (74,)
+        again = status == 75 or (status in retried and restarts < 10)
         assert ("scontrol requeue 12" in calls) == (again and not ended)
 
 
@@ -138,6 +142,27 @@ def test_kubernetes_job_is_consistent():
     assert pod["restartPolicy"] == "Never"  # required by the policy
 
 
+def test_kubernetes_job_of_recognition_is_consistent():
+    yaml = pytest.importorskip("yaml")
+    job = yaml.safe_load((ROOT / "launch" / "kubernetes_recognize.yaml").read_text())
+    spec = job["spec"]
+    assert spec["completionMode"] == "Indexed" and spec["completions"] == spec["parallelism"]
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    assert f"--num_processes={spec['completions']}" in container["args"]
+    assert (ROOT / container["command"][1]).exists()
+    assert {mount["name"] for mount in container["volumeMounts"]} == {
+        volume["name"] for volume in pod["volumes"]
+    }
+    actions = {
+        value: (rule["action"], rule["onExitCodes"]["containerName"])
+        for rule in spec["podFailurePolicy"]["rules"]
+        for value in rule.get("onExitCodes", {}).get("values", [])
+    }
+    assert actions == {75: ("Ignore", container["name"]), 1: ("FailJob", container["name"])}
+    assert pod["restartPolicy"] == "Never"  # required by the policy
+
+
 def test_kubernetes_job_is_valid():
     """Against Kubernetes' schemas: pip install kubernetes-validate."""
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
@@ -148,6 +173,9 @@ def test_kubernetes_job_is_valid():
         kubernetes_validate.validate(resource, kubernetes_validate.latest_version(), strict=True)
         kinds.append(resource["kind"])
     assert kinds == ["Service", "Job"]
+    text = (ROOT / "launch" / "kubernetes_recognize.yaml").read_text()
+    resource = yaml.safe_load(text)
+    kubernetes_validate.validate(resource, kubernetes_validate.latest_version(), strict=True)
     resource["spec"]["parallelisms"] = 2
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(resource, kubernetes_validate.latest_version(), strict=True)

@@ -14,7 +14,7 @@ import pytest
 from conftest import tiny_image
 from programs import program
 
-from jdance import skeleton
+from jdance import files, skeleton
 from jdance.data import images, openpose_json
 from jdance.errors import UserError
 from jdance.recognize import annotations, formats, timeline
@@ -335,7 +335,7 @@ def test_videos_end_to_end(tmp_path):
     program("recognize", *common, f"--keypoints={keypoints}", f"--output={out}",
             f"--format={','.join(names)}")  # fmt: skip
     expected = [f"scene-0{formats.FORMATS[name].suffix}" for name in names]
-    assert {path.name for path in out.iterdir()} == {
+    assert {path.name for path in files.list_visible(out)} == {
         *expected, "scene-0.json", "scene-0.csv", "scene-0.html",
     }  # fmt: skip
     segments = timeline.read_csv(out / "scene-0.csv")

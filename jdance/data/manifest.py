@@ -21,7 +21,7 @@ def read(path: Path, where: str = "") -> list[tuple[int, dict[str, str]]]:
     Raises:
         UserError: the file is not a CSV file, or a column is missing.
     """
-    columns, rows = _read_table(path)
+    columns, rows = read_table(path)
     if not {"path", "label"} <= set(columns):
         raise UserError(
             f"{path}: the first line must name the columns path and label; it has "
@@ -38,7 +38,7 @@ def read(path: Path, where: str = "") -> list[tuple[int, dict[str, str]]]:
     ]
 
 
-def _read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+def read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Column names and numbered rows of a CSV file; empty rows are dropped.
 
     Accepts what spreadsheets write: commas, semicolons or tabs, UTF-8 or UTF-16, "sep=" lines.

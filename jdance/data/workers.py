@@ -11,6 +11,8 @@ from jdance.errors import UserError
 
 T = TypeVar("T")
 
+_CRASH = "the decoder crashes on it; replace or remove the file"
+
 
 def load_all(loads: Sequence[Callable[[], T]], workers: int) -> Iterator[T | UserError]:
     """Yields the results of all functions in order, or the UserError that one raises.
@@ -40,6 +42,42 @@ def load_all(loads: Sequence[Callable[[], T]], workers: int) -> Iterator[T | Use
                 yield _run_isolated(load)
 
 
+class Loader:
+    """Runs functions one by one.
+
+    Args:
+        isolated: in a process of their own, which is started again after a crash.
+    """
+
+    def __init__(self, isolated: bool):
+        self._isolated = isolated
+        self._process: ProcessPoolExecutor | None = None
+
+    def __call__(self, load: Callable[[], T]) -> T:
+        """Returns the result of a picklable function without arguments.
+
+        Raises:
+            UserError: the function raises it, or crashes its process.
+        """
+        if not self._isolated:
+            return load()
+        self._process = self._process or _pool(1)
+        try:
+            result = self._process.submit(_call, load).result()
+        except BrokenProcessPool:
+            self.close()
+            result = UserError(_CRASH)
+        if isinstance(result, UserError):
+            raise result
+        return result
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._process:
+            self._process.shutdown()
+        self._process = None
+
+
 def _pool(workers: int) -> ProcessPoolExecutor:
     # Forking is unsafe with JAX's threads.
     return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
@@ -57,4 +95,4 @@ def _run_isolated(load: Callable[[], T]) -> T | UserError:
         with _pool(1) as pool:
             return pool.submit(_call, load).result()
     except BrokenProcessPool:
-        return UserError("the decoder crashes on it; replace or remove the file")
+        return UserError(_CRASH)

@@ -113,15 +113,18 @@ class OpenPose(Writer):
         if self._images:
             return
         own = re.compile(re.escape(Path(self._video).stem) + r"_[0-9]{12}_keypoints\.json")
-        if self.path.exists() and not (
-            self.path.is_dir() and all(own.fullmatch(p.name) for p in self.path.iterdir())
+        final = (clip.folder or self.path.parent) / self.path.name
+        if final.exists() and not (
+            final.is_dir() and all(own.fullmatch(p.name) for p in final.iterdir())
         ):
-            raise UserError(f"{self.path}: holds other files; move it, or choose another --output")
+            raise UserError(f"{final}: holds other files; move it, or choose another --output")
         shutil.rmtree(self._partial, ignore_errors=True)
         self._partial.mkdir()
 
     def add(self, frame: MotionFrame) -> None:
-        if self._images:
+        if len(self._images) == 1:  # whose result has this stem
+            path = files.with_suffix(self.path, ".json")
+        elif self._images:
             path = self.path.with_name(f"{self._images[frame.index]}_keypoints.json")
         else:
             path = openpose_json.path_for_frame(self._video, frame.index, self._partial)
@@ -187,7 +190,8 @@ class Eaf(_Annotation):
     suffix = ".eaf"
 
     def render(self, segments: Sequence[Segment], end: float) -> str:
-        return annotations.eaf(segments, self.clip.classes, self.clip.video, self.path.parent)
+        folder = self.clip.folder or self.path.parent
+        return annotations.eaf(segments, self.clip.classes, self.clip.video, folder)
 
 
 class TextGrid(_Annotation):
@@ -421,3 +425,8 @@ def offered(*, videos: bool) -> list[str]:
 def of_images(names: Iterable[str]) -> list[str]:
     """Returns the formats that images have, too."""
     return [name for name in names if not FORMATS[name].needs_time]
+
+
+def of_several_images(names: Iterable[str]) -> list[str]:
+    """Returns the formats of which several images share one file."""
+    return [name for name in of_images(names) if FORMATS[name] is not OpenPose]

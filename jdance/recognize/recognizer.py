@@ -20,6 +20,7 @@ from jdance.errors import UserError
 from jdance.pose import DecodeConfig, PoseEstimator, zoo
 from jdance.progress import reporter, rounded
 from jdance.recognize import canvas, packed, program
+from jdance.recognize.ledger import digest
 from jdance.recognize.program import Network, Options, Recognized
 from jdance.recognize.sequences import SequenceClassifier
 from jdance.report import draw
@@ -169,6 +170,18 @@ class Recognizer:
         recognizer._load_classifier = cache(partial(SequenceClassifier.choose, model=str(model)))
         recognizer._video_min_confidence = min_confidence
         return recognizer
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the motion network with its calibration, and of the pose network ("": none).
+
+        Results depend on them, besides the arguments of `load`.
+        """
+        pose, *motion = jax.device_get(self.variables)
+        model, size = self.config.model.to_dict(), self.config.data.image_size
+        return {
+            "model": digest(motion, model, size, self.classes, self.min_confidence),
+            "pose": digest(pose, self.estimator.config) if self.estimator else "",
+        }
 
     def function(self, known: bool = False) -> Any:
         """Returns the pure program.

@@ -10,6 +10,7 @@ from jdance import features, models, skeleton
 from jdance.data import augment, crop, temporal
 from jdance.errors import UserError
 from jdance.recognize import packed
+from jdance.recognize.ledger import digest
 from jdance.recognize.packed import MotionModel
 
 _MIN_FPS = 6.0  # at which sequence forms can follow a step
@@ -37,6 +38,7 @@ class SequenceClassifier:
             )
         self.classes, self._config = model.classes, config
         self.min_confidence, self.source = model.min_confidence, model.source
+        self._temperature = model.temperature
         net = models.build(config.model)
         self._variables = jax.device_put(model.variables, jax.devices()[0])
 
@@ -79,6 +81,15 @@ class SequenceClassifier:
         if name is None:
             return cls.form_of(model)
         return None if name in ("", "none") else cls.load(name)
+
+    def digest(self) -> str:
+        """SHA-256 of the network and of everything else that results depend on."""
+        return digest(
+            jax.device_get(self._variables),
+            self._config.model.to_dict(),
+            self.classes,
+            [self._temperature, self.min_confidence, self.min_fps],
+        )
 
     def __call__(
         self, keypoints: np.ndarray, times: np.ndarray, ends: tuple[float, float]

@@ -44,6 +44,7 @@ class Settings:
             `smoothing.MAX_THRESHOLD`.
         formats: further formats to write, see `formats.FORMATS`.
         posture: model for posture feedback; None: no feedback.
+        folder: where the results will be moved to; None: where they are written.
     """
 
     every: int = 1
@@ -59,6 +60,7 @@ class Settings:
     report: bool = True
     formats: Sequence[str] = ()
     posture: PostureModel | None = None
+    folder: Path | None = None
 
 
 class MotionStream:
@@ -312,7 +314,9 @@ def _recognize(
 ) -> None:
     """Tracks the people through the frames and writes all results."""
     stream = MotionStream(recognizer, classifier, settings, fps, lag)
-    clip = Clip(source, size, fps, stream.classes, stream.min_confidence, video=path)
+    clip = Clip(
+        source, size, fps, stream.classes, stream.min_confidence, video=path, folder=settings.folder
+    )
     write(_track(stream, frames), clip, stem, settings, collector=collector, show=show)
 
 

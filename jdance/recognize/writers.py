@@ -38,6 +38,7 @@ class Clip:
         min_confidence: threshold of `unknown` in videos, see `smoothing.log_evidence`.
         images: file names of the images by frame index; () for videos.
         video: the video file; a relative path is one beside the results. None: there is none.
+        folder: where the results will be moved to; None: where they are written.
     """
 
     source: str
@@ -47,6 +48,7 @@ class Clip:
     min_confidence: float = 0.0
     images: Sequence[str] = ()
     video: Path | None = None
+    folder: Path | None = None
 
     @property
     def period(self) -> float:

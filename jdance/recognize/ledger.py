@@ -1,0 +1,308 @@
+"""Records of what has been recognized into an output folder, and of what failed.
+
+Results are written in a folder of one claim and moved to their paths when they are complete; the
+record is written last. It says what the results depend on, so that they are not computed again.
+
+OUTPUT/.jdance/records/NAME.json     a result: its input, settings and files
+OUTPUT/.jdance/failures/KEY.json     an input that failed or was read in part, and why
+OUTPUT/.jdance/work/CLAIM/           results being written
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jdance import files
+from jdance.data import images
+from jdance.errors import UserError
+from jdance.recognize.claims import Claims, key_of
+from jdance.recognize.inputs import Job
+
+FOLDER = ".jdance"
+FAILURES_FILE = "failures.csv"
+_VERSION = 1  # of the records
+_COLUMNS = ("path", "start", "end", "output", "status", "reason")
+
+
+class Failure(NamedTuple):
+    """An input without a complete result.
+
+    Attributes:
+        job: the input.
+        reason: one line that names the file.
+        partial: whether there is a result of what could be read.
+    """
+
+    job: Job
+    reason: str
+    partial: bool = False
+
+
+class State(NamedTuple):
+    """What is known about an input.
+
+    Attributes:
+        seconds: duration of the video; 0 for an image or without a result.
+        failure: None if the result is complete.
+    """
+
+    seconds: float
+    failure: Failure | None = None
+
+
+def digest(*values: Any) -> str:
+    """SHA-256 in hexadecimal of pytrees of arrays and of values that JSON can hold, or `str`."""
+    result = hashlib.sha256()
+    for value in values:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+            result.update(jax.tree_util.keystr(path).encode())
+            if isinstance(leaf, np.ndarray | jax.Array):
+                array = np.asarray(leaf)
+                result.update(f"{array.dtype}{array.shape}".encode())
+                result.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+            else:
+                result.update(json.dumps(leaf, sort_keys=True, default=str).encode())
+    return result.hexdigest()
+
+
+class Ledger:
+    """The records of an output folder.
+
+    Args:
+        output: the folder of the results.
+        settings: everything besides the input that the results depend on, for JSON.
+        outputs: kinds of files that are wanted; a result with more of them is complete, too.
+        version: describes the content of an input; raises OSError if it cannot be read.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        settings: Mapping[str, Any],
+        outputs: Iterable[str],
+        version: Callable[[Job], Any],
+    ):
+        self.output, self._version = output, version
+        self._settings, self._outputs = json.loads(json.dumps(settings)), sorted(outputs)
+        self.folder = output / FOLDER
+        self._records, self._failures = self.folder / "records", self.folder / "failures"
+        self._work = self.folder / "work"
+        try:
+            for folder in (self._records, self._failures, self._work):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{output}: cannot be written to ({error.strerror})") from error
+
+    def state(self, job: Job, run: str, overwrite: bool = False) -> State | None:
+        """Returns what is known about an input; None if it has to be recognized.
+
+        Args:
+            job: the input.
+            run: failures of other runs do not count.
+            overwrite: results of other runs do not count either.
+        """
+        if job.problem:
+            return State(0.0, Failure(job, f"{job.source}: {job.problem}"))
+        dependencies = self.dependencies(job)
+        if record := self._read(self._record_path(job), dependencies, run if overwrite else ""):
+            complete = set(self._outputs) <= set(record.get("outputs", ()))
+            if complete and self._has_files(record.get("files", {})):
+                failure = Failure(job, record["problem"], True) if record["problem"] else None
+                return State(record["seconds"], failure)
+        if failed := self._read(self._failure_path(job), dependencies, run):
+            return State(0.0, Failure(job, failed["reason"], failed["partial"]))
+        return None
+
+    def dependencies(self, job: Job) -> dict[str, Any]:
+        """Returns what the result of an input depends on, the input's current content included."""
+        try:
+            version = self._version(job)
+        except OSError as error:
+            version = error.strerror
+        return {
+            "format": _VERSION,
+            "input": job.source.name,
+            "version": json.loads(json.dumps(version)),
+            "settings": self._settings | {"start": job.start, "end": job.end},
+        }
+
+    @staticmethod
+    def _read(path: Path, dependencies: Mapping[str, Any], run: str) -> dict[str, Any] | None:
+        try:
+            content = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            return None
+        expected = {**dependencies, "run": run} if run else dependencies
+        return content if expected.items() <= content.items() else None
+
+    def _has_files(self, sizes: Mapping[str, int]) -> bool:
+        try:
+            return all(_size(self.output / name) == size for name, size in sizes.items())
+        except OSError:
+            return False
+
+    @contextmanager
+    def work_folder(self, claim_id: str) -> Iterator[Path]:
+        """Creates an empty folder for the results of a claim; removes it after the block."""
+        folder = self._work / claim_id
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def commit(
+        self,
+        job: Job,
+        dependencies: Mapping[str, Any],
+        work: Path,
+        problem: str,
+        seconds: float,
+        run: str,
+    ) -> State:
+        """Moves the results of an input from its work folder to their paths, and records them.
+
+        Args:
+            job: the input.
+            dependencies: before the input was read.
+            work: the folder of the results.
+            problem: what could not be read; "": nothing.
+            seconds: duration of the video.
+            run: the current run.
+
+        Raises:
+            OSError: the results cannot be written.
+        """
+        target = (self.output / job.name).parent
+        target.mkdir(parents=True, exist_ok=True)
+        path = self._record_path(job)
+        path.unlink(missing_ok=True)
+        sizes = {}
+        for entry in sorted(work.iterdir()):
+            final = target / entry.name
+            sizes[final.relative_to(self.output).as_posix()] = _size(entry)
+            if entry.is_dir() and final.exists():
+                # A folder that is not empty cannot be replaced.
+                older = work / f"{entry.name}.old"
+                os.replace(final, older)
+                os.replace(entry, final)
+                shutil.rmtree(older)
+            else:
+                os.replace(entry, final)
+        self._clear_failure(job)
+        failure = Failure(job, problem, True) if problem else None
+        record = dict(dependencies) | {
+            "source": os.path.abspath(job.source), "host": socket.gethostname(), "run": run,
+            "outputs": self._outputs, "files": sizes, "seconds": round(seconds, 3),
+            "problem": problem,
+        }  # fmt: skip
+        if failure:
+            self._write_failure(failure, dependencies, work, run)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.atomic_write(path, json.dumps(record) + "\n", work / "record.partial")
+        return State(seconds, failure)
+
+    def fail(self, job: Job, reason: str, work: Path, run: str) -> State:
+        """Records that an input could not be recognized."""
+        failure = Failure(job, reason)
+        self._write_failure(failure, self.dependencies(job), work, run)
+        return State(0.0, failure)
+
+    def _write_failure(
+        self, failure: Failure, dependencies: Mapping[str, Any], work: Path, run: str
+    ) -> None:
+        job = failure.job
+        content = dict(dependencies) | {
+            "source": os.path.abspath(job.source), "host": socket.gethostname(), "run": run,
+            "name": job.name, "start": job.start, "end": job.end,
+            "reason": failure.reason, "partial": failure.partial,
+        }  # fmt: skip
+        text = json.dumps(content) + "\n"
+        files.atomic_write(self._failure_path(job), text, work / "failure.partial")
+
+    def _clear_failure(self, job: Job) -> None:
+        self._failure_path(job).unlink(missing_ok=True)
+
+    def _record_path(self, job: Job) -> Path:
+        return self._records / f"{job.name}.json"
+
+    def _failure_path(self, job: Job) -> Path:
+        return self._failures / f"{key_of(job.name)}.json"
+
+    def record_text(self, job: Job) -> str:
+        """The record of a result, for works that depend on it; "" if there is none."""
+        with suppress(OSError):
+            return self._record_path(job).read_text()
+        return ""
+
+    def remove_leftovers(self, claims: Claims) -> None:
+        """Removes the work folders of processes that have died."""
+        folders = list(self._work.iterdir())
+        claims.refresh()  # afterwards, since a claim is older than its folder
+        for folder in folders:
+            if not claims.is_live(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def write_failures(self, failures: Sequence[Failure], jobs: Iterable[Job]) -> bool:
+        """Writes failures.csv, with those of other commands whose inputs still exist.
+
+        Args:
+            failures: of this command, in the order of the inputs.
+            jobs: all inputs of this command.
+
+        Returns:
+            Whether there are any; without, the file is removed.
+        """
+        rows = {f.job.name or str(f.job.source): _row(f) for f in failures}
+        own = {job.name for job in jobs}
+        for path in sorted(self._failures.glob("*.json")):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                entry = json.loads(path.read_bytes())
+                source = Path(entry["source"])
+                job = Job(source, entry["name"], entry["start"], entry["end"])
+                if job.name not in own and source.exists():
+                    rows[job.name] = _row(Failure(job, entry["reason"], entry["partial"]))
+        path = self.output / FAILURES_FILE
+        if not rows:
+            path.unlink(missing_ok=True)
+            return False
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        writer.writerows(rows.values())
+        name = f"{FAILURES_FILE}.{socket.gethostname()}-{os.getpid()}.partial"
+        files.atomic_write(path, text.getvalue(), self.folder / name)
+        return True
+
+
+def _row(failure: Failure) -> list[Any]:
+    job = failure.job
+    source = os.path.abspath(job.source)
+    return [
+        images.printable(source),
+        "" if job.start is None else job.start,
+        "" if job.end is None else job.end,
+        images.printable(job.name),
+        "read in part" if failure.partial else "failed",
+        images.printable(failure.reason),
+    ]
+
+
+def _size(path: Path) -> int:
+    """Size of a file in bytes, or number of entries of a folder."""
+    return len(os.listdir(path)) if path.is_dir() else path.stat().st_size

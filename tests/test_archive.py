@@ -1,0 +1,581 @@
+"""Recognition of many inputs by several processes: claims, records, failures, preemption."""
+
+import csv
+import errno
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from programs import Script
+
+from jdance import files
+from jdance.errors import UserError
+from jdance.recognize import inputs
+from jdance.recognize.archive import MAX_ATTEMPTS, Archive, Options, this_process
+from jdance.recognize.claims import Claims, key_of
+from jdance.recognize.inputs import Job
+from jdance.recognize.ledger import Ledger, digest
+from jdance.recognize.runs import Run
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self, now=0.0):
+        self.now = now
+
+    def __call__(self):
+        return self.now
+
+
+# --- Claims -------------------------------------------------------------------------------------
+
+
+def foreign(claims):
+    """Makes the claims of a folder look like those of another machine."""
+    for path in claims.iterdir():
+        times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"machine": "another"}))
+        os.utime(path, ns=times)
+
+
+def test_a_claim_excludes_others_until_released(tmp_path):
+    first, second = Claims(tmp_path, 10), Claims(tmp_path, 10)
+    claim = first.take("a/b.mp4")
+    assert claim.attempt == 1 and second.take("a/b.mp4") is None
+    second.refresh()
+    assert second.is_held("a/b.mp4") and not second.is_held("a") and second.count() == 1
+    first.release(claim)
+    assert not list(tmp_path.iterdir())
+    second.refresh()
+    assert second.take("a/b.mp4").attempt == 1
+
+
+@pytest.mark.parametrize("skew", [-1e6, 0.0, 1e6])
+def test_a_claim_expires_by_the_clock_of_the_observer(tmp_path, skew):
+    """Modification times are of another machine, whose clock may be wrong."""
+    clock = Clock()
+    holder, observer = Claims(tmp_path, 10), Claims(tmp_path, 10, clock=clock)
+    claim = holder.take("x")
+    foreign(tmp_path)
+    for renewal in range(3):
+        os.utime(claim.path, (time.time() + skew, time.time() + skew + renewal))
+        observer.refresh()
+        clock.now += 9.9
+        observer.refresh()
+        assert observer.take("x") is None and observer.is_live(claim.id)
+    clock.now += 0.2
+    observer.refresh()
+    assert not observer.is_live(claim.id) and not claim.is_lost()
+    taken = observer.take("x")
+    assert taken.attempt == 2 and claim.is_lost() and not taken.is_lost()
+    # The first holder wakes up: it must not remove the claim of the second.
+    holder.release(claim)
+    observer.refresh()
+    assert observer.is_live(taken.id)
+    observer.release(taken)
+    assert not list(tmp_path.iterdir())
+
+
+def test_claims_are_renewed_by_a_thread(tmp_path):
+    calls = []
+    claims = Claims(tmp_path, 0.2, on_renewal=lambda: calls.append(1))
+    with claims.renewing():
+        path = claims.take("x").path
+        os.utime(path, (1, 1))
+        deadline = time.monotonic() + 60
+        while path.stat().st_mtime < 2 or not calls:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_the_claim_of_a_dead_process_of_this_machine_expires_at_once(tmp_path):
+    pytest.importorskip("resource")
+    child = os.fork()
+    if not child:
+        Claims(tmp_path, 1000).take("x")
+        os._exit(0)
+    os.waitpid(child, 0)
+    claims = Claims(tmp_path, 1000)
+    claims.refresh()
+    assert claims.take("x").attempt == 2
+    # The same number, but another process.
+    claims = Claims(tmp_path, 1000)
+    holder = tmp_path / f"{key_of('x')}.2"
+    holder.write_text(json.dumps(json.loads(holder.read_text()) | {"started": "1"}))
+    claims.refresh()
+    assert claims.take("x").attempt == 3
+
+
+def test_expired_claims_are_taken_over_once(tmp_path):
+    """All observers see the same claims expire, and take them over at the same time."""
+    works = [f"work {i}" for i in range(50)]
+    holder = Claims(tmp_path, 10)
+    for work in works:
+        holder.take(work)
+    foreign(tmp_path)
+    barrier = threading.Barrier(8)
+
+    def take(number):
+        clock = Clock()
+        claims = Claims(tmp_path, 10, clock=clock)
+        claims.refresh()
+        clock.now = 11
+        claims.refresh()
+        barrier.wait()
+        order = random.Random(number).sample(works, len(works))
+        return [work for work in order if claims.take(work)]
+
+    with ThreadPoolExecutor(8) as pool:
+        taken = Counter(work for own in pool.map(take, range(8)) for work in own)
+    assert taken == dict.fromkeys(works, 1)
+
+
+# --- Runs with several processes ----------------------------------------------------------------
+
+
+def make_inputs(folder, count):
+    folder.mkdir()
+    for i in range(count):
+        (folder / f"file{i}.bin").write_text(f"content {i} " * (1 + i % 7))
+
+
+def assert_complete(output, count):
+    names = {f"file{i}{suffix}" for i in range(count) for suffix in (".txt", ".second")}
+    assert {path.name for path in files.list_visible(output)} == names
+    for i in range(count):
+        assert (output / f"file{i}.txt").read_text() == f"CONTENT {i} " * (1 + i % 7)
+    assert not list((output / ".jdance" / "work").iterdir())
+    assert not list((output / ".jdance" / "claims").iterdir())
+    assert not list((output / ".jdance" / "runs").iterdir())
+
+
+def failures(output):
+    """The rows of failures.csv."""
+    with (output / "failures.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def start(tmp_path, number, *words):
+    return Script(
+        [ROOT / "tests" / "archive_run.py", f"--input={tmp_path / 'in'}",
+         f"--output={tmp_path / 'out'}", *words],
+        tmp_path / f"stdout-{number}",
+    )  # fmt: skip
+
+
+def worked_at(tmp_path):
+    return Counter((tmp_path / "out.log").read_text().split())
+
+
+def test_eight_processes_do_every_file_once(tmp_path):
+    make_inputs(tmp_path / "in", 200)
+    runs = [start(tmp_path, i, "--pause=0.005") for i in range(8)]
+    assert [run.wait() for run in runs] == [0] * 8, runs[0].stdout.read_text()
+    assert worked_at(tmp_path) == {f"file{i}": 1 for i in range(200)}
+    assert_complete(tmp_path / "out", 200)
+    own = [run.stdout.read_text().splitlines()[-1].split()[1:] for run in runs]
+    assert Counter(name for names in own for name in names) == worked_at(tmp_path)
+    assert sum(map(bool, own)) >= 4  # not all by the process that started first
+
+
+def test_killed_processes_lose_nothing(tmp_path):
+    make_inputs(tmp_path / "in", 40)
+    rng = random.Random(0)
+    runs = [start(tmp_path, i, "--pause=0.03") for i in range(3)]
+    started = len(runs)
+    for _ in range(8):
+        time.sleep(rng.uniform(0.05, 0.3))
+        victim = rng.randrange(3)
+        if runs[victim].poll() is None:
+            runs[victim].kill()
+            runs[victim] = start(tmp_path, started, "--pause=0.03")
+            started += 1
+    assert [run.wait() for run in runs] == [0] * 3
+    assert_complete(tmp_path / "out", 40)
+    assert sum(worked_at(tmp_path).values()) <= 40 + 8
+
+
+def test_sigterm_gives_the_file_back(tmp_path):
+    make_inputs(tmp_path / "in", 3)
+    run = start(tmp_path, 0, "--pause=600")
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out.log").exists():
+        assert time.monotonic() < deadline and run.poll() is None
+        time.sleep(0.01)
+    run.send_signal(signal.SIGTERM)
+    assert run.wait() == 75
+    assert "run the same command again" in run.stdout.read_text()
+    hidden = tmp_path / "out" / ".jdance"
+    assert not list((hidden / "claims").iterdir()) and not list((hidden / "work").iterdir())
+    assert not files.list_visible(tmp_path / "out")
+    run = start(tmp_path, 1)
+    assert run.wait() == 0
+    assert_complete(tmp_path / "out", 3)
+
+
+def test_a_failure_is_not_repeated_by_other_processes(tmp_path):
+    make_inputs(tmp_path / "in", 6)
+    (tmp_path / "in" / "file3.bin").write_text("bad")
+    runs = [start(tmp_path, i, "--pause=1") for i in range(3)]  # all start before it ends
+    assert [run.wait() for run in runs] == [1] * 3
+    assert worked_at(tmp_path)["file3"] == 1
+    (row,) = failures(tmp_path / "out")
+    assert row["output"] == "file3" and row["status"] == "failed"
+    assert row["path"] == str(tmp_path / "in" / "file3.bin") and "cannot be read" in row["reason"]
+    # The next command tries it again, and only it.
+    assert start(tmp_path, 3).wait() == 1
+    assert worked_at(tmp_path) == {f"file{i}": 1 + (i == 3) for i in range(6)}
+    (tmp_path / "in" / "file3.bin").write_text("content 3 " * 4)
+    assert start(tmp_path, 4).wait() == 0
+    assert_complete(tmp_path / "out", 6)
+
+
+# --- Records ------------------------------------------------------------------------------------
+
+
+class Fake:
+    """Recognizes files by writing their content; logs them.
+
+    Args:
+        folder: of the inputs "0.bin", "1.bin", ... in its subfolder "in"; results are in "out".
+    """
+
+    def __init__(self, folder, count=3):
+        self.folder, self.log, self.effect = folder, [], lambda job: ""
+        (folder / "in").mkdir()
+        for i in range(count):
+            (folder / "in" / f"{i}.bin").write_text(f"{i}")
+
+    def jobs(self):
+        return [Job(path, path.stem) for path in sorted((self.folder / "in").iterdir())]
+
+    def __call__(self, job, stem):
+        self.log.append(job.name)
+        problem = self.effect(job)
+        stem.with_suffix(".txt").write_text(job.source.read_text())
+        return problem
+
+    def run(self, settings=(), outputs=(), jobs=None, **options):
+        """Returns the outcome, and the inputs that were recognized."""
+        self.log = []
+        ledger = Ledger(self.folder / "out", dict(settings), outputs,
+                        lambda job: inputs.version(job.source))  # fmt: skip
+        options.setdefault("run", "run")
+        archive = Archive(
+            self.jobs() if jobs is None else jobs, ledger, self, lambda job: 2.0, Options(**options)
+        )
+        return archive.run(), sorted(self.log)
+
+
+@pytest.fixture
+def fake(tmp_path):
+    (tmp_path / "out").mkdir()
+    return Fake(tmp_path)
+
+
+def test_what_is_done_is_skipped(fake):
+    outcome, log = fake.run()
+    assert log == ["0", "1", "2"] == sorted(outcome.own) and not outcome.failures
+    record = json.loads((fake.folder / "out" / ".jdance" / "records" / "1.json").read_text())
+    assert record["files"] == {"1.txt": 1} and record["seconds"] == 2
+    outcome, log = fake.run()
+    assert log == outcome.own == [] and outcome.results == {"0", "1", "2"}
+
+
+def test_what_has_changed_is_done_again(fake):
+    fake.run({"model": "a"}, ["srt"])
+    source, result = fake.folder / "in" / "1.bin", fake.folder / "out" / "1.txt"
+    os.utime(source, (5, 5))
+    assert fake.run({"model": "a"}, ["srt"])[1] == ["1"]
+    result.write_text("longer")
+    assert fake.run({"model": "a"}, ["srt"])[1] == ["1"] and result.read_text() == "1"
+    result.unlink()
+    assert fake.run({"model": "a"}, ["srt"])[1] == ["1"]
+    record = fake.folder / "out" / ".jdance" / "records" / "2.json"
+    record.write_text("{")
+    assert fake.run({"model": "a"}, ["srt"])[1] == ["2"]
+    assert fake.run({"model": "a"}, [])[1] == []  # fewer files are wanted
+    assert fake.run({"model": "a"}, ["srt", "vtt"])[1] == ["0", "1", "2"]
+    assert fake.run({"model": "b"}, ["vtt"])[1] == ["0", "1", "2"]
+    part = [Job(fake.folder / "in" / "0.bin", "0", 1.0, 2.0)]
+    assert fake.run({"model": "b"}, ["vtt"], part)[1] == ["0"]
+
+
+def test_overwrite_does_everything_once_a_run(fake):
+    fake.run()
+    assert fake.run(overwrite=True)[1] == ["0", "1", "2"]
+    assert fake.run(overwrite=True)[1] == ["0", "1", "2"]
+
+    def interrupt(job):
+        if len(fake.log) == 2:
+            raise KeyboardInterrupt
+        return ""
+
+    fake.effect = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        fake.run(overwrite=True)
+    first = fake.log[0]
+    fake.effect = lambda job: ""
+    assert fake.run(overwrite=True)[1] == sorted({"0", "1", "2"} - {first})  # continues
+    assert fake.run(overwrite=True)[1] == ["0", "1", "2"]
+
+
+def test_older_results_are_replaced_as_a_whole(fake):
+    """A result is complete even if the process dies while its files are moved."""
+    fake.run({"model": "a"})
+    replace, moved = os.replace, []
+
+    def dies(source, target):
+        if Path(target).name == "1.txt":
+            raise SystemExit(1)
+        moved.append(target)
+        replace(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", dies)
+        with pytest.raises(SystemExit):
+            fake.run({"model": "b"})
+    assert not (fake.folder / "out" / ".jdance" / "records" / "1.json").exists()
+    assert "1" in fake.run({"model": "b"})[1]
+
+
+def test_folders_and_longer_names(tmp_path):
+    (tmp_path / "out").mkdir()
+    fake = Fake(tmp_path, 1)
+    job = Job(tmp_path / "in" / "0.bin", "2021/tape.1")
+
+    def write(job, stem):
+        stem.with_name(stem.name + ".txt").write_text("x")
+        (stem.parent / "tape.1_keypoints").mkdir()
+        (stem.parent / "tape.1_keypoints" / "a.json").write_text(str(len(fake.log)))
+        return ""
+
+    for settings in ({"model": 1}, {"model": 2}):
+        ledger = Ledger(tmp_path / "out", settings, [], lambda job: 0)
+        fake.log.append("x")
+        Archive([job], ledger, write, lambda job: 0.0, Options("run")).run()
+    folder = tmp_path / "out" / "2021"
+    assert sorted(p.name for p in folder.iterdir()) == ["tape.1.txt", "tape.1_keypoints"]
+    assert (folder / "tape.1_keypoints" / "a.json").read_text() == "2"
+
+
+def test_failures_are_listed(fake):
+    def effect(job):
+        if job.name == "0":
+            raise UserError(f"{job.source}: not a video")
+        if job.name == "1":
+            raise FileNotFoundError(errno.ENOENT, "No such file", "weights")
+        return "3 of 9 frames can be read"
+
+    fake.effect = effect
+    jobs = [*fake.jobs(), Job(Path("notes.txt"), "", problem="not a supported format")]
+    outcome, log = fake.run(jobs=jobs)
+    assert log == ["0", "1", "2"] and outcome.own == ["2"]
+    rows = failures(fake.folder / "out")
+    assert [row["status"] for row in rows] == ["failed", "failed", "read in part", "failed"]
+    assert [row["reason"].split(": ", 1)[1] for row in rows] == [
+        "not a video", "weights: No such file",
+        f"3 of 9 frames can be read; what was read is in {fake.folder / 'out' / '2'}.json",
+        "not a supported format",
+    ]  # fmt: skip
+    # What was read in part is not read again, but still listed.
+    outcome, log = fake.run(jobs=jobs)
+    assert log == ["0", "1"] and len(outcome.failures) == 4
+    # Another command leaves failures of other inputs in the list, unless these are gone.
+    fake.effect = lambda job: ""
+    fake.run(jobs=fake.jobs()[:1], run="other")
+    assert [row["output"] for row in failures(fake.folder / "out")] == ["1", "2"]
+    os.utime(fake.folder / "in" / "2.bin", (5, 5))
+    fake.run()
+    assert not (fake.folder / "out" / "failures.csv").exists()
+
+
+def test_max_failures(fake):
+    def effect(job):
+        raise UserError("bad")
+
+    fake.effect = effect
+    outcome, log = fake.run(max_failures=1)
+    assert outcome.stopped and len(log) == 2 and outcome.missing == 1
+    assert len(fake.run(max_failures=1)[1]) == 2  # tries again
+    outcome, log = fake.run(max_failures=3)
+    assert not outcome.stopped and len(log) == 3
+
+
+def test_a_full_disk_stops(fake):
+    def effect(job):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/0.json")
+
+    fake.effect = effect
+    outcome, log = fake.run()
+    assert len(log) == 1 and outcome.full and "No space left" in outcome.failures[0].reason
+    assert not list((fake.folder / "out" / ".jdance" / "claims").iterdir())
+    fake.effect = lambda job: ""
+    assert fake.run()[1] == ["0", "1", "2"]
+
+
+def test_transient_failures_are_tried_by_other_processes(fake):
+    def effect(job):
+        if job.name == "1":
+            raise OSError(errno.ESTALE, "Stale file handle", "in/1.bin")
+        return ""
+
+    fake.effect = effect
+    outcome, _ = fake.run()
+    assert outcome.transient and [f.job.name for f in outcome.failures] == ["1"]
+    assert not list((fake.folder / "out" / ".jdance" / "failures").iterdir())
+
+
+def test_inputs_that_kill_their_processes_fail(fake):
+    folder = fake.folder / "out" / ".jdance" / "claims"
+    folder.mkdir(parents=True)
+    holder = {"machine": "another", "token": "x"}
+    (folder / f"{key_of('1')}.{MAX_ATTEMPTS}").write_text(json.dumps(holder))
+    outcome, log = fake.run(claim_timeout=0.5)
+    assert log == ["0", "2"] and "5 processes were killed or crashed" in outcome.failures[0].reason
+    assert not list(folder.iterdir())
+
+
+def test_without_waiting_the_claims_of_others_are_left(fake):
+    other = Claims(fake.folder / "out" / ".jdance" / "claims", 100)
+    claim = other.take("1")
+    outcome, log = fake.run(wait=False)
+    assert log == ["0", "2"] and outcome.missing == 1
+    other.release(claim)
+    assert fake.run(wait=False)[1] == ["1"]
+
+
+def test_crashes_count_as_attempts(fake):
+    def effect(job):
+        if job.name == "1":
+            raise RuntimeError("out of memory")
+        return ""
+
+    fake.effect = effect
+    with pytest.raises(RuntimeError):
+        fake.run()
+    claims = Claims(fake.folder / "out" / ".jdance" / "claims", 0)
+    claims.refresh()
+    assert claims.take("1").attempt == 2
+
+
+def test_runs_share_what_is_finished(tmp_path):
+    first, second, other = (Run(tmp_path, name) for name in ("a", "a", "b"))
+    assert first.token == second.token != other.token
+    job = Job(Path("x.mp4"), "x")
+    state = Ledger(tmp_path / "out", {}, [], lambda job: 0).fail(
+        job, "x.mp4: bad", tmp_path, "run"
+    )  # fmt: skip
+    first.add(job, state)
+    (entry,) = second.poll()
+    assert (entry["name"], entry["reason"]) == ("x", "x.mp4: bad")
+    assert not list(second.poll()) and not list(first.poll()) and not list(other.poll())
+    first.end()
+    third = Run(tmp_path, "a")
+    assert third.token != second.token and not list(third.poll())
+    for run in (first, second, third, other):
+        run.close()
+
+
+def test_digest_distinguishes_networks():
+    tree = {"a": np.zeros((2, 3), np.float32), "b": [np.ones(2), "name"]}
+    same = {"b": [np.ones(2), "name"], "a": np.zeros((2, 3), np.float32)}
+    assert digest(tree, ["x"]) == digest(same, ["x"])
+    others = [
+        {**tree, "a": np.zeros((3, 2), np.float32)},
+        {**tree, "a": np.zeros((2, 3), np.int32)},
+        {**tree, "a": tree["a"] + np.float32(1e-7)},
+        {**tree, "b": [np.ones(2), "other"]},
+        {**tree, "c": tree["a"]},
+    ]
+    assert len({digest(other, ["x"]) for other in [tree, *others]}) == 6
+
+
+# --- Inputs and launchers -----------------------------------------------------------------------
+
+
+def test_inputs_of_a_pattern_keep_their_folders(tmp_path):
+    out = tmp_path / "archive" / "out"
+    for name in ("2020/a.mp4", "2021/a.mp4", "2021/a.avi", "2021/b.txt", "c.mp4", "out/d.mp4"):
+        (tmp_path / "archive" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "archive" / name).touch()
+    found = inputs.jobs(f"{tmp_path}/archive/**/*.*", out)
+    assert [job.name for job in found if not job.problem] == [
+        "2020/a", "2021/a.avi", "2021/a.mp4", "c",
+    ]  # fmt: skip
+    assert [job.source.name for job in found if job.problem] == ["b.txt"]
+    with pytest.raises(UserError, match="no file matches"):
+        inputs.jobs(f"{tmp_path}/archive/*.mkv", out)
+
+
+def test_inputs_of_a_csv_file(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    lines = [
+        "path;start;end;output", "2020/a.mp4;;;", "2020/a.mp4;1,5;3;solo", f"{tmp_path}/x.mp4;;4;",
+        "../y.mp4;;;", "2020/b.jpg;1;2;", "c.mp4;5;4;", ";;;x", ";;;", "d.mp4;;;../d",
+        "e.mp4;;;2021/e",
+    ]  # fmt: skip
+    (archive / "list.csv").write_text("\n".join(lines))
+    found = inputs.jobs(str(archive / "list.csv"), tmp_path / "out")
+    good = [(job.name, job.start, job.end) for job in found if not job.problem]
+    assert good == [
+        ("2020/a", None, None), ("solo", 1.5, 3.0), ("x", None, 4.0), ("y", None, None),
+        ("2021/e", None, None),
+    ]  # fmt: skip
+    problems = {str(job.source).split(", ")[-1]: job.problem for job in found if job.problem}
+    assert problems.keys() == {"line 6", "line 7", "line 8", "line 10"}
+    assert "for videos" in problems["line 6"] and "inside --output" in problems["line 10"]
+    for text, message in (
+        ("path,output\na.mp4,x\nb.mp4,X\n", "lines 2 and 3 have the same results"),
+        ("file\na.mp4\n", "must name the column path"),
+        ("path\n", "lists no inputs"),
+    ):
+        (archive / "list.csv").write_text(text)
+        with pytest.raises(UserError, match=message):
+            inputs.jobs(str(archive / "list.csv"), tmp_path / "out")
+
+
+def test_versions_of_inputs(tmp_path):
+    video, points = tmp_path / "a.mp4", tmp_path / "points"
+    points.mkdir()
+    video.write_text("x")
+    (points / "a_000_keypoints.json").write_text("{}")
+    before = inputs.version(video, points)
+    assert before["size"] == 1 and before["keypoints"]["size"] == 2
+    (points / "a_001_keypoints.json").write_text("{}")
+    assert inputs.version(video, points) != before
+    (points / "other_001_keypoints.json").write_text("{}")
+    assert inputs.version(video, points)["keypoints"]["files"] == 2
+    assert inputs.version(points)["files"] == 3
+    with pytest.raises(OSError, match="No such file"):
+        inputs.version(tmp_path / "none.mp4")
+
+
+def test_processes_are_detected():
+    step = dict.fromkeys(("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_LOCALID"), "1")
+    step |= {"SLURM_NTASKS": "4", "SLURM_PROCID": "3"}
+    names = {"ID": "14", "MIN": "10", "STEP": "2", "COUNT": "5"}
+    array = {f"SLURM_ARRAY_TASK_{name}": value for name, value in names.items()}
+    mpi = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}
+    for environment, expected in (
+        ({}, (0, 1)), (step, (3, 4)), (array, (2, 5)), (array | step, (11, 20)), (mpi, (1, 2)),
+        ({"JOB_COMPLETION_INDEX": "3"}, (0, 1)),
+    ):  # fmt: skip
+        assert this_process(None, None, environment) == expected
+    assert this_process(1, 3, array) == (1, 3)
+    assert this_process(None, 5, {"JOB_COMPLETION_INDEX": "3"}) == (3, 5)
+    for flags in ((None, 3), (3, 3), (1, None)):
+        with pytest.raises(UserError, match="give both"):
+            this_process(*flags, {})
