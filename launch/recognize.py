@@ -183,7 +183,7 @@ class _Recognition:
     Args:
         recognizer, classifier: the networks.
         settings: of videos; inputs may have times of their own.
-        image_formats: formats of which each image has a file.
+        image_formats: formats with a file for each image.
         posture: model for posture feedback.
         show: window in which videos are shown.
         report: whether to show the progress in videos.

@@ -17,6 +17,7 @@ from jdance.data.workers import load_all
 from jdance.errors import UserError
 from jdance.progress import Progress, counted
 
+MIN_OVERLAP = 0.1  # of a person and the box of a label
 _FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 # uint8 RGB [H, W, 3] -> people float32 [N, 18, 3], from left to right.
@@ -271,7 +272,7 @@ def _select(
         if box[2] * box[3] <= 0 or not overlap(box, (0.0, 0.0, float(width), float(height))):
             raise UserError(f"the box {box} lies outside the image, {width} x {height} pixels")
         overlaps = [overlap(box, crop.tight_box(keypoints)) for keypoints in detected]
-        if overlaps and max(overlaps) > 0.1:
+        if overlaps and max(overlaps) > MIN_OVERLAP:
             return [people[int(np.argmax(overlaps))]]
         corners = np.array([[*box[:2], 1], [box[0] + box[2], box[1] + box[3], 1]], np.float32)
         return [(0, missing[1], crop.person_square(corners))]

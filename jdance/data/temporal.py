@@ -44,6 +44,17 @@ def sample_times(
     return ((1 - length) * start + length * warped) * last
 
 
+def resample_times(keypoints: np.ndarray, times: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Interpolates skeletons [T, J, 3], taken at increasing `times` [T], at the times `at` [N].
+
+    Times are in seconds; before the first and after the last, their skeletons are repeated.
+
+    Returns:
+        float32 [N, J, 3], see `resample`.
+    """
+    return resample(keypoints, np.interp(at, times, np.arange(len(times))))
+
+
 def resample(keypoints: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Interpolates skeletons [T, J, 3] linearly at fractional frames [N]: [N, J, 3].
 

@@ -39,9 +39,8 @@ def this_process(
     Raises:
         UserError: the flags contradict each other.
     """
-    index = environment.get("JOB_COMPLETION_INDEX", "")
-    if process is None and processes is not None and index.isdigit():
-        process = int(index)
+    if process is None and processes is not None:
+        process = distributed.completion_index(environment)
     if process is not None or processes is not None:
         return shards.partition(process, processes)
     launcher = distributed.detect_launcher(environment)

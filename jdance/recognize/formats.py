@@ -428,5 +428,5 @@ def of_images(names: Iterable[str]) -> list[str]:
 
 
 def of_several_images(names: Iterable[str]) -> list[str]:
-    """Returns the formats of which several images share one file."""
+    """Returns the formats that put several images into one file."""
     return [name for name in of_images(names) if FORMATS[name] is not OpenPose]

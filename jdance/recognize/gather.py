@@ -1,4 +1,4 @@
-"""Writes the formats of which several images share one file, from the results of the images."""
+"""Writes the formats that put several images into one file, from the images' results."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence

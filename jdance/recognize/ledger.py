@@ -3,9 +3,11 @@
 Results are written in a folder of one claim and moved to their paths when they are complete; the
 record is written last. It says what the results depend on, so that they are not computed again.
 
-OUTPUT/.jdance/records/NAME.json     a result: its input, settings and files
-OUTPUT/.jdance/failures/KEY.json     an input that failed or was read in part, and why
-OUTPUT/.jdance/work/CLAIM/           results being written
+In the folder .jdance of the output folder:
+
+records/NAME.json     a result: its input, settings and files
+failures/KEY.json     an input that failed or was read in part, and why
+work/CLAIM/           results being written
 """
 
 import csv

@@ -60,7 +60,7 @@ class VideoPage:
     def add_boxes(
         self, time: float, boxes: Mapping[int, Sequence[float]], starts_motion: bool
     ) -> None:
-        """Adds the boxes of a frame, of which enough for `labels.js` are kept.
+        """Adds the boxes of a frame; keeps as many as `labels.js` needs.
 
         Args:
             time: of the frame in seconds.

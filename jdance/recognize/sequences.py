@@ -105,7 +105,7 @@ class SequenceClassifier:
         model = self._config.model
         smoothed = temporal.median_filter(crop.fit_keypoints(keypoints))
         even = np.linspace(*ends, model.sequence.frames)
-        resampled = temporal.resample(smoothed, np.interp(even, times, np.arange(len(times))))
+        resampled = temporal.resample_times(smoothed, times, even)
         affine = augment.center_affine(self._config.data.image_size)
         clip = augment.warp_keypoints(resampled[None], affine[None])
         inputs = features.sequence(model.features, clip), features.valid(clip).any(-1)

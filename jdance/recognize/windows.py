@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from jdance.data import crop, temporal, videos
-from jdance.data.prepare import Estimator, overlap
+from jdance.data.prepare import MIN_OVERLAP, Estimator, overlap
 from jdance.data.sources import Item, LabeledPerson, Loaded, Source
 from jdance.errors import UserError
 from jdance.progress import Progress
 from jdance.recognize.tracking import Tracker
 
 _MIN_FRAMES = 3  # of a window in which the person is detected
-_MIN_OVERLAP = 0.1  # mean, of a track and the box of a label
 
 
 @dataclass
@@ -73,14 +72,14 @@ def from_videos(
             fps, tracks, problem = _track(file, parts, estimator, window / 2)
         except UserError as error:
             skipped.append((parts[0].name, str(error)))
-            continue
-        if problem and all(name != parts[0].name for name, _ in skipped):
-            skipped.append((parts[0].name, problem))
-        for part in parts:
-            try:
-                items += _windows(part, tracks, fps, window, per_second)
-            except UserError as error:
-                skipped.append((part.name, str(error)))
+        else:
+            if problem and all(name != parts[0].name for name, _ in skipped):
+                skipped.append((parts[0].name, problem))
+            for part in parts:
+                try:
+                    items += _windows(part, tracks, fps, window, per_second)
+                except UserError as error:
+                    skipped.append((part.name, str(error)))
         progress.update(done)
     return replace(
         source, items=items, skipped=skipped, sequences=True, layout="coco18", needs_pose=False
@@ -135,8 +134,7 @@ def _windows(
                 continue
             times = np.array([path.times[i] for i in near])
             keypoints = np.stack([path.keypoints[i] for i in near])
-            at = np.interp(middle + even, times, np.arange(len(times)))
-            clip = temporal.resample(keypoints, at)
+            clip = temporal.resample_times(keypoints, times, middle + even)
             items.append(
                 Item(
                     f"{part.name} at {middle:.2f} s",
@@ -174,5 +172,5 @@ def _select(
     best = int(np.argmax(scores))
     if person.box is not None:
         scores[best] /= len(present[best].between(start, end))
-    minimum = _MIN_OVERLAP if person.box is not None else 0.0
+    minimum = MIN_OVERLAP if person.box is not None else 0.0
     return [present[best]] if scores[best] > minimum else []

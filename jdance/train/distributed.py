@@ -78,14 +78,20 @@ def address_from_flags(
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit():
         raise UserError(f"--coordinator={coordinator}: expected HOST:PORT")
-    if process is None and environment.get("JOB_COMPLETION_INDEX", "").isdigit():
-        process = int(environment["JOB_COMPLETION_INDEX"])
+    if process is None:
+        process = completion_index(environment)
     if process is None or processes is None:
         missing = "--process_id" if process is None else "--num_processes"
         raise UserError(f"--coordinator={coordinator}: needs {missing}, too")
     if not 0 <= process < processes:
         raise UserError(f"--process_id={process}: must be from 0 to {processes - 1}")
     return ProcessAddress(coordinator, process, processes)
+
+
+def completion_index(environment: Mapping[str, str]) -> int | None:
+    """The index of this pod in an Indexed Job of Kubernetes, or None."""
+    index = environment.get("JOB_COMPLETION_INDEX", "")
+    return int(index) if index.isdigit() else None
 
 
 def detect_launcher(environment: Mapping[str, str]) -> str | None:

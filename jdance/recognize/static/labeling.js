@@ -6,11 +6,6 @@ const OTHER = "\u0000other";
 const bars = document.querySelectorAll("rect.bar"); // of the timeline, in the segments' order
 let labels = [];
 
-function clock(seconds) {
-  const tenths = Math.round(10 * seconds);
-  return `${Math.floor(tenths / 600)}:${((tenths % 600) / 10).toFixed(1).padStart(4, "0")}`;
-}
-
 const describe = ({ track, start, end }, motion) => (
   `dancer ${track}, ${clock(start)} to ${clock(end)}: ${motion}`
 );

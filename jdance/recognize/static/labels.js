@@ -33,6 +33,13 @@ export function addRecognized(labels, segments) {
 /** A time as text in hundredths of a second, rounded down: not after its frame. */
 export const hundredths = (seconds) => (Math.floor(100 * seconds + 1e-6) / 100).toFixed(2);
 
+/** Formats a moment in seconds as 1:02.0. */
+export function clock(seconds) {
+  const tenths = Math.round(10 * Math.max(seconds, 0));
+  const rest = (tenths % 600) / 10;
+  return `${Math.floor(tenths / 600)}:${rest < 10 ? "0" : ""}${rest.toFixed(1)}`;
+}
+
 /** A name for a motion in one line. */
 export const cleanName = (text) => text.replace(/[\p{C}\s]+/gu, " ").trim();
 

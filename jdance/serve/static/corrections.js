@@ -1,9 +1,9 @@
 // Right motions of dancers, and their manifest.
 
 import {
-  addLabel, addRecognized, cleanName, download, hundredths, toManifest,
+  addLabel, addRecognized, cleanName, clock, download, hundredths, toManifest,
 } from "/static/labels.js";
-import { $, announce, clock, make } from "/static/page.js";
+import { $, announce, make } from "/static/page.js";
 
 const OTHER = "\u0000other";
 

@@ -1,6 +1,7 @@
 // A file: upload, progress, results.
 
-import { $, announce, clock, counted, duration, make, showError } from "/static/page.js";
+import { clock } from "/static/labels.js";
+import { $, announce, counted, duration, make, showError } from "/static/page.js";
 import * as server from "/static/server.js";
 import {
   corrections, info, player, prepare, reset, seek, setMedia, setProgress, setTitle, timeline,

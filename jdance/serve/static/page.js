@@ -20,13 +20,6 @@ export function announce(text) {
   if ($("announce").textContent !== text) $("announce").textContent = text;
 }
 
-/** Formats a moment in seconds as 1:02.0. */
-export function clock(seconds) {
-  const tenths = Math.round(10 * Math.max(seconds, 0));
-  const rest = (tenths % 600) / 10;
-  return `${Math.floor(tenths / 600)}:${rest < 10 ? "0" : ""}${rest.toFixed(1)}`;
-}
-
 /** Formats a duration in seconds as 2 min 5 s. */
 export function duration(seconds) {
   const rounded = Math.max(1, Math.round(seconds));

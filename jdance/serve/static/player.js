@@ -1,6 +1,6 @@
 // Shows an image, a video or single frames, with the people of each drawn over it.
 
-import { clock } from "/static/page.js";
+import { clock } from "/static/labels.js";
 
 const HOLD = 0.5; // seconds that people stay without a later frame
 

@@ -1,6 +1,7 @@
 // The motions of each dancer over time, as rows of buttons.
 
-import { clock, make } from "/static/page.js";
+import { clock } from "/static/labels.js";
+import { make } from "/static/page.js";
 
 const STEPS = [0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600];
 const MAX_GAP = 1; // seconds without a frame after which a segment ends

@@ -1,8 +1,9 @@
 // What is shown of a file or the camera: player, timeline, dancers, corrections.
 
 import { Corrections } from "/static/corrections.js";
+import { clock } from "/static/labels.js";
 import { Overlay } from "/static/overlay.js";
-import { $, clock, make, showError } from "/static/page.js";
+import { $, make, showError } from "/static/page.js";
 import { Player } from "/static/player.js";
 import * as server from "/static/server.js";
 import { Timeline } from "/static/timeline.js";
