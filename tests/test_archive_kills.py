@@ -3,12 +3,13 @@
 import json
 import os
 import random
+import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
 from contextlib import closing, suppress
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -46,8 +47,6 @@ def recognize(archive, output, log, *words):
 
 def claim_ten_hours(path):
     """Sets the duration in the header of a WebM file (a double in milliseconds)."""
-    import struct
-
     data = path.read_bytes()
     at = data.index(b"\x44\x89\x88") + 3
     path.write_bytes(data[:at] + struct.pack(">d", 36e6) + data[at + 8 :])
@@ -163,7 +162,7 @@ def test_killed_processes_of_a_shared_folder(archive):
 
 
 @pytest.mark.skipif(
-    not all(map(lambda name: any((Path(p) / name).exists() for p in PATH.split(":")), PROGRAMS)),
+    not all(shutil.which(name, path=PATH) for name in PROGRAMS),
     reason="needs slurmctld, slurmd, slurm-client and munge",
 )
 def test_killed_tasks_of_slurm(archive):

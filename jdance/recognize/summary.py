@@ -25,6 +25,7 @@ from jdance.train.calibration import UNKNOWN
 TABLES = ("parquet", "csv")
 STEM = "summary"
 ROW_GROUP = 2**17  # rows
+_CHUNK = 2**14  # rows that are read together
 _MIN_EXAMPLE = 0.5  # seconds
 
 
@@ -110,7 +111,7 @@ class Rows(NamedTuple):
     confidence: np.ndarray
 
 
-def read(path: Path, size: int = ROW_GROUP) -> Iterator[Rows]:
+def read(path: Path, size: int = _CHUNK) -> Iterator[Rows]:
     """Yields the rows of a timeline, at most `size` at a time.
 
     Raises:
@@ -269,7 +270,7 @@ class _Parquet:
     def _flush(self) -> None:
         if self._tables:
             table = self._arrow.concat_tables(self._tables)
-            self._writer.write_table(table, row_group_size=2 * ROW_GROUP)
+            self._writer.write_table(table, row_group_size=ROW_GROUP + _CHUNK)
         self._tables, self._count = [], 0
 
     def finish(self) -> None:
