@@ -62,6 +62,7 @@ def archive(tmp_path_factory):
          "--dancers=1"],
         check=True, stdout=subprocess.DEVNULL, env=ENVIRONMENT, cwd=ROOT,
     )  # fmt: skip
+    assert (folder / "in" / "manifest.csv").exists()  # is not an input that fails
     source = videos.output_path(folder / "in" / "scene-0")
     (folder / "in" / "bad_empty.mp4").touch()
     (folder / "in" / "bad_text.mp4").write_text("no video")
