@@ -6,7 +6,7 @@
 #   bash tests/start_slurm.sh DIR stop
 #
 # It runs as the current user on the loopback interface, with all files and logs in DIR. The node
-# has two fake GPUs, which launch/slurm.sh requests.
+# has four fake GPUs, which the scripts in launch/ request.
 set -euo pipefail
 folder=$(realpath -m "$1")
 PATH=$PATH:/usr/sbin:/sbin
@@ -69,10 +69,10 @@ SchedulerParameters=bf_interval=1,sched_interval=1
 SlurmdParameters=config_overrides
 GresTypes=gpu
 ReturnToService=2
-NodeName=localhost NodeAddr=127.0.0.1 NodeHostname=localhost CPUs=8 Gres=gpu:2 State=UNKNOWN
+NodeName=localhost NodeAddr=127.0.0.1 NodeHostname=localhost CPUs=8 Gres=gpu:4 State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=YES
 CONF
-printf "Name=gpu File=/dev/%s\n" null zero > "$folder/gres.conf"
+printf "Name=gpu File=/dev/%s\n" null zero full random > "$folder/gres.conf"
 export SLURM_CONF=$folder/slurm.conf
 
 munged --key-file="$folder/munge.key" --socket="$folder/munge.socket" \

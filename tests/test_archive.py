@@ -446,6 +446,18 @@ def test_inputs_that_kill_their_processes_fail(fake):
     assert not list(folder.iterdir())
 
 
+def test_inputs_on_which_processes_died_come_last(fake):
+    folder = fake.folder / "out" / ".jdance" / "claims"
+    folder.mkdir(parents=True)
+    (fake.folder / "in" / "0.bin").write_text("the largest")
+    dead = json.dumps(Claims.holder("0") | {"process": 2**22 + 1})  # above the highest number
+    (folder / f"{key_of('0')}.1").write_text(dead)
+    order = []
+    fake.effect = lambda job: order.append(job.name) or ""
+    fake.run()
+    assert order[-1] == "0" and len(order) == 3
+
+
 def test_without_waiting_the_claims_of_others_are_left(fake):
     other = Claims(fake.folder / "out" / ".jdance" / "claims", 100)
     claim = other.take("1")

@@ -80,7 +80,7 @@ def problems_of(command):
     called = _PROGRAM.search(command)
     if not called:
         return []
-    program = "train" if called[1] == "slurm" else called[1]
+    program = {"slurm": "train", "slurm_recognize": "recognize"}.get(called[1], called[1])
     if not (ROOT / "launch" / f"{program}.py").exists():
         return []
     words = _FLAG.findall(command[called.end() :])

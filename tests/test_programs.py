@@ -244,6 +244,7 @@ def test_recognize_lists_unreadable_files(trained, photos, tmp_path):
     for name in ("0", "1"):
         openpose_json.write(points / f"{name}_keypoints.json", tiny_image(int(name))[1])
     (photos / "0_keypoints.json").write_text("{}")
+    (photos / "manifest.csv").write_text("path,label\n0.png,a\n")
     (photos / ".hidden").touch()
     run = f"--model={trained}", f"--input={photos}", f"--keypoints={points}"
     captured, _ = program("recognize", *run, f"--output={photos / 'out'}")
@@ -258,7 +259,7 @@ def test_recognize_lists_unreadable_files(trained, photos, tmp_path):
     for name in unreadable[:2]:
         assert f"skipped {photos / name}: not a supported image or video format" in captured
     assert f"skipped {photos / 'more'}: a nested folder, which is not read" in captured
-    for name in ("0.png", "1.png", "0_keypoints.json"):
+    for name in ("0.png", "1.png", "0_keypoints.json", "manifest.csv"):
         (photos / name).unlink()
     captured, error = program("recognize", *run, f"--output={tmp_path / 'none'}", status=1)
     assert "c.psd" in captured and "inputs skipped" in error

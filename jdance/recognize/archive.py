@@ -191,10 +191,13 @@ class Archive:
         return outcome
 
     def _next(self) -> tuple[Job, Claim] | None:
-        """Claims the largest input that is neither done nor claimed."""
+        """Claims the largest input that is neither done nor claimed.
+
+        Those on which processes died come last: they may have been the reason.
+        """
         skip = self._skip % max(len(self._pending), 1)
         self._skip = 0
-        names = list(self._pending)
+        names = sorted(self._pending, key=self._claims.attempts)
         for name in names[skip:] + names[:skip]:
             job = self._pending[name]
             if self._claims.is_held(name) or self._is_finished(job):

@@ -125,6 +125,10 @@ class Claims:
         key = key_of(name)
         return key in self._attempts and key not in self._expired
 
+    def attempts(self, name: str) -> int:
+        """Number of processes that had claimed the work at the last `refresh`, dead or alive."""
+        return self._attempts.get(key_of(name), 0)
+
     def take(self, name: str) -> Claim | None:
         """Claims the work `name`; returns None if another process has claimed it.
 
@@ -135,21 +139,13 @@ class Claims:
         if self.is_held(name):
             return None
         claim = Claim(self._folder, key, self._attempts.get(key, 0) + 1, self._token)
-        holder = {
-            "work": name,
-            "token": self._token,
-            "host": socket.gethostname(),
-            "machine": _machine(),
-            "process": os.getpid(),
-            "started": _started(os.getpid()),
-        }
         try:
             file = claim.path.open("x")
         except FileExistsError:
             return None
         try:
             with file:
-                file.write(json.dumps(holder))
+                file.write(json.dumps(self.holder(name) | {"token": self._token}))
         except OSError:
             claim.path.unlink(missing_ok=True)
             raise
@@ -159,6 +155,17 @@ class Claims:
             return None
         self._held[claim.id] = claim
         return claim
+
+    @staticmethod
+    def holder(name: str) -> dict[str, Any]:
+        """Describes this process as the holder of a claim."""
+        return {
+            "work": name,
+            "host": socket.gethostname(),
+            "machine": _machine(),
+            "process": os.getpid(),
+            "started": _started(os.getpid()),
+        }
 
     def release(self, claim: Claim) -> None:
         """Removes a claim of this process."""

@@ -13,6 +13,8 @@ from jdance.data.sources import skip_reason
 from jdance.errors import UserError
 from jdance.stagedance import stage
 
+_LABELS = "manifest.csv"  # labels the inputs for training
+
 
 @dataclass(frozen=True)
 class Job:
@@ -63,7 +65,7 @@ def collect(path: Path, ignored: Iterable[Path] = ()) -> tuple[list[Path], list[
 
     def belongs_to_input(entry: Path) -> bool:  # its key points or its true timeline
         known = entry.is_dir() or entry.suffix in (".json", ".csv")
-        return known and entry.name.startswith(prefixes)
+        return (known and entry.name.startswith(prefixes)) or entry.name == _LABELS
 
     unreadable = sorted(
         entry

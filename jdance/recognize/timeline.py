@@ -8,6 +8,8 @@ from typing import Any
 
 from jdance.errors import UserError
 
+COLUMNS = ("track", "start", "end", "motion", "confidence")
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -107,7 +109,7 @@ def write_csv(path: Path, segments: Sequence[Segment]) -> None:
     """Writes one row per segment: track, start, end, motion, confidence."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["track", "start", "end", "motion", "confidence"])
+        writer.writerow(COLUMNS)
         for s in segments:
             writer.writerow(
                 [s.track, f"{s.start:.3f}", f"{s.end:.3f}", s.motion, f"{s.confidence:.4f}"]

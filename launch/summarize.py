@@ -1,0 +1,60 @@
+"""Summarizes the results of many videos in one table and a page.
+
+python launch/recognize.py --input=videos --output=out
+python launch/summarize.py --input=out
+
+Writes summary.parquet and summary.csv, a row for each motion of a dancer (video, track, start, end,
+motion, confidence), and summary.html: time of each motion in each video, examples, how much is
+unknown, and what failed. Takes the results that are complete; others may still be recognized.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from jdance.cli import run
+from jdance.errors import UserError
+from jdance.progress import counted
+from jdance.recognize import summary, summary_page
+from jdance.report.html import to_html
+
+_INPUT = flags.DEFINE_string("input", None, "Results of launch/recognize.py.", required=True)
+_OUTPUT = flags.DEFINE_string("output", "", "Folder of the summary. Default: --input.")
+_TABLES = flags.DEFINE_list(
+    "tables",
+    list(summary.TABLES),
+    f"Tables to write, separated by commas: {', '.join(summary.TABLES)}. parquet needs pyarrow.",
+)
+_VIDEOS = flags.DEFINE_integer("videos", 1000, "Number of videos on the page.", lower_bound=0)
+_EXAMPLES = flags.DEFINE_integer(
+    "examples", 6, "Number of examples of each motion on the page.", lower_bound=0
+)
+
+
+def main() -> None:
+    folder = Path(_INPUT.value)
+    output = Path(_OUTPUT.value or folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; check --input")
+    if unknown := set(_TABLES.value) - set(summary.TABLES):
+        raise UserError(
+            f"--tables={','.join(sorted(unknown))}: no such table; known: "
+            f"{', '.join(summary.TABLES)}"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    totals = summary.write(
+        folder, output, _TABLES.value, videos=_VIDEOS.value, examples=_EXAMPLES.value
+    )
+    page = output / f"{summary.STEM}.html"
+    page.write_text(
+        to_html("Motions in the archive", summary_page.sections(folder, totals)), encoding="utf-8"
+    )
+    names = [f"{summary.STEM}.{table}" for table in _TABLES.value] + [page.name]
+    print(
+        f"{counted(totals.rows, 'row')} of {counted(totals.videos, 'video')}: "
+        f"wrote {', '.join(names)} to {output}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)
