@@ -27,6 +27,7 @@ from absl import flags
 from jdance import files
 from jdance.cli import former_name, pose_flags, recognition_flags, resumable, run
 from jdance.data import images, videos
+from jdance.data.shards import Partition
 from jdance.data.workers import Loader
 from jdance.errors import UserError
 from jdance.pose import zoo
@@ -38,6 +39,7 @@ from jdance.recognize.ledger import FAILURES_FILE, Ledger, digest
 from jdance.recognize.recognizer import Recognizer
 from jdance.recognize.sequences import SequenceClassifier
 from jdance.recognize.writers import Clip
+from jdance.remote import copies, objects
 from jdance.report import draw
 from jdance.stagedance import skeletons, tracks
 from jdance.train.posture import PostureModel
@@ -50,10 +52,13 @@ _INPUT = flags.DEFINE_string(
     None,
     "An image or video, a folder or a pattern (archive/**/*.mp4) of them, a CSV file with the "
     "columns path[,start,end,output] (seconds; path of the results without suffix), a folder of "
-    "OpenPose JSON files (frames of one clip), or camera:N.",
+    "OpenPose JSON files (frames of one clip), the address of a file or a folder in a store "
+    "(s3://, gs://; of a file also https://), or camera:N.",
     required=True,
 )
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for the results.", required=True)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder for the results, or its address in a store.", required=True
+)
 _KEYPOINTS = flags.DEFINE_string(
     "keypoints",
     "",
@@ -187,6 +192,7 @@ class _Recognition:
         posture: model for posture feedback.
         show: window in which videos are shown.
         report: whether to show the progress in videos.
+        output: folder of the results.
     """
 
     def __init__(
@@ -198,17 +204,19 @@ class _Recognition:
         posture: PostureModel | None,
         show: draw.Window | None,
         report: bool,
+        output: Path,
     ):
         self._recognizer, self._classifier, self._settings = recognizer, classifier, settings
         self._image_formats, self._posture, self._show = image_formats, posture, show
         self._report, self._keypoints = report, _keypoints()
+        self._output = output
         self._load = Loader(_ISOLATE.value)
 
     def _settings_of(self, job: Job) -> video.Settings:
         own = {
             name: value for name in ("start", "end") if (value := getattr(job, name)) is not None
         }
-        folder = (Path(_OUTPUT.value) / job.name).parent
+        folder = (self._output / job.name).parent
         return dataclasses.replace(self._settings, **own, folder=folder)
 
     def __call__(self, job: Job, stem: Path) -> str:
@@ -260,7 +268,7 @@ class _Recognition:
 
 
 def _keypoints() -> Path | None:
-    return Path(_KEYPOINTS.value) if _KEYPOINTS.value else None
+    return copies.local(_KEYPOINTS.value) if _KEYPOINTS.value else None
 
 
 def _check_formats(paths: Sequence[Path], output: Path, keypoints: Path | None) -> list[str]:
@@ -323,10 +331,11 @@ def _write_shared_formats(
 def _report(outcome: archive.Outcome, output: Path) -> None:
     """Prints the outcome; raises UserError if inputs failed."""
     for failure in outcome.failures[:_MAX_LISTED]:
-        print(images.printable("skipped " * (not failure.partial) + failure.reason))
+        print(images.printable("skipped " * (not failure.partial) + copies.shown(failure.reason)))
     if len(outcome.failures) > _MAX_LISTED:
-        print(f"... and {len(outcome.failures) - _MAX_LISTED} more in {output / FAILURES_FILE}")
-    line = f"wrote {counted(len(outcome.own), 'result')} to {output}"
+        more = len(outcome.failures) - _MAX_LISTED
+        print(f"... and {more} more in {copies.shown(output / FAILURES_FILE)}")
+    line = f"wrote {counted(len(outcome.own), 'result')} to {copies.shown(output)}"
     if others := len(outcome.results) - len(outcome.own):
         line += f"; {others} done by earlier runs or other processes"
     if outcome.missing and not (outcome.full or outcome.stopped):
@@ -348,9 +357,21 @@ def _report(outcome: archive.Outcome, output: Path) -> None:
 
 
 def main() -> None:
-    output, keypoints = Path(_OUTPUT.value), _keypoints()
     process = archive.this_process(_PROCESS.value, _PROCESSES.value, os.environ)
-    jobs = inputs.jobs(_INPUT.value, output, [keypoints] if keypoints else [])
+    if objects.is_remote(_OUTPUT.value) and process.processes > 1:
+        raise UserError(
+            f"--output={_OUTPUT.value}: several processes share their work by a folder on a file "
+            "system; use one, or a single process for each --output"
+        )
+    with copies.output(_OUTPUT.value, keep=True) as output:
+        _recognize(output, process)
+
+
+def _recognize(output: Path, process: Partition) -> None:
+    """Writes the results of all inputs into a local folder."""
+    keypoints = _keypoints()
+    source = str(copies.local(_INPUT.value))
+    jobs = inputs.jobs(source, output, [keypoints] if keypoints else [])
     paths = [job.source for job in jobs if not job.problem]
     clip = [kind(path) for path in paths] == ["skeletons"]
     pose = _POSE.value
@@ -413,7 +434,14 @@ def main() -> None:
         output, dependencies, outputs, lambda job: inputs.version(job.source, keypoints)
     )
     recognition = _Recognition(
-        recognizer, classifier, settings, image_formats, posture, window, process.processes == 1
+        recognizer,
+        classifier,
+        settings,
+        image_formats,
+        posture,
+        window,
+        process.processes == 1,
+        output,
     )
     with resumable(), closing(recognition):
         outcome = archive.Archive(jobs, ledger, recognition, recognition.seconds, options).run()

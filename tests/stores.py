@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from jdance.remote import copies, objects
+
 pytest.importorskip("moto.moto_server", reason="needs moto's server (the extra test)")
 pytest.importorskip("s3fs", reason="needs the extra remote")
 
@@ -58,3 +60,38 @@ class Store:
 
     def close(self):
         self._server.communicate()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("store"))
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def store(server, monkeypatch, tmp_path):
+    """The server with an empty bucket, for this process, and a cache of its own."""
+    for name, value in server.variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("JDANCE_CACHE", str(tmp_path / "cache"))
+    objects._filesystem.cache_clear()
+    objects._filesystem("s3").mkdir(BUCKET)
+    server.faults()
+    yield server
+    server.faults()
+    objects._filesystem("s3").rm(BUCKET, recursive=True)
+    objects._filesystem.cache_clear()
+
+
+@pytest.fixture
+def remote_data(store, tiny_data):
+    """The address of the tiny data set in the store."""
+    copies.upload_folder(tiny_data, f"{BUCKET}/data")
+    return f"{BUCKET}/data"
+
+
+def variables():
+    """The environment of this process as far as stores need it, for `programs.Script`."""
+    names = ("AWS_", "JDANCE_CACHE", "JDANCE_RETRY")
+    return {name: value for name, value in os.environ.items() if name.startswith(names)}

@@ -1,48 +1,22 @@
 """Runs in an object store: restored elsewhere, killed while uploading, two at once."""
 
 import json
-import os
 import signal
+import threading
 import time
 from pathlib import Path
 
 import pytest
+import stores
 from conftest import ROOT
 from programs import Script
-from stores import BUCKET, Store
+from stores import BUCKET, remote_data, server, store  # noqa: F401 (fixtures)
 from test_cluster import TIMEOUT, assert_same, finish, start
 
 from jdance.errors import UserError
-from jdance.remote import copies, lease, objects, runs
+from jdance.remote import lease, objects, runs
 
 EPOCHS = 4.0  # 22 steps
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    store = Store(tmp_path_factory.mktemp("store"))
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def store(server, monkeypatch, tmp_path):
-    """The server for this process and its children, with a cache of their own."""
-    for name, value in server.variables.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("JDANCE_CACHE", str(tmp_path / "cache"))
-    objects._filesystem.cache_clear()
-    objects._filesystem("s3").mkdir(BUCKET)
-    server.faults()
-    yield server
-    server.faults()
-    objects._filesystem("s3").rm(BUCKET, recursive=True)
-
-
-@pytest.fixture
-def remote_data(store, tiny_data):
-    copies.upload_folder(tiny_data, f"{BUCKET}/data")
-    return f"{BUCKET}/data"
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +34,8 @@ def begin(data, tmp_path, cache="cache", epochs=EPOCHS, pause=0.0):
     flags = {"data": data, "workdir": f"{BUCKET}/run", "devices": 2, "epochs": epochs,
              "checkpoint_every": 0.01, "pause": pause, "log": log}  # fmt: skip
     words = [ROOT / "tests" / "cluster_run.py", *(f"--{k}={v}" for k, v in flags.items())]
-    names = ("AWS_", "JDANCE_CACHE", "JDANCE_RETRY")
-    variables = {k: v for k, v in os.environ.items() if k.startswith(names)}
-    variables["JDANCE_CACHE"] = str(tmp_path / cache)
-    return Script(words, f"{log}.out", variables=variables)
+    environment = stores.variables() | {"JDANCE_CACHE": str(tmp_path / cache)}
+    return Script(words, f"{log}.out", variables=environment)
 
 
 def end(run, status=0):
@@ -127,7 +99,7 @@ def test_a_run_killed_during_an_upload_continues_elsewhere(
 
 
 def test_preemption_uploads_the_checkpoint(store, remote_data, undisturbed, tmp_path):
-    run = begin(remote_data, tmp_path, pause=0.2)
+    run = begin(remote_data, tmp_path, pause=0.5)
     wait_until(run, lambda: committed())
     run.send_signal(signal.SIGTERM)
     text = end(run, status=75)
@@ -137,20 +109,50 @@ def test_preemption_uploads_the_checkpoint(store, remote_data, undisturbed, tmp_
     assert_equal_runs(undisturbed, tmp_path)
 
 
-def test_a_store_that_fails_for_a_while_does_not_end_the_run(store, remote_data, tmp_path):
+def test_a_store_that_fails_for_a_while_does_not_end_the_run(
+    store, remote_data, tmp_path, monkeypatch
+):
     store.faults(("503", "PUT", "/run/checkpoints/", 10**6))
-    run = begin(remote_data, tmp_path, pause=0.2)
-    wait_until(run, lambda: "training goes on" in run.stdout.read_text())
+    monkeypatch.setenv("JDANCE_RETRY_SECONDS", "1")
+    run = begin(remote_data, tmp_path, pause=0.5)
+    wait_until(run, lambda: run.stdout.exists() and "goes on" in run.stdout.read_text())
     assert not committed()
-    store.faults(("cut", "PUT", "/run/", 3))
+    store.faults(("cut", "PUT", "/run/", 2))
     end(run)
     assert committed() == [21, 22]
 
 
-def test_two_runs_in_one_folder(store, remote_data, tmp_path):
-    run = begin(remote_data, tmp_path, pause=0.2)
-    wait_until(run, lambda: committed())
+def test_two_holders_of_a_lock(store, monkeypatch):
+    monkeypatch.setattr(lease, "_HEARTBEAT", 0.2)
+    monkeypatch.setattr(lease, "_SETTLE", 0.1)
+    address, lost = f"{BUCKET}/run", []
+    first = lease.Lease(address, on_loss=lambda: lost.append(True))
     with pytest.raises(UserError, match=r"dances/run: is in use by process \d+ on .*--workdir"):
-        lease.Lease(f"{BUCKET}/run")
-    end(run)
-    lease.Lease(f"{BUCKET}/run").release()
+        lease.Lease(address)
+    first.check()
+    monkeypatch.setattr(lease, "_machine", lambda: "another machine")
+    monkeypatch.setattr(lease, "_SILENCE", 0.5)
+    monkeypatch.setattr(lease, "_HEARTBEAT", 30.0)
+    first._done.set()  # as if it could not reach the store
+    first._thread.join()
+    second = lease.Lease(address)
+    second.check()
+    with pytest.raises(UserError, match="is in use by process"):
+        first.check()
+    first.release()  # leaves the lock of the other one alone
+    second.check()
+    second.release()
+    assert "lock" not in objects.listing(address)
+    assert not lost
+
+
+def test_a_holder_notices_its_loss(store, monkeypatch):
+    monkeypatch.setattr(lease, "_HEARTBEAT", 0.1)
+    lost = threading.Event()
+    held = lease.Lease(f"{BUCKET}/run", on_loss=lost.set)
+    objects.write(f"{BUCKET}/run/lock", b'{"id": "other", "process": 7, "host": "far"}')
+    assert lost.wait(10)
+    with pytest.raises(UserError, match="process 7 on far"):
+        held.check()
+    held.release()
+    assert "lock" in objects.listing(f"{BUCKET}/run")

@@ -126,11 +126,16 @@ def _copy_folder(address: str) -> Path:
 
 
 @contextmanager
-def output(address: str, flag: str = "output") -> Iterator[Path]:
+def output(address: str, flag: str = "output", keep: bool = False) -> Iterator[Path]:
     """A local folder whose files go to an address when the block ends, also by an exception.
 
     Files are uploaded one by one, each as a whole. Paths that are not addresses are yielded as they
     are.
+
+    Args:
+        address: a folder, or the address of one in a store.
+        flag: that names it, for messages.
+        keep: whether the local folder stays, so that a program that was killed can continue.
 
     Raises:
         UserError: nothing can be written to the address.
@@ -141,23 +146,29 @@ def output(address: str, flag: str = "output") -> Iterator[Path]:
     objects.check_writable(address, flag)
     parent = files.cache_folder().absolute() / "remote"
     parent.mkdir(parents=True, exist_ok=True)
-    path = Path(tempfile.mkdtemp(prefix="output-", dir=parent))
-    _names[str(path)] = address.rstrip("/")
+    path = folder(address, "output")
+    if keep:
+        path.mkdir(exist_ok=True)
+    else:
+        path = Path(tempfile.mkdtemp(prefix="output-", dir=parent))
+        _names[str(path)] = address.rstrip("/")
     try:
         try:
             yield path
         finally:
             upload_folder(path, address)
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        if not keep:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def upload_folder(path: Path, address: str) -> None:
     """Uploads all files of a folder except hidden and partial ones."""
+    found = [file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file()]
     names = [
-        str(file.relative_to(path))
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and not file.name.startswith(".") and file.suffix != ".partial"
+        str(name)
+        for name in found
+        if name.suffix != ".partial" and not any(part.startswith(".") for part in name.parts)
     ]
     list(objects.in_parallel(partial(_upload, path, address), names))
 

@@ -41,7 +41,7 @@ _NO_CREDENTIALS = {
 # Failures of the network in aiohttp and botocore, or their bases.
 _CONNECTION = {
     "ClientConnectionError", "ClientPayloadError", "TimeoutError", "HTTPClientError",
-    "ConnectionError", "ResponseParserError",
+    "ConnectionError", "ResponseParserError", "FlexibleChecksumError",
 }  # fmt: skip
 
 
@@ -117,8 +117,11 @@ def delete(address: str) -> None:
 
 
 def stat(address: str) -> Entry:
-    """Size and version of an object; raises `Missing`."""
-    return _entry(_attempt(address, lambda fs: fs.info(address)))
+    """Size and version of an object; raises `Missing`, also for a folder."""
+    info = _attempt(address, lambda fs: fs.info(address))
+    if info.get("type") == "directory":
+        raise Missing(f"{address}: no such object")
+    return _entry(info)
 
 
 def listing(address: str) -> dict[str, Entry]:
@@ -300,7 +303,7 @@ def _permanent(address: str, error: Exception) -> UserError | None:
             "environment variables"
         )
     # Of aiohttp and gcsfs; fsspec raises FileNotFoundError from any failure to describe a URL.
-    codes = [str(getattr(cause, name, "")) for cause in causes for name in ("status", "code")]
+    codes = [str(vars(cause).get(name, "")) for cause in causes for name in ("status", "code")]
     status = next((int(code) for code in codes if code.isdigit()), 0)
     if isinstance(error, PermissionError) or status in (401, 403):
         return UserError(f"{address}: access denied ({reason}); check the credentials")

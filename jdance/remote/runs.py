@@ -112,7 +112,7 @@ class Mirror:
                 reported = False
             except UserError as error:
                 if not reported:
-                    print(f"warning: {error}; training goes on", file=sys.stderr)
+                    print(f"warning: {error}; training goes on", file=sys.stderr, flush=True)
                 reported = True
             except Exception as error:  # this thread must not die
                 print(f"warning: {self._address}: not uploaded ({error!r})", file=sys.stderr)
