@@ -35,8 +35,9 @@ from jdance.train import baselines, calibration, results
 _WORKDIR = flags.DEFINE_list(
     "workdir",
     [],
-    "Folder of the run. Several, separated by commas, are evaluated as an ensemble by their mean "
-    "probabilities (motion networks only). Writes eval_SPLIT_ensemble.json to the first.",
+    "Folder of the run, or its address in a store. Several, separated by commas, are evaluated as "
+    "an ensemble by their mean probabilities (motion networks only). Writes "
+    "eval_SPLIT_ensemble.json to the first.",
 )
 _CHECKPOINT = checkpoint_flag("--workdir")
 _POSE = flags.DEFINE_string(

@@ -4,6 +4,7 @@ import functools
 import http.server
 import json
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -198,31 +199,41 @@ def test_training_and_evaluation_by_the_programs(store, remote_data, tmp_path):
     )  # fmt: skip
     assert f"wrote 1 result to {BUCKET}/results" in output
     assert json.loads(objects.read(f"{BUCKET}/results/photo.json"))["classes"] == ["a", "b", "c"]
+    with served(copies.local(f"{BUCKET}/run/")) as web:
+        of_web = loop.load(runs.fetch(web, "newest"))[2]
+        with runs.reading(f"{BUCKET}/run", "newest") as folder:
+            jax.tree.map(np.testing.assert_array_equal, of_web, loop.load(folder)[2])
     _, error = program("evaluate", "--workdir=s3://no-such-bucket/run", status=1,
                        variables=variables())  # fmt: skip
     assert "s3://no-such-bucket/run" in error and "bucket" in error
+
+
+@contextmanager
+def served(folder):
+    """The address of a web server for a folder."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{web.server_port}"
+        web.shutdown()
 
 
 def test_web_servers_are_read_only(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setenv("JDANCE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("JDANCE_RETRY_SECONDS", "0.5")
     objects._filesystem.cache_clear()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    handler = functools.partial(Quiet, directory=str(tiny_data))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
-        threading.Thread(target=web.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{web.server_port}"
+    with served(tiny_data) as address:
         assert len(Dataset(address).source("val")) == 15
         assert copies.local(f"{address}/dataset.json").name == "dataset.json"
         with pytest.raises(UserError, match=r"none\.mp4: no such bucket or object"):
             copies.local(f"{address}/none.mp4")
         with pytest.raises(UserError, match="read only"), copies.output(address):
             pass
-        web.shutdown()
     config = ROOT / "configs" / "quickstart.py"
     _, error = program("train", f"--config={config}", "--workdir=https://host/run", status=1)
     assert "--workdir=https://host/run: https:// is read only" in error

@@ -34,6 +34,7 @@ from jdance.remote.objects import join
 _CHECKPOINTS, _MANIFESTS, _INDEX = "checkpoints", "manifests", "index.json"
 _SNAPSHOTS, _RESTORED = ".uploading", ".restored"  # local folders
 _POLL = 0.5  # seconds between two looks for new checkpoints
+_TRIES = 20  # to link the newest checkpoint before there is a newer one
 _DELETION = 1.0  # seconds that the deletion of a local checkpoint may take
 
 Manifest = dict[str, Any]  # {"step", "files": {name: {"size", "sha256"}}}
@@ -81,14 +82,13 @@ class Mirror:
             UserError: the store fails, or another process has taken over the run.
         """
         with self._busy:
-            steps = _local_steps(self._folder)
+            snapshots = self._snapshots()
             self._lease.check()
-            self._upload_files()
-            new = [step for step in steps if step not in self._uploaded]
-            for step in new:
-                self._upload_checkpoint(step)
+            changed = self._upload_files()
+            for step, snapshot in snapshots:
+                self._upload_checkpoint(step, snapshot)
             removed = self._remove_deleted()
-            if new or removed:
+            if changed or snapshots or removed:
                 _write_index(self._address)
 
     def close(self) -> None:
@@ -117,7 +117,8 @@ class Mirror:
             except Exception as error:  # this thread must not die
                 print(f"warning: {self._address}: not uploaded ({error!r})", file=sys.stderr)
 
-    def _upload_files(self) -> None:
+    def _upload_files(self) -> bool:
+        """Uploads the files outside of checkpoints that have changed; returns whether any has."""
         changed = _changed(self._folder, self._sizes)
 
         def send(name: str) -> None:
@@ -126,12 +127,9 @@ class Mirror:
 
         list(objects.in_parallel(send, list(changed)))
         self._sizes |= changed
+        return bool(changed)
 
-    def _upload_checkpoint(self, step: int) -> None:
-        """Uploads a checkpoint, of which training may delete the files at any time."""
-        snapshot = self._snapshot(step)
-        if snapshot is None:
-            return
+    def _upload_checkpoint(self, step: int, snapshot: Path) -> None:
         names = sorted(str(p.relative_to(snapshot)) for p in snapshot.rglob("*") if p.is_file())
         manifest: Manifest = {"step": step, "files": {}}
 
@@ -148,22 +146,38 @@ class Mirror:
         self._uploaded.add(step)
         shutil.rmtree(snapshot)
 
-    def _snapshot(self, step: int) -> Path | None:
-        """Hard links to the files of a checkpoint; None if its deletion has begun."""
+    def _snapshots(self) -> list[tuple[int, Path]]:
+        """Hard links to the files of all new checkpoints, the newest first.
+
+        Training may delete a checkpoint at any time. The newest one is never deleted, and older
+        ones only after a newer one is complete: links made while a checkpoint is the newest are
+        complete. Those of others are complete if their files still exist after a while.
+        """
+        for _ in range(_TRIES):
+            steps = _local_steps(self._folder)
+            new = [step for step in reversed(steps) if step not in self._uploaded]
+            linked = [(step, path) for step in new if (path := self._link(step))]
+            if _local_steps(self._folder)[-1:] == steps[-1:]:
+                break
+        else:
+            steps = []  # none of the links is known to be complete yet
+        older = [pair for pair in linked if pair[0] not in steps[-1:]]
+        if older:
+            time.sleep(_DELETION)
+        return [pair for pair in linked if pair not in older or _all_exist(pair[1])]
+
+    def _link(self, step: int) -> Path | None:
+        """Hard links to the files of a checkpoint; None if it disappears."""
         source = self._folder / _CHECKPOINTS / str(step)
         target = self._folder / _SNAPSHOTS / str(step)
         shutil.rmtree(target, ignore_errors=True)
         try:
             shutil.copytree(source, target, copy_function=os.link)
         except (OSError, shutil.Error):
+            time.sleep(_DELETION)
             if source.exists():
                 raise
             return None
-        # The newest checkpoint is never deleted, and older ones only after a newer one is complete.
-        if max(_local_steps(self._folder), default=step) > step:
-            time.sleep(_DELETION)
-            if any(path.stat().st_nlink < 2 for path in target.rglob("*") if path.is_file()):
-                return None
         return target
 
     def _remove_deleted(self) -> bool:
@@ -333,6 +347,11 @@ def _remove_checkpoint(address: str, step: int) -> None:
     objects.delete(_manifest_address(address, step))
     root = join(address, f"{_CHECKPOINTS}/{step}")
     list(objects.in_parallel(objects.delete, [join(root, n) for n in objects.listing(root)]))
+
+
+def _all_exist(snapshot: Path) -> bool:
+    """Whether all files of a snapshot still exist in the checkpoint itself."""
+    return all(path.stat().st_nlink > 1 for path in snapshot.rglob("*") if path.is_file())
 
 
 def _manifest_address(address: str, step: int) -> str:
