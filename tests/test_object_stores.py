@@ -6,6 +6,7 @@ import json
 import threading
 from contextlib import contextmanager
 
+import jax
 import numpy as np
 import pytest
 from conftest import ROOT, tiny_config, tiny_image
@@ -15,7 +16,7 @@ from stores import BUCKET, remote_data, server, store, variables  # noqa: F401 (
 from jdance.data import images, records, shards
 from jdance.data.records import Dataset
 from jdance.errors import UserError, exit_status
-from jdance.remote import copies, objects
+from jdance.remote import copies, objects, runs
 from jdance.train import loop, workdirs
 
 A = f"{BUCKET}/folder/a.bin"

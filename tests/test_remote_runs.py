@@ -77,6 +77,7 @@ def assert_equal_runs(undisturbed, tmp_path):
     assert kept == set(map(str, committed()))  # nothing of deleted or interrupted ones
 
 
+@pytest.mark.slow
 def test_a_run_killed_during_an_upload_continues_elsewhere(
     store, remote_data, undisturbed, tmp_path
 ):
@@ -98,6 +99,7 @@ def test_a_run_killed_during_an_upload_continues_elsewhere(
     assert_equal_runs(undisturbed, tmp_path)
 
 
+@pytest.mark.slow
 def test_preemption_uploads_the_checkpoint(store, remote_data, undisturbed, tmp_path):
     run = begin(remote_data, tmp_path, pause=0.5)
     wait_until(run, lambda: committed())
@@ -109,6 +111,7 @@ def test_preemption_uploads_the_checkpoint(store, remote_data, undisturbed, tmp_
     assert_equal_runs(undisturbed, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_for_a_while_does_not_end_the_run(
     store, remote_data, tmp_path, monkeypatch
 ):
