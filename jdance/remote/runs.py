@@ -10,8 +10,8 @@ in a local folder, and its files are copied to the store:
     ADDRESS/...                   all other files of the run
 
 Only a manifest makes a checkpoint: an interrupted upload leaves files that are never read, and
-that the next training process removes. The other files are uploaded before the manifest, so that they
-are never older than the newest checkpoint.
+that the next training process removes. The other files are uploaded before the manifest, so that
+they are never older than the newest checkpoint.
 """
 
 import json
