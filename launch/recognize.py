@@ -39,7 +39,7 @@ from jdance.recognize.ledger import FAILURES_FILE, Ledger, digest
 from jdance.recognize.recognizer import Recognizer
 from jdance.recognize.sequences import SequenceClassifier
 from jdance.recognize.writers import Clip
-from jdance.remote import copies, objects
+from jdance.remote import copies
 from jdance.report import draw
 from jdance.stagedance import skeletons, tracks
 from jdance.train.posture import PostureModel
@@ -187,12 +187,11 @@ class _Recognition:
 
     Args:
         recognizer, classifier: the networks.
-        settings: of videos; inputs may have times of their own.
+        settings: of videos, in the folder of the results; inputs may have times of their own.
         image_formats: formats of which each image has a file.
         posture: model for posture feedback.
         show: window in which videos are shown.
         report: whether to show the progress in videos.
-        output: folder of the results.
     """
 
     def __init__(
@@ -204,19 +203,17 @@ class _Recognition:
         posture: PostureModel | None,
         show: draw.Window | None,
         report: bool,
-        output: Path,
     ):
         self._recognizer, self._classifier, self._settings = recognizer, classifier, settings
         self._image_formats, self._posture, self._show = image_formats, posture, show
         self._report, self._keypoints = report, _keypoints()
-        self._output = output
         self._load = Loader(_ISOLATE.value)
 
     def _settings_of(self, job: Job) -> video.Settings:
         own = {
             name: value for name in ("start", "end") if (value := getattr(job, name)) is not None
         }
-        folder = (self._output / job.name).parent
+        folder = (Path(self._settings.folder or "") / job.name).parent
         return dataclasses.replace(self._settings, **own, folder=folder)
 
     def __call__(self, job: Job, stem: Path) -> str:
@@ -358,11 +355,8 @@ def _report(outcome: archive.Outcome, output: Path) -> None:
 
 def main() -> None:
     process = archive.this_process(_PROCESS.value, _PROCESSES.value, os.environ)
-    if objects.is_remote(_OUTPUT.value) and process.processes > 1:
-        raise UserError(
-            f"--output={_OUTPUT.value}: several processes share their work by a folder on a file "
-            "system; use one, or a single process for each --output"
-        )
+    if process.processes > 1:
+        copies.check_shared(_OUTPUT.value, "output")
     with copies.output(_OUTPUT.value, keep=True) as output:
         _recognize(output, process)
 
@@ -415,6 +409,7 @@ def _recognize(output: Path, process: Partition) -> None:
         annotate=_VIDEO_OUT.value,
         formats=selected,
         posture=posture,
+        folder=output,
     )
     several = sum(kind(path) == "image" for path in paths) > 1
     shared_formats = formats.of_several_images(selected) if several else []
@@ -434,14 +429,7 @@ def _recognize(output: Path, process: Partition) -> None:
         output, dependencies, outputs, lambda job: inputs.version(job.source, keypoints)
     )
     recognition = _Recognition(
-        recognizer,
-        classifier,
-        settings,
-        image_formats,
-        posture,
-        window,
-        process.processes == 1,
-        output,
+        recognizer, classifier, settings, image_formats, posture, window, process.processes == 1
     )
     with resumable(), closing(recognition):
         outcome = archive.Archive(jobs, ledger, recognition, recognition.seconds, options).run()

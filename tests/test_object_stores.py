@@ -200,6 +200,13 @@ def test_training_and_evaluation_by_the_programs(store, remote_data, tmp_path):
     )  # fmt: skip
     assert f"wrote 1 result to {BUCKET}/results" in output
     assert json.loads(objects.read(f"{BUCKET}/results/photo.json"))["classes"] == ["a", "b", "c"]
+    names = objects.listing(f"{BUCKET}/results")
+    assert not [name for name in names if name.startswith(".")]  # records of finished inputs
+    words = (f"--input={BUCKET}/photos", f"--output={BUCKET}/results", "--num_processes=2")
+    _, error = program(
+        "recognize", "--process_id=0", *words, status=1, errors=1, variables=variables()
+    )
+    assert "several processes need a folder" in error
     with served(copies.local(f"{BUCKET}/run/")) as web:
         of_web = loop.load(runs.fetch(web, "newest"))[2]
         with runs.reading(f"{BUCKET}/run", "newest") as folder:

@@ -125,6 +125,15 @@ def _copy_folder(address: str) -> Path:
     return path
 
 
+def check_shared(address: str, flag: str) -> None:
+    """Raises UserError for an address, since processes share their work by a local folder."""
+    if objects.is_remote(address):
+        raise UserError(
+            f"--{flag}={address}: several processes need a folder on a file system that they "
+            f"share; name one, or a --{flag} for each process"
+        )
+
+
 @contextmanager
 def output(address: str, flag: str = "output", keep: bool = False) -> Iterator[Path]:
     """A local folder whose files go to an address when the block ends, also by an exception.
