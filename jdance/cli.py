@@ -17,6 +17,7 @@ from jdance import xla
 from jdance.data import images
 from jdance.errors import Preempted, UserError, exit_status
 from jdance.progress import counted
+from jdance.remote import copies
 
 _GRACE_SECONDS = 20.0  # for an orderly exit
 
@@ -174,7 +175,7 @@ def _output_folder() -> str:
 
 
 def _fail(error: object, status: int = 1) -> None:
-    print(f"error: {images.printable(str(error))}", file=sys.stderr)
+    print(f"error: {images.printable(copies.shown(error))}", file=sys.stderr)
     sys.exit(status)
 
 

@@ -1,5 +1,6 @@
-"""File helpers: atomic writes, natural order, unique names, and the cache folder."""
+"""File helpers: atomic writes, checksums, natural order, unique names, and the cache folder."""
 
+import hashlib
 import os
 import re
 from collections import Counter
@@ -83,6 +84,12 @@ def atomic_write(path: Path, text: str, partial: Path | None = None) -> None:
     with closing(PartialFile(path, partial)) as file:
         file.file.write(text)
         file.commit()
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def with_suffix(stem: Path, suffix: str) -> Path:

@@ -120,3 +120,15 @@ def _send_heartbeats(file: int, done: threading.Event) -> None:
     while not done.wait(_HEARTBEAT):
         with suppress(OSError):  # if the disk fails, writers report it
             os.utime(file)
+
+
+@contextmanager
+def waiting(path: Path) -> Iterator[None]:
+    """Holds a lock file, which stays, while the block runs; waits for other processes.
+
+    For work that is only done twice without it: network folders may not share locks.
+    """
+    with path.open("a") as file:
+        if find_spec("fcntl"):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

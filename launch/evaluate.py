@@ -15,6 +15,8 @@ The result states data, split, views, checkpoint and step. Options are part of i
 eval_test_views10.json. --output=DIR writes elsewhere, for runs that must not change.
 """
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +28,16 @@ from jdance.errors import UserError
 from jdance.pose import PoseEstimator
 from jdance.pose.evaluation import average_precision
 from jdance.progress import counted
+from jdance.remote import copies, runs
 from jdance.report import run as report
 from jdance.train import baselines, calibration, results
 
 _WORKDIR = flags.DEFINE_list(
     "workdir",
     [],
-    "Folder of the run. Several, separated by commas, are evaluated as an ensemble by their mean "
-    "probabilities (motion networks only). Writes eval_SPLIT_ensemble.json to the first.",
+    "Folder of the run, or its address in a store. Several, separated by commas, are evaluated as "
+    "an ensemble by their mean probabilities (motion networks only). Writes "
+    "eval_SPLIT_ensemble.json to the first.",
 )
 _CHECKPOINT = checkpoint_flag("--workdir")
 _POSE = flags.DEFINE_string(
@@ -103,17 +107,18 @@ def _evaluate_pose() -> None:
     _print_precision(result)
     if _OUTPUT.value:
         result |= {"pose": _POSE.value, "data": _DATA.value, "split": _SPLIT.value}
-        print(f"wrote {results.write(result, Path(_OUTPUT.value), _SPLIT.value)}")
+        with copies.output(_OUTPUT.value) as folder:
+            print(f"wrote {copies.shown(results.write(result, folder, _SPLIT.value))}")
 
 
-def _calibrate() -> None:
+def _calibrate(workdir: Path) -> None:
     if len(_WORKDIR.value) > 1:
         raise UserError("--calibrate takes one run at a time")
     for name in ("output", "baselines"):
         if flags.FLAGS[name].value:
             raise UserError(f"--calibrate stores the temperature in the run: leave --{name} out")
     fitted, path = results.calibrate(
-        Path(_WORKDIR.value[0]), _SPLIT.value, data=_DATA.value, checkpoint=_CHECKPOINT.value
+        workdir, _SPLIT.value, data=_DATA.value, checkpoint=_CHECKPOINT.value
     )
     error = fitted["expected_calibration_error"]
     print(
@@ -126,7 +131,24 @@ def _calibrate() -> None:
             f"motions below a confidence of {fitted['min_confidence']:.2f} become unknown, the "
             f"others have a precision of {calibration.PRECISION:.0%} there"
         )
-    print(f"wrote {path}")
+    print(f"wrote {copies.shown(path)}")
+
+
+@contextmanager
+def _folders() -> Iterator[tuple[list[Path], Path | None]]:
+    """The local folders of the runs, and of the result if it is not that of the first run.
+
+    Those of addresses are copies; what is written into them is uploaded after the block.
+    """
+    with ExitStack() as stack:
+        output = stack.enter_context(copies.output(_OUTPUT.value)) if _OUTPUT.value else None
+        local = [
+            stack.enter_context(
+                runs.reading(name, _CHECKPOINT.value, writes=output is None and number == 0)
+            )
+            for number, name in enumerate(_WORKDIR.value)
+        ]
+        yield local, output
 
 
 def main() -> None:
@@ -138,17 +160,22 @@ def main() -> None:
             raise UserError(f"--pose={_POSE.value}: only motion networks have --baselines")
         _evaluate_pose()
         return
-    if _CALIBRATE.value:
-        _calibrate()
-        return
+    with _folders() as (workdirs, output):
+        if _CALIBRATE.value:
+            _calibrate(workdirs[0])
+        else:
+            _evaluate(workdirs, output)
+
+
+def _evaluate(workdirs: list[Path], output: Path | None) -> None:
     result, path = results.evaluate(
-        [Path(name) for name in _WORKDIR.value],
+        workdirs,
         _SPLIT.value,
         data=_DATA.value,
         drop_joints=_DROP_JOINTS.value,
         views=_VIEWS.value,
         checkpoint=_CHECKPOINT.value,
-        output=Path(_OUTPUT.value) if _OUTPUT.value else None,
+        output=output,
         with_baselines=_BASELINES.value,
     )
     if "AP" in result:
@@ -162,8 +189,8 @@ def main() -> None:
         if "baselines" in result:
             print(baselines.table(result))
             print(baselines.sentence(result, baselines.show))
-    page = report.write(Path(_WORKDIR.value[0]), path.parent)
-    print(f"wrote {path} and {page.name}")
+    page = report.write(workdirs[0], path.parent)
+    print(f"wrote {copies.shown(path)} and {page.name}")
 
 
 if __name__ == "__main__":

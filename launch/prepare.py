@@ -12,6 +12,7 @@ a folder in COCO's layout (annotations/person_keypoints_train2017.json, train201
 last process to finish completes the data set. After an interruption, run the same command again.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from jdance.data.splits import split_name
 from jdance.data.verify import verify
 from jdance.errors import UserError
 from jdance.progress import counted
+from jdance.remote import copies, objects
 
 _SOURCE = flags.DEFINE_string(
     "source",
@@ -35,7 +37,9 @@ _SOURCE = flags.DEFINE_string(
     "[N,J], label [N] [,joints,size,split,group]; sequences: xy [F,J,2], lengths [N], label [N]); "
     "or stage:PRESET, the synthetic StageDance (stage:dance6: bare skeletons for real people).",
 )
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for the data set.")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder for the data set, or its address in a store (s3:// or gs://)."
+)
 _VERIFY = flags.DEFINE_string(
     "verify",
     None,
@@ -136,9 +140,10 @@ def _is_media(source: str) -> bool:
     return Path(source).is_dir() or Path(source).suffix.lower() in manifest.SUFFIXES
 
 
-def _prepare() -> dict[str, Any]:
-    name, output = _SOURCE.value or "", Path(_OUTPUT.value or "")
-    partition = shards.partition(_PROCESS.value, _PROCESSES.value)
+def _prepare(output: Path, partition: shards.Partition) -> dict[str, Any]:
+    name = _SOURCE.value or ""
+    if objects.is_remote(name):
+        name = str(copies.local(name))
     folder = Path(name).resolve()
     if folder.is_dir() and output.resolve().is_relative_to(folder):
         raise UserError(f"{output}: lies inside the source; choose another --output")
@@ -200,7 +205,7 @@ def _prepare() -> dict[str, Any]:
     )
 
 
-def _verify(folder: Path) -> None:
+def _verify(folder: str) -> None:
     good, problems = verify(folder)
     for problem in problems:
         print(problem)
@@ -211,14 +216,18 @@ def _verify(folder: Path) -> None:
 
 def main() -> None:
     if _VERIFY.value is not None:
-        _verify(Path(_VERIFY.value))
+        _verify(_VERIFY.value)
         return
-    info = _prepare()
-    path = Path(_OUTPUT.value or "") / "dataset.json"
+    partition = shards.partition(_PROCESS.value, _PROCESSES.value)
+    with shards.stored(_OUTPUT.value or "", partition) as output:
+        info = _prepare(output, partition)
+    path = output / "dataset.json"
+    if path.exists():  # perhaps merged at last
+        info = json.loads(path.read_text())
     for line in summary(info, complete=path.exists()):
         print(line)
     if path.exists():
-        print(f"wrote {path}")
+        print(f"wrote {copies.shown(path)}")
     else:
         print(f"process {_PROCESS.value} of {_PROCESSES.value} is done; others are still running")
     if info["skipped"]:

@@ -27,6 +27,7 @@ from absl import flags
 from jdance import files
 from jdance.cli import former_name, pose_flags, recognition_flags, resumable, run
 from jdance.data import images, videos
+from jdance.data.shards import Partition
 from jdance.data.workers import Loader
 from jdance.errors import UserError
 from jdance.pose import zoo
@@ -38,6 +39,7 @@ from jdance.recognize.ledger import FAILURES_FILE, Ledger, digest
 from jdance.recognize.recognizer import Recognizer
 from jdance.recognize.sequences import SequenceClassifier
 from jdance.recognize.writers import Clip
+from jdance.remote import copies
 from jdance.report import draw
 from jdance.stagedance import skeletons, tracks
 from jdance.train.posture import PostureModel
@@ -50,10 +52,13 @@ _INPUT = flags.DEFINE_string(
     None,
     "An image or video, a folder or a pattern (archive/**/*.mp4) of them, a CSV file with the "
     "columns path[,start,end,output] (seconds; path of the results without suffix), a folder of "
-    "OpenPose JSON files (frames of one clip), or camera:N.",
+    "OpenPose JSON files (frames of one clip), the address of a file or a folder in a store "
+    "(s3://, gs://; of a file also https://), or camera:N.",
     required=True,
 )
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for the results.", required=True)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder for the results, or its address in a store.", required=True
+)
 _KEYPOINTS = flags.DEFINE_string(
     "keypoints",
     "",
@@ -182,7 +187,7 @@ class _Recognition:
 
     Args:
         recognizer, classifier: the networks.
-        settings: of videos; inputs may have times of their own.
+        settings: of videos, in the folder of the results; inputs may have times of their own.
         image_formats: formats with a file for each image.
         posture: model for posture feedback.
         show: window in which videos are shown.
@@ -208,7 +213,7 @@ class _Recognition:
         own = {
             name: value for name in ("start", "end") if (value := getattr(job, name)) is not None
         }
-        folder = (Path(_OUTPUT.value) / job.name).parent
+        folder = (Path(self._settings.folder or "") / job.name).parent
         return dataclasses.replace(self._settings, **own, folder=folder)
 
     def __call__(self, job: Job, stem: Path) -> str:
@@ -260,7 +265,7 @@ class _Recognition:
 
 
 def _keypoints() -> Path | None:
-    return Path(_KEYPOINTS.value) if _KEYPOINTS.value else None
+    return copies.local(_KEYPOINTS.value) if _KEYPOINTS.value else None
 
 
 def _check_formats(paths: Sequence[Path], output: Path, keypoints: Path | None) -> list[str]:
@@ -323,10 +328,11 @@ def _write_shared_formats(
 def _report(outcome: archive.Outcome, output: Path) -> None:
     """Prints the outcome; raises UserError if inputs failed."""
     for failure in outcome.failures[:_MAX_LISTED]:
-        print(images.printable("skipped " * (not failure.partial) + failure.reason))
+        print(images.printable("skipped " * (not failure.partial) + copies.shown(failure.reason)))
     if len(outcome.failures) > _MAX_LISTED:
-        print(f"... and {len(outcome.failures) - _MAX_LISTED} more in {output / FAILURES_FILE}")
-    line = f"wrote {counted(len(outcome.own), 'result')} to {output}"
+        more = len(outcome.failures) - _MAX_LISTED
+        print(f"... and {more} more in {copies.shown(output / FAILURES_FILE)}")
+    line = f"wrote {counted(len(outcome.own), 'result')} to {copies.shown(output)}"
     if others := len(outcome.results) - len(outcome.own):
         line += f"; {others} done by earlier runs or other processes"
     if outcome.missing and not (outcome.full or outcome.stopped):
@@ -348,9 +354,18 @@ def _report(outcome: archive.Outcome, output: Path) -> None:
 
 
 def main() -> None:
-    output, keypoints = Path(_OUTPUT.value), _keypoints()
     process = archive.this_process(_PROCESS.value, _PROCESSES.value, os.environ)
-    jobs = inputs.jobs(_INPUT.value, output, [keypoints] if keypoints else [])
+    if process.processes > 1:
+        copies.check_shared(_OUTPUT.value, "output")
+    with copies.output(_OUTPUT.value, keep=True) as output:
+        _recognize(output, process)
+
+
+def _recognize(output: Path, process: Partition) -> None:
+    """Writes the results of all inputs into a local folder."""
+    keypoints = _keypoints()
+    source = str(copies.local(_INPUT.value))
+    jobs = inputs.jobs(source, output, [keypoints] if keypoints else [])
     paths = [job.source for job in jobs if not job.problem]
     clip = [kind(path) for path in paths] == ["skeletons"]
     pose = _POSE.value
@@ -394,6 +409,7 @@ def main() -> None:
         annotate=_VIDEO_OUT.value,
         formats=selected,
         posture=posture,
+        folder=output,
     )
     several = sum(kind(path) == "image" for path in paths) > 1
     shared_formats = formats.of_several_images(selected) if several else []

@@ -15,6 +15,7 @@ On a cluster, start one process per GPU or per machine: with Slurm (launch/slurm
 import os
 import shlex
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -23,11 +24,13 @@ from jdance import models
 from jdance.cli import run
 from jdance.data.records import Dataset
 from jdance.report import run as report
-from jdance.train import distributed, experiment, loop, results, tasks
+from jdance.train import distributed, experiment, loop, results, tasks, workdirs
 from jdance.train.checkpoints import NEWEST
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration of the experiment.")
-_WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Folder of the run, or its address in a store (s3:// or gs://)."
+)
 _SUMMARY = flags.DEFINE_bool(
     "summary",
     False,
@@ -57,6 +60,14 @@ flags.register_multi_flags_validator(
 )
 
 
+def _write_results(result: dict[str, Any], workdir: Path) -> None:
+    """Writes the last evaluation and the report."""
+    if "confusion" in result:
+        described = {"views": 1, "drop_joints": "", "checkpoint": NEWEST}
+        results.write(result | described, workdir, "val")
+    report.write(workdir)
+
+
 def main() -> None:
     config = _CONFIG.value
     if _SUMMARY.value:
@@ -67,22 +78,20 @@ def main() -> None:
     where = distributed.address_from_flags(
         _COORDINATOR.value, _PROCESS.value, _PROCESSES.value, os.environ
     )
-    workdir = Path(_WORKDIR.value)
     with distributed.initialized(where, _WATCHDOG.value):
-        result = loop.train(config, workdir, resume=_RESUME.value, watchdog=_WATCHDOG.value)
         first = distributed.is_main_process()
+        with workdirs.opened(_WORKDIR.value) as workdir:
+            result = loop.train(config, workdir, resume=_RESUME.value, watchdog=_WATCHDOG.value)
+            if first:
+                _write_results(result, workdir)
     if not first:
         return
-    if "confusion" in result:
-        described = {"views": 1, "drop_joints": "", "checkpoint": NEWEST}
-        results.write(result | described, workdir, "val")
-    report.write(workdir)
     if result:
         metrics = {name: value for name, value in result.items() if isinstance(value, float)}
         print("val", ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     dataset = Dataset(config.data.dir, "")
     split = next((name for name in ("test", "val", "train") if dataset.count(name)), "test")
-    run_folder = shlex.quote(str(workdir))
+    run_folder = shlex.quote(_WORKDIR.value)
     print(f"next: python launch/evaluate.py --workdir={run_folder} --split={split}")
 
 

@@ -3,7 +3,8 @@
 python tests/program_server.py       # started by tests/programs.py
 
 No device is used before the fork. Each line on stdin is the JSON of [command line, file for stdout,
-file for stderr, file for the exit status]. The reply is a line with the process id.
+file for stderr, file for the exit status, environment variables]. The reply is a line with the
+process id.
 """
 
 import json
@@ -38,12 +39,13 @@ def main() -> None:
     preload()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the waiting processes below need no reaping
     for line in sys.stdin:
-        words, stdout, stderr, result = json.loads(line)
+        words, stdout, stderr, result, variables = json.loads(line)
         if os.fork():
             continue
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         script = os.fork()
         if not script:
+            os.environ.update(variables)
             become(words, stdout, stderr)
             return
         print(script, flush=True)

@@ -46,12 +46,14 @@ class Script:
         words: the script's path and its arguments.
         stdout: file for its standard output.
         stderr: file for its standard error; None: the same file.
+        variables: environment variables to change.
     """
 
-    def __init__(self, words, stdout, stderr=None):
+    def __init__(self, words, stdout, stderr=None, variables=None):
         self._result = Path(_results(), f"status-{next(_numbers)}")
         self.stdout, self.returncode = Path(stdout), None
-        request = [list(map(str, words)), str(stdout), str(stderr or stdout), str(self._result)]
+        outputs = [str(stdout), str(stderr or stdout), str(self._result)]
+        request = [list(map(str, words)), *outputs, variables or {}]
         print(json.dumps(request), file=_server().stdin)
         self.pid = int(_server().stdout.readline())
 
@@ -77,7 +79,7 @@ class Script:
         self.send_signal(signal.SIGKILL)
 
 
-def program(name, *arguments, status=0, errors=None, warning=None):
+def program(name, *arguments, status=0, errors=None, warning=None, variables=None):
     """Runs a program of launch/; returns its standard output and its error lines.
 
     Args:
@@ -86,11 +88,12 @@ def program(name, *arguments, status=0, errors=None, warning=None):
         status: expected exit status.
         errors: expected number of error lines. Default: 1 for the statuses 1 and 74, else 0.
         warning: parts of the expected warnings, one each; (): no warning; None: not checked.
+        variables: environment variables to change.
     """
     words = [ROOT / "launch" / f"{name}.py", *arguments]
     with tempfile.TemporaryDirectory() as folder:
         stdout, stderr = Path(folder, "stdout"), Path(folder, "stderr")
-        run = Script(words, stdout, stderr)
+        run = Script(words, stdout, stderr, variables)
         try:
             run.wait(300)
         finally:

@@ -4,7 +4,6 @@ import json
 from contextlib import closing
 from functools import partial
 from itertools import islice
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -168,7 +167,7 @@ def test_summary_counts():
         "index": np.arange(5),
     }
     groups = np.array(["0", "1", "2", "3", "4"])
-    result = evaluation.summarize(predictions, ["a", "b", "c"], Path("data"), "val", groups)
+    result = evaluation.summarize(predictions, ["a", "b", "c"], "data", "val", groups)
     assert result["interval"] == list(intervals.wilson(3 / 5, 5))
     assert result["interval_method"] == "Wilson"
     assert result["data"] == "data" and [m["index"] for m in result["mistakes"]] == [1, 3]
@@ -200,7 +199,7 @@ def test_training_learns_and_writes_metrics(tiny_data, tmp_path):
     source = records.Dataset(tiny_data).source("val")
     again = evaluation.summarize(
         evaluation.predict(evaluation.make_eval_step(read), variables, eval_batches(source, read)),
-        *(classes, tiny_data, "val", records.read_groups(source)),
+        *(classes, str(tiny_data), "val", records.read_groups(source)),
     )
     assert again | {"step": 168} == result
 

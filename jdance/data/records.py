@@ -37,9 +37,10 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from grain.sources import ArrayRecordDataSource
 
-from jdance import skeleton
+from jdance import files, skeleton
 from jdance.data import crop, images
 from jdance.errors import UserError, exit_status
+from jdance.remote import copies, objects
 
 VERSION = 2
 _RECORDS_PER_SHARD = 2048
@@ -168,7 +169,7 @@ class RecordWriter:
             self._writer = None
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
-            self.checksums.append(checksum(path))
+            self.checksums.append(files.checksum(path))
 
     def summary(self, classes: list[str]) -> dict[str, Any]:
         """The split's entry in dataset.json."""
@@ -191,12 +192,6 @@ def open_writers(
     yield writers
     for writer in writers.values():
         writer.close()
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_labels(source: Any) -> np.ndarray:
@@ -272,7 +267,8 @@ class Dataset:
     """A prepared data set.
 
     Args:
-        folder: the output folder of launch/prepare.py.
+        folder: the output folder of launch/prepare.py, or its address in a store, from which a
+            shard is copied to the cache before it is first used.
         kind: "persons" (crops with motions), "people" (whole images, for pose networks), or "" for
             either.
 
@@ -281,9 +277,13 @@ class Dataset:
     """
 
     def __init__(self, folder: str | Path, kind: str = "persons"):
-        self.folder = Path(folder)
+        self.remote = objects.is_remote(folder)
+        self.name = str(folder).rstrip("/") if self.remote else str(Path(folder))
+        self.folder = copies.folder(self.name, "data") if self.remote else Path(folder)
         path = self.folder / "dataset.json"
         try:
+            if self.remote:
+                self._fetch_description(path)
             self.info = json.loads(path.read_text())
         except (FileNotFoundError, NotADirectoryError):
             if not self.folder.exists() and not str(folder).startswith("stage:"):
@@ -307,6 +307,12 @@ class Dataset:
             raise UserError(f"{path}: holds {found}, not {kind}; see --task in launch/prepare.py")
         self._verified: set[str] = set()  # shards with correct checksums
 
+    def _fetch_description(self, path: Path) -> None:
+        try:
+            copies.fetch(objects.join(self.name, path.name), path)
+        except objects.Missing as error:
+            raise UserError(f"{error}; make the data set with launch/prepare.py") from None
+
     @property
     def classes(self) -> list[str]:
         return self.info["classes"]
@@ -328,9 +334,16 @@ class Dataset:
         """Digest that identifies the data set, independent of its location."""
         described = {name: self.info.get(name) for name in ("classes", "layout", "pose", "seed")}
         shards = [name for part in self.info["splits"].values() for name in part["shards"]]
-        sizes = [(self.folder / name).stat().st_size for name in shards]
+        sizes = self._sizes(shards)
         text = json.dumps([described, self.info["splits"], sizes], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _sizes(self, shards: list[str]) -> list[int]:
+        """Sizes of shards in bytes, whether or not they are in the cache."""
+        if not self.remote:
+            return [(self.folder / name).stat().st_size for name in shards]
+        addresses = [objects.join(self.name, name) for name in shards]
+        return [entry.size for entry in objects.in_parallel(objects.stat, addresses)]
 
     def verify_checksums(self, splits: Iterable[str] = ()) -> None:
         """Verifies the checksums of the shards of some splits (default: all), each shard once.
@@ -364,17 +377,20 @@ class Dataset:
 
     def _shard_damage(self, shard: str, expected: str) -> str:
         path = self.folder / shard
+        # Without checksums, `expected` is the shard's name.
+        known = "" if expected == shard else expected
+        if self.remote:
+            copies.fetch(objects.join(self.name, shard), path, known)
+            return ""
         try:
-            found = checksum(path)
+            found = files.checksum(path)
         except FileNotFoundError:
             return f"{path}: shard is missing"
         except OSError as error:
             if exit_status(error) != 1:  # a disk failure, not a damaged shard
                 raise
             return f"{path}: a shard that cannot be read ({error.strerror})"
-        # Without checksums, `expected` is the shard's name.
-        good = expected in (shard, found)
-        return "" if good else f"{path}: a shard that is damaged (wrong checksum)"
+        return "" if known in ("", found) else f"{path}: a shard that is damaged (wrong checksum)"
 
     def mark_verified(self) -> None:
         """Skips further checksums, because another process with the same files verified them."""

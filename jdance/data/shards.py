@@ -7,13 +7,17 @@ dataset.json; the result is the same if several do.
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jdance import files, lock
 from jdance.errors import UserError
+from jdance.remote import copies, objects
+from jdance.remote.lease import Lease
 
 Info = dict[str, Any]  # the content of dataset.json, or of a partition's description
 
@@ -70,6 +74,59 @@ def output_folder(output: Path, partition: Partition) -> Iterator[Info | None]:
         except OSError as error:
             raise UserError(f"{output}: cannot be written to ({error.strerror})") from error
         yield finished
+
+
+@contextmanager
+def stored(output: str, partition: Partition) -> Iterator[Path]:
+    """The local folder to prepare a data set in; if `output` is an address, it is uploaded.
+
+    Shards are uploaded first and descriptions last, so that an interrupted upload leaves no
+    dataset.json. With several partitions, the last one merges the descriptions.
+
+    Raises:
+        UserError: the address is in use, not empty, or cannot be written to.
+    """
+    if not objects.is_remote(output):
+        yield Path(output)
+        return
+    objects.check_writable(output, "output")
+    address = output.rstrip("/")
+    lease = Lease(address, "--output", name=f"{partition.prefix}{LOCK}")
+    try:
+        folder = copies.folder(address, f"{partition.prefix}prepared")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        found = objects.listing(address)
+        if "dataset.json" in found and partition.processes == 1:
+            raise UserError(f"{address}: {_FINISHED}")
+        foreign = [name for name in found if not name.endswith((LOCK, ".array_record", ".json"))]
+        if foreign:
+            raise UserError(f"{address}: is not empty ({foreign[0]}); choose another --output")
+        _fetch_infos(address, folder, partition)
+        yield folder
+        for suffix in ("array_record", "info.json"):
+            paths = sorted(folder.glob(f"{partition.prefix}*{suffix}"))
+            list(objects.in_parallel(partial(_upload, address), paths))
+        if partition.processes > 1:
+            _fetch_infos(address, folder, partition)
+            _merge_if_complete(folder, partition)
+        if (folder / "dataset.json").exists():
+            _upload(address, folder / "dataset.json")
+    finally:
+        lease.release()
+
+
+def _upload(address: str, path: Path) -> None:
+    objects.upload(path, objects.join(address, path.name))
+
+
+def _fetch_infos(address: str, folder: Path, partition: Partition) -> None:
+    """Copies the descriptions of finished partitions that are not in the local folder."""
+    if partition.processes == 1:
+        return
+    for name in objects.listing(address):
+        if name.endswith("-info.json") and not (folder / name).exists():
+            (folder / name).write_bytes(objects.read(objects.join(address, name)))
 
 
 def _clear(folder: Path) -> None:

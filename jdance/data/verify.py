@@ -8,7 +8,7 @@ from jdance.data import images, records, scenes
 from jdance.errors import UserError
 
 
-def verify(folder: Path) -> tuple[int, list[str]]:
+def verify(folder: str | Path) -> tuple[int, list[str]]:
     """Reads a whole data set.
 
     Returns:
@@ -23,7 +23,10 @@ def verify(folder: Path) -> tuple[int, list[str]]:
     check = _check_scene if dataset.info["kind"] == "people" else _check_crop
     good = 0
     for split, part in dataset.info["splits"].items():
-        if any(str(folder / shard) in damaged for shard in part["shards"]) or not part["count"]:
+        if (
+            any(str(dataset.folder / shard) in damaged for shard in part["shards"])
+            or not part["count"]
+        ):
             continue
         source = dataset.source(split)
         for i in range(len(source)):

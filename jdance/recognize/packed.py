@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from jdance import config as defaults
 from jdance import npz, shipped
 from jdance.errors import UserError
+from jdance.remote import runs
 from jdance.train import calibration, experiment, loop, tasks
 from jdance.train.checkpoints import NEWEST
 from jdance.weights import checkpoint as weights
@@ -44,13 +45,14 @@ def load(model: str | Path, checkpoint: str = NEWEST) -> MotionModel:
     """Reads a motion network.
 
     Args:
-        model: the folder of a run, a file that `pack` wrote, or a name in `shipped.FILES`.
+        model: the folder of a run, a file that `pack` wrote, their address in a store, or a name in
+            `shipped.FILES`.
         checkpoint: of a run, see `Checkpoints.resolve`; a packed model has only one.
 
     Raises:
         UserError: the model is none of these, or damaged.
     """
-    path = Path(model)
+    path = runs.local(model, checkpoint)
     if str(model) in shipped.FILES and not path.exists():
         path = shipped.FILES[str(model)]
     if path.suffix == ".npz" and path.is_file():

@@ -110,8 +110,8 @@ def compare(
     """
     if train.sequences != dataset.sequences:
         raise UserError(
-            f"{dataset.folder}: --baselines cannot be fitted on stills and evaluated on sequences, "
-            f"or the reverse; the run was trained on {train.folder}"
+            f"{dataset.name}: --baselines cannot be fitted on stills and evaluated on sequences, "
+            f"or the reverse; the run was trained on {train.name}"
         )
     inputs = keypoint_inputs(config.model, train.sequences)
     train_source, source = train.source("train"), dataset.source(split)
@@ -120,7 +120,7 @@ def compare(
     fitting = fitting._replace(label=ids[fitting.label])
     if len(np.unique(fitting.label[fitting.valid])) < 2:
         raise UserError(
-            f"{train.folder}: --baselines needs detected people of two classes in the split train"
+            f"{train.name}: --baselines needs detected people of two classes in the split train"
         )
     per_view = [read(source, config, inputs, drop, view) for view in range(views)]
     network = predictions["probabilities"].argmax(-1) == predictions["label"]
@@ -140,7 +140,7 @@ def compare(
         "features": (inputs.feature_set or "the network's own")
         + ", mean and standard deviation over time" * train.sequences
         + f": {fitting.features.shape[1]} numbers",
-        "train": {"data": str(train.folder), "n": int(fitting.valid.sum())},
+        "train": {"data": train.name, "n": int(fitting.valid.sum())},
         "methods": methods,
         "best": best,
         "verdict": _verdict(methods[best]["difference"], methods[best]["difference_interval"]),

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -77,21 +76,21 @@ def mistakes(predictions: Predictions, classes: list[str], limit: int = 24) -> l
 
 
 def summarize(
-    predictions: Predictions, classes: list[str], folder: Path, split: str, groups: np.ndarray
+    predictions: Predictions, classes: list[str], data: str, split: str, groups: np.ndarray
 ) -> dict[str, Any]:
     """Evaluation result as written to eval_SPLIT.json.
 
     Args:
         predictions: of the network.
         classes: of the run.
-        folder, split: of the data set.
+        data, split: name and split of the data set.
         groups: of all examples of the split, see `records.read_groups`.
 
     Returns:
         accuracy, its 95 % interval (low, high), interval_method (see `intervals.accuracy`),
         mean_class_accuracy (over the classes that occur), loss (mean cross-entropy), n, classes,
         per_class {class: {accuracy, interval, n}}, confusion [M][M] (true, predicted), found (n and
-        accuracy of the examples with a detected person), data (`folder`), split, and mistakes.
+        accuracy of the examples with a detected person), data, split, and mistakes.
     """
     labels, guesses = predictions["label"], predictions["probabilities"].argmax(-1)
     groups = groups[predictions["index"]]
@@ -124,7 +123,7 @@ def summarize(
             "n": int(valid.sum()),
             "accuracy": float(correct[valid].mean()) if valid.any() else None,
         },
-        "data": str(folder),
+        "data": data,
         "split": split,
         "mistakes": mistakes(predictions, classes),
     }

@@ -80,7 +80,7 @@ def claim(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
             raise UserError(f"{path}: trained on the classes {old_classes}; use another --workdir")
         if fingerprint(workdir) not in ("", data):
             raise UserError(
-                f"{path}: trained on other data than {dataset.folder} holds; use another --workdir"
+                f"{path}: trained on other data than {dataset.name} holds; use another --workdir"
             )
         before, now = _flat(old), _flat(config)
         # The cosine schedule depends on the total number of steps.

@@ -11,7 +11,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jdance import npz, shipped
 from jdance.errors import UserError
-from jdance.train.checkpoints import Checkpoints, retry_during_training
+from jdance.remote import runs
+from jdance.train.checkpoints import NEWEST, Checkpoints, retry_during_training
 from jdance.train.state import TrainState
 from jdance.weights import checkpoint, resnet
 
@@ -36,7 +37,7 @@ def read(path: str | Path, shapes: Mapping[str, Any]) -> tuple[Flat, str]:
         UserError: nothing fits, or the backbone is another one; the first difference is named.
     """
     expected = flatten_dict(dict(shapes))
-    found = _read(Path(path), expected)
+    found = _read(runs.local(path, NEWEST), expected)
     if any(_in_backbone(name) for name in found):
         _check_backbone(found, expected, path)
     fits = {

@@ -57,9 +57,11 @@ def train(
             experiment or is in use, or the loss is not finite.
     """
     dataset = Dataset(config.data.dir, tasks.data_kind(config))
-    # Checks all files once, not once per process.
-    distributed.on_main_process(lambda: dataset.verify_checksums(("train", "val")))
-    dataset.mark_verified()
+    if dataset.remote:  # copied to each machine
+        dataset.verify_checksums(("train", "val"))
+    else:  # checks all files once, not once per process
+        distributed.on_main_process(lambda: dataset.verify_checksums(("train", "val")))
+        dataset.mark_verified()
     train_source = dataset.source("train")
     task = tasks.make(config, dataset.classes)
     task.setup(dataset)
@@ -144,7 +146,7 @@ def _train(
         progress.say(f"resuming from step {start_step} of {total_steps}")
     if not dataset.count("val"):
         progress.say(
-            f"{dataset.folder}: has no val split: nothing is evaluated while training, and "
+            f"{dataset.name}: has no val split: nothing is evaluated while training, and "
             "--checkpoint=best is the newest"
         )
     round_steps = max(1, round(config.eval_every * steps_per_epoch))

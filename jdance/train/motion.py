@@ -29,7 +29,7 @@ class MotionTask:
     def __init__(self, config: ConfigDict, classes: list[str]):
         self.config, self._classes = config.copy_and_resolve_references(), classes
         self.config.model.classes = len(classes)
-        self._groups: dict[tuple[Path, str], np.ndarray] = {}  # of a split's examples
+        self._groups: dict[tuple[str, str], np.ndarray] = {}  # of a split's examples
         self.loss: steps.Loss = partial(
             steps.motion_loss, smoothing=config.optimizer.label_smoothing
         )
@@ -42,7 +42,7 @@ class MotionTask:
         if not (inputs.sequences if dataset.sequences else inputs.stills):
             kind, fitting = ("sequences", "sequence") if dataset.sequences else ("stills", "fused")
             raise UserError(
-                f"{dataset.folder}: holds {kind}; train with --config.model.branches={fitting}"
+                f"{dataset.name}: holds {kind}; train with --config.model.branches={fitting}"
             )
 
     def check(self) -> None:
@@ -120,7 +120,7 @@ class MotionTask:
             jax.process_count(),
         )
         predictions = predict(self._eval_step, variables, batches)
-        key = dataset.folder, split
+        key = dataset.name, split
         if key not in self._groups:
             self._groups[key] = records.read_groups(dataset.source(split))
         return summarize(predictions, self._classes, *key, self._groups[key])

@@ -16,6 +16,7 @@ from jdance.data import loader, records
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.models import fused
+from jdance.remote import objects
 from jdance.train import baselines, calibration, experiment, loop, tasks
 from jdance.train.checkpoints import NEWEST, suffix
 from jdance.train.evaluation import Predictions, average, make_eval_step, predict, summarize
@@ -65,7 +66,7 @@ def evaluate(
         run = loop.restore(workdirs[0], checkpoint)
         dataset, steps = Dataset(data or config.data.dir, "people"), [run.step]
         result = tasks.make(config, classes).evaluate(run.variables, dataset, split)
-        result |= {"data": str(dataset.folder), "split": split}
+        result |= {"data": dataset.name, "split": split}
     else:
         train = _training_data(workdirs[0], config) if with_baselines else None
         steps, runs = [], []
@@ -77,12 +78,12 @@ def evaluate(
         for workdir, (other, run_classes, predictions) in zip(workdirs, runs, strict=True):
             if run_classes != classes or not np.array_equal(predictions["label"], first["label"]):
                 raise UserError(
-                    f"{workdir}: was trained on other classes, or evaluates {other.folder}; an "
+                    f"{workdir}: was trained on other classes, or evaluates {other.name}; an "
                     "ensemble needs the same classes and examples"
                 )
         averaged = average([predictions for _, _, predictions in runs])
         groups = records.read_groups(dataset.source(split))
-        result = summarize(averaged, classes, dataset.folder, split, groups)
+        result = summarize(averaged, classes, dataset.name, split, groups)
         if train is not None:
             result["baselines"] = baselines.compare(
                 config, classes, train, dataset, split, averaged, groups,
@@ -97,8 +98,8 @@ def evaluate(
             for workdir, step in zip(workdirs, steps, strict=True)
         ]
     name = split + ("_ensemble" if len(workdirs) > 1 else "")
-    if data and Path(data).resolve() != Path(config.data.dir).resolve():
-        name += f"_on_{_short_name(Path(data).resolve())}"
+    if data and _resolved(data) != _resolved(config.data.dir):
+        name += f"_on_{_short_name(_resolved(data))}"
     name += f"_without_{drop_joints}" if drop_joints else ""
     name += (f"_views{views}" if views > 1 else "") + suffix(checkpoint)
     return result, write(result, output or workdirs[0], name)
@@ -117,16 +118,21 @@ def _training_data(workdir: Path, config: ConfigDict) -> Dataset:
         raise UserError(f"--baselines needs the training data of {workdir}: {error}") from error
     if experiment.fingerprint(workdir) not in ("", dataset.fingerprint()):
         raise UserError(
-            f"{dataset.folder}: is not the data that {workdir} was trained on, which --baselines "
+            f"{dataset.name}: is not the data that {workdir} was trained on, which --baselines "
             "needs; prepare that again, or train again"
         )
     return dataset
 
 
-def _short_name(folder: Path) -> str:
+def _resolved(folder: str) -> str:
+    """The absolute path of a data set, or its address in a store."""
+    return folder.rstrip("/") if objects.is_remote(folder) else str(Path(folder).resolve())
+
+
+def _short_name(folder: str) -> str:
     """A unique name for a folder, fit for use in a file name."""
-    name = re.sub(r"[^\w.=+-]+", "_", folder.name)[:60]
-    return f"{name}-{zlib.crc32(str(folder).encode()):08x}"
+    name = re.sub(r"[^\w.=+-]+", "_", folder.rpartition("/")[2])[:60]
+    return f"{name}-{zlib.crc32(folder.encode()):08x}"
 
 
 def write(result: dict[str, Any], folder: Path, name: str) -> Path:
@@ -191,7 +197,7 @@ def _predict(
     dataset = Dataset(data or config.data.dir)
     unknown = sorted(set(dataset.classes) - set(classes))
     if unknown:
-        raise UserError(f"{dataset.folder}: the run knows no class {unknown[0]!r}, only {classes}")
+        raise UserError(f"{dataset.name}: the run knows no class {unknown[0]!r}, only {classes}")
     config.batch_size += -config.batch_size % jax.device_count()  # rounded up to a multiple
     source, eval_step = dataset.source(split), make_eval_step(config)
     inputs = models.inputs(config.model)
