@@ -109,9 +109,9 @@ PREPARE = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from jdance.data import prepare, records, sources
+from jdance.data import prepare, record_writer, sources
 
-records._RECORDS_PER_SHARD = 7
+record_writer._RECORDS_PER_SHARD = 7
 
 def estimator(image):
     time.sleep(float(sys.argv[3]))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jdance import skeleton
-from jdance.data import crop, images, records, shards, splits
+from jdance.data import crop, images, record_writer, records, shards, splits
 from jdance.data.sources import Item, LabeledPerson, Loaded, Source
 from jdance.data.videos import DamagedVideo
 from jdance.data.workers import load_all
@@ -81,7 +81,7 @@ def prepare(
         copies = Counter[str]()
         progress = Progress("preparing", len(items))
         results = load_all([item.load for item in items], workers)
-        with records.open_writers(output, ordered, partition.prefix) as writers:
+        with record_writer.open_writers(output, ordered, partition.prefix) as writers:
             for done, (item, loaded) in enumerate(zip(items, results, strict=True), start=1):
                 assert item.split is not None
                 try:

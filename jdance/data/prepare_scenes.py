@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from jdance import skeleton
-from jdance.data import crop, images, records, scenes, shards
+from jdance.data import crop, images, record_writer, records, scenes, shards
 from jdance.data.splits import SPLITS
 from jdance.data.workers import load_all
 from jdance.errors import UserError
@@ -62,7 +62,7 @@ def prepare(
         skipped = []
         progress = Progress("preparing", len(items))
         results = load_all([item.load for item in items], workers)
-        with records.open_writers(output, splits, partition.prefix) as writers:
+        with record_writer.open_writers(output, splits, partition.prefix) as writers:
             for done, (item, record) in enumerate(zip(items, results, strict=True), start=1):
                 if isinstance(record, UserError):
                     skipped.append({"file": item.name, "reason": images.printable(str(record))})

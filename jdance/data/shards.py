@@ -77,8 +77,9 @@ def _clear(folder: Path) -> None:
     if (folder / "dataset.json").exists():
         raise UserError(f"{folder}: {_FINISHED}")
     if marker.exists():
-        for leftover in folder.glob("*.array_record"):
-            leftover.unlink()
+        for pattern in ("*.array_record", "index-*.msgpack"):
+            for leftover in folder.glob(pattern):
+                leftover.unlink()
     elif any(path.name != LOCK for path in folder.iterdir()):
         raise UserError(f"{folder}: is not empty; choose another --output")
     marker.touch()
@@ -169,6 +170,9 @@ def merge(infos: list[Info]) -> Info:
             "shards": [shard for part in parts for shard in part["shards"]],
             "checksums": [digest for part in parts for digest in part["checksums"]],
         }
+        if all("index" in part for part in parts):  # not if an older version wrote one of them
+            for key in ("index", "index_checksums"):
+                splits[name][key] = [file for part in parts for file in part[key]]
         if "whole_copies" in parts[0]:
             splits[name]["whole_copies"] = sum(part["whole_copies"] for part in parts)
     skipped = {json.dumps(entry): entry for info in infos for entry in info["skipped"]}
