@@ -3,6 +3,8 @@
 import json
 import os
 import time
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -97,3 +99,66 @@ def test_damaged_marks_are_ignored(data):
     for text in ("", "[]", '{"train-00000.array_record": 1}', "{"):
         (data / "verified.json").write_text(text)
         records.Dataset(data).verify_checksums()
+
+
+# Interrupted preparations -------------------------------------------------------------------------
+
+
+class Interrupted(Exception):
+    """Stands for the end of the process."""
+
+
+def stopping_source(count, loaded, stop):
+    """A source whose items note that they are read; the one called `stop` ends the run."""
+    source = tiny_source(count)
+
+    def load(item):
+        if item.name == f"image {stop}":
+            raise Interrupted
+        loaded.append(item.name)
+        if item.name.endswith("5"):
+            raise UserError(f"{item.name}: a damaged image")
+        return item.load()
+
+    source.items = [replace(item, load=partial(load, item)) for item in source.items]
+    return source
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_interrupted_run_goes_on_after_its_finished_shards(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(record_writer, "_RECORDS_PER_SHARD", 7)
+    run = partial(prepare.prepare, estimator=None, also_whole=True, partition=Partition(number, 2))
+    run(stopping_source(120, [], None), tmp_path / "undisturbed")
+    loaded: list[str] = []
+    for stop in (30 + number, 30 + number, 70 + number, 100 + number):
+        with pytest.raises(Interrupted):
+            run(stopping_source(120, loaded, stop), tmp_path / "killed")
+    # A line that is cut, and a shard that is not in the journal.
+    prefix = Partition(number, 2).prefix
+    with (tmp_path / "killed" / f"{prefix}prepare.journal").open("a") as file:
+        file.write('{"split": "tr')
+    run(stopping_source(120, loaded, None), tmp_path / "killed")
+    assert files_of(tmp_path / "killed") == files_of(tmp_path / "undisturbed")
+    # With shards of 7, at most 7 examples a split are read again at each of the 4 restarts.
+    assert 60 < len(loaded) <= 60 + 4 * (7 + 7 + 2)
+
+
+def test_shards_of_other_arguments_or_damaged_ones_are_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(record_writer, "_RECORDS_PER_SHARD", 7)
+    folder = tmp_path / "killed"
+    with pytest.raises(Interrupted):
+        prepare.prepare(stopping_source(60, [], 50), folder, None)
+    loaded: list[str] = []
+    with pytest.raises(Interrupted):  # other arguments
+        prepare.prepare(stopping_source(60, loaded, 50), folder, None, min_joints=5)
+    assert loaded[0] == "image 0" and len(loaded) == 50
+    shard = folder / "train-00001.array_record"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    loaded.clear()
+    prepare.prepare(stopping_source(60, loaded, None), folder, None, min_joints=5)
+    assert "image 1" not in loaded and "image 12" not in loaded and "image 14" in loaded
+    assert len(records.Dataset(folder).source("train")) == 39  # six of 45 are unreadable

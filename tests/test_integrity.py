@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, tiny_source
 from programs import program
 
-from jdance.data import images, prepare, records, sources, verify
+from jdance.data import images, journal, prepare, records, sources, verify
 from jdance.data import shards as data_shards
 from jdance.errors import UserError
 from jdance.train import distributed
@@ -134,7 +134,8 @@ def start(source, output, pause):
 
 
 def content(folder):
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name != data_shards.LOCK}
+    kept = (p for p in sorted(folder.iterdir()) if p.name != data_shards.LOCK)
+    return {p.name: p.read_bytes() for p in kept if p.suffix != journal.SUFFIX}
 
 
 def kill_repeatedly(tmp_path, kills, seed, count, pause):

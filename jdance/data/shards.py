@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jdance import files, lock
+from jdance.data import journal
 from jdance.errors import UserError
 
 Info = dict[str, Any]  # the content of dataset.json, or of a partition's description
 
 LOCK = "prepare.lock"  # held while a process writes
+_KEPT = (".array_record", journal.SUFFIX)
 _FINISHED = "holds a data set already; remove it or choose another --output"
 
 
@@ -51,7 +53,7 @@ def partition(process: int | None, processes: int | None) -> Partition:
 
 @contextmanager
 def output_folder(output: Path, partition: Partition) -> Iterator[Info | None]:
-    """Locks and creates an output folder, and removes what an interrupted run left in it.
+    """Locks and creates an output folder, which an interrupted run may have left.
 
     Yields:
         None; or the description, if this partition is finished already.
@@ -76,11 +78,8 @@ def _clear(folder: Path) -> None:
     marker = folder / "dataset.json.partial"
     if (folder / "dataset.json").exists():
         raise UserError(f"{folder}: {_FINISHED}")
-    if marker.exists():
-        for pattern in ("*.array_record", "index-*.msgpack"):
-            for leftover in folder.glob(pattern):
-                leftover.unlink()
-    elif any(path.name != LOCK for path in folder.iterdir()):
+    # With a marker, `record_writer.open_writers` keeps or deletes shards.
+    if not marker.exists() and any(path.name != LOCK for path in folder.iterdir()):
         raise UserError(f"{folder}: is not empty; choose another --output")
     marker.touch()
 
@@ -99,7 +98,8 @@ def _clear_partition(folder: Path, partition: Partition) -> Info | None:
                 f"{folder}: holds {path.name}, which is not part of a data set of "
                 f"{partition.processes} processes; choose another --output"
             )
-        if path.name.startswith(partition.prefix):
+        # `record_writer.open_writers` keeps or deletes shards.
+        if path.name.startswith(partition.prefix) and path.suffix not in _KEPT:
             path.unlink()
     return None
 
@@ -125,6 +125,7 @@ def write_info(output: Path, partition: Partition, info: Info) -> Info:
         raise UserError(message)
     if partition.processes == 1:
         files.atomic_write(output / "dataset.json", json.dumps(info, indent=2) + "\n")
+    journal.path(output, partition.prefix).unlink(missing_ok=True)
     return info
 
 
