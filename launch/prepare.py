@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 
 from jdance.cli import former_name, pose_flags, run
-from jdance.data import manifest, prepare_scenes, shards
+from jdance.data import manifest, prepare_scenes, records, shards
 from jdance.data.prepare import prepare, summary
 from jdance.data.sources import open_source
 from jdance.data.splits import split_name
@@ -201,6 +201,15 @@ def _prepare(output: Path, partition: shards.Partition) -> dict[str, Any]:
         also_whole=_ALSO_WHOLE.value,
         min_joints=_MIN_JOINTS.value,
         split_by=_SPLIT_BY.value,
+        settings=repr(
+            (
+                _KEYPOINTS.value,
+                _POSE_SIZE.value,
+                _POSE_VIEWS.value,
+                _WINDOW.value,
+                _FRAMES_PER_SECOND.value,
+            )
+        ),
         partition=partition,
     )
 
@@ -227,6 +236,8 @@ def main() -> None:
     for line in summary(info, complete=path.exists()):
         print(line)
     if path.exists():
+        if _PROCESSES.value is None:  # of several processes, no single one reads everything again
+            records.Dataset(path.parent, kind="").verify_checksums()
         print(f"wrote {copies.shown(path)}")
     else:
         print(f"process {_PROCESS.value} of {_PROCESSES.value} is done; others are still running")

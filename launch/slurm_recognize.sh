@@ -39,16 +39,20 @@ done
 wait "$step" # still returns its status
 status=$?
 
+# The job ID of an array's last task is that of the whole array, whose other tasks go on.
+task=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+task=${task:-$SLURM_JOB_ID}
+
 if [ -z "$ended" ]; then
   case $status in
     75)
-      echo "preempted: requeueing job $SLURM_JOB_ID"
-      scontrol requeue "$SLURM_JOB_ID"
+      echo "preempted: requeueing job $task"
+      scontrol requeue "$task"
       ;;
     74 | 137)
       if [ "${SLURM_RESTART_COUNT:-0}" -lt 10 ]; then
-        echo "ended with status $status: requeueing job $SLURM_JOB_ID"
-        scontrol requeue "$SLURM_JOB_ID"
+        echo "ended with status $status: requeueing job $task"
+        scontrol requeue "$task"
       fi
       ;;
   esac

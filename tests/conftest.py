@@ -25,7 +25,8 @@ import pytest
 
 from jdance import config as defaults
 from jdance import models, skeleton
-from jdance.data import loader, sources
+from jdance.data import loader
+from jdance.data.items import Item, LabeledPerson, Loaded, Source
 from jdance.data.prepare import prepare
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,18 +70,18 @@ def eval_batches(source, config, *arguments, **options):
     return loader.eval_batches(source, config, models.inputs(config.model), *arguments, **options)
 
 
-def tiny_source(count: int = 60) -> sources.Source:
+def tiny_source(count: int = 60) -> Source:
     items = [
-        sources.Item(
+        Item(
             name=f"image {i}",
-            people=(sources.LabeledPerson("abc"[i % 3]),),
-            load=lambda i=i: sources.Loaded(*tiny_image(i)),
+            people=(LabeledPerson("abc"[i % 3]),),
+            load=lambda i=i: Loaded(*tiny_image(i)),
             split="train" if i % 4 else "val",
             group=str(i),
         )
         for i in range(count)
     ]
-    return sources.Source(items, list("abc"))
+    return Source(items, list("abc"))
 
 
 @pytest.fixture(scope="session")

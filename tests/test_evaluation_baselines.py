@@ -13,7 +13,8 @@ from test_sequences import clips, sequence_config
 
 from jdance import config as defaults
 from jdance import features
-from jdance.data import records, sources
+from jdance.data import records
+from jdance.data.items import LabeledPerson
 from jdance.data.prepare import prepare
 from jdance.data.sources import open_source
 from jdance.errors import UserError
@@ -243,7 +244,7 @@ def test_only_training_labels_tell_the_classes(trained, tmp_path):
     """The whole evaluation: exchanged training labels make the baselines wrong on val."""
     source, exchanged = tiny_source(240), dict(zip("abc", "bca", strict=True))
     items = [
-        replace(item, people=(sources.LabeledPerson(exchanged[item.people[0].label]),))
+        replace(item, people=(LabeledPerson(exchanged[item.people[0].label]),))
         if item.split == "train"
         else item
         for item in source.items

@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, tiny_source
 from programs import program
 
-from jdance.data import images, prepare, records, sources, verify
+from jdance.data import images, journal, prepare, records, sources, verify
 from jdance.data import shards as data_shards
 from jdance.errors import UserError
 from jdance.train import distributed
@@ -109,9 +109,9 @@ PREPARE = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from jdance.data import prepare, records, sources
+from jdance.data import prepare, record_writer, sources
 
-records._RECORDS_PER_SHARD = 7
+record_writer._RECORDS_PER_SHARD = 7
 
 def estimator(image):
     time.sleep(float(sys.argv[3]))
@@ -134,17 +134,18 @@ def start(source, output, pause):
 
 
 def content(folder):
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name != data_shards.LOCK}
+    kept = (p for p in sorted(folder.iterdir()) if p.name != data_shards.LOCK)
+    return {p.name: p.read_bytes() for p in kept if p.suffix != journal.SUFFIX}
 
 
-def kill_repeatedly(tmp_path, kills, seed, count, pause):
+def kill_repeatedly(tmp_path, kills, seed, count, pause, window):
     source = photos(tmp_path / "photos", count)
     undisturbed = start(source, tmp_path / "undisturbed", pause)
     undisturbed.communicate(timeout=TIMEOUT)
     rng, shards = random.Random(seed), set()
     for _ in range(kills):
         run = start(source, tmp_path / "killed", pause)
-        time.sleep(rng.random() * count * pause)
+        time.sleep(rng.random() * window)
         run.send_signal(signal.SIGKILL)
         run.communicate(timeout=TIMEOUT)
         shards.add(len(list((tmp_path / "killed").glob("*.array_record"))))
@@ -158,13 +159,13 @@ def kill_repeatedly(tmp_path, kills, seed, count, pause):
 
 
 def test_prepare_killed_twice_ends_byte_identical(tmp_path):
-    kill_repeatedly(tmp_path, kills=2, seed=1, count=24, pause=0.02)
+    kill_repeatedly(tmp_path, kills=2, seed=1, count=24, pause=0.02, window=0.48)
 
 
 @pytest.mark.slow
 def test_prepare_killed_twenty_times_ends_byte_identical(tmp_path):
-    shards = kill_repeatedly(tmp_path, kills=20, seed=0, count=60, pause=0.05)
-    assert len(shards) > 3  # killed at different times
+    shards = kill_repeatedly(tmp_path, kills=20, seed=0, count=400, pause=0.02, window=0.7)
+    assert len(shards) > 6  # each run continues where the one before was killed
 
 
 # Concurrent runs ----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from conftest import ROOT, tiny_config, tiny_image
 from programs import program
 from stores import BUCKET, remote_data, server, store, variables  # noqa: F401 (fixtures)
 
-from jdance.data import images, records, shards
+from jdance.data import images, record_writer, records, shards
 from jdance.data.records import Dataset
 from jdance.errors import UserError, exit_status
 from jdance.remote import copies, objects, runs
@@ -154,7 +154,7 @@ def test_a_data_set_by_two_processes(store, tiny_data):
         with shards.stored(f"{BUCKET}/made", partition) as folder:
             with (
                 shards.output_folder(folder, partition),
-                records.open_writers(folder, info["splits"], partition.prefix) as writers,
+                record_writer.open_writers(folder, info["splits"], partition.prefix) as writers,
             ):
                 source = Dataset(tiny_data).source("train")
                 for number in range(process, 10, 2):

@@ -9,7 +9,7 @@ from programs import program
 from test_report import check_page
 
 from jdance import config as defaults
-from jdance.data import sources
+from jdance.data.items import Item, LabeledPerson, Loaded
 from jdance.data.prepare import prepare
 from jdance.errors import UserError
 from jdance.paper import plan, run, tables
@@ -60,10 +60,10 @@ def video_data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
     kinds = ("train", "train", "val", "test")
     items = [
-        sources.Item(
+        Item(
             name=f"image {i}",
-            people=(sources.LabeledPerson("abc"[i % 3]),),
-            load=lambda i=i: sources.Loaded(*tiny_image(i)),
+            people=(LabeledPerson("abc"[i % 3]),),
+            load=lambda i=i: Loaded(*tiny_image(i)),
             split=kinds[i // 3 % 4],
             group=str(i // 3),
         )

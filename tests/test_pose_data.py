@@ -10,7 +10,7 @@ import pytest
 
 from jdance import config as defaults
 from jdance import skeleton
-from jdance.data import augment, images, pose_loader, prepare_scenes, records, scenes
+from jdance.data import augment, images, pose_loader, prepare_scenes, record_writer, records, scenes
 from jdance.data.verify import verify
 from jdance.errors import UserError
 from jdance.pose import evaluation, targets
@@ -246,7 +246,7 @@ def test_verify_pose_data(coco, tmp_path):
     image, keypoints = disc_image(np.random.default_rng(0))
     good = record_of(image, keypoints)
     bad = [replace(good, image=b"no image"), replace(good, mask=np.zeros((3, 4), np.uint8))]
-    writer = records.RecordWriter(tmp_path / "data", "train")
+    writer = record_writer.RecordWriter(tmp_path / "data", "train")
     for record in (good, *bad):
         writer.add_packed(scenes.pack(record), 0, True)
     writer.close()

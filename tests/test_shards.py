@@ -8,9 +8,9 @@ import pytest
 from conftest import tiny_image, tiny_source
 
 from jdance.data import records, shards
+from jdance.data.items import Loaded
 from jdance.data.prepare import prepare, summary
 from jdance.data.shards import Partition
-from jdance.data.sources import Loaded
 from jdance.errors import UserError
 
 

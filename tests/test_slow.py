@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from jdance.data import record_writer, records, shards
 from jdance.recognize.score import score_video
 from jdance.train import loop
 
@@ -110,3 +111,52 @@ def test_reduced_reproduction(tmp_path):
     before = (tmp_path / "out" / "tables.md").read_text()
     program("reproduce", *arguments)  # all runs are completed
     assert (tmp_path / "out" / "tables.md").read_text() == before
+
+
+def million(folder, count):
+    """Writes a data set of skeletons by repeating 5,000 records."""
+    rng = np.random.default_rng(0)
+    keypoints = rng.uniform(20, 230, (5000, 18, 3)).astype(np.float32)
+    packed = [
+        records.pack(records.Example(k, i % 6, None, f"clip {i}")) for i, k in enumerate(keypoints)
+    ]
+    classes = list("abcdef")
+    with shards.output_folder(folder, shards.Partition()):
+        with record_writer.open_writers(folder, ["train", "val"], plan="million") as writers:
+            for number in range(count):
+                example = number * 7919 % 5000
+                writer = writers["train" if number % 1000 else "val"]
+                writer.start_item(number)
+                writer.add_packed(packed[example], example % 6, True, f"clip {example}")
+        info = {
+            "version": records.VERSION, "kind": "persons", "source": "million", "seed": 0,
+            "classes": classes, "layout": "coco18", "sequences": False, "pose": "",
+            "splits": {name: writer.summary(classes) for name, writer in writers.items()},
+            "skipped": [], "unmatched": [],
+        }  # fmt: skip
+        shards.write_info(folder, shards.Partition(), info)
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from jdance.config import load
+from jdance.train import loop
+config = load("configs/keypoints.py")
+config.data.update(dir=sys.argv[1], sampling="balanced")
+config.epochs = 200.5 * config.batch_size / int(sys.argv[3])
+assert loop.train(config, Path(sys.argv[2]))["step"] == 200
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def test_training_data_need_no_memory_in_proportion(tmp_path):
+    peaks = []
+    for count in (20_000, 1_000_000):
+        data = tmp_path / str(count)
+        million(data, count)
+        command = [sys.executable, "-c", MEASURED, data, tmp_path / f"run{count}", count * 0.999]
+        command = [str(int(word) if isinstance(word, float) else word) for word in command]
+        output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+        peaks.append(float(output.stdout.split()[-1]))
+    assert peaks[1] - peaks[0] < 150  # MiB

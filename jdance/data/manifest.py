@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 from jdance.data.splits import class_name
@@ -11,8 +12,8 @@ from jdance.errors import UserError
 SUFFIXES = (".csv", ".tsv")
 
 
-def read(path: Path, where: str = "") -> list[tuple[int, dict[str, str]]]:
-    """Reads the rows of a manifest with their line numbers; columns are in lower case.
+def read(path: Path, where: str = "") -> Iterator[tuple[int, dict[str, str]]]:
+    """Yields the rows of a manifest with their line numbers; columns are in lower case.
 
     Args:
         path: a CSV file with the columns path and label.
@@ -28,17 +29,18 @@ def read(path: Path, where: str = "") -> list[tuple[int, dict[str, str]]]:
             f"{', '.join(columns) or 'none'}"
         )
     if not where:
-        return rows
+        yield from rows
+        return
     column, _, value = where.partition("=")
     column = column.strip().casefold()
     if column not in columns:
         raise UserError(f"--where={where}: {path} has the columns {', '.join(columns)}")
-    return [
-        (line, row) for line, row in rows if class_name(row.get(column, "")) == class_name(value)
-    ]
+    for line, row in rows:
+        if class_name(row.get(column, "")) == class_name(value):
+            yield line, row
 
 
-def read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
     """Column names and numbered rows of a CSV file; empty rows are dropped.
 
     Accepts what spreadsheets write: commas, semicolons or tabs, UTF-8 or UTF-16, "sep=" lines.
@@ -58,19 +60,32 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
         text, skipped = text.partition("\n")[2], 1
     header = text.lstrip().partition("\n")[0]
     separator = max(",;\t", key=header.count)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    filled = (
+        (lines.line_num + skipped, fields)
+        for line in lines
+        if any(fields := [field.strip() for field in line])
+    )
     try:
-        lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-        filled = (
-            (lines.line_num + skipped, fields)
-            for line in lines
-            if any(fields := [field.strip() for field in line])
-        )
         _, header_fields = next(filled, (0, []))
         columns = [name.casefold() for name in header_fields]
-        rows = [(number, dict(zip(columns, fields))) for number, fields in filled]  # noqa: B905
     except csv.Error as error:
-        raise UserError(f"{path}: cannot be read as a CSV file ({error})") from error
-    return columns, rows
+        raise _damaged(path, error) from error
+    return columns, _rows(path, columns, filled)
+
+
+def _rows(
+    path: Path, columns: list[str], filled: Iterator[tuple[int, list[str]]]
+) -> Iterator[tuple[int, dict[str, str]]]:
+    try:
+        for number, fields in filled:
+            yield number, dict(zip(columns, fields))  # noqa: B905
+    except csv.Error as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: csv.Error) -> UserError:
+    return UserError(f"{path}: cannot be read as a CSV file ({error})")
 
 
 def box(row: dict[str, str]) -> tuple[float, ...] | None:

@@ -1,17 +1,19 @@
 """Prepares data sets: detects people, crops them, and writes examples."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jdance import skeleton
-from jdance.data import crop, images, records, shards, splits
-from jdance.data.sources import Item, LabeledPerson, Loaded, Source
+from jdance.data import crop, images, record_writer, records, shards, splits
+from jdance.data.items import Item, LabeledPerson, Loaded, Source
 from jdance.data.videos import DamagedVideo
 from jdance.data.workers import load_all
 from jdance.errors import UserError
@@ -36,6 +38,7 @@ def prepare(
     also_whole: bool = False,
     min_joints: int = 4,
     split_by: str = "video",
+    settings: str = "",
     partition: shards.Partition = shards.Partition(),  # noqa: B008 (immutable)
 ) -> dict[str, Any]:
     """Writes a data set (see `records`) and returns its description, as in dataset.json.
@@ -57,6 +60,8 @@ def prepare(
         min_joints: minimum number of joints of people in key-point files.
         split_by: "video" draws splits for whole groups, "frame" for single images (as the paper
             does, which leaks frames of one video into all splits).
+        settings: of source and estimator, such as the size of its images. An interrupted run with
+            the same items, arguments and settings is continued after its last finished shard.
         partition: the part of the items to process; splits are drawn from all of them.
 
     Returns:
@@ -76,15 +81,22 @@ def prepare(
         names = {item.split for item in items if item.split}
         ordered = [name for name in splits.SPLITS if name in names]
         ordered += sorted(names - set(splits.SPLITS))
+        arguments = pose, settings, seed, also_whole, min_joints, classes, source.name, partition
+        plan = _digest(items, arguments)
         items = items[partition.process :: partition.processes]
 
-        unmatched: list[str] = []
-        copies = Counter[str]()
-        progress = Progress("preparing", len(items))
-        results = load_all([item.load for item in items], workers)
-        with records.open_writers(output, ordered, partition.prefix) as writers:
-            for done, (item, loaded) in enumerate(zip(items, results, strict=True), start=1):
+        with record_writer.open_writers(output, ordered, partition.prefix, plan) as writers:
+            todo = [
+                (number, item)
+                for number, item in enumerate(items)
+                if number >= writers[item.split or ""].first_item
+            ]
+            progress = Progress("preparing", len(todo))
+            results = load_all([item.load for _, item in todo], workers)
+            pairs = zip(todo, results, strict=True)
+            for done, ((number, item), loaded) in enumerate(pairs, start=1):
                 assert item.split is not None
+                note: dict[str, Any] = {}
                 try:
                     if isinstance(loaded, UserError):
                         raise loaded
@@ -92,24 +104,30 @@ def prepare(
                     detected = any(example.keypoints.any() for example in found)
                     if not detected:
                         boxes = [",".join(f"{n:g}" for n in p.box) for p in item.people if p.box]
-                        unmatched += [images.printable(f"{item.name}, box {b}") for b in boxes]
+                        if boxes:
+                            named = [images.printable(f"{item.name}, box {b}") for b in boxes]
+                            note["unmatched"] = named
                     elif also_whole and item.split == "train" and loaded.image is not None:
                         undetected = loaded._replace(detected=None)
                         found += make_examples(item, undetected, _detect_nothing, classes)
-                        copies[item.split] += len(item.people)
+                        note["copies"] = len(item.people)
                 except UserError as error:
                     # Damage of a video is listed once for all of its frames.
                     name = item.group if isinstance(error, DamagedVideo) else item.name
-                    entry = (images.printable(name), images.printable(str(error)))
-                    if entry not in skipped:
-                        skipped.append(entry)
+                    note = {"skipped": [images.printable(name), images.printable(str(error))]}
                     found = []
+                writers[item.split].start_item(number, note or None)
                 for example in found:
                     writers[item.split].add(example)
-                if done == 1 < len(items) and estimator is not None:
+                if done == 1 < len(todo) and estimator is not None:
                     progress.resume(done)  # the pose network was compiled for the first image
                 else:
                     progress.update(done)
+        notes = [pair for writer in writers.values() for pair in writer.notes.items()]
+        notes.sort(key=itemgetter(0))  # in the order of the items
+        failures = [tuple(note["skipped"]) for _, note in notes if "skipped" in note]
+        listed = set(skipped)
+        skipped += dict.fromkeys(entry for entry in failures if entry not in listed)
         info = {
             "version": records.VERSION,
             "kind": "persons",
@@ -120,13 +138,23 @@ def prepare(
             "pose": pose,
             "seed": seed,
             "splits": {
-                name: writer.summary(classes) | {"whole_copies": copies[name]}
+                name: writer.summary(classes)
+                | {"whole_copies": sum(n.get("copies", 0) for n in writer.notes.values())}
                 for name, writer in writers.items()
             },
             "skipped": [{"file": name, "reason": reason} for name, reason in skipped],
-            "unmatched": unmatched,
+            "unmatched": [name for _, note in notes for name in note.get("unmatched", [])],
         }
         return shards.write_info(output, partition, info)
+
+
+def _digest(items: list[Item], arguments: Any) -> str:
+    """Identifies the items and arguments of a preparation."""
+    digest = hashlib.sha256(repr((records.VERSION, arguments)).encode("utf-8", "replace"))
+    for item in items:
+        text = repr((item.name, item.split, item.group, item.people))
+        digest.update(text.encode("utf-8", "replace"))
+    return digest.hexdigest()
 
 
 def summary(info: Mapping[str, Any], complete: bool = True) -> list[str]:

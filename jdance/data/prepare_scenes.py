@@ -1,9 +1,11 @@
 """Prepares data sets for pose networks from StageDance or COCO key-point annotations."""
 
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +13,7 @@ import cv2
 import numpy as np
 
 from jdance import skeleton
-from jdance.data import crop, images, records, scenes, shards
+from jdance.data import crop, images, record_writer, records, scenes, shards
 from jdance.data.splits import SPLITS
 from jdance.data.workers import load_all
 from jdance.errors import UserError
@@ -58,25 +60,37 @@ def prepare(
         if finished is not None:
             return finished
         splits = [name for name in SPLITS if any(item.split == name for item in items)]
+        listed = [(item.name, item.split) for item in items]
+        described = repr((records.VERSION, source, seed, partition, listed))
+        plan = hashlib.sha256(described.encode("utf-8", "replace")).hexdigest()
         items = items[partition.process :: partition.processes]
-        skipped = []
-        progress = Progress("preparing", len(items))
-        results = load_all([item.load for item in items], workers)
-        with records.open_writers(output, splits, partition.prefix) as writers:
-            for done, (item, record) in enumerate(zip(items, results, strict=True), start=1):
+        with record_writer.open_writers(output, splits, partition.prefix, plan) as writers:
+            todo = [
+                (number, item)
+                for number, item in enumerate(items)
+                if number >= writers[item.split].first_item
+            ]
+            progress = Progress("preparing", len(todo))
+            results = load_all([item.load for _, item in todo], workers)
+            pairs = zip(todo, results, strict=True)
+            for done, ((number, item), record) in enumerate(pairs, start=1):
                 if isinstance(record, UserError):
-                    skipped.append({"file": item.name, "reason": images.printable(str(record))})
+                    problem = {"file": item.name, "reason": images.printable(str(record))}
+                    writers[item.split].start_item(number, problem)
                 else:
+                    writers[item.split].start_item(number)
                     people_found = bool(record.people.any())
                     writers[item.split].add_packed(scenes.pack(record), 0, people_found)
                 progress.update(done)
+        notes = [pair for writer in writers.values() for pair in writer.notes.items()]
+        notes.sort(key=itemgetter(0))
         info = {
             "version": records.VERSION,
             "kind": "people",
             "classes": ["person"],
             "seed": seed,
             "splits": {name: writer.summary(["person"]) for name, writer in writers.items()},
-            "skipped": skipped,
+            "skipped": [note for _, note in notes],
             "source": images.printable(named),
         }
         return shards.write_info(output, partition, info)

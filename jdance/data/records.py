@@ -13,10 +13,15 @@ One record is a msgpack map:
 Data sets for pose networks hold whole images instead; see `scenes`.
 
 dataset.json: {"version", "kind" ("persons" or "people"), "classes", "layout", "sequences", "pose",
-"seed", "splits": {name: {"count", "people_found", "per_class", "shards", "checksums"}}, "skipped":
-[{"file", "reason"}], "unmatched"}. "layout" names the J joints (a key of
-`jdance.skeleton.LAYOUTS`); data sets of people have neither layout nor sequences. The SHA-256
-checksum of a shard is verified before the shard is read.
+"seed", "splits": {name: {"count", "people_found", "per_class", "shards", "checksums", "index",
+"index_checksums"}}, "skipped": [{"file", "reason"}], "unmatched"}. "layout" names the J joints (a
+key of `jdance.skeleton.LAYOUTS`); data sets of people have neither layout nor sequences. The
+SHA-256 checksum of a shard is verified before the shard is read; a file whose size, time and inode
+are those in verified.json has been verified before.
+
+An index holds the labels and groups of a split, so that nothing has to read all records for them.
+It is a msgpack map: label (int32, little-endian bytes), group (int32 bytes, indices into groups)
+and groups (names in UTF-8, separated by zero bytes). Data sets without an index are read, too.
 """
 
 import hashlib
@@ -24,7 +29,8 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,16 +40,15 @@ from typing import Any
 import cv2
 import msgpack
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
 from grain.sources import ArrayRecordDataSource
 
 from jdance import files, skeleton
 from jdance.data import crop, images
+from jdance.data.marks import Marks
 from jdance.errors import UserError, exit_status
 from jdance.remote import copies, objects
 
 VERSION = 2
-_RECORDS_PER_SHARD = 2048
 
 
 @dataclass(frozen=True)
@@ -126,91 +131,61 @@ def decode_image(data: bytes, factor: int = 1) -> np.ndarray:
     return image
 
 
-class RecordWriter:
-    """Writes and counts the examples of one split, in shards."""
-
-    def __init__(self, folder: Path, split: str, prefix: str = ""):
-        self._folder, self._name = folder, prefix + split
-        self._writer: ArrayRecordWriter | None = None
-        self.shards: list[str] = []
-        self.checksums: list[str] = []
-        self.labels: list[int] = []
-        self.people_found = 0
-
-    def add(self, example: Example) -> None:
-        """Writes an example."""
-        self.add_packed(pack(example), example.label, bool(example.keypoints.any()))
-
-    def add_packed(self, record: bytes, label: int, people_found: bool) -> None:
-        """Writes a serialized example."""
-        if len(self.labels) % _RECORDS_PER_SHARD == 0:
-            self.close()
-            name = f"{self._name}-{len(self.shards):05}.array_record"
-            self.shards.append(name)
-            self._writer = ArrayRecordWriter(str(self._folder / name), "group_size:1")
-        assert self._writer is not None
-        try:
-            self._writer.write(record)
-        except RuntimeError as error:  # a full disk, for instance
-            raise UserError(
-                f"{self._folder / self.shards[-1]}: cannot be written ({error})"
-            ) from error
-        self.labels.append(label)
-        self.people_found += people_found
-
-    def close(self) -> None:
-        """Finishes the current shard and computes its checksum."""
-        if self._writer is not None:
-            path = self._folder / self.shards[-1]
-            try:
-                self._writer.close()
-            except RuntimeError as error:
-                raise UserError(f"{path}: cannot be written ({error})") from error
-            self._writer = None
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-            self.checksums.append(files.checksum(path))
-
-    def summary(self, classes: list[str]) -> dict[str, Any]:
-        """The split's entry in dataset.json."""
-        counts = np.bincount(self.labels, minlength=len(classes))
-        return {
-            "count": len(self.labels),
-            "people_found": self.people_found,
-            "per_class": dict(zip(classes, counts.tolist(), strict=True)),
-            "shards": self.shards,
-            "checksums": self.checksums,
-        }
-
-
-@contextmanager
-def open_writers(
-    folder: Path, splits: Iterable[str], prefix: str = ""
-) -> Iterator[dict[str, RecordWriter]]:
-    """Opens a writer per split, and closes them if the block succeeds."""
-    writers = {name: RecordWriter(folder, name, prefix) for name in splits}
-    yield writers
-    for writer in writers.values():
-        writer.close()
-
-
 def read_labels(source: Any) -> np.ndarray:
-    """Labels int64 [N] of N packed examples."""
+    """Labels int64 [N] of N packed examples, from the index if there is one."""
+    if isinstance(source, Shards) and source.index:
+        return np.concatenate([labels for labels, _ in source.read_index()])
     with damaged_record_errors():
         return np.array([msgpack.unpackb(source[i])["label"] for i in range(len(source))], np.int64)
 
 
 def read_groups(source: Any) -> np.ndarray:
-    """Groups str [N] of N packed examples."""
+    """Groups str [N] of N packed examples, from the index if there is one."""
+    if isinstance(source, Shards) and source.index:
+        return np.concatenate([groups for _, groups in source.read_index()])
     with damaged_record_errors():
         return np.array([str(msgpack.unpackb(source[i])["group"]) for i in range(len(source))])
 
 
-class Shards:
-    """Random access to the packed examples of a split; damage raises UserError."""
+def pack_index(labels: Sequence[int], groups: Sequence[int], names: Iterable[str]) -> bytes:
+    """Serializes an index: labels [N], groups [N] as indices into their names."""
+    separated = "\0".join(name.replace("\0", "\ufffd") for name in names)
+    record = {
+        "label": np.asarray(labels, "<i4").tobytes(),
+        "group": np.asarray(groups, "<i4").tobytes(),
+        "groups": separated.encode("utf-8", "replace"),
+    }
+    return msgpack.packb(record)
 
-    def __init__(self, paths: list[str]):
-        self._paths, self._records = paths, ArrayRecordDataSource(paths)
+
+def unpack_index(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Deserializes an index: labels int64 [N] and groups str [N].
+
+    Raises:
+        UserError: the index is damaged.
+    """
+    with damaged_record_errors():
+        record = msgpack.unpackb(data)
+        labels = np.frombuffer(record["label"], "<i4").astype(np.int64)
+        positions = np.frombuffer(record["group"], "<i4")
+        names = np.array(record["groups"].decode().split("\0"))
+        if len(labels) != len(positions) or positions.min(initial=0) < 0:
+            raise ValueError("an index of labels and groups that do not match")
+        if positions.max(initial=0) >= len(names):
+            raise ValueError("an index with an unknown group")
+        return labels, names[positions]
+
+
+class Shards:
+    """Random access to the packed examples of a split; damage raises UserError.
+
+    Args:
+        paths: the shards.
+        index: the files with their labels and groups; empty for older data sets.
+    """
+
+    def __init__(self, paths: list[str], index: Sequence[str] = ()):
+        self._paths, self._records, self.index = paths, ArrayRecordDataSource(paths), index
 
     def __len__(self) -> int:
         return len(self._records)
@@ -223,6 +198,13 @@ class Shards:
                 f"{Path(self._paths[0]).parent}: example {index} of the shards from "
                 f"{Path(self._paths[0]).name} on is damaged; prepare the data again"
             ) from error
+
+    def read_index(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Labels int64 and groups str of the examples, one pair per file of the index."""
+        parts = [unpack_index(Path(path).read_bytes()) for path in self.index]
+        if sum(len(labels) for labels, _ in parts) != len(self):
+            raise UserError(f"{self.index[0]}: not the index of its shards; prepare the data again")
+        return parts
 
 
 def _problem(info: Any) -> str:
@@ -260,6 +242,15 @@ def _problem(info: Any) -> str:
             and all(isinstance(digest, str) for digest in checksums)
         ):
             return f"split {name!r} lacks a checksum for each shard"
+        index, digests = part.get("index", []), part.get("index_checksums", [])
+        if not (isinstance(index, list) and isinstance(digests, list)) or not (
+            len(index) == len(digests)
+            and all(
+                isinstance(file, str) and re.fullmatch(r"[\w-]+\.msgpack", file) for file in index
+            )
+            and all(isinstance(digest, str) for digest in digests)
+        ):
+            return f"split {name!r} has an invalid index"
     return ""
 
 
@@ -305,7 +296,8 @@ class Dataset:
         found = self.info["kind"]
         if kind not in (found, ""):
             raise UserError(f"{path}: holds {found}, not {kind}; see --task in launch/prepare.py")
-        self._verified: set[str] = set()  # shards with correct checksums
+        self._verified: set[str] = set()  # files with correct checksums
+        self._marks = Marks(self.folder)
 
     def _fetch_description(self, path: Path) -> None:
         try:
@@ -356,17 +348,32 @@ class Dataset:
         for problem in self.find_damage(splits):
             raise UserError(f"{problem}; prepare the data again")
 
-    def find_damage(self, splits: Iterable[str] = ()) -> Iterator[str]:
-        """Yields a message for each shard that is missing or damaged, see `verify_checksums`."""
+    def find_damage(self, splits: Iterable[str] = (), trust_marks: bool = True) -> Iterator[str]:
+        """Yields a message for each shard that is missing or damaged, see `verify_checksums`.
+
+        Args:
+            splits: the splits; empty for all.
+            trust_marks: skips files that were verified before and have not changed since.
+        """
         parts = [self.info["splits"].get(name, {}) for name in splits or self.info["splits"]]
+        marked = self._marks.read() if trust_marks else {}
         known = {
-            shard: digest
+            file: digest
             for part in parts
-            for shard, digest in zip(
-                part.get("shards", []), part.get("checksums", part.get("shards", [])), strict=True
+            for names, digests in (("shards", "checksums"), ("index", "index_checksums"))
+            for file, digest in zip(
+                part.get(names, []), part.get(digests, part.get(names, [])), strict=True
             )
-            if shard not in self._verified
+            if file not in self._verified
         }
+        for file in [
+            file
+            for file, digest in known.items()
+            if file in marked and self._marks.mark(file, digest) == marked[file]
+        ]:
+            self._verified.add(file)
+            del known[file]
+        checked = time.time()
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # hashing releases the GIL
             problems = pool.map(self._shard_damage, known, known.values())
             for shard, problem in zip(known, problems, strict=True):
@@ -374,6 +381,9 @@ class Dataset:
                     yield problem
                 else:
                     self._verified.add(shard)
+                    if known[shard] != shard:  # it has a checksum
+                        self._marks.add(shard, known[shard], checked)
+        self._marks.write()
 
     def _shard_damage(self, shard: str, expected: str) -> str:
         path = self.folder / shard
@@ -395,7 +405,9 @@ class Dataset:
     def mark_verified(self) -> None:
         """Skips further checksums, because another process with the same files verified them."""
         self._verified.update(
-            name for part in self.info["splits"].values() for name in part["shards"]
+            name
+            for part in self.info["splits"].values()
+            for name in (*part["shards"], *part.get("index", []))
         )
 
     def source(self, split: str) -> Shards:
@@ -410,7 +422,8 @@ class Dataset:
         paths = [self.folder / name for name in self.info["splits"][split]["shards"]]
         self.verify_checksums([split])
         try:
-            source = Shards([str(path) for path in paths])
+            index = self.info["splits"][split].get("index", [])
+            source = Shards([str(path) for path in paths], [str(self.folder / i) for i in index])
             complete = len(source) == self.count(split)
         except (OSError, RuntimeError, ValueError):
             complete = False

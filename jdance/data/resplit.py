@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from jdance.data import records, shards, splits
+from jdance.data import record_writer, records, shards, splits
 from jdance.data.records import Dataset
 
 
@@ -44,9 +44,10 @@ def resplit(dataset: Dataset, output: Path, by: str, seed: int) -> None:
 
     partition = shards.Partition()
     with shards.output_folder(output, partition):
-        with records.open_writers(output, names) as writers:
+        with record_writer.open_writers(output, names) as writers:
             for (data, example), name in zip(items, drawn, strict=True):
-                writers[name].add_packed(data, example.label, bool(example.keypoints.any()))
+                found = bool(example.keypoints.any())
+                writers[name].add_packed(data, example.label, found, example.group)
         info = json.loads(json.dumps(dataset.info))
         info["splits"] = {name: writer.summary(dataset.classes) for name, writer in writers.items()}
         info["seed"] = seed

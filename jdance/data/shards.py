@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jdance import files, lock
+from jdance.data import journal
 from jdance.errors import UserError
 from jdance.remote import copies, objects
 from jdance.remote.lease import Lease
@@ -22,6 +23,8 @@ from jdance.remote.lease import Lease
 Info = dict[str, Any]  # the content of dataset.json, or of a partition's description
 
 LOCK = "prepare.lock"  # held while a process writes
+_FILES = (".array_record", ".msgpack", ".json")  # of a data set
+_KEPT = (".array_record", journal.SUFFIX)
 _FINISHED = "holds a data set already; remove it or choose another --output"
 
 
@@ -55,7 +58,7 @@ def partition(process: int | None, processes: int | None) -> Partition:
 
 @contextmanager
 def output_folder(output: Path, partition: Partition) -> Iterator[Info | None]:
-    """Locks and creates an output folder, and removes what an interrupted run left in it.
+    """Locks and creates an output folder, which an interrupted run may have left.
 
     Yields:
         None; or the description, if this partition is finished already.
@@ -94,17 +97,18 @@ def stored(output: str, partition: Partition) -> Iterator[Path]:
     lease = Lease(address, "--output", name=f"{partition.prefix}{LOCK}")
     try:
         folder = copies.folder(address, f"{partition.prefix}prepared")
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        if (folder / "dataset.json").exists():  # its upload was interrupted
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         found = objects.listing(address)
         if "dataset.json" in found and partition.processes == 1:
             raise UserError(f"{address}: {_FINISHED}")
-        foreign = [name for name in found if not name.endswith((LOCK, ".array_record", ".json"))]
+        foreign = [name for name in found if not name.endswith((LOCK, *_FILES))]
         if foreign:
             raise UserError(f"{address}: is not empty ({foreign[0]}); choose another --output")
         _fetch_infos(address, folder, partition)
         yield folder
-        for suffix in ("array_record", "info.json"):
+        for suffix in (".array_record", ".msgpack", "info.json"):
             paths = sorted(folder.glob(f"{partition.prefix}*{suffix}"))
             list(objects.in_parallel(partial(_upload, address), paths))
         if partition.processes > 1:
@@ -133,10 +137,8 @@ def _clear(folder: Path) -> None:
     marker = folder / "dataset.json.partial"
     if (folder / "dataset.json").exists():
         raise UserError(f"{folder}: {_FINISHED}")
-    if marker.exists():
-        for leftover in folder.glob("*.array_record"):
-            leftover.unlink()
-    elif any(path.name != LOCK for path in folder.iterdir()):
+    # With a marker, `record_writer.open_writers` keeps or deletes shards.
+    if not marker.exists() and any(path.name != LOCK for path in folder.iterdir()):
         raise UserError(f"{folder}: is not empty; choose another --output")
     marker.touch()
 
@@ -155,7 +157,8 @@ def _clear_partition(folder: Path, partition: Partition) -> Info | None:
                 f"{folder}: holds {path.name}, which is not part of a data set of "
                 f"{partition.processes} processes; choose another --output"
             )
-        if path.name.startswith(partition.prefix):
+        # `record_writer.open_writers` keeps or deletes shards.
+        if path.name.startswith(partition.prefix) and path.suffix not in _KEPT:
             path.unlink()
     return None
 
@@ -181,6 +184,7 @@ def write_info(output: Path, partition: Partition, info: Info) -> Info:
         raise UserError(message)
     if partition.processes == 1:
         files.atomic_write(output / "dataset.json", json.dumps(info, indent=2) + "\n")
+    journal.path(output, partition.prefix).unlink(missing_ok=True)
     return info
 
 
@@ -226,6 +230,9 @@ def merge(infos: list[Info]) -> Info:
             "shards": [shard for part in parts for shard in part["shards"]],
             "checksums": [digest for part in parts for digest in part["checksums"]],
         }
+        if all("index" in part for part in parts):  # not if an older version wrote one of them
+            for key in ("index", "index_checksums"):
+                splits[name][key] = [file for part in parts for file in part[key]]
         if "whole_copies" in parts[0]:
             splits[name]["whole_copies"] = sum(part["whole_copies"] for part in parts)
     skipped = {json.dumps(entry): entry for info in infos for entry in info["skipped"]}

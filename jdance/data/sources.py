@@ -1,12 +1,13 @@
 """Sources of labeled people: folders, manifests, skeleton files and StageDance.
 
-Every source becomes a list of `Item`s, which are read later, possibly in other processes.
+Every source becomes a list of `items.Item`s, which are read later, possibly in other processes.
 """
 
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,98 +16,13 @@ import numpy as np
 
 from jdance import files
 from jdance.data import images, manifest, openpose_json, skeleton_npz, videos
+from jdance.data.items import Item, LabeledPerson, Loaded, Source, Span
 from jdance.data.splits import SPLITS, class_name, split_name
 from jdance.errors import UserError
 from jdance.stagedance import skeletons, stage, tracks
 
 _NOT_A_VIDEO = "an image; --window makes examples of videos only"
 _OTHER_SPLITS = ("valid", "validation", "training", "testing")
-
-
-@dataclass(frozen=True)
-class LabeledPerson:
-    """A label, and the person in the image that it belongs to: by default the largest one.
-
-    Attributes:
-        label: the motion's name.
-        box: x, y, width, height in pixels; selects the person with the largest overlap.
-        index: selects a person by position, counted from the left.
-        all_people: the label belongs to everyone in the image.
-    """
-
-    label: str
-    box: tuple[float, ...] | None = None
-    index: int | None = None
-    all_people: bool = False
-
-
-class Loaded(NamedTuple):
-    """Content of an item.
-
-    Attributes:
-        image: uint8 RGB [H, W, 3], or None.
-        keypoints: float32 [N, J, 3] (sequences: [N, T, J, 3]) of the item's N labeled people in
-            their order, or None.
-        detected: float32 [N, 18, 3] of all people detected by another pose estimator, or None.
-    """
-
-    image: np.ndarray | None
-    keypoints: np.ndarray | None = None
-    detected: np.ndarray | None = None
-
-
-class Span(NamedTuple):
-    """A part of a video file, from `start` to `end` in seconds."""
-
-    file: Path
-    start: float
-    end: float
-
-
-@dataclass(frozen=True)
-class Item:
-    """One image or skeleton, or a part of a video that `recognize.windows` divides.
-
-    Attributes:
-        name: shown in messages and stored in records.
-        people: the labeled people.
-        load: reads or renders the content, or raises UserError; picklable.
-        split: None if it is to be drawn.
-        group: items of a group always share a split.
-        span: the part of a video, if it is not divided into frames.
-    """
-
-    name: str
-    people: tuple[LabeledPerson, ...]
-    load: Callable[[], Loaded]
-    split: str | None = None
-    group: str = ""
-    span: Span | None = None
-
-
-@dataclass
-class Source:
-    """The items of a source.
-
-    Attributes:
-        items: everything that can be read.
-        classes: class names in their order.
-        skipped: (name, reason) of everything that was left out.
-        layout: name of the skeletons' layout.
-        sequences: whether key points are sequences of skeletons.
-        name: "stage:PRESET", or the name of the folder or file.
-        notes: messages for the user, one per line.
-        needs_pose: whether a pose network must detect the people.
-    """
-
-    items: list[Item]
-    classes: list[str]
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    layout: str = "coco18"
-    sequences: bool = False
-    name: str = ""
-    notes: list[str] = field(default_factory=list)
-    needs_pose: bool = False
 
 
 def open_source(
@@ -246,12 +162,12 @@ class _Format(NamedTuple):
 
     Attributes:
         find: lists the entries of a class folder.
-        read: loads one.
+        read: loads one; images are read by `_ReadImage`.
         other: reason to skip all other entries; "": see `skip_reason`.
     """
 
     find: Callable[[Path], list[Path]]
-    read: Callable[..., Loaded]
+    read: Callable[[Path], Loaded] | None
     other: str
 
 
@@ -263,9 +179,24 @@ def _list_clips(folder: Path) -> list[Path]:
     return [clip for clip in _subfolders(folder) if openpose_json.frames(clip)]
 
 
-def _read_image(path: Path, keypoints: Path | None = None) -> Loaded:
-    detected = openpose_json.read(keypoints) if keypoints else None
-    return Loaded(images.read(path), detected=detected)
+@dataclass(frozen=True, slots=True)
+class _ReadImage:
+    """Reads an image `name` below `root`, and its key points below another folder.
+
+    A million of these are kept, so they hold no paths of their own.
+    """
+
+    root: Path
+    name: str
+    keypoints: Path | None
+
+    def __call__(self) -> Loaded:
+        image = images.read(self.root / self.name)
+        if self.keypoints is None:
+            return Loaded(image)
+        folder = Path() if Path(self.name).is_absolute() else Path(self.name).parent
+        file = openpose_json.path_for(Path(self.name), self.keypoints / folder)
+        return Loaded(image, detected=openpose_json.read(file))
 
 
 def _read_skeletons(path: Path) -> Loaded:
@@ -276,7 +207,7 @@ def _read_clip(folder: Path) -> Loaded:
     return Loaded(None, openpose_json.read_sequence(openpose_json.frames(folder))[None])
 
 
-_MEDIA = _Format(_list_media, _read_image, "")
+_MEDIA = _Format(_list_media, None, "")
 _STILLS = _Format(openpose_json.frames, _read_skeletons, "not a .json of key points")
 _CLIPS = _Format(_list_clips, _read_clip, "not a folder of .json frames")
 
@@ -327,7 +258,7 @@ def _open_folder(path: Path, label_all: bool, keypoints: Path | None, fps: float
             if kind is _MEDIA and fps is None:
                 source.skipped.append((name, _NOT_A_VIDEO))
                 continue
-            load = partial(kind.read, entry, *_keypoint_path(name, keypoints))
+            load = partial(kind.read, entry) if kind.read else _ReadImage(path, name, keypoints)
             source.items.append(Item(name, (person,), load, split, name))
     return source
 
@@ -360,14 +291,6 @@ def _read_frame(file: Path, time: float) -> Loaded:
     return Loaded(videos.frame_at(file, time))
 
 
-def _keypoint_path(name: str, keypoints: Path | None) -> list[Path]:
-    """The JSON file of an image in the folder `keypoints`; empty without that folder."""
-    if keypoints is None:
-        return []
-    subfolder = Path() if Path(name).is_absolute() else Path(name).parent
-    return [openpose_json.path_for(Path(name), keypoints / subfolder)]
-
-
 # Manifests ----------------------------------------------------------------------------------------
 
 
@@ -376,10 +299,12 @@ def _open_manifest(
 ) -> Source:
     source = Source([], [], needs_pose=not keypoints)
     damaged: dict[str, str] = {}
+    shared: dict[tuple[LabeledPerson, ...], tuple[LabeledPerson, ...]] = {}
     for line, row in manifest.read(path, where):
         try:
-            source.items += _row_items(path.parent, row, label_all, keypoints, fps)
-            if videos.is_video(path.parent / row["path"]):
+            items = _row_items(path.parent, row, label_all, keypoints, fps, shared)
+            source.items += items
+            if items and not isinstance(items[0].load, _ReadImage) and row["path"] not in damaged:
                 damaged[row["path"]] = videos.describe_damage(path.parent / row["path"])
         except UserError as error:
             source.skipped.append((f"{path}, line {line}", str(error)))
@@ -389,7 +314,12 @@ def _open_manifest(
 
 
 def _row_items(
-    root: Path, row: dict[str, str], label_all: bool, keypoints: Path | None, fps: float | None
+    root: Path,
+    row: dict[str, str],
+    label_all: bool,
+    keypoints: Path | None,
+    fps: float | None,
+    shared: dict[tuple[LabeledPerson, ...], tuple[LabeledPerson, ...]],
 ) -> list[Item]:
     name, label = row.get("path", ""), class_name(row.get("label", ""))
     if not name or not label:
@@ -405,15 +335,17 @@ def _row_items(
         raise UserError(f"{file}: {skip_reason(file)}")
     box, index = manifest.box(row), manifest.person(row)
     all_people = label_all and box is None and index is None
+    # Equal values are shared, since a million rows have few.
     person = LabeledPerson(label, box, index, all_people)
+    people = shared.setdefault((person,), (person,))
     split, group = split_name(row.get("split")), row.get("group") or name
+    split, group = split and sys.intern(split), sys.intern(group)
     if is_video:
         span = manifest.time_span(row)
         return _video_items(name, file, person, split, group, fps, keypoints, *span)
     if fps is None:
         raise UserError(f"{name}: {_NOT_A_VIDEO}")
-    load = partial(_read_image, file, *_keypoint_path(name, keypoints))
-    return [Item(name, (person,), load, split, group)]
+    return [Item(name, people, _ReadImage(root, name, keypoints), split, group)]
 
 
 # Skeleton files -----------------------------------------------------------------------------------

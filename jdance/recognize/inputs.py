@@ -124,7 +124,8 @@ def _matching(pattern: str, output: Path) -> list[Job]:
 
 def _listed(path: Path) -> list[Job]:
     """Reads a CSV file; rows that cannot be used become jobs with a `problem`."""
-    columns, rows = manifest.read_table(path)
+    columns, listed = manifest.read_table(path)
+    rows = list(listed)
     if "path" not in columns:
         raise UserError(
             f"{path}: the first line must name the column path (path[,start,end,output]); it has "

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from jdance.data import crop, temporal, videos
+from jdance.data.items import Item, LabeledPerson, Loaded, Source
 from jdance.data.prepare import MIN_OVERLAP, Estimator, overlap
-from jdance.data.sources import Item, LabeledPerson, Loaded, Source
 from jdance.errors import UserError
 from jdance.progress import Progress
 from jdance.recognize.tracking import Tracker
