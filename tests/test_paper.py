@@ -52,6 +52,8 @@ def test_presets_fit_the_files_in_configs(preset):
     cheap = [variant for variant in chosen if variant.name in plan.COMPARED]
     assert [variant.name for variant in cheap] == list(plan.COMPARED)
     sweep.check(config, cheap if preset == "full" else cheap[1:])
+    # No method has seen other data than the rest.
+    assert not any(sweep.apply_variant(config, variant).init_from for variant in chosen)
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,7 @@ PRESETS = {
         "quickstart",
         3,
         changes={
+            "proposed": {"init_from": ""},  # all methods start from random weights
             "str": {
                 "epochs": 16.0,
                 "optimizer.boundaries": (6.4, 12.8),
@@ -69,7 +70,12 @@ PRESETS = {
         splits=("video",),
         ablations=False,
         changes={
-            "proposed": {"data.image_size": 48, "epochs": 12.0, "eval_every": 3.0},
+            "proposed": {
+                "init_from": "",
+                "data.image_size": 48,
+                "epochs": 12.0,
+                "eval_every": 3.0,
+            },
             "str": {
                 "epochs": 8.0,
                 "optimizer.learning_rate": 1e-3,
@@ -117,7 +123,7 @@ def differences(preset: Preset) -> str:
         f"{name}: {', '.join(f'{key}={value}' for key, value in changes.items())}"
         for name, changes in preset.changes.items()
     ]
-    return f"Changed for brevity, {'; '.join(changed)}." if changed else ""
+    return f"Changed here, {'; '.join(changed)}." if changed else ""
 
 
 def _search(base: ConfigDict) -> dict[str, dict[str, Any]]:
