@@ -7,7 +7,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from jdance import lock
+from jdance import files, lock
 from jdance.data import records
 from jdance.errors import IO_ERROR, UserError, exit_status, is_full, os_error
 from jdance.report import draw
@@ -71,13 +71,13 @@ def test_failing_disk_does_not_discard_checkpoints(tmp_path, monkeypatch):
 
 def test_failing_disk_does_not_count_as_a_damaged_shard(tiny_data, monkeypatch):
     dataset = records.Dataset(tiny_data)
-    monkeypatch.setattr(records, "checksum", lambda path: os.close(-1))
+    monkeypatch.setattr(files, "checksum", lambda path: os.close(-1))
     assert "cannot be read" in next(dataset.find_damage())
 
     def fail(path):
         raise OSError(errno.ESTALE, "Stale file handle", str(path))
 
-    monkeypatch.setattr(records, "checksum", fail)
+    monkeypatch.setattr(files, "checksum", fail)
     with pytest.raises(OSError, match="Stale file handle") as caught:
         list(dataset.find_damage())
     assert exit_status(caught.value) == 74
