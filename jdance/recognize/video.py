@@ -184,9 +184,9 @@ def recognize_video(
             batches = Batches(recognizer, size)
         # Closed before the video, which its thread reads.
         with closing(_recognize_frames(batches, video, settings, known, on_progress)) as frames:
-            _recognize(
-                recognizer, frames, name or str(source), path, video.size, fps, stem, settings,
-                classifier, collector, show, lag,
+            write_recognized(
+                recognizer, frames, path, video.size, fps, stem, settings, classifier,
+                source=name or str(source), collector=collector, show=show, lag=lag,
             )  # fmt: skip
         problems = [video.problem] * bool(video.problem)
         if known and known.problems:
@@ -239,9 +239,9 @@ def recognize_skeletons(
             raise UserError(f"{folder}: no frame can be used; the first, {bad[0]}")
 
     fps = settings.fps / settings.every
-    _recognize(
-        recognizer, frames(), str(folder), None, None, fps, stem, settings, classifier, collector,
-        None, None,
+    write_recognized(
+        recognizer, frames(), None, None, fps, stem, settings, classifier, source=str(folder),
+        collector=collector,
     )  # fmt: skip
     return f"{counted(len(bad), 'frame')} left out; the first, {bad[0]}" if bad else ""
 
@@ -301,24 +301,46 @@ def _recognize_frames(
             yield result(*item)
 
 
-def _recognize(
+def write_recognized(
     recognizer: Recognizer,
     frames: Iterable[_Frame],
-    source: str,
     path: Path | None,
     size: tuple[int, int] | None,
     fps: float,
     stem: Path | None,
     settings: Settings,
     classifier: SequenceClassifier | None,
-    collector: Writer | None,
-    show: Callable[[np.ndarray], bool] | None,
-    lag: float | None,
+    *,
+    source: str = "",
+    collector: Writer | None = None,
+    show: Callable[[np.ndarray], bool] | None = None,
+    lag: float | None = None,
 ) -> None:
-    """Tracks the people through the frames and writes all results."""
+    """Tracks the people through recognized frames and writes all results.
+
+    Args:
+        recognizer: of the frames.
+        frames: index, time in seconds, image uint8 [H, W, 3] or None, key points float32 [18, 3]
+            and probabilities float [M] of each person.
+        path: the video; None: there is no file.
+        size: height and width; None: there are no images.
+        fps: frames per second.
+        stem, settings, classifier, collector, show: see `recognize_video`.
+        source: of the frames in the results; "": `path`.
+        lag: see `MotionStream`.
+
+    Raises:
+        UserError: there are no frames, or results cannot be written.
+    """
     stream = MotionStream(recognizer, classifier, settings, fps, lag)
     clip = Clip(
-        source, size, fps, stream.classes, stream.min_confidence, video=path, folder=settings.folder
+        source or str(path),
+        size,
+        fps,
+        stream.classes,
+        stream.min_confidence,
+        video=path,
+        folder=settings.folder,
     )
     tracked = _track(stream, frames)
     if lag is None:  # else, nothing may wait
