@@ -238,8 +238,8 @@ def _time_archive() -> None:
         f"{len(paths)} videos of {', '.join(sizes)}, {benchmark.count} frames with "
         f"{benchmark.people:.1f} people; {_MODEL.value}, {_POSE.value}, {_PRECISION.value}, "
         f"batches of {benchmark.batch}, {at_once} at once; "
-        f"{jax.devices()[0].device_kind}, {cores()} CPU cores, jax {jax.__version__}, PyAV {av.__version__}; medians of "
-        f"{_ROUNDS.value} rounds, minimum CPU time"
+        f"{jax.devices()[0].device_kind}, {cores()} CPU cores, jax {jax.__version__}, "
+        f"PyAV {av.__version__}; medians of {_ROUNDS.value} rounds, minimum CPU time"
     )
     print("\n".join(archive.report(benchmark, times)))
 
