@@ -9,6 +9,12 @@ of people. The motion network has dummy weights.
 --baseline also times mobilenet_v2_small in TensorFlow, followed by decoding in NumPy and by a
 ResNet-50 in PyTorch for each person (pip install -e '.[bench]'). Without TensorFlow, jdance's pose
 network replaces the published graph.
+
+python launch/stage.py --output=videos --video --scenes=4 --seconds=6 --width=640 --height=480
+python launch/bench_recognize.py --archive=videos --pose=stage
+
+--archive times the whole of launch/recognize.py over a folder of videos (read, decode, networks,
+tracks, timeline, write), and its networks alone on the same batches of frames.
 """
 
 import importlib
@@ -18,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import jax
 import jax.numpy as jnp
@@ -26,17 +33,18 @@ from absl import flags
 
 from jdance import config as defaults
 from jdance import features, models
-from jdance.bench import pose_baselines, timing
+from jdance.bench import archive, pose_baselines, timing
 from jdance.bench.inputs import crowd
 from jdance.cli import former_name, run
-from jdance.data import crop, images
+from jdance.data import containers, crop, images, videos
 from jdance.errors import UserError
 from jdance.pose import PoseEstimator, targets
 from jdance.pose.decode import People, decode
 from jdance.pose.letterbox import letterbox
-from jdance.recognize import program, resample
+from jdance.recognize import batches, program, resample, video
 from jdance.recognize.program import Network, Options
 from jdance.recognize.recognizer import DECODE, Recognizer
+from jdance.recognize.sequences import SequenceClassifier
 from jdance.xla import cores
 
 _CONFIG = flags.DEFINE_string("config", "configs/paper.py", "Configuration of the motion network.")
@@ -53,6 +61,16 @@ _CLOCK = flags.DEFINE_enum(
     "wall",
     ["wall", "cpu"],
     "Wall-clock time, or CPU time over all cores (for a machine with other load).",
+)
+_ARCHIVE = flags.DEFINE_string("archive", "", "Folder of videos: time recognition of all of them.")
+_MODEL = flags.DEFINE_string("model", "dance6", "Motion network of --archive.")
+_SECONDS = flags.DEFINE_float("seconds", 4.0, "Seconds of each video of --archive.", 0.1)
+_BATCH = flags.DEFINE_integer("batch", 0, "As for launch/recognize.py.", lower_bound=0)
+_AT_ONCE = flags.DEFINE_integer("videos_at_once", 0, "As for launch/recognize.py.", lower_bound=0)
+_ANNOTATE = flags.DEFINE_bool("annotate", False, "Also write the annotated videos of --archive.")
+_HARDWARE = flags.DEFINE_string("hardware_decoding", "", "As for launch/recognize.py.")
+_PRECISION = flags.DEFINE_enum(
+    "precision", "float32", ["float32", "bfloat16"], "As for launch/recognize.py."
 )
 _STAGES = ("read", "letterbox", "pose", "decode", "features", "crops", "network")
 
@@ -197,7 +215,39 @@ def _baseline() -> tuple[str, Callable[[int], Callable[[], Any]]]:
     return f"{name}, decode in NumPy, ResNet-50 in PyTorch for each person", make
 
 
+def _time_archive() -> None:
+    paths = videos.find(Path(_ARCHIVE.value))
+    if not paths:
+        raise UserError(f"{_ARCHIVE.value}: no videos in it; see launch/stage.py --video")
+    if _HARDWARE.value:
+        containers.check_hardware(_HARDWARE.value)
+    dtype = None if _PRECISION.value == "float32" else _PRECISION.value
+    recognizer = Recognizer.load(_MODEL.value, _POSE.value, dtype=dtype)
+    classifier = SequenceClassifier.choose(None, _MODEL.value)
+    settings = video.Settings(
+        end=_SECONDS.value,
+        batch=_BATCH.value,
+        annotate=_ANNOTATE.value,
+        hardware=_HARDWARE.value,
+    )
+    at_once = batches.videos_at_once(_AT_ONCE.value, ["video"] * len(paths))
+    benchmark = archive.Benchmark(recognizer, classifier, paths, settings, at_once)
+    times = timing.interleave(benchmark.candidates, _ROUNDS.value, warmup=1)
+    sizes = sorted({f"{w}x{h}" for h, w, _ in (own[0].image.shape for own in benchmark.frames)})
+    print(
+        f"{len(paths)} videos of {', '.join(sizes)}, {benchmark.count} frames with "
+        f"{benchmark.people:.1f} people; {_MODEL.value}, {_POSE.value}, {_PRECISION.value}, "
+        f"batches of {benchmark.batch}, {at_once} at once; "
+        f"{jax.devices()[0].device_kind}, {cores()} CPU cores, jax {jax.__version__}, "
+        f"PyAV {av.__version__}; medians of {_ROUNDS.value} rounds, minimum CPU time"
+    )
+    print("\n".join(archive.report(benchmark, times)))
+
+
 def main() -> None:
+    if _ARCHIVE.value:
+        _time_archive()
+        return
     counts = [int(word) for word in _PEOPLE.value]
     config, estimator = defaults.load(_CONFIG.value), PoseEstimator.load(_POSE.value)
     stages = _stages(config, estimator)

@@ -24,15 +24,14 @@ from typing import Any
 
 from absl import flags
 
-from jdance import files
 from jdance.cli import former_name, pose_flags, recognition_flags, resumable, run
-from jdance.data import images, videos
+from jdance.data import containers, images, videos
 from jdance.data.shards import Partition
 from jdance.data.workers import Loader
 from jdance.errors import UserError
 from jdance.pose import zoo
 from jdance.progress import counted, reporter
-from jdance.recognize import archive, formats, gather, inputs, video
+from jdance.recognize import archive, batches, formats, gather, inputs, video
 from jdance.recognize.image import recognize_image
 from jdance.recognize.inputs import Job, is_stage, kind
 from jdance.recognize.ledger import FAILURES_FILE, Ledger, digest
@@ -86,7 +85,17 @@ _EVERY = flags.DEFINE_integer("every", 1, "Process every Nth video frame.", lowe
 _START = flags.DEFINE_float("start", 0.0, "Start time in seconds (videos only).", lower_bound=0.0)
 _END = flags.DEFINE_float("end", None, "End time in seconds (videos only).", lower_bound=0.0)
 _BATCH = flags.DEFINE_integer(
-    "batch", 0, "Video frames per batch; 0: one per device.", lower_bound=0
+    "batch", 0, "Video frames per batch; 0: 16 per GPU, one on CPUs.", lower_bound=0
+)
+_AT_ONCE = flags.DEFINE_integer(
+    "videos_at_once",
+    0,
+    "Videos that are read, tracked and written at the same time and share batches of frames; 0: 4 "
+    "on GPUs, one on CPUs.",
+    lower_bound=0,
+)
+_HARDWARE = flags.DEFINE_string(
+    "hardware_decoding", "", "Decode videos by a device of FFmpeg: cuda, vaapi, videotoolbox, ..."
 )
 _POSTURE_MODEL = flags.DEFINE_string(
     "posture_model",
@@ -192,6 +201,7 @@ class _Recognition:
         posture: model for posture feedback.
         show: window in which videos are shown.
         report: whether to show the progress in videos.
+        shared: batches of videos in different threads; None: each has its own.
     """
 
     def __init__(
@@ -203,10 +213,11 @@ class _Recognition:
         posture: PostureModel | None,
         show: draw.Window | None,
         report: bool,
+        shared: batches.Batches | None,
     ):
         self._recognizer, self._classifier, self._settings = recognizer, classifier, settings
         self._image_formats, self._posture, self._show = image_formats, posture, show
-        self._report, self._keypoints = report, _keypoints()
+        self._report, self._keypoints, self._shared = report, _keypoints(), shared
         self._load = Loader(_ISOLATE.value)
 
     def _settings_of(self, job: Job) -> video.Settings:
@@ -236,6 +247,7 @@ class _Recognition:
             classifier=self._classifier,
             show=self._show,
             on_progress=reporter(path.name) if self._report else None,
+            batches=self._shared,
         )
 
     def _recognize_image(self, path: Path, stem: Path) -> None:
@@ -303,28 +315,6 @@ def _dependencies(
     }
 
 
-def _write_shared_formats(
-    names: list[str], recognizer: Recognizer, dependencies: dict[str, Any],
-    outcome: archive.Outcome, options: archive.Options, ledger: Ledger,
-) -> archive.Outcome:  # fmt: skip
-    """Writes the files that all images share, unless they are up to date."""
-    found = outcome.results
-    jobs = [j for j in outcome.jobs if j.name in found and kind(j.source) == "image"]
-    records = digest([ledger.record_text(job) for job in jobs])
-    results = [(j.source, files.with_suffix(ledger.output / j.name, ".json")) for j in jobs]
-
-    def write(job: Job, stem: Path) -> str:
-        gather.write(names, results, stem, recognizer.classes, pixels="rerun" in names)
-        return ""
-
-    shared = Job(ledger.output, gather.stem_name(job.name for job in outcome.jobs))
-    own = Ledger(ledger.output, dependencies, names, lambda job: records)
-    options = dataclasses.replace(
-        options, run=digest(options.run, names)[:16], overwrite=False, title="writing formats"
-    )
-    return archive.Archive([shared], own, write, lambda job: 0.0, options).run()
-
-
 def _report(outcome: archive.Outcome, output: Path) -> None:
     """Prints the outcome; raises UserError if inputs failed."""
     for failure in outcome.failures[:_MAX_LISTED]:
@@ -379,6 +369,8 @@ def _recognize(output: Path, process: Partition) -> None:
         raise UserError(f"{output}: cannot be written to ({error.strerror})") from error
     if any(output.resolve() in (path.resolve(), path.parent.resolve()) for path in paths):
         raise UserError(f"{output}: is the folder of the inputs; choose another --output")
+    if _HARDWARE.value:
+        containers.check_hardware(_HARDWARE.value)
     selected = _check_formats(paths, output, keypoints)
     if not (pose or keypoints or clip):
         pose = zoo.choose()
@@ -405,6 +397,7 @@ def _recognize(output: Path, process: Partition) -> None:
         end=float("inf") if _END.value is None else _END.value,
         batch=_BATCH.value,
         fps=_FRAMES_PER_SECOND.value,
+        hardware=_HARDWARE.value,
         min_confidence=_MIN_CONFIDENCE.value,
         annotate=_VIDEO_OUT.value,
         formats=selected,
@@ -417,6 +410,8 @@ def _recognize(output: Path, process: Partition) -> None:
     dependencies = _dependencies(recognizer, classifier, settings)
     outputs = selected + ["annotate"] * _VIDEO_OUT.value
     live = bool(window) or any(videos.is_camera(str(path)) for path in paths)
+    at_once = 1 if live else batches.videos_at_once(_AT_ONCE.value, list(map(kind, paths)))
+    shared = batches.Batches(recognizer, _BATCH.value) if at_once > 1 else None
     options = archive.Options(
         run=digest(_INPUT.value, dependencies, outputs, _OVERWRITE.value)[:16],
         process=process,
@@ -424,22 +419,26 @@ def _recognize(output: Path, process: Partition) -> None:
         wait=_WAIT.value,
         overwrite=_OVERWRITE.value or live,
         max_failures=_MAX_FAILURES.value,
+        at_once=at_once,
     )
     ledger = Ledger(
         output, dependencies, outputs, lambda job: inputs.version(job.source, keypoints)
     )
     recognition = _Recognition(
-        recognizer, classifier, settings, image_formats, posture, window, process.processes == 1
-    )
+        recognizer, classifier, settings, image_formats, posture, window,
+        process.processes == at_once == 1, shared,
+    )  # fmt: skip
     with resumable(), closing(recognition):
-        outcome = archive.Archive(jobs, ledger, recognition, recognition.seconds, options).run()
+        outcome = archive.Archive(
+            jobs, ledger, recognition, recognition.seconds, options, shared.stop if shared else None
+        ).run()
         done = not (outcome.missing or outcome.stopped or outcome.full)
         if shared_formats and done and outcome.results:
-            shared = _write_shared_formats(
-                shared_formats, recognizer, dependencies, outcome, options, ledger
+            formatted = gather.write_if_changed(
+                shared_formats, recognizer.classes, dependencies, outcome, options, ledger
             )
-            if shared.failures:
-                raise UserError(shared.failures[0].reason) from shared.transient
+            if formatted.failures:
+                raise UserError(formatted.failures[0].reason) from formatted.transient
     _report(outcome, output)
 
 

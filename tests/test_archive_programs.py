@@ -1,11 +1,14 @@
 """launch/recognize.py on lists of inputs: continuing, formats that images share, SIGTERM."""
 
+import csv
 import json
 import os
 import signal
+import struct
 import time
 from contextlib import closing
 
+import av
 import numpy as np
 import pytest
 from conftest import ROOT, tiny_image
@@ -13,6 +16,8 @@ from programs import Script, program
 
 from jdance import files
 from jdance.data import images, openpose_json, videos
+from jdance.recognize.archive import weights
+from jdance.recognize.inputs import Job
 
 
 def add_photo(folder, number):
@@ -120,3 +125,57 @@ def test_sigterm_ends_with_status_75_and_leaves_nothing_half(tmp_path):
     captured, _ = program("recognize", *words[1:])
     assert "wrote 1 result " in captured
     assert len(json.loads((out / "a.json").read_text())["frames"]) == 600
+
+
+def write_video(path, seconds):
+    """Writes 10 frames a second."""
+    image, _ = tiny_image(0)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = *image.shape[:2], "yuv420p"
+        for _ in range(10 * seconds):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        file.mux(stream.encode())
+
+
+def claim(path, hours):
+    """Makes the header of a Matroska file state another duration."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"\x44\x89\x88") + 3  # Duration, of 8 bytes, in milliseconds
+    data[at : at + 8] = struct.pack(">d", hours * 3.6e6)
+    path.write_bytes(data)
+    with av.open(str(path)) as file:
+        assert file.duration == pytest.approx(hours * 3.6e9)
+
+
+def test_bad_files_are_listed_and_the_rest_is_done(tmp_path):
+    """Empty, cut, text called .mp4, and a header that claims 10 hours."""
+    archive, points, out = tmp_path / "archive", tmp_path / "points", tmp_path / "out"
+    archive.mkdir()
+    points.mkdir()
+    write_video(archive / "good.mp4", 2)
+    whole = (archive / "good.mp4").read_bytes()
+    (archive / "empty.mp4").touch()
+    (archive / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    (archive / "text.mp4").write_text("not a video\n" * 100)
+    write_video(archive / "claim.mkv", 1)
+    claim(archive / "claim.mkv", 10)
+    for name, count in (("good.mp4", 20), ("claim.mkv", 10)):
+        for i in range(count):
+            openpose_json.write(openpose_json.path_for_frame(name, i, points), tiny_image(0)[1])
+    captured, error = program(
+        "recognize", f"--input={archive}", f"--keypoints={points}", f"--output={out}",
+        "--noannotate", "--videos_at_once=3", status=1,
+    )  # fmt: skip
+    assert "wrote 2 results" in captured and "3 of 5 inputs skipped" in error
+    with (out / "failures.csv").open(newline="") as file:
+        rows = {row["output"]: row for row in csv.DictReader(file)}
+    assert rows.keys() == {"empty", "cut", "text"}
+    assert all(row["status"] == "failed" and "\n" not in row["reason"] for row in rows.values())
+    for name, count in (("good", 20), ("claim", 10)):
+        assert len(json.loads((out / f"{name}.json").read_text())["frames"]) == count
+    # The estimate of the time left is by the size of the files, the duration by their frames.
+    record = json.loads((out / ".jdance" / "records" / "claim.json").read_text())
+    assert record["seconds"] == pytest.approx(1)
+    source = archive / "claim.mkv"
+    assert weights([Job(source, "claim")]) == {"claim": source.stat().st_size}

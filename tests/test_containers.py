@@ -7,7 +7,8 @@ import av
 import numpy as np
 import pytest
 
-from jdance.data import sources, videos
+from jdance.data import containers, sources, videos
+from jdance.errors import UserError
 
 MS = Fraction(1, 1000)
 STEADY = [i / 25 for i in range(50)]
@@ -176,3 +177,15 @@ def test_unknown_codec_raises(tmp_path):
     (tmp_path / "x.mkv").write_bytes(data.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/XYZ"))
     with pytest.raises(sources.UserError, match=r"x\.mkv: not a readable video"):
         videos.Video(tmp_path / "x.mkv")
+
+
+def test_unknown_hardware_is_refused_in_one_line():
+    with pytest.raises(UserError, match=r"^--hardware_decoding=nothing: .*leave it out$"):
+        containers.check_hardware("nothing")
+
+
+def test_codecs_that_the_hardware_does_not_decode_are_decoded_by_the_cpu(tmp_path):
+    """Devices without a driver: FFmpeg knows them, but not for this codec."""
+    write(tmp_path / "x.avi", STEADY, codec="mpeg4", unit=Fraction(1, 25), b="4M")
+    by_cpu = numbers(videos.Video(tmp_path / "x.avi"))
+    assert by_cpu == numbers(videos.Video(tmp_path / "x.avi", hardware="drm")) and by_cpu

@@ -34,6 +34,19 @@ def test_marginals_equal_brute_force():
         np.testing.assert_allclose(logs - logs.max(), expected[t] - expected[t].max(), atol=1e-9)
 
 
+def test_marginals_of_several_tracks_equal_those_of_each():
+    rng = np.random.default_rng(0)
+    scores, before = rng.normal(0, 2, (6, 4, 3)), rng.normal(0, 2, (4, 3))
+    present = rng.random((6, 4)) < 0.6
+    present[0] = True
+    forward, logs = smoothing.marginals(scores, 1.3, before, present)
+    for track in range(4):
+        own = scores[present[:, track], track]
+        alone, alone_logs = smoothing.marginals(own, 1.3, before[track])
+        np.testing.assert_allclose(forward[track], alone, atol=1e-12)
+        np.testing.assert_allclose(logs[track], alone_logs, atol=1e-12)
+
+
 def _run(smoother, probabilities, fps=10.0, gap=()):
     frames = []
     for i, row in enumerate(probabilities):

@@ -237,8 +237,8 @@ def _fps(times: np.ndarray, nominal: float) -> float:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tuple[Any, Any]]:
-    """Opens a container and its best video stream.
+def _open(path: Path, hardware: str = "") -> Iterator[tuple[Any, Any]]:
+    """Opens a container and its best video stream, see `decode_frames`.
 
     Raises:
         UserError: the file has no readable video stream.
@@ -249,7 +249,12 @@ def _open(path: Path) -> Iterator[tuple[Any, Any]]:
     # Playlists cannot make FFmpeg open URLs.
     options = {"fflags": "+genpts", "protocol_whitelist": "file"}
     try:
-        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
+        container = av.open(
+            f"file:{path}",
+            options=options,
+            metadata_errors="replace",
+            hwaccel=_accelerator(hardware, fallback=True) if hardware else None,
+        )
         stream = container.streams.best("video")
     except (av.FFmpegError, OSError, ValueError, MemoryError):
         stream = None
@@ -260,20 +265,56 @@ def _open(path: Path) -> Iterator[tuple[Any, Any]]:
         yield container, stream
 
 
-def decode_frames(path: Path, info: VideoInfo, errors: list[str]) -> Iterator[DecodedFrame]:
+def _accelerator(name: str, fallback: bool) -> Any:
+    from av.codec.hwaccel import HWAccel
+
+    return HWAccel(name, allow_software_fallback=fallback)
+
+
+def check_hardware(name: str) -> None:
+    """Checks that a decoding device exists.
+
+    Args:
+        name: of the device as FFmpeg calls it, such as "cuda".
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    import av
+    from av.codec.hwaccel import hwdevices_available
+
+    av.logging.set_libav_level(av.logging.PANIC)
+    known = hwdevices_available()
+    reason = "this FFmpeg does not support it"
+    if name in known:
+        try:
+            _accelerator(name, fallback=False).create(av.Codec("h264", "r"))
+            return
+        except (av.FFmpegError, NotImplementedError, RuntimeError, ValueError):
+            reason = "there is no such device here, or its driver is missing"
+    raise UserError(
+        f"--hardware_decoding={name}: {reason} (supported: {', '.join(known)}); leave it out"
+    )
+
+
+def decode_frames(
+    path: Path, info: VideoInfo, errors: list[str], hardware: str = ""
+) -> Iterator[DecodedFrame]:
     """Decodes a file.
 
     Args:
         path: of the file.
         info: its metadata.
         errors: decoding errors are appended.
+        hardware: device that decodes, see `check_hardware`; codecs that it does not know are
+            decoded by the CPU, as all are with "".
     """
     if 0 in info.size:
         return
     if _is_webp(path):
         yield from _webp_frames(path, info, errors)
         return
-    with _open(path) as (container, stream):
+    with _open(path, hardware) as (container, stream):
         stream.thread_type = "AUTO"
         begin = info.times[0] if len(info.times) else -math.inf
         packets, number = container.demux(stream), 0

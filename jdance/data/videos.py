@@ -55,15 +55,22 @@ class Video:
         source: a file, or "camera:N".
         every: yield every Nth frame.
         start, end: time range in seconds, without `end`.
+        hardware: see `containers.decode_frames`.
 
     Raises:
         UserError: the video does not exist or cannot be read.
     """
 
     def __init__(
-        self, source: str | Path, *, every: int = 1, start: float = 0.0, end: float = math.inf
+        self,
+        source: str | Path,
+        *,
+        every: int = 1,
+        start: float = 0.0,
+        end: float = math.inf,
+        hardware: str = "",
     ):
-        self.name = str(source)
+        self.name, self._hardware = str(source), hardware
         self._every, self._start, self._end = every, start, end
         self.is_camera = is_camera(self.name)
         self.problem = ""
@@ -111,7 +118,7 @@ class Video:
     def _file_frames(self) -> Iterator[tuple[float, Callable[[], np.ndarray]]]:
         contents, errors = self._contents, []  # type: ignore[var-annotated]
         index, last = 0, -1.0
-        self._decoded = containers.decode_frames(Path(self.name), contents, errors)
+        self._decoded = containers.decode_frames(Path(self.name), contents, errors, self._hardware)
         for frame in self._decoded:
             if not frame.intact:
                 errors.append("a frame is damaged")

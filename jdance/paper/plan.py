@@ -60,7 +60,7 @@ PRESETS = {
                 "optimizer.boundaries": (6.4, 12.8),
                 "eval_every": 4.0,
                 "checkpoint_every": 4.0,
-            }
+            },
         },
     ),
     # A quick check of the whole report.

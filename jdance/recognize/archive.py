@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +70,7 @@ class Options:
         overwrite: whether to recognize again what has been done before this run.
         max_failures: number of failed inputs above which the run stops; None: no limit.
         title: of the progress reports.
+        at_once: number of inputs that threads of this process recognize at the same time.
     """
 
     run: str
@@ -78,6 +80,7 @@ class Options:
     overwrite: bool = False
     max_failures: int | None = None
     title: str = "recognizing"
+    at_once: int = 1
 
 
 @dataclass
@@ -136,6 +139,7 @@ class Archive:
             read.
         seconds: duration of an input that has been recognized; 0 for images.
         options: how inputs are distributed.
+        stop: makes calls of `recognize` in other threads raise an exception, which is no Exception.
     """
 
     def __init__(
@@ -145,7 +149,10 @@ class Archive:
         recognize: Callable[[Job, Path], str],
         seconds: Callable[[Job], float],
         options: Options,
+        stop: Callable[[], None] | None = None,
     ):
+        self._stop = stop
+        self._at_hand: dict[str, Future[None]] = {}
         self._ledger, self._recognize, self._seconds = ledger, recognize, seconds
         self._options, self._outcome = options, Outcome(jobs)
         self._weights = weights(jobs)
@@ -169,26 +176,52 @@ class Archive:
 
         SystemExit and KeyboardInterrupt give the input at hand back to other processes.
         """
-        options, outcome = self._options, self._outcome
         with (
-            closing(Run(self._ledger.folder / "runs", options.run)) as self._run,
+            closing(Run(self._ledger.folder / "runs", self._options.run)) as self._run,
             self._claims.renewing(),
+            ThreadPoolExecutor(self._options.at_once) as pool,
         ):
-            while self._pending and not outcome.full and not outcome.stopped:
-                self._claims.refresh()
-                self._read_logs()
-                if options.max_failures is not None:
-                    outcome.stopped = len(outcome.failures) > options.max_failures
-                if outcome.stopped:
-                    break
-                if work := self._next():
-                    self._work(*work)
-                elif not self._pending or not options.wait:
-                    break
-                else:
-                    time.sleep(min(_POLL, options.claim_timeout / 4))
+            try:
+                self._recognize_all(pool)
+            except BaseException:
+                if self._stop:
+                    self._stop()
+                raise
             self._finish()
-        return outcome
+        return self._outcome
+
+    def _recognize_all(self, pool: ThreadPoolExecutor) -> None:
+        options, outcome = self._options, self._outcome
+        while self._pending and not outcome.full and not outcome.stopped:
+            self._claims.refresh()
+            self._read_logs()
+            if options.max_failures is not None:
+                outcome.stopped = len(outcome.failures) > options.max_failures
+            if outcome.stopped:
+                break
+            if work := self._next():
+                job, claim = work
+                if options.at_once == 1:  # in this thread, which signals interrupt
+                    self._work(job, claim)
+                else:
+                    self._at_hand[_name(job)] = pool.submit(self._work, job, claim)
+                    self._wait_below(options.at_once)
+            elif self._at_hand:
+                self._wait_below(len(self._at_hand))
+            elif not self._pending or not options.wait:
+                break
+            else:
+                time.sleep(min(_POLL, options.claim_timeout / 4))
+        self._wait_below(1)
+
+    def _wait_below(self, count: int) -> None:
+        """Waits until fewer inputs than `count` are at hand."""
+        while len(self._at_hand) >= count:
+            wait(self._at_hand.values(), return_when=FIRST_COMPLETED)
+            for name, future in list(self._at_hand.items()):
+                if future.done():
+                    del self._at_hand[name]
+                    future.result()
 
     def _next(self) -> tuple[Job, Claim] | None:
         """Claims the largest input that is neither done nor claimed.
@@ -199,8 +232,10 @@ class Archive:
         self._skip = 0
         names = sorted(self._pending, key=self._claims.attempts)
         for name in names[skip:] + names[:skip]:
-            job = self._pending[name]
-            if self._claims.is_held(name) or self._is_finished(job):
+            job = self._pending.get(name)
+            if job is None or name in self._at_hand or self._claims.is_held(name):
+                continue
+            if self._is_finished(job):
                 continue
             if claim := self._claims.take(name):
                 # Another process may have finished and released it in the meantime.
@@ -221,7 +256,8 @@ class Archive:
             with self._ledger.work_folder(claim.id) as folder:
                 state = self._attempt(job, claim, folder)
             if state:
-                self._run.add(job, state)
+                with self._lock:
+                    self._run.add(job, state)
         except BaseException as error:
             if isinstance(error, OSError) and is_full(error):
                 self._outcome.full = error

@@ -3,16 +3,50 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jdance import files
 from jdance.data import images
 from jdance.errors import UserError
+from jdance.recognize import archive
 from jdance.recognize.formats import Several
+from jdance.recognize.inputs import Job, kind
+from jdance.recognize.ledger import Ledger, digest
 from jdance.recognize.stream import TrackedPerson
 from jdance.recognize.writers import Clip, MotionFrame
+
+
+def write_if_changed(
+    names: Sequence[str], classes: Sequence[str], dependencies: dict[str, Any],
+    outcome: archive.Outcome, options: archive.Options, ledger: Ledger,
+) -> archive.Outcome:  # fmt: skip
+    """Writes the files that all images of an archive share, unless they are up to date.
+
+    Args:
+        names, classes: see `write`.
+        dependencies, ledger: of the images' results.
+        outcome: of the images.
+        options: with which they were recognized.
+    """
+    found = outcome.results
+    jobs = [j for j in outcome.jobs if j.name in found and kind(j.source) == "image"]
+    records = digest([ledger.record_text(job) for job in jobs])
+    results = [(j.source, files.with_suffix(ledger.output / j.name, ".json")) for j in jobs]
+
+    def write_all(job: Job, stem: Path) -> str:
+        write(names, results, stem, classes, pixels="rerun" in names)
+        return ""
+
+    shared = Job(ledger.output, stem_name(job.name for job in outcome.jobs))
+    own = Ledger(ledger.output, dependencies, names, lambda job: records)
+    options = replace(
+        options, run=digest(options.run, names)[:16], overwrite=False, title="writing formats"
+    )
+    return archive.Archive([shared], own, write_all, lambda job: 0.0, options).run()
 
 
 def write(

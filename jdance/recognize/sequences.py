@@ -42,8 +42,10 @@ class SequenceClassifier:
         net = models.build(config.model)
         self._variables = jax.device_put(model.variables, jax.devices()[0])
 
-        def probabilities(variables: Any, inputs: jax.Array, valid: jax.Array) -> jax.Array:
-            logits = net.apply(variables, None, inputs, valid)
+        # With the features, which take longer in NumPy than the network.
+        def probabilities(variables: Any, clip: jax.Array) -> jax.Array:
+            inputs = features.sequence(config.model.features, clip)
+            logits = net.apply(variables, None, inputs, features.valid(clip).any(-1))
             return jax.nn.softmax(logits / model.temperature)  # type: ignore[operator]
 
         self._probabilities = jax.jit(probabilities)
@@ -108,6 +110,5 @@ class SequenceClassifier:
         resampled = temporal.resample_times(smoothed, times, even)
         affine = augment.center_affine(self._config.data.image_size)
         clip = augment.warp_keypoints(resampled[None], affine[None])
-        inputs = features.sequence(model.features, clip), features.valid(clip).any(-1)
-        inputs = jax.device_put(inputs, jax.devices()[0])
-        return jax.device_get(self._probabilities(self._variables, *inputs))[0]
+        clip = jax.device_put(clip, jax.devices()[0])
+        return jax.device_get(self._probabilities(self._variables, clip))[0]

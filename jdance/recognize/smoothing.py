@@ -68,32 +68,47 @@ def log_evidence(
 
 
 def _step(message: np.ndarray, change: float) -> np.ndarray:
-    """Passes log messages [M] from one frame to the next, or back."""
-    top = message.max()
+    """Passes log messages [..., M] from one frame to the next."""
+    top = message.max(-1, keepdims=True)
     weights = np.exp(message - top)
     stay, leave = 1.0, np.exp(-change)
-    return top + np.log((stay - leave) * weights + leave * weights.sum())
+    return top + np.log((stay - leave) * weights + leave * weights.sum(-1, keepdims=True))
 
 
 def marginals(
-    scores: np.ndarray, change: float, before: np.ndarray | None = None
+    scores: np.ndarray,
+    change: float,
+    before: np.ndarray | None = None,
+    present: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log messages of the first of T frames: forward, and with the later frames' evidence.
 
     Args:
-        scores: weighted log probabilities float [T, M].
+        scores: weighted log probabilities float [T, ..., M] of one or several tracks.
         change: see `Smoothing`.
-        before: forward message [M] of the frame before; None at the start.
+        before: forward messages [..., M] of the frame before; None at the start.
+        present: bool [T, ...], which frames the tracks have, the first one among them; None: all.
 
     Returns:
-        The forward message [M] of the first frame, normalized; unnormalized log marginals [M].
+        The forward messages [..., M] of the first frame, normalized; unnormalized log marginals
+        [..., M].
     """
     forward = scores[0] + (0 if before is None else _step(before, change))
-    forward = forward - forward.max()
-    backward = np.zeros_like(forward)
-    for later in scores[:0:-1]:
-        backward = _step(later + backward, change)
-    return forward, forward + backward
+    forward = forward - forward.max(-1, keepdims=True)
+    # Probabilities instead of their logarithms, scaled in each step: this loop is the smoother's
+    # cost.
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    leave = np.exp(-change)
+    backward = np.ones_like(forward)
+    for t in range(len(scores) - 1, 0, -1):
+        product = weights[t] * backward
+        total = product.sum(-1, keepdims=True)
+        message = product * ((1 - leave) / total) + leave
+        if present is None or present[t].all():
+            backward = message
+        else:
+            backward = np.where(present[t][..., None], message, backward)
+    return forward, forward + np.log(backward)
 
 
 class MotionSmoother:
@@ -142,23 +157,31 @@ class MotionSmoother:
 
     def _complete(self) -> TrackedFrame:
         frame = self._pending[0][0]
-        people = [self._decide(person, frame.time) for person in frame.people]
+        people = self._decide(frame) if frame.people else []
         self._pending.popleft()
         newest = frame.time - 10.0
         self._forward = {k: v for k, v in self._forward.items() if v[0] > newest}
         self._last = {k: time for k, time in self._last.items() if time > newest}
         return replace(frame, people=people)
 
-    def _decide(self, person: TrackedPerson, time: float) -> TrackedPerson:
-        track = person.track
-        scores = np.stack([own[track] for _, own in self._pending if track in own])
-        _, before = self._forward.get(track, (time, None))
-        forward, logs = marginals(scores, self._smoothing.change, before)
-        self._forward[track] = time, forward
-        best = int(logs.argmax())
-        probabilities = person.probabilities
-        confidence = probabilities[best] if best < len(probabilities) else 1 - probabilities.max()
-        return replace(person, motion=self._names[best], confidence=float(confidence))
+    def _decide(self, frame: TrackedFrame) -> list[TrackedPerson]:
+        """Decides the motions of all people in the oldest frame."""
+        tracks = [person.track for person in frame.people]
+        none = np.zeros(len(self._names))
+        scores = np.array([[own.get(k, none) for k in tracks] for _, own in self._pending])
+        present = np.array([[k in own for k in tracks] for _, own in self._pending])
+        # A message of zeros is that of no frame before.
+        before = np.array([self._forward.get(k, (0.0, none))[1] for k in tracks])
+        forward, logs = marginals(scores, self._smoothing.change, before, present)
+        people = []
+        for person, message, best in zip(frame.people, forward, logs.argmax(-1), strict=True):
+            self._forward[person.track] = frame.time, message
+            probabilities = person.probabilities
+            known = best < len(probabilities)
+            confidence = probabilities[best] if known else 1 - probabilities.max()
+            motion = self._names[int(best)]
+            people.append(replace(person, motion=motion, confidence=float(confidence)))
+        return people
 
 
 def fit(tracks: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Smoothing:

@@ -1,11 +1,9 @@
 """Recognizes videos, cameras and skeleton clips; writes JSON, CSV, annotated video and page."""
 
-import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -14,9 +12,9 @@ from jdance.data import images, openpose_json, videos
 from jdance.errors import UserError
 from jdance.progress import counted
 from jdance.recognize import feedback, smoothing, timeline, writers
+from jdance.recognize.batches import Batches
 from jdance.recognize.formats import Several
-from jdance.recognize.program import Recognized
-from jdance.recognize.recognizer import Recognizer
+from jdance.recognize.recognizer import Person, Recognizer
 from jdance.recognize.sequences import SequenceClassifier
 from jdance.recognize.smoothing import MotionSmoother
 from jdance.recognize.stream import Stream, TrackedFrame
@@ -25,6 +23,7 @@ from jdance.recognize.writers import Clip, MotionFrame, Writer
 from jdance.train.posture import PostureModel
 
 CAMERA_LAG = 0.2  # seconds
+_AHEAD = 8  # frames that are decoded ahead, and that wait to be written
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,12 @@ class Settings:
 
     Attributes:
         every, start, end: see `videos.Video`.
-        batch: frames per batch; 0: one per device.
+        batch: frames per batch; 0: see `batches.default_size`.
         window: half of the time over which motions are averaged, in seconds.
         sequence: half of the time that the sequence network takes, in seconds.
         smoothing: time after a frame that its motion depends on, besides these, in seconds.
         fps: frame rate of skeleton clips, which do not state it.
+        hardware: see `videos.Video`.
         annotate: whether to write the annotated video.
         report: whether to write the HTML page.
         min_confidence: see `smoothing.log_evidence`; None: that of the model, but at most
@@ -55,6 +55,7 @@ class Settings:
     sequence: float = 1.0
     smoothing: float = 1.0
     fps: float = 30.0
+    hardware: str = ""
     min_confidence: float | None = None
     annotate: bool = True
     report: bool = True
@@ -138,8 +139,11 @@ def recognize_video(
     show: Callable[[np.ndarray], bool] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     name: str = "",
+    batches: Batches | None = None,
 ) -> str:
     """Recognizes the people in a video or in front of a camera.
+
+    Threads read ahead, and track people while this thread writes.
 
     Writes STEM.json, STEM.csv, STEM.html, STEM.webm or .mp4, and `settings.formats`.
 
@@ -154,6 +158,7 @@ def recognize_video(
         show: called with every annotated frame; returns False to stop.
         on_progress: called with the numbers of frames read and in total (0: unknown).
         name: of the source in the results, for files that are not kept; "": its path.
+        batches: shared with videos that are recognized by other threads; None: own ones.
 
     Returns:
         The problem if the file or its key points could only be read in part; else "".
@@ -162,17 +167,26 @@ def recognize_video(
         UserError: no frame could be read, or results cannot be written.
     """
     with closing(
-        videos.Video(source, every=settings.every, start=settings.start, end=settings.end)
+        videos.Video(
+            source,
+            every=settings.every,
+            start=settings.start,
+            end=settings.end,
+            hardware=settings.hardware,
+        )
     ) as video:
         known = None if keypoints is None else openpose_json.VideoKeypoints(video.name, keypoints)
         path = None if video.is_camera else Path(name) if name else Path(source).resolve()
         fps = video.fps / settings.every
         lag = CAMERA_LAG if video.is_camera else None
+        if batches is None:
+            size = settings.batch or (jax.device_count() if video.is_camera else 0)
+            batches = Batches(recognizer, size)
         # Closed before the video, which its thread reads.
-        with closing(_recognize_frames(recognizer, video, settings, known, on_progress)) as frames:
-            _recognize(
-                recognizer, frames, name or str(source), path, video.size, fps, stem, settings,
-                classifier, collector, show, lag,
+        with closing(_recognize_frames(batches, video, settings, known, on_progress)) as frames:
+            write_recognized(
+                recognizer, frames, path, video.size, fps, stem, settings, classifier,
+                source=name or str(source), collector=collector, show=show, lag=lag,
             )  # fmt: skip
         problems = [video.problem] * bool(video.problem)
         if known and known.problems:
@@ -225,9 +239,9 @@ def recognize_skeletons(
             raise UserError(f"{folder}: no frame can be used; the first, {bad[0]}")
 
     fps = settings.fps / settings.every
-    _recognize(
-        recognizer, frames(), str(folder), None, None, fps, stem, settings, classifier, collector,
-        None, None,
+    write_recognized(
+        recognizer, frames(), None, None, fps, stem, settings, classifier, source=str(folder),
+        collector=collector,
     )  # fmt: skip
     return f"{counted(len(bad), 'frame')} left out; the first, {bad[0]}" if bad else ""
 
@@ -248,76 +262,91 @@ _Frame = tuple[int, float, np.ndarray | None, list[np.ndarray], list[np.ndarray]
 
 
 def _recognize_frames(
-    recognizer: Recognizer,
+    batches: Batches,
     video: videos.Video,
     settings: Settings,
     known: openpose_json.VideoKeypoints | None,
     on_progress: Callable[[int, int], None] | None,
 ) -> Generator[_Frame, None, None]:
     """Recognizes frames in batches, one batch ahead of the consumer; a thread reads ahead."""
-    size = settings.batch or jax.device_count()
-    running: list[tuple[list[videos.Frame], Recognized]] = []
 
-    def finish() -> Iterator[_Frame]:
-        batch, found = running.pop(0)
-        for frame, people in zip(batch, recognizer.people(found), strict=False):
-            yield (
-                frame.index,
-                frame.time,
-                frame.image,
-                [person.keypoints for person in people if person.keypoints is not None],
-                [person.probabilities for person in people],
-            )
+    def result(frame: videos.Frame, people: Sequence[Person]) -> _Frame:
         if on_progress:
-            read = batch[-1].index + 1
+            read = frame.index + 1
             total = int(min(video.count, settings.end * video.fps + 1))
             on_progress(read, max(total, read) if video.count else 0)
+        return (
+            frame.index,
+            frame.time,
+            frame.image,
+            [person.keypoints for person in people if person.keypoints is not None],
+            [person.probabilities for person in people],
+        )
 
     # Frames of a camera are dropped if recognition cannot keep up.
-    ahead = videos.prefetch(video, 2 * size, newest=video.is_camera)
-    with closing(ahead):
-        for batch in _batches(ahead, size):
-            batch_images = [frame.image for frame in batch]
-            # Pads the last batch, to avoid recompilation.
-            batch_images += [batch_images[-1]] * (size - len(batch_images))
-            people = None
-            if known is not None:
-                people = [known(frame.index) for frame in batch]
-                people += [people[-1]] * (size - len(people))
-            shape = batch_images[0].shape[:2]
-            running.append((batch, recognizer.dispatch(batch_images, people, size=shape)))
-            if len(running) > 1:
-                yield from finish()
-        while running:
-            yield from finish()
+    count = 2 * batches.size if video.is_camera else _AHEAD
+    with ExitStack() as stack:
+        ahead = stack.enter_context(
+            closing(videos.prefetch(video, count, newest=video.is_camera))
+        )  # fmt: skip
+        running = None
+        for frame in ahead:
+            if running is None:
+                shape = frame.image.shape[:2]
+                running = stack.enter_context(closing(batches.start(shape, known is not None)))
+            people = known(frame.index) if known else None
+            for item in running.add(frame, frame.image, people):
+                yield result(*item)
+        for item in running.flush() if running else ():
+            yield result(*item)
 
 
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    iterator = iter(items)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
-
-
-def _recognize(
+def write_recognized(
     recognizer: Recognizer,
     frames: Iterable[_Frame],
-    source: str,
     path: Path | None,
     size: tuple[int, int] | None,
     fps: float,
     stem: Path | None,
     settings: Settings,
     classifier: SequenceClassifier | None,
-    collector: Writer | None,
-    show: Callable[[np.ndarray], bool] | None,
-    lag: float | None,
+    *,
+    source: str = "",
+    collector: Writer | None = None,
+    show: Callable[[np.ndarray], bool] | None = None,
+    lag: float | None = None,
 ) -> None:
-    """Tracks the people through the frames and writes all results."""
+    """Tracks the people through recognized frames and writes all results.
+
+    Args:
+        recognizer: of the frames.
+        frames: index, time in seconds, image uint8 [H, W, 3] or None, key points float32 [18, 3]
+            and probabilities float [M] of each person.
+        path: the video; None: there is no file.
+        size: height and width; None: there are no images.
+        fps: frames per second.
+        stem, settings, classifier, collector, show: see `recognize_video`.
+        source: of the frames in the results; "": `path`.
+        lag: see `MotionStream`.
+
+    Raises:
+        UserError: there are no frames, or results cannot be written.
+    """
     stream = MotionStream(recognizer, classifier, settings, fps, lag)
     clip = Clip(
-        source, size, fps, stream.classes, stream.min_confidence, video=path, folder=settings.folder
+        source or str(path),
+        size,
+        fps,
+        stream.classes,
+        stream.min_confidence,
+        video=path,
+        folder=settings.folder,
     )
-    write(_track(stream, frames), clip, stem, settings, collector=collector, show=show)
+    tracked = _track(stream, frames)
+    if lag is None:  # else, nothing may wait
+        tracked = videos.prefetch(tracked, _AHEAD)
+    with closing(tracked):
+        write(tracked, clip, stem, settings, collector=collector, show=show)
 
 
 def write(
@@ -377,7 +406,7 @@ def write(
             output.finish(segments)
 
 
-def _track(stream: MotionStream, frames: Iterable[_Frame]) -> Iterator[TrackedFrame]:
+def _track(stream: MotionStream, frames: Iterable[_Frame]) -> Generator[TrackedFrame, None, None]:
     for frame in frames:
         yield from stream.add(*frame)
     yield from stream.flush()
