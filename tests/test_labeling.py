@@ -71,6 +71,16 @@ def test_a_row_per_half_second(call):
     ]
 
 
+def test_rows_leave_no_gap(call):
+    """The boxes of a page are up to 0.3 s apart at 10 frames per second."""
+    boxes = {"0": [[i / 10, i, 2, 30, 40] for i in (*range(0, 21, 3), *range(50, 60, 3))]}
+    rows = read(call("toManifest", "a.mp4", [label(0, 0.2, 6.0, "x")], boxes, True))
+    assert [row[2:4] for row in rows] == [
+        ["0.300", "0.700"], ["0.700", "1.200"], ["1.200", "1.700"], ["1.700", "2.200"],
+        ["5.000", "5.200"], ["5.200", "5.700"], ["5.700", "6.000"],
+    ]  # fmt: skip
+
+
 def test_labels_replace_each_other(call):
     labels = []
     for new in (label(0, 0, 4, "a"), label(1, 0, 4, "b"), label(0, 1, 2, "c"), label(1, 0, 9, "d")):

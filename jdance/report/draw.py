@@ -16,7 +16,7 @@ _RIGHT_JOINTS = {joint for joint, name in enumerate(skeleton.NAMES) if name.star
 _LEFT_JOINTS = {joint for joint, name in enumerate(skeleton.NAMES) if name.startswith("left")}
 # One color per motion, legible under white text.
 _MOTIONS = (
-    (200, 50, 60), (30, 125, 60), (40, 90, 200), (150, 70, 180), (190, 95, 10), (20, 125, 135),
+    (200, 50, 60), (30, 125, 60), (40, 90, 200), (150, 70, 180), (175, 85, 10), (20, 125, 135),
     (120, 100, 30), (170, 50, 120),
 )  # fmt: skip
 _SHIFT = 4  # fractional bits of OpenCV's coordinates

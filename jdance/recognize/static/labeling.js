@@ -3,6 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const { path, motions, segments, boxes, video } = JSON.parse($("labeling-data").textContent);
 const OTHER = "\u0000other";
+const MIN_REST = 0.02; // seconds of a segment that are worth a label of their own
 const bars = document.querySelectorAll("rect.bar"); // of the timeline, in the segments' order
 let labels = [];
 
@@ -35,13 +36,17 @@ function save() {
   const isValid = $("labeling").reportValidity();
   for (const id of ["end", "other"]) $(id).setCustomValidity("");
   if (!isValid) return;
-  const { track } = segments[$("segment").value];
+  const { track, start: first, end: last } = segments[$("segment").value];
   labels = addLabel(labels, { track, start, end, label });
   if (isOther && !motions.includes(label)) {
     motions.push(label);
     $("motion").lastChild.before(new Option(label, label));
   }
   $("announce").textContent = `Saved: ${describe({ track, start, end }, label)}.`;
+  if (end > first && last - end > MIN_REST) { // the rest of the segment follows
+    $("start").value = hundredths(end);
+    $("end").value = hundredths(last);
+  }
   render();
 }
 
@@ -85,7 +90,14 @@ bars.forEach((bar, i) => bar.addEventListener("click", () => {
 }));
 if (video) {
   // Shown once it is found: the page may have been moved without it.
-  $("player").addEventListener("loadedmetadata", () => { $("player").hidden = false; });
+  $("player").addEventListener("loadedmetadata", () => {
+    for (const id of ["player", "start-now", "end-now"]) $(id).hidden = false;
+  });
+  for (const id of ["start", "end"]) {
+    $(`${id}-now`).addEventListener("click", () => {
+      $(id).value = hundredths($("player").currentTime + video.start);
+    });
+  }
   $("player").src = video.path;
 }
 choose(0);

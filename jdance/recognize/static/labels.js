@@ -54,11 +54,13 @@ const quoted = (cell) => (/[",\r\n]/.test(cell) ? `"${cell.replaceAll('"', '""')
 export function toManifest(name, labels, boxes, isVideo) {
   const rows = [];
   for (const { track, start, end, label } of labels) {
-    let last = -1;
+    let last = -1; // number of the row before
     for (const [time, ...box] of boxes[track] ?? []) {
       if (time < start || time >= end) continue;
       const number = Math.floor((time - start) / ROW_SECONDS);
-      const begin = Math.floor(time * 1000) / 1000; // rounded down, not to lose this frame
+      // Directly after the row before, not to lose the frames between two boxes.
+      const first = number > 0 && number === last + 1 ? start + number * ROW_SECONDS : time;
+      const begin = Math.floor(first * 1000 + 1e-6) / 1000; // rounded down, not to lose its frame
       const until = Math.min(start + (number + 1) * ROW_SECONDS, end);
       if (number === last || until - begin < MIN_SECONDS) continue;
       last = number;

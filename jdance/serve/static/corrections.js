@@ -6,6 +6,25 @@ import {
 import { $, announce, make } from "/static/page.js";
 
 const OTHER = "\u0000other";
+const MIN_REST = 0.02; // seconds of a segment that are worth a label of their own
+const STORE = "marks"; // of the tab: a reloaded page has its marks again
+
+function storedMarks(id) {
+  try {
+    const stored = JSON.parse(sessionStorage.getItem(STORE));
+    return id && stored?.id === id ? stored.marks : [];
+  } catch {
+    return []; // the browser blocks storage
+  }
+}
+
+function storeMarks(id, marks) {
+  try {
+    sessionStorage.setItem(STORE, JSON.stringify({ id, marks }));
+  } catch {
+    // Blocked or full: only a reload loses the marks.
+  }
+}
 
 export class Corrections {
   /**
@@ -21,6 +40,7 @@ export class Corrections {
     );
     $("label").addEventListener("change", () => this.showOther());
     $("close-correction").addEventListener("click", () => this.close());
+    $("correct").addEventListener("keydown", ({ key }) => { if (key === "Escape") this.close(); });
     $("correction").addEventListener("submit", (event) => {
       event.preventDefault();
       this.save();
@@ -34,10 +54,12 @@ export class Corrections {
     this.isEnabled = false;
   }
 
-  /** Starts with a file. */
-  reset(name, media) {
-    Object.assign(this, { name, media, marks: [], isEnabled: false });
+  /** Starts with a file; id: of its job. */
+  reset(name, media, id) {
+    Object.assign(this, { name, media, id, marks: storedMarks(id), isEnabled: false });
+    for (const { label } of this.marks) this.offer(label);
     $("rest").checked = false;
+    for (const kind of ["image", "video"]) $(`prepare-${kind}`).hidden = media !== kind;
     this.edit(null);
     this.render();
   }
@@ -49,8 +71,15 @@ export class Corrections {
     $("other").required = shown;
   }
 
-  /** Shows the form for a segment of the timeline; null hides it. */
-  edit(segment) {
+  /** Adds a motion to the list. */
+  offer(motion) {
+    const motions = [...$("label").options].map((option) => option.value);
+    if (motions.includes(motion)) return;
+    $("label").lastChild.before(make("option", { value: motion }, motion));
+  }
+
+  /** Shows the form for a segment of the timeline, from `from` seconds on; null hides it. */
+  edit(segment, from = segment?.start) {
     this.segment = this.isEnabled ? segment : null;
     $("correct").hidden = !this.segment;
     this.onChange(this.segment, this.marks);
@@ -64,7 +93,7 @@ export class Corrections {
     for (const element of document.querySelectorAll("#correction .time")) {
       element.hidden = this.media !== "video";
     }
-    $("from").value = hundredths(start);
+    $("from").value = hundredths(from);
     $("to").value = hundredths(end);
     this.showOther();
     $("correct").scrollIntoView({ block: "nearest" });
@@ -86,17 +115,22 @@ export class Corrections {
     const isValid = $("correction").reportValidity();
     for (const id of ["to", "other"]) $(id).setCustomValidity("");
     if (!isValid) return;
-    const names = [...$("label").options].map((option) => option.value);
-    if (!names.includes(label)) {
-      $("label").lastChild.before(make("option", { value: label }, label));
-    }
-    this.marks = addLabel(this.marks, { track: this.segment.track, start, end, label });
+    this.offer(label);
+    const { segment } = this;
+    this.marks = addLabel(this.marks, { track: segment.track, start, end, label });
     this.render();
-    announce(`Saved: ${label}.`);
-    this.close();
+    if (isVideo && end > segment.start && segment.end - end > MIN_REST) {
+      this.edit(segment, end);
+      $("label").focus();
+      announce(`Saved: ${label}. The form shows the rest of the motion, from ${clock(end)}.`);
+    } else {
+      this.close();
+      announce(`Saved: ${label}.`);
+    }
   }
 
   render() {
+    if (this.marks.length || storedMarks(this.id).length) storeMarks(this.id, this.marks);
     $("marks-card").hidden = !this.marks.length;
     $("marks").replaceChildren(...this.marks.map((mark) => {
       const span = this.media === "video" ? `, ${clock(mark.start)} to ${clock(mark.end)}` : "";

@@ -150,7 +150,7 @@ function update(current, status) {
   if (isFirst) {
     setTitle(status.name);
     setMedia(status.media);
-    corrections.reset(current.file?.name ?? status.name, status.media);
+    corrections.reset(current.file?.name ?? status.name, status.media, current.id);
     if (!current.file && status.playable) {
       const path = `${server.jobPath(current.id)}/media`;
       player.open("video", path, () => showServers(current));

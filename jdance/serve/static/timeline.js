@@ -10,7 +10,7 @@ export class Timeline {
   /**
    * root: the element that is filled.
    * color: motion -> CSS color.
-   * onSeek(seconds), onSelect(segment): called when one is chosen.
+   * onSeek(seconds), onSelect(segment, byKeyboard): called when one is chosen.
    */
   constructor(root, color, onSeek, onSelect) {
     Object.assign(this, { root, color, onSeek, onSelect });
@@ -168,7 +168,7 @@ export class Timeline {
       const box = bar.getBoundingClientRect();
       const fraction = (event.clientX - box.left) / box.width;
       this.onSeek(keyboard ? segment.start : this.begin + fraction * (this.end - this.begin));
-      this.onSelect(segment);
+      this.onSelect(segment, keyboard);
     });
     bar.append(element);
     return element;

@@ -33,8 +33,9 @@ export const player = new Player(
   },
 );
 
-export const timeline = new Timeline($("timeline"), color, seek, (segment) => {
+export const timeline = new Timeline($("timeline"), color, seek, (segment, byKeyboard) => {
   corrections.edit(segment);
+  if (byKeyboard) $("label").focus();
 });
 
 const source = {
@@ -86,7 +87,7 @@ export function reset() {
   document.title = "jdance";
   player.reset();
   timeline.reset();
-  corrections.reset("", "");
+  corrections.reset("", "", null);
   show("start");
 }
 
