@@ -132,3 +132,20 @@ def waiting(path: Path) -> Iterator[None]:
         if find_spec("fcntl"):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def take(path: Path) -> int | None:
+    """Locks a file, which is created if missing, until its descriptor is closed.
+
+    Returns:
+        The open file; None if another process holds it, or if the platform has no locks.
+    """
+    if not find_spec("fcntl"):
+        return None
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        return None
+    return file

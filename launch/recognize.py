@@ -31,12 +31,13 @@ from jdance.data.workers import Loader
 from jdance.errors import UserError
 from jdance.pose import zoo
 from jdance.progress import counted, reporter
-from jdance.recognize import archive, batches, formats, gather, inputs, video
+from jdance.recognize import archive, batches, formats, gather, inputs, listing, storage, video
 from jdance.recognize.image import recognize_image
-from jdance.recognize.inputs import Job, is_stage, kind
+from jdance.recognize.inputs import Job, is_stage, kind, listed_kind
 from jdance.recognize.ledger import FAILURES_FILE, Ledger, digest
 from jdance.recognize.recognizer import Recognizer
 from jdance.recognize.sequences import SequenceClassifier
+from jdance.recognize.storage import Storage
 from jdance.recognize.writers import Clip
 from jdance.remote import copies
 from jdance.report import draw
@@ -51,8 +52,8 @@ _INPUT = flags.DEFINE_string(
     None,
     "An image or video, a folder or a pattern (archive/**/*.mp4) of them, a CSV file with the "
     "columns path[,start,end,output] (seconds; path of the results without suffix), a folder of "
-    "OpenPose JSON files (frames of one clip), the address of a file or a folder in a store "
-    "(s3://, gs://; of a file also https://), or camera:N.",
+    "OpenPose JSON files (frames of one clip), the address of one of these in a store (s3://, "
+    "gs://; of a file also https://), or camera:N.",
     required=True,
 )
 _OUTPUT = flags.DEFINE_string(
@@ -230,13 +231,14 @@ class _Recognition:
     def __call__(self, job: Job, stem: Path) -> str:
         """Writes the results of an input; returns what could not be read."""
         path, settings = job.source, self._settings_of(job)
-        match kind(path):
+        name = job.label if job.address else ""
+        match listed_kind(job):
             case "image":
-                self._recognize_image(path, stem)
+                self._recognize_image(path, stem, name)
                 return ""
             case "skeletons":
                 return video.recognize_skeletons(
-                    self._recognizer, path, stem, settings, classifier=self._classifier
+                    self._recognizer, path, stem, settings, classifier=self._classifier, name=name
                 )
         return video.recognize_video(
             self._recognizer,
@@ -248,9 +250,10 @@ class _Recognition:
             show=self._show,
             on_progress=reporter(path.name) if self._report else None,
             batches=self._shared,
+            name=name,
         )
 
-    def _recognize_image(self, path: Path, stem: Path) -> None:
+    def _recognize_image(self, path: Path, stem: Path, name: str) -> None:
         result = recognize_image(
             self._recognizer,
             path,
@@ -259,6 +262,7 @@ class _Recognition:
             keypoints=self._keypoints,
             posture=self._posture,
             whole_image=_WHOLE_IMAGE.value,
+            name=name,
         )
         clip = Clip("", None, None, self._recognizer.classes, images=[path.name])
         with closing(formats.Several(self._image_formats, stem, clip)) as writer:
@@ -267,7 +271,7 @@ class _Recognition:
 
     def seconds(self, job: Job) -> float:
         """Duration of a recognized input."""
-        if videos.is_camera(str(job.source)):
+        if videos.is_camera(str(job.source)) or listed_kind(job) == "image":
             return 0.0
         settings = self._settings_of(job)
         return inputs.seconds(job.source, settings.start, settings.end, settings.fps)
@@ -315,21 +319,22 @@ def _dependencies(
     }
 
 
-def _report(outcome: archive.Outcome, output: Path) -> None:
+def _report(outcome: archive.Outcome, output: Storage) -> None:
     """Prints the outcome; raises UserError if inputs failed."""
     for failure in outcome.failures[:_MAX_LISTED]:
         print(images.printable("skipped " * (not failure.partial) + copies.shown(failure.reason)))
     if len(outcome.failures) > _MAX_LISTED:
         more = len(outcome.failures) - _MAX_LISTED
-        print(f"... and {more} more in {copies.shown(output / FAILURES_FILE)}")
-    line = f"wrote {counted(len(outcome.own), 'result')} to {copies.shown(output)}"
+        print(f"... and {more} more in {output}/{FAILURES_FILE}")
+    line = f"wrote {counted(len(outcome.own), 'result')} to {output}"
     if others := len(outcome.results) - len(outcome.own):
         line += f"; {others} done by earlier runs or other processes"
     if outcome.missing and not (outcome.full or outcome.stopped):
         line += f"; {outcome.missing} with other processes"
     print(line)
     if outcome.full:
-        raise UserError(f"{output}: the disk is full; make room and run it again") from outcome.full
+        where = getattr(outcome.full, "filename", None) or output
+        raise UserError(f"{where}: the disk is full; make room and run it again") from outcome.full
     if not outcome.failures:
         return
     partial_results = sum(failure.partial for failure in outcome.failures)
@@ -337,7 +342,7 @@ def _report(outcome: archive.Outcome, output: Path) -> None:
     count = counted(len(outcome.jobs), "input")
     summary = [f"{skipped} of {count} skipped"] * bool(skipped)
     summary += [f"{partial_results} of {count} read in part"] * bool(partial_results)
-    where = f"(listed above and in {output / FAILURES_FILE})"
+    where = f"(listed above and in {output}/{FAILURES_FILE})"
     if outcome.stopped:
         where += f"; stopped, since --max_failures={_MAX_FAILURES.value}"
     raise UserError(f"{', '.join(summary)} {where}") from outcome.transient
@@ -347,31 +352,26 @@ def main() -> None:
     process = archive.this_process(_PROCESS.value, _PROCESSES.value, os.environ)
     if process.processes > 1:
         copies.check_shared(_OUTPUT.value, "output")
-    with copies.output(_OUTPUT.value, keep=True) as output:
+    with storage.opened(_OUTPUT.value) as output:
         _recognize(output, process)
 
 
-def _recognize(output: Path, process: Partition) -> None:
-    """Writes the results of all inputs into a local folder."""
+def _recognize(output: Storage, process: Partition) -> None:
+    """Writes the results of all inputs."""
     keypoints = _keypoints()
-    source = str(copies.local(_INPUT.value))
-    jobs = inputs.jobs(source, output, [keypoints] if keypoints else [])
-    paths = [job.source for job in jobs if not job.problem]
+    jobs = listing.jobs(_INPUT.value, str(output), [_KEYPOINTS.value] * bool(keypoints))
+    usable = [job for job in jobs if not job.problem]
+    paths = [job.source for job in usable]
     clip = [kind(path) for path in paths] == ["skeletons"]
     pose = _POSE.value
     if bool(pose) + bool(keypoints) + clip > 1:
         raise UserError("the key points are given; leave out --pose or --keypoints")
     if len(paths) > 1 and keypoints and not keypoints.is_dir():
         raise UserError(f"{keypoints}: one file for {len(paths)} images; name a folder")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written to ({error.strerror})") from error
-    if any(output.resolve() in (path.resolve(), path.parent.resolve()) for path in paths):
-        raise UserError(f"{output}: is the folder of the inputs; choose another --output")
+    listing.check_output(usable, output)
     if _HARDWARE.value:
         containers.check_hardware(_HARDWARE.value)
-    selected = _check_formats(paths, output, keypoints)
+    selected = _check_formats(paths, output.path, keypoints)
     if not (pose or keypoints or clip):
         pose = zoo.choose()
         print(f"pose network: {pose}")
@@ -402,7 +402,7 @@ def _recognize(output: Path, process: Partition) -> None:
         annotate=_VIDEO_OUT.value,
         formats=selected,
         posture=posture,
-        folder=output,
+        folder=output.path,
     )
     several = sum(kind(path) == "image" for path in paths) > 1
     shared_formats = formats.of_several_images(selected) if several else []
@@ -421,9 +421,7 @@ def _recognize(output: Path, process: Partition) -> None:
         max_failures=_MAX_FAILURES.value,
         at_once=at_once,
     )
-    ledger = Ledger(
-        output, dependencies, outputs, lambda job: inputs.version(job.source, keypoints)
-    )
+    ledger = Ledger(output, dependencies, outputs, lambda job: inputs.version(job, keypoints))
     recognition = _Recognition(
         recognizer, classifier, settings, image_formats, posture, window,
         process.processes == at_once == 1, shared,

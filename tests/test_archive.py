@@ -19,12 +19,13 @@ from programs import Script
 
 from jdance import files
 from jdance.errors import UserError
-from jdance.recognize import inputs
+from jdance.recognize import inputs, listing
 from jdance.recognize.archive import MAX_ATTEMPTS, Archive, Options, this_process
 from jdance.recognize.claims import Claims, key_of
 from jdance.recognize.inputs import Job
 from jdance.recognize.ledger import Ledger, digest
 from jdance.recognize.runs import Run
+from jdance.recognize.storage import Folder
 
 
 class Clock:
@@ -168,7 +169,7 @@ def failures(output):
 def start(tmp_path, number, *words):
     return Script(
         [ROOT / "tests" / "archive_run.py", f"--input={tmp_path / 'in'}",
-         f"--output={tmp_path / 'out'}", *words],
+         f"--output={tmp_path / 'out'}", f"--log={tmp_path / 'out.log'}", *words],
         tmp_path / f"stdout-{number}",
     )  # fmt: skip
 
@@ -268,8 +269,8 @@ class Fake:
     def run(self, settings=(), outputs=(), jobs=None, **options):
         """Returns the outcome, and the inputs that were recognized."""
         self.log = []
-        ledger = Ledger(self.folder / "out", dict(settings), outputs,
-                        lambda job: inputs.version(job.source))  # fmt: skip
+        ledger = Ledger(Folder(self.folder / "out"), dict(settings), outputs,
+                        inputs.version)  # fmt: skip
         options.setdefault("run", "run")
         archive = Archive(
             self.jobs() if jobs is None else jobs, ledger, self, lambda job: 2.0, Options(**options)
@@ -361,7 +362,7 @@ def test_folders_and_longer_names(tmp_path):
         return ""
 
     for settings in ({"model": 1}, {"model": 2}):
-        ledger = Ledger(tmp_path / "out", settings, [], lambda job: 0)
+        ledger = Ledger(Folder(tmp_path / "out"), settings, [], lambda job: 0)
         fake.log.append("x")
         Archive([job], ledger, write, lambda job: 0.0, Options("run")).run()
     folder = tmp_path / "out" / "2021"
@@ -433,7 +434,7 @@ def test_transient_failures_are_tried_by_other_processes(fake):
     fake.effect = effect
     outcome, _ = fake.run()
     assert outcome.transient and [f.job.name for f in outcome.failures] == ["1"]
-    assert not list((fake.folder / "out" / ".jdance" / "failures").iterdir())
+    assert not (fake.folder / "out" / ".jdance" / "failures").exists()
 
 
 def test_inputs_that_kill_their_processes_fail(fake):
@@ -482,10 +483,10 @@ def test_crashes_count_as_attempts(fake):
 
 
 def test_runs_share_what_is_finished(tmp_path):
-    first, second, other = (Run(tmp_path, name) for name in ("a", "a", "b"))
+    first, second, other = (Run(Folder(tmp_path), name) for name in ("a", "a", "b"))
     assert first.token == second.token != other.token
     job = Job(Path("x.mp4"), "x")
-    state = Ledger(tmp_path / "out", {}, [], lambda job: 0).fail(
+    state = Ledger(Folder(tmp_path / "out"), {}, [], lambda job: 0).fail(
         job, "x.mp4: bad", tmp_path, "run"
     )  # fmt: skip
     first.add(job, state)
@@ -493,7 +494,7 @@ def test_runs_share_what_is_finished(tmp_path):
     assert (entry["name"], entry["reason"]) == ("x", "x.mp4: bad")
     assert not list(second.poll()) and not list(first.poll()) and not list(other.poll())
     first.end()
-    third = Run(tmp_path, "a")
+    third = Run(Folder(tmp_path), "a")
     assert third.token != second.token and not list(third.poll())
     for run in (first, second, third, other):
         run.close()
@@ -521,13 +522,13 @@ def test_inputs_of_a_pattern_keep_their_folders(tmp_path):
     for name in ("2020/a.mp4", "2021/a.mp4", "2021/a.avi", "2021/b.txt", "c.mp4", "out/d.mp4"):
         (tmp_path / "archive" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "archive" / name).touch()
-    found = inputs.jobs(f"{tmp_path}/archive/**/*.*", out)
+    found = listing.jobs(f"{tmp_path}/archive/**/*.*", str(out))
     assert [job.name for job in found if not job.problem] == [
         "2020/a", "2021/a.avi", "2021/a.mp4", "c",
     ]  # fmt: skip
     assert [job.source.name for job in found if job.problem] == ["b.txt"]
     with pytest.raises(UserError, match="no file matches"):
-        inputs.jobs(f"{tmp_path}/archive/*.mkv", out)
+        listing.jobs(f"{tmp_path}/archive/*.mkv", str(out))
 
 
 def test_inputs_of_a_csv_file(tmp_path):
@@ -540,7 +541,7 @@ def test_inputs_of_a_csv_file(tmp_path):
         "e.mp4;;;2021/e",
     ]  # fmt: skip
     (archive / "list.csv").write_text("\n".join(lines))
-    found = inputs.jobs(str(archive / "list.csv"), tmp_path / "out")
+    found = listing.jobs(str(archive / "list.csv"), str(tmp_path / "out"))
     good = [(job.name, job.start, job.end) for job in found if not job.problem]
     assert good == [
         ("2020/a", None, None), ("solo", 1.5, 3.0), ("x", None, 4.0), ("y", None, None),
@@ -556,7 +557,7 @@ def test_inputs_of_a_csv_file(tmp_path):
     ):
         (archive / "list.csv").write_text(text)
         with pytest.raises(UserError, match=message):
-            inputs.jobs(str(archive / "list.csv"), tmp_path / "out")
+            listing.jobs(str(archive / "list.csv"), str(tmp_path / "out"))
 
 
 def test_versions_of_inputs(tmp_path):
@@ -564,15 +565,15 @@ def test_versions_of_inputs(tmp_path):
     points.mkdir()
     video.write_text("x")
     (points / "a_000_keypoints.json").write_text("{}")
-    before = inputs.version(video, points)
+    before = inputs.version(Job(video, ""), points)
     assert before["size"] == 1 and before["keypoints"]["size"] == 2
     (points / "a_001_keypoints.json").write_text("{}")
-    assert inputs.version(video, points) != before
+    assert inputs.version(Job(video, ""), points) != before
     (points / "other_001_keypoints.json").write_text("{}")
-    assert inputs.version(video, points)["keypoints"]["files"] == 2
-    assert inputs.version(points)["files"] == 3
+    assert inputs.version(Job(video, ""), points)["keypoints"]["files"] == 2
+    assert inputs.version(Job(points, ""))["files"] == 3
     with pytest.raises(OSError, match="No such file"):
-        inputs.version(tmp_path / "none.mp4")
+        inputs.version(Job(tmp_path / "none.mp4", ""))
 
 
 def test_processes_are_detected():

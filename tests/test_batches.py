@@ -17,6 +17,7 @@ from jdance.recognize.batches import Batches, Stopped
 from jdance.recognize.inputs import Job
 from jdance.recognize.ledger import Ledger
 from jdance.recognize.recognizer import Recognizer
+from jdance.recognize.storage import Folder
 
 SETTINGS = video.Settings(annotate=False, report=False)
 
@@ -68,7 +69,7 @@ class Archived:
                 batches=shared,
             )  # fmt: skip
 
-        ledger = Ledger(output, {}, [], lambda job: 0)
+        ledger = Ledger(Folder(output), {}, [], lambda job: 0)
         jobs = [Job(path, path.stem) for path in paths]
         options = Options("run", at_once=at_once)
         return Archive(jobs, ledger, recognize, lambda job: 1.0, options, shared.stop).run()

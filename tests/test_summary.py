@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -108,9 +109,9 @@ def test_page_shows_times_examples_and_failures(results):
     record.parent.mkdir()
     record.write_text(json.dumps({"settings": {"from": 0.5, "start": None}}))
     totals = summary.write(results, results, ["csv"], videos=3)
-    frame = summary_page._frame(results, "solo", 2.5)
+    frame = summary_page._frame(partial(summary_page.in_folder, results), "solo", 2.5)
     assert abs(int(frame.mean()) - 120) < 8  # the frame at 2.0 s
-    page = to_html("x", summary_page.sections(results, totals))
+    page = to_html("x", summary_page.sections(partial(summary_page.in_folder, results), totals))
     for text in (
         "4 videos with 4 dancers, 0:18 of their time in 6 segments; 59.8 % of the time is unknown.",
         "<td>2020/tape</td><td>2</td><td>0:02</td><td>0:00</td><td>0:04</td><td>62.5</td>",

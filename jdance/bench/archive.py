@@ -16,6 +16,7 @@ from jdance.recognize.inputs import Job
 from jdance.recognize.ledger import Ledger
 from jdance.recognize.recognizer import Person, Recognizer
 from jdance.recognize.sequences import SequenceClassifier
+from jdance.recognize.storage import Folder
 
 NETWORKS, WHOLE = "networks alone", "whole"
 READING, WRITING = "read and decode", "track and write"
@@ -107,7 +108,7 @@ class Benchmark:
 
         with TemporaryDirectory() as folder:
             jobs = [Job(path, f"{i}") for i, path in enumerate(self._paths)]
-            ledger = Ledger(Path(folder), {}, [], lambda job: job.name)
+            ledger = Ledger(Folder(Path(folder)), {}, [], lambda job: job.name)
             options = archive.Options("benchmark", at_once=self._at_once)
             outcome = archive.Archive(
                 jobs, ledger, recognize, lambda job: 0.0, options, shared.stop

@@ -7,10 +7,11 @@ claimed or done. Any of them may be killed, started again or added at any time.
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from contextlib import closing, nullcontext, suppress
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 from jdance.data import shards
@@ -21,6 +22,7 @@ from jdance.recognize.claims import Claim, Claims
 from jdance.recognize.inputs import Job
 from jdance.recognize.ledger import Failure, Ledger, State
 from jdance.recognize.runs import Run
+from jdance.remote.spool import Copy, Spool
 from jdance.train import distributed
 
 MAX_ATTEMPTS = 5  # at an input whose processes die
@@ -126,7 +128,7 @@ class Outcome:
 
 def _name(job: Job) -> str:
     """The key of an input; those with a problem have no results and no name."""
-    return job.name or f"//{job.source}"
+    return job.name or f"//{job.label}"
 
 
 class Archive:
@@ -136,7 +138,7 @@ class Archive:
         jobs: the inputs.
         ledger: of the output folder.
         recognize: writes the results of an input to files with the stem; returns what could not be
-            read.
+            read. Of an input in a store, `source` is a copy, which is then removed.
         seconds: duration of an input that has been recognized; 0 for images.
         options: how inputs are distributed.
         stop: makes calls of `recognize` in other threads raise an exception, which is no Exception.
@@ -161,10 +163,12 @@ class Archive:
         self._skip = options.process.process  # so that processes do not start with the same input
         shared = options.process.processes > 1
         self._claims = Claims(
-            ledger.folder / "claims",
+            ledger.output.scratch / "claims",
             options.claim_timeout,
             on_renewal=self._report if shared else lambda: None,
         )
+        self._spool: Spool | None = None
+        self._ahead = ""  # name of the input that is being copied
         self._progress = Progress(options.title, len(jobs))
         self._lock = threading.Lock()
         self._began = time.monotonic()
@@ -176,16 +180,22 @@ class Archive:
 
         SystemExit and KeyboardInterrupt give the input at hand back to other processes.
         """
+        if any(job.is_copied for job in self._outcome.jobs):
+            self._spool = Spool()
         with (
-            closing(Run(self._ledger.folder / "runs", self._options.run)) as self._run,
+            closing(Run(self._ledger.output, self._options.run)) as self._run,
             self._claims.renewing(),
+            closing(self._spool) if self._spool else nullcontext(),
             ThreadPoolExecutor(self._options.at_once) as pool,
         ):
+            self._ledger.load(self._pending.values())
             try:
                 self._recognize_all(pool)
             except BaseException:
                 if self._stop:
                     self._stop()
+                if self._spool:
+                    self._spool.stop()
                 raise
             self._finish()
         return self._outcome
@@ -201,10 +211,15 @@ class Archive:
                 break
             if work := self._next():
                 job, claim = work
+                try:
+                    copy = self._copy(job)
+                except BaseException:
+                    self._claims.release(claim)
+                    raise
                 if options.at_once == 1:  # in this thread, which signals interrupt
-                    self._work(job, claim)
+                    self._work(job, claim, copy)
                 else:
-                    self._at_hand[_name(job)] = pool.submit(self._work, job, claim)
+                    self._at_hand[_name(job)] = pool.submit(self._work, job, claim, copy)
                     self._wait_below(options.at_once)
             elif self._at_hand:
                 self._wait_below(len(self._at_hand))
@@ -224,25 +239,44 @@ class Archive:
                     future.result()
 
     def _next(self) -> tuple[Job, Claim] | None:
-        """Claims the largest input that is neither done nor claimed.
-
-        Those on which processes died come last: they may have been the reason.
-        """
-        skip = self._skip % max(len(self._pending), 1)
-        self._skip = 0
-        names = sorted(self._pending, key=self._claims.attempts)
-        for name in names[skip:] + names[:skip]:
-            job = self._pending.get(name)
-            if job is None or name in self._at_hand or self._claims.is_held(name):
-                continue
-            if self._is_finished(job):
-                continue
-            if claim := self._claims.take(name):
+        """Claims the largest input that is neither done nor claimed, or that is being copied."""
+        ahead, self._ahead = self._ahead, ""
+        for job in self._free(first=ahead):
+            if claim := self._claims.take(_name(job)):
                 # Another process may have finished and released it in the meantime.
                 if not self._is_finished(job):
                     return job, claim
                 self._claims.release(claim)
         return None
+
+    def _free(self, first: str = "") -> Iterator[Job]:
+        """The inputs that were neither done nor claimed at the last look, in order.
+
+        Those on which processes died come last: they may have been the reason.
+        """
+        names = sorted(self._pending, key=self._claims.attempts)
+        skip = self._skip % max(len(names), 1)
+        self._skip = 0
+        names = names[skip:] + names[:skip]
+        for name in [first] * (first in self._pending) + names:
+            job = self._pending.get(name)
+            if job is None or name in self._at_hand or self._claims.is_held(name):
+                continue
+            if not self._is_finished(job):
+                yield job
+
+    def _copy(self, job: Job) -> Copy | None:
+        """Begins to copy a claimed input in a store, and the one after it; None if it is local."""
+        if not self._spool or not job.is_copied:
+            return None
+        copy = self._spool.take(job.address, job.entry)
+        # Each process copies another one ahead.
+        others = (other for other in self._free() if other is not job)
+        following = next(islice(others, self._options.process.process, None), None)
+        if following and following.is_copied:
+            self._ahead = _name(following)
+            self._spool.fetch_ahead(following.address, following.entry)
+        return copy
 
     def _is_finished(self, job: Job) -> bool:
         state = self._ledger.state(job, self._run.token, self._options.overwrite)
@@ -250,19 +284,23 @@ class Archive:
             self._add(job, state)
         return state is not None
 
-    def _work(self, job: Job, claim: Claim) -> None:
+    def _work(self, job: Job, claim: Claim, copy: Copy | None) -> None:
         """Recognizes a claimed input."""
         try:
-            with self._ledger.work_folder(claim.id) as folder:
-                state = self._attempt(job, claim, folder)
+            with (
+                closing(copy) if copy else nullcontext(),
+                self._ledger.work_folder(claim.id) as folder,
+            ):
+                state = self._attempt(job, claim, copy, folder)
             if state:
                 with self._lock:
                     self._run.add(job, state)
         except BaseException as error:
             if isinstance(error, OSError) and is_full(error):
                 self._outcome.full = error
-                state = State(0.0, Failure(job, _reason(job, error, self._ledger.output)))
-            elif isinstance(error, Exception):
+                reason = _reason(job, error, self._ledger.output, job.source)
+                state = State(0.0, Failure(job, reason))
+            elif isinstance(error, Exception) and not isinstance(error, UserError):
                 raise  # the claim expires, and counts as an attempt
             else:
                 self._claims.release(claim)
@@ -273,20 +311,26 @@ class Archive:
             elapsed_weight = self._weights[_name(job)]
             self._add(job, state, state.seconds, elapsed_weight)
 
-    def _attempt(self, job: Job, claim: Claim, folder: Path) -> State | None:
+    def _attempt(self, job: Job, claim: Claim, copy: Copy | None, folder: Path) -> State | None:
         """Recognizes an input; returns None if another process has taken it over."""
         ledger, run = self._ledger, self._run.token
         if claim.attempt > MAX_ATTEMPTS:
-            reason = f"{job.source}: {MAX_ATTEMPTS} processes were killed or crashed on it"
+            reason = f"{job.label}: {MAX_ATTEMPTS} processes were killed or crashed on it"
             return ledger.fail(job, reason, folder, run)
         dependencies = ledger.dependencies(job)
+        source = job.source
         try:
-            problem = self._recognize(job, folder / Path(job.name).name)
-            seconds = self._seconds(job)
+            if copy:
+                source = copy.wait()
+            own = replace(job, source=source)
+            problem = self._recognize(own, folder / Path(job.name).name)
+            seconds = self._seconds(own)
+            if copy:
+                copy.close()  # before the results are written
         except (UserError, OSError) as error:
             if claim.is_lost():
                 return None
-            reason = _reason(job, error, ledger.output)
+            reason = _reason(job, error, ledger.output, source)
             if is_full(error):
                 self._outcome.full = error
             elif exit_status(error) == IO_ERROR:
@@ -296,7 +340,8 @@ class Archive:
             return State(0.0, Failure(job, reason))
         if problem:
             problem = (
-                f"{job.source}: {problem}; what was read is in {ledger.output / job.name}.json"
+                f"{job.label}: {_with_label(problem, job, source)}; what was read is in "
+                f"{ledger.output}/{job.name}.json"
             )
         return ledger.commit(job, dependencies, folder, problem, seconds, run)
 
@@ -356,19 +401,22 @@ class Archive:
 
 def weights(jobs: Sequence[Job]) -> dict[str, float]:
     """The size of each input in bytes, which stands for its time; parts of a file share its own."""
-    parts = Counter(job.source for job in jobs)
+    parts = Counter(job.origin for job in jobs)
     result = {}
     for job in jobs:
-        size = 0
-        with suppress(OSError):
-            size = job.source.stat().st_size
-        result[_name(job)] = max(size, 1) / parts[job.source]
+        result[_name(job)] = max(job.size, 1) / parts[job.origin]
     return result
 
 
-def _reason(job: Job, error: Exception, output: Path) -> str:
-    """One line with the name of the file."""
+def _reason(job: Job, error: Exception, output: object, source: Path) -> str:
+    """One line with the name of the input, which was read from `source`."""
     reason = str(error)
     if isinstance(error, OSError):
-        reason = f"{job.source}: {error.filename or output}: {error.strerror}"
-    return reason if str(job.source) in reason else f"{job.source}: {reason}"
+        reason = f"{error.filename or output}: {error.strerror}"
+    reason = _with_label(reason, job, source)
+    return reason if job.label in reason else f"{job.label}: {reason}"
+
+
+def _with_label(text: str, job: Job, source: Path) -> str:
+    """A text with the address of an input in place of the path of its copy."""
+    return text.replace(str(source), job.label) if source.is_absolute() else text

@@ -2,22 +2,23 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jdance import files
 from jdance.data import images
 from jdance.errors import UserError
 from jdance.recognize import archive
 from jdance.recognize.formats import Several
-from jdance.recognize.inputs import Job, kind
+from jdance.recognize.inputs import Job, listed_kind
 from jdance.recognize.ledger import Ledger, digest
+from jdance.recognize.storage import Storage
 from jdance.recognize.stream import TrackedPerson
 from jdance.recognize.writers import Clip, MotionFrame
+from jdance.remote.spool import Spool
 
 
 def write_if_changed(
@@ -33,15 +34,16 @@ def write_if_changed(
         options: with which they were recognized.
     """
     found = outcome.results
-    jobs = [j for j in outcome.jobs if j.name in found and kind(j.source) == "image"]
+    jobs = [j for j in outcome.jobs if j.name in found and listed_kind(j) == "image"]
     records = digest([ledger.record_text(job) for job in jobs])
-    results = [(j.source, files.with_suffix(ledger.output / j.name, ".json")) for j in jobs]
+    image_names = [job.source.name for job in jobs]
 
     def write_all(job: Job, stem: Path) -> str:
-        write(names, results, stem, classes, pixels="rerun" in names)
+        found = results(jobs, ledger.output, pixels="rerun" in names)
+        write(names, image_names, found, stem, classes)
         return ""
 
-    shared = Job(ledger.output, stem_name(job.name for job in outcome.jobs))
+    shared = Job(Path(str(ledger.output)), stem_name(job.name for job in outcome.jobs))
     own = Ledger(ledger.output, dependencies, names, lambda job: records)
     options = replace(
         options, run=digest(options.run, names)[:16], overwrite=False, title="writing formats"
@@ -51,37 +53,54 @@ def write_if_changed(
 
 def write(
     names: Sequence[str],
-    results: Iterable[tuple[Path, Path]],
+    image_names: Sequence[str],
+    results: Iterable[tuple[bytes, np.ndarray | None]],
     stem: Path,
     classes: Sequence[str],
-    *,
-    pixels: bool,
 ) -> None:
     """Writes STEM with the suffix of each format.
 
     Args:
         names: keys of `formats.FORMATS`.
-        results: the image file and the result file (JSON) of each image, in order.
+        image_names: names of the image files.
+        results: the result (JSON) of each image, and uint8 RGB [H, W, 3], the image, if a format
+            needs it.
         stem: path of the files without their suffix.
         classes: names of the motions.
-        pixels: whether a format needs the images themselves.
 
     Raises:
-        UserError: a result or an image cannot be read, or a file cannot be written.
+        UserError: a result is damaged, or a file cannot be written.
     """
-    results = list(results)
-    clip = Clip("", None, None, classes, images=[image.name for image, _ in results])
+    clip = Clip("", None, None, classes, images=image_names)
     with closing(Several(names, stem, clip)) as writer:
-        for index, (image, result) in enumerate(results):
-            shown = images.read(image) if pixels else None
-            writer.add(MotionFrame(index, 0.0, shown, list(_people(result)), clip))
+        for index, (result, image) in enumerate(results):
+            people = list(_people(result, image_names[index]))
+            writer.add(MotionFrame(index, 0.0, image, people, clip))
         writer.finish([])
 
 
-def _people(result: Path) -> Iterator[TrackedPerson]:
+def results(
+    jobs: Sequence[Job], output: Storage, *, pixels: bool
+) -> Iterator[tuple[bytes, np.ndarray | None]]:
+    """Yields the results of images and, if `pixels`, the images, for `write`.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
+    with closing(Spool()) if pixels else nullcontext() as spool:
+        for job in jobs:
+            result = output.read(f"{job.name}.json") or b""
+            if spool and job.is_copied:
+                with spool.take(job.address, job.entry) as path:
+                    yield result, images.read(path)
+            else:
+                yield result, images.read(job.source) if pixels else None
+
+
+def _people(result: bytes, name: str) -> Iterator[TrackedPerson]:
     """Yields the people of an image's result; without a whole image, which has no key points."""
     try:
-        people: list[dict[str, Any]] = json.loads(result.read_bytes())["frames"][0]["people"]
+        people: list[dict[str, Any]] = json.loads(result)["frames"][0]["people"]
         for person in people:
             if person["keypoints"] is None:
                 continue
@@ -95,8 +114,8 @@ def _people(result: Path) -> Iterator[TrackedPerson]:
                 motion=person["motion"],
                 confidence=float(probabilities.max()),
             )
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{result}: not a result of an image ({error})") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{name}: its JSON is not a result of an image ({error})") from error
 
 
 def stem_name(names: Iterable[str]) -> str:

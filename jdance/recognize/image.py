@@ -20,6 +20,7 @@ def recognize_image(
     keypoints: Path | None = None,
     posture: PostureModel | None = None,
     whole_image: bool = False,
+    name: str = "",
 ) -> ImageResult:
     """Recognizes the people in an image; writes STEM.json and the annotated STEM.jpg or .png.
 
@@ -31,6 +32,7 @@ def recognize_image(
         keypoints: OpenPose's JSON of the image, or the folder that holds it.
         posture: adds `feedback` to people with one of its motions.
         whole_image: classify the whole image if no person is detected.
+        name: of the source in the result, such as its address; "": its path.
 
     Raises:
         UserError: the key points cannot be read, or the results cannot be written.
@@ -47,6 +49,6 @@ def recognize_image(
         for index, person in enumerate(people)
         if posture and person.motion in posture.classes
     }
-    result = ImageResult(image, people, recognizer.classes, str(source), assessed)
+    result = ImageResult(image, people, recognizer.classes, name or str(source), assessed)
     result.write(stem)
     return result

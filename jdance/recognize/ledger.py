@@ -1,13 +1,13 @@
 """Records of what has been recognized into an output folder, and of what failed.
 
-Results are written in a folder of one claim and moved to their paths when they are complete; the
-record is written last. It says what the results depend on, so that they are not computed again.
+Results are written in a local folder of one claim and moved to their places when they are complete;
+the record is written last. It says what the results depend on, so that they are not computed again.
 
 In the folder .jdance of the output folder:
 
 records/NAME.json     a result: its input, settings and files
 failures/KEY.json     an input that failed or was read in part, and why
-work/CLAIM/           results being written
+work/CLAIM/           results being written; of an output in a store, in the cache folder
 """
 
 import csv
@@ -19,20 +19,20 @@ import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jdance import files
 from jdance.data import images
-from jdance.errors import UserError
+from jdance.recognize import inputs, storage
 from jdance.recognize.claims import Claims, key_of
 from jdance.recognize.inputs import Job
+from jdance.recognize.storage import FOLDER, Storage
 
-FOLDER = ".jdance"
 FAILURES_FILE = "failures.csv"
+_FAILURES = f"{FOLDER}/failures"
 _VERSION = 1  # of the records
 _COLUMNS = ("path", "start", "end", "output", "status", "reason")
 
@@ -82,32 +82,28 @@ class Ledger:
     """The records of an output folder.
 
     Args:
-        output: the folder of the results.
+        output: where the results are kept.
         settings: everything besides the input that the results depend on, for JSON.
         outputs: kinds of files that are wanted; a result with more of them is complete, too.
         version: describes the content of an input; raises OSError if it cannot be read.
-
-    Raises:
-        UserError: the folder cannot be written to.
     """
 
     def __init__(
         self,
-        output: Path,
+        output: Storage,
         settings: Mapping[str, Any],
         outputs: Iterable[str],
         version: Callable[[Job], Any],
     ):
         self.output, self._version = output, version
         self._settings, self._outputs = json.loads(json.dumps(settings)), sorted(outputs)
-        self.folder = output / FOLDER
-        self._records, self._failures = self.folder / "records", self.folder / "failures"
-        self._work = self.folder / "work"
-        try:
-            for folder in (self._records, self._failures, self._work):
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{output}: cannot be written to ({error.strerror})") from error
+        self._work = output.scratch / "work"
+        self._work.mkdir(parents=True, exist_ok=True)
+
+    def load(self, jobs: Iterable[Job]) -> None:
+        """Announces the inputs whose state will be asked for."""
+        paths = (self._record_path, self._failure_path)
+        self.output.load(path(job) for job in jobs if not job.problem for path in paths)
 
     def state(self, job: Job, run: str, overwrite: bool = False) -> State | None:
         """Returns what is known about an input; None if it has to be recognized.
@@ -118,7 +114,7 @@ class Ledger:
             overwrite: results of other runs do not count either.
         """
         if job.problem:
-            return State(0.0, Failure(job, f"{job.source}: {job.problem}"))
+            return State(0.0, Failure(job, f"{job.label}: {job.problem}"))
         dependencies = self.dependencies(job)
         if record := self._read(self._record_path(job), dependencies, run if overwrite else ""):
             complete = set(self._outputs) <= set(record.get("outputs", ()))
@@ -142,20 +138,16 @@ class Ledger:
             "settings": self._settings | {"start": job.start, "end": job.end},
         }
 
-    @staticmethod
-    def _read(path: Path, dependencies: Mapping[str, Any], run: str) -> dict[str, Any] | None:
+    def _read(self, name: str, dependencies: Mapping[str, Any], run: str) -> dict[str, Any] | None:
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(self.output.read(name) or b"{}")
         except (OSError, ValueError):
             return None
         expected = {**dependencies, "run": run} if run else dependencies
         return content if expected.items() <= content.items() else None
 
     def _has_files(self, sizes: Mapping[str, int]) -> bool:
-        try:
-            return all(_size(self.output / name) == size for name, size in sizes.items())
-        except OSError:
-            return False
+        return all(self.output.size(name) == size for name, size in sizes.items())
 
     @contextmanager
     def work_folder(self, claim_id: str) -> Iterator[Path]:
@@ -188,35 +180,27 @@ class Ledger:
             run: the current run.
 
         Raises:
-            OSError: the results cannot be written.
+            OSError, UserError: the results cannot be written.
         """
-        target = (self.output / job.name).parent
-        target.mkdir(parents=True, exist_ok=True)
-        path = self._record_path(job)
-        path.unlink(missing_ok=True)
+        self.output.begin()
+        self.output.remove(self._record_path(job))
         sizes = {}
         for entry in sorted(work.iterdir()):
-            final = target / entry.name
-            sizes[final.relative_to(self.output).as_posix()] = _size(entry)
-            if entry.is_dir() and final.exists():
-                # A folder that is not empty cannot be replaced.
-                older = work / f"{entry.name}.old"
-                os.replace(final, older)
-                os.replace(entry, final)
-                shutil.rmtree(older)
-            else:
-                os.replace(entry, final)
-        self._clear_failure(job)
+            name = (PurePosixPath(job.name).parent / entry.name).as_posix()
+            sizes[name] = storage.size(entry)
+            self.output.put(entry, name)
+        self.output.remove(self._failure_path(job))
         failure = Failure(job, problem, True) if problem else None
         record = dict(dependencies) | {
-            "source": os.path.abspath(job.source), "host": socket.gethostname(), "run": run,
+            "source": job.origin, "host": socket.gethostname(), "run": run,
             "outputs": self._outputs, "files": sizes, "seconds": round(seconds, 3),
             "problem": problem,
         }  # fmt: skip
         if failure:
             self._write_failure(failure, dependencies, work, run)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.atomic_write(path, json.dumps(record) + "\n", work / "record.partial")
+        self.output.write(
+            self._record_path(job), json.dumps(record) + "\n", work / "record.partial"
+        )
         return State(seconds, failure)
 
     def fail(self, job: Job, reason: str, work: Path, run: str) -> State:
@@ -230,27 +214,24 @@ class Ledger:
     ) -> None:
         job = failure.job
         content = dict(dependencies) | {
-            "source": os.path.abspath(job.source), "host": socket.gethostname(), "run": run,
+            "source": job.origin, "host": socket.gethostname(), "run": run,
             "name": job.name, "start": job.start, "end": job.end,
             "reason": failure.reason, "partial": failure.partial,
         }  # fmt: skip
         text = json.dumps(content) + "\n"
-        files.atomic_write(self._failure_path(job), text, work / "failure.partial")
+        self.output.write(self._failure_path(job), text, work / "failure.partial")
 
-    def _clear_failure(self, job: Job) -> None:
-        self._failure_path(job).unlink(missing_ok=True)
+    @staticmethod
+    def _record_path(job: Job) -> str:
+        return f"{FOLDER}/records/{job.name}.json"
 
-    def _record_path(self, job: Job) -> Path:
-        return self._records / f"{job.name}.json"
-
-    def _failure_path(self, job: Job) -> Path:
-        return self._failures / f"{key_of(job.name)}.json"
+    @staticmethod
+    def _failure_path(job: Job) -> str:
+        return f"{_FAILURES}/{key_of(job.name)}.json"
 
     def record_text(self, job: Job) -> str:
         """The record of a result, for works that depend on it; "" if there is none."""
-        with suppress(OSError):
-            return self._record_path(job).read_text()
-        return ""
+        return (self.output.read(self._record_path(job)) or b"").decode()
 
     def remove_leftovers(self, claims: Claims) -> None:
         """Removes the work folders of processes that have died."""
@@ -270,41 +251,35 @@ class Ledger:
         Returns:
             Whether there are any; without, the file is removed.
         """
-        rows = {f.job.name or str(f.job.source): _row(f) for f in failures}
+        rows = {f.job.name or f.job.label: _row(f) for f in failures}
         own = {job.name for job in jobs}
-        for path in sorted(self._failures.glob("*.json")):
+        for name in self.output.names(_FAILURES):
             with suppress(OSError, ValueError, KeyError, TypeError):
-                entry = json.loads(path.read_bytes())
-                source = Path(entry["source"])
-                job = Job(source, entry["name"], entry["start"], entry["end"])
-                if job.name not in own and source.exists():
+                entry = json.loads(self.output.read(name) or b"")
+                job = inputs.from_origin(
+                    entry["source"], entry["name"], entry["start"], entry["end"]
+                )
+                if job.name not in own and inputs.exists(job):
                     rows[job.name] = _row(Failure(job, entry["reason"], entry["partial"]))
-        path = self.output / FAILURES_FILE
         if not rows:
-            path.unlink(missing_ok=True)
+            self.output.remove(FAILURES_FILE)
             return False
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(_COLUMNS)
         writer.writerows(rows.values())
-        name = f"{FAILURES_FILE}.{socket.gethostname()}-{os.getpid()}.partial"
-        files.atomic_write(path, text.getvalue(), self.folder / name)
+        partial = f"{FAILURES_FILE}.{socket.gethostname()}-{os.getpid()}.partial"
+        self.output.write(FAILURES_FILE, text.getvalue(), self.output.scratch / partial)
         return True
 
 
 def _row(failure: Failure) -> list[Any]:
     job = failure.job
-    source = os.path.abspath(job.source)
     return [
-        images.printable(source),
+        images.printable(job.origin),
         "" if job.start is None else job.start,
         "" if job.end is None else job.end,
         images.printable(job.name),
         "read in part" if failure.partial else "failed",
         images.printable(failure.reason),
     ]
-
-
-def _size(path: Path) -> int:
-    """Size of a file in bytes, or number of entries of a folder."""
-    return len(os.listdir(path)) if path.is_dir() else path.stat().st_size

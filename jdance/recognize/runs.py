@@ -12,6 +12,7 @@ from typing import Any
 
 from jdance.recognize.inputs import Job
 from jdance.recognize.ledger import State
+from jdance.recognize.storage import FOLDER, Storage
 
 
 class Run:
@@ -21,35 +22,33 @@ class Run:
     that are started again belong to it.
 
     Args:
-        folder: is created if necessary.
+        output: where the results are kept.
         name: of the command; the same for all its processes.
 
     Attributes:
         token: identifies the run.
     """
 
-    def __init__(self, folder: Path, name: str):
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._name = folder, name
-        self._token_path = folder / f"{name}.token"
+    def __init__(self, output: Storage, name: str):
+        self._output, self._name = output, name
+        self._folder = output.scratch / "runs"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._token_name = f"{FOLDER}/runs/{name}.token"
         self.token = self._join()
-        self._log = folder / f"{name}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}.jsonl"
+        own = f"{name}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}.jsonl"
+        self._log = self._folder / own
         self._file = self._log.open("a")
         self._read: dict[Path, int] = {}  # bytes
 
     def _join(self) -> str:
         own = uuid.uuid4().hex
         for _ in range(50):
-            try:
-                with self._token_path.open("x") as file:
-                    file.write(own)
+            if self._output.create(self._token_name, own):
                 return own
-            except FileExistsError:
-                with suppress(FileNotFoundError):  # the run has just ended
-                    if token := self._token_path.read_text():
-                        return token
-                time.sleep(0.1)  # being written
-        self._token_path.write_text(own)  # its writer was killed
+            if token := self._output.read(self._token_name):  # else, the run has just ended
+                return token.decode()
+            time.sleep(0.1)  # being written
+        self._output.write(self._token_name, own, self._folder / f"{own}.partial")
         return own
 
     def add(self, job: Job, state: State) -> None:
@@ -79,9 +78,8 @@ class Run:
 
     def end(self) -> None:
         """Ends the run; the next process of the same command starts another one."""
-        with suppress(FileNotFoundError):
-            if self._token_path.read_text() == self.token:
-                self._token_path.unlink()
+        if self._output.read(self._token_name) == self.token.encode():
+            self._output.remove(self._token_name)
         for path in self._folder.glob(f"{self._name}.*.jsonl"):
             path.unlink(missing_ok=True)
 

@@ -2,16 +2,16 @@
 
 import csv
 import json
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from jdance import files
 from jdance.data import images, videos
 from jdance.errors import UserError
 from jdance.progress import counted, duration
-from jdance.recognize.ledger import FAILURES_FILE, FOLDER
+from jdance.recognize.ledger import FAILURES_FILE
+from jdance.recognize.storage import FOLDER
 from jdance.recognize.summary import Example, Totals
 from jdance.report.blocks import percent
 from jdance.report.charts import clock
@@ -22,11 +22,22 @@ _SIDE = 320  # pixels, of the examples
 _MAX_FAILURES = 200
 
 
-def sections(folder: Path, totals: Totals) -> list[Section]:
+# Opens a file of the results by its name; None if there is none.
+Opener = Callable[[str], AbstractContextManager[Path | None]]
+
+
+@contextmanager
+def in_folder(folder: Path, name: str) -> Iterator[Path | None]:
+    """An `Opener` of a local folder, after its first argument."""
+    path = folder / name
+    yield path if path.exists() else None
+
+
+def sections(open_result: Opener, totals: Totals) -> list[Section]:
     """Returns the sections of the page.
 
     Args:
-        folder: the results.
+        open_result: opens files of the results.
         totals: of their table.
     """
     motions = sorted(totals.seconds, key=lambda motion: (motion == UNKNOWN, motion))
@@ -36,12 +47,12 @@ def sections(folder: Path, totals: Totals) -> list[Section]:
     ]
     examples: list[Block] = []
     for motion in motions:
-        if figures := _figures(folder, totals.examples.get(motion, [])):
+        if figures := _figures(open_result, totals.examples.get(motion, [])):
             caption = f"{motion}: the longest segments" if motion == UNKNOWN else motion
             examples.append(Gallery(caption, figures))
     if examples:
         result.append(Section("Examples", examples))
-    if failures := _failures(folder):
+    if failures := _failures(open_result):
         result.append(Section("Failures", failures))
     return result
 
@@ -81,41 +92,43 @@ def _videos(totals: Totals, motions: Sequence[str]) -> list[Block]:
     return [*blocks, Table("Time of each motion, over the dancers of a video.", head, rows)]
 
 
-def _figures(folder: Path, examples: Sequence[Example]) -> list[Figure]:
+def _figures(open_result: Opener, examples: Sequence[Example]) -> list[Figure]:
     """Frames from the middle of segments; none of videos that are missing."""
     figures = []
     for example in examples:
         s = example.segment
         with suppress(UserError, OSError):
-            frame = images.shrink(_frame(folder, example.video, (s.start + s.end) / 2), _SIDE)
+            frame = images.shrink(_frame(open_result, example.video, (s.start + s.end) / 2), _SIDE)
             caption = f"{images.printable(example.video)}, {clock(s.start)}, dancer {s.track}"
             alt = f"{s.motion}, confidence {s.confidence:.2f}: {caption}"
             figures.append(Figure(caption, alt, images.encode_jpeg(frame, 80)))
     return figures
 
 
-def _frame(folder: Path, name: str, time: float) -> Any:
+def _frame(open_result: Opener, name: str, time: float) -> Any:
     """Reads a frame at a time in seconds: of the annotated video, else of the video itself."""
     record: dict[str, Any] = {}
-    with suppress(OSError, ValueError):
-        record = json.loads((folder / FOLDER / "records" / f"{name}.json").read_bytes())
+    with open_result(f"{FOLDER}/records/{name}.json") as path, suppress(OSError, ValueError):
+        record = json.loads(path.read_bytes()) if path else {}
     for suffix in (".mp4", ".webm"):
-        annotated = files.with_suffix(folder / name, suffix)
-        if annotated.exists():
-            settings = record.get("settings", {})
-            start = settings.get("start")
-            # It starts at the first recognized frame.
-            return videos.frame_at(
-                annotated, max(time - (settings.get("from", 0.0) if start is None else start), 0.0)
-            )
+        with open_result(f"{name}{suffix}") as annotated:
+            if annotated:
+                settings = record.get("settings", {})
+                start = settings.get("start")
+                # It starts at the first recognized frame.
+                first = settings.get("from", 0.0) if start is None else start
+                return videos.frame_at(annotated, max(time - first, 0.0))
     return videos.frame_at(Path(record.get("source", "")), time)
 
 
-def _failures(folder: Path) -> list[Block]:
-    try:
-        with (folder / FAILURES_FILE).open(newline="", encoding="utf-8") as file:
-            rows = [[row["reason"], row["status"]] for row in csv.DictReader(file)]
-    except (OSError, KeyError, csv.Error):
-        return []
+def _failures(open_result: Opener) -> list[Block]:
+    with open_result(FAILURES_FILE) as path:
+        if path is None:
+            return []
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = [[row["reason"], row["status"]] for row in csv.DictReader(file)]
+        except (OSError, KeyError, csv.Error):
+            return []
     text = f"{counted(len(rows), 'input')}; {FAILURES_FILE} lists all."
     return [Text(text), Table("", ["input", "status"], rows[:_MAX_FAILURES])]

@@ -157,7 +157,8 @@ def recognize_video(
         collector: receives the frames and segments, too.
         show: called with every annotated frame; returns False to stop.
         on_progress: called with the numbers of frames read and in total (0: unknown).
-        name: of the source in the results, for files that are not kept; "": its path.
+        name: of the source in the results, for files that are not kept, or its address; "": its
+            path.
         batches: shared with videos that are recognized by other threads; None: own ones.
 
     Returns:
@@ -176,7 +177,9 @@ def recognize_video(
         )
     ) as video:
         known = None if keypoints is None else openpose_json.VideoKeypoints(video.name, keypoints)
-        path = None if video.is_camera else Path(name) if name else Path(source).resolve()
+        path = None if video.is_camera else Path(source).resolve()
+        if name:
+            path = Path(Path(name).name)
         fps = video.fps / settings.every
         lag = CAMERA_LAG if video.is_camera else None
         if batches is None:
@@ -204,11 +207,12 @@ def recognize_skeletons(
     *,
     classifier: SequenceClassifier | None = None,
     collector: Writer | None = None,
+    name: str = "",
 ) -> str:
     """Recognizes the motions in a skeleton clip: a folder with one OpenPose JSON file per frame.
 
     Writes STEM.json, STEM.csv, STEM.html and `settings.formats`; nothing if `stem` is None. Returns
-    the problem if some files cannot be used. `collector` receives the frames and segments, too.
+    the problem if some files cannot be used. `collector` and `name` as for `recognize_video`.
 
     Raises:
         UserError: the motion network takes images, or no file can be used.
@@ -240,8 +244,8 @@ def recognize_skeletons(
 
     fps = settings.fps / settings.every
     write_recognized(
-        recognizer, frames(), None, None, fps, stem, settings, classifier, source=str(folder),
-        collector=collector,
+        recognizer, frames(), None, None, fps, stem, settings, classifier,
+        source=name or str(folder), collector=collector,
     )  # fmt: skip
     return f"{counted(len(bad), 'frame')} left out; the first, {bad[0]}" if bad else ""
 

@@ -190,12 +190,15 @@ class Page(Writer):
         super().__init__(stem, clip)
         self._posture, self.end = posture, 0.0
         # Results of an upload, whose path is relative, are downloaded one by one.
-        is_beside = annotated and clip.video is not None and clip.video.is_absolute()
+        is_moved_together = clip.folder is not None
+        is_beside = clip.video is not None and (is_moved_together or clip.video.is_absolute())
         self.page = VideoPage(
             images.printable(Path(clip.source).name),
             clip.classes,
             video=images.printable(clip.video.name) if clip.video else "",
-            annotated=images.printable(videos.output_path(stem).name) if is_beside else "",
+            annotated=images.printable(videos.output_path(stem).name)
+            if annotated and is_beside
+            else "",
         )
 
     def add(self, frame: MotionFrame) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -111,17 +111,29 @@ def _copy_folder(address: str) -> Path:
     found = objects.listing(address)
     if not found:
         raise UserError(f"{address}: no such object or folder")
-    path = folder(address, "folder")
+    return some(address, sorted(found), "folder")
+
+
+def some(address: str, names: Collection[str], purpose: str) -> Path:
+    """A local folder with copies of some objects, and without others.
+
+    Args:
+        address: of the folder.
+        names: of the objects, relative to it.
+        purpose: see `folder`.
+    """
+    path = folder(address, purpose)
     path.mkdir(parents=True, exist_ok=True)
+    wanted = set(names)
     for old in [old for old in path.rglob("*") if old.is_file()]:
         name = str(old.relative_to(path))
-        if name not in found and not old.name.startswith("."):
+        if name not in wanted and not old.name.startswith("."):
             old.unlink(missing_ok=True)
 
     def copy(name: str) -> None:
         fetch(join(address, name), path / name)
 
-    list(objects.in_parallel(copy, sorted(found)))
+    list(objects.in_parallel(copy, list(names)))
     return path
 
 
@@ -135,7 +147,7 @@ def check_shared(address: str, flag: str) -> None:
 
 
 @contextmanager
-def output(address: str, flag: str = "output", keep: bool = False) -> Iterator[Path]:
+def output(address: str, flag: str = "output") -> Iterator[Path]:
     """A local folder whose files go to an address when the block ends, also by an exception.
 
     Files are uploaded one by one, each as a whole. Paths that are not addresses are yielded as they
@@ -144,7 +156,6 @@ def output(address: str, flag: str = "output", keep: bool = False) -> Iterator[P
     Args:
         address: a folder, or the address of one in a store.
         flag: that names it, for messages.
-        keep: whether the local folder stays, so that a program that was killed can continue.
 
     Raises:
         UserError: nothing can be written to the address.
@@ -155,20 +166,15 @@ def output(address: str, flag: str = "output", keep: bool = False) -> Iterator[P
     objects.check_writable(address, flag)
     parent = files.cache_folder().absolute() / "remote"
     parent.mkdir(parents=True, exist_ok=True)
-    path = folder(address, "output")
-    if keep:
-        path.mkdir(exist_ok=True)
-    else:
-        path = Path(tempfile.mkdtemp(prefix="output-", dir=parent))
-        _names[str(path)] = address.rstrip("/")
+    path = Path(tempfile.mkdtemp(prefix="output-", dir=parent))
+    _names[str(path)] = address.rstrip("/")
     try:
         try:
             yield path
         finally:
             upload_folder(path, address)
     finally:
-        if not keep:
-            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def upload_folder(path: Path, address: str) -> None:

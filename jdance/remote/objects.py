@@ -17,7 +17,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,6 +26,8 @@ from jdance.errors import UserError, exit_status
 
 _T = TypeVar("_T")
 _A = TypeVar("_A")
+_MD5 = re.compile('"?[0-9a-f]{32}"?')
+_without_md5: set[str] = set()  # buckets whose ETags are not the MD5 of their objects
 _ADDRESS = re.compile(r"(s3|gs|https?)://")
 _CHUNK = 16 << 20  # bytes per request of a download
 _CONNECT_TIMEOUT, _READ_TIMEOUT = 10.0, 30.0  # seconds without a connection, without data
@@ -154,7 +156,14 @@ def upload(path: Path, address: str) -> None:
     _attempt(address, lambda fs: fs.put_file(str(path), address))
 
 
-def download(address: str, path: Path, sha256: str = "") -> None:
+def download(
+    address: str,
+    path: Path,
+    sha256: str = "",
+    *,
+    expected: Entry | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
     """Copies an object to a file, which appears only when it is complete and verified.
 
     A download that was cut continues where it ended, even by another process.
@@ -162,32 +171,67 @@ def download(address: str, path: Path, sha256: str = "") -> None:
     Args:
         address: of the object.
         path: of the file; its folder is created.
-        sha256: expected checksum, hexadecimal; "": the object must not change while it is read.
+        sha256: expected checksum, hexadecimal; "": the object must not change while it is read,
+            and an ETag that is an MD5 must be that of the copy.
+        expected: size and version that the object must have; None: any.
+        stop: whether to give up, asked before each request.
 
     Raises:
         Missing: there is no such object.
-        UserError: it cannot be read, or has other content.
+        UserError: it cannot be read, has other content, or `stop` has returned True.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    digests: list[str] = []
     for _ in range(2):  # a proxy may have damaged the first copy
         entry = stat(address)
+        if expected not in (None, entry):
+            raise UserError(f"{address}: has changed since it was listed; run the command again")
         tag = hashlib.sha256(f"{entry} {sha256}".encode()).hexdigest()[:12]
-        partial = path.with_name(f".{path.name}.{tag}.partial")
-        with partial.open("ab") as file:
+        copy = path.with_name(f".{path.name}.{tag}.partial")
+        with copy.open("ab") as file:
             if entry.size < 0:
                 file.truncate(0)
                 file.write(read(address))
             while (start := file.tell()) < entry.size:
+                if stop():
+                    raise UserError(f"{address}: is not needed any more")
                 file.write(_read_range(address, start, entry.size))
             file.flush()
             os.fsync(file.fileno())
-        good = files.checksum(partial) == sha256 if sha256 else stat(address) == entry
+        if sha256:
+            good, problem = files.checksum(copy) == sha256, "its SHA-256 is not the recorded one"
+        elif stat(address) != entry:
+            good, problem = False, "it changes while it is read"
+        else:
+            good, problem = _fits_etag(address, copy, entry, digests), "its MD5 is not its ETag"
         if good:
-            os.replace(partial, path)
+            os.replace(copy, path)
             return
-        partial.unlink()
-    problem = "its SHA-256 is not the recorded one" if sha256 else "it changes while it is read"
+        copy.unlink()
     raise UserError(f"{address}: has wrong bytes ({problem}); upload it again")
+
+
+def _fits_etag(address: str, path: Path, entry: Entry, digests: list[str]) -> bool:
+    """Whether the MD5 of a copy is the object's ETag, as far as that is an MD5.
+
+    Some ETags look like one and are none, such as those of objects encrypted with KMS: there, two
+    equal copies are right.
+
+    Args:
+        address: of the object.
+        path: of the copy.
+        entry: of the object.
+        digests: of earlier copies; that of this copy is added.
+    """
+    bucket = address.split("/")[2]
+    if bucket in _without_md5 or not _MD5.fullmatch(entry.version):
+        return True
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
+    if digest in digests:
+        _without_md5.add(bucket)
+    digests.append(digest)
+    return digest == entry.version.strip('"') or bucket in _without_md5
 
 
 def in_parallel(action: Callable[[_A], _T], items: list[_A]) -> Iterator[_T]:
