@@ -6,6 +6,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -100,12 +102,11 @@ def test_claims_are_renewed_by_a_thread(tmp_path):
 
 
 def test_the_claim_of_a_dead_process_of_this_machine_expires_at_once(tmp_path):
-    pytest.importorskip("resource")
-    child = os.fork()
-    if not child:
-        Claims(tmp_path, 1000).take("x")
-        os._exit(0)
-    os.waitpid(child, 0)
+    take = (
+        "import sys, pathlib; from jdance.recognize.claims import Claims; "
+        "Claims(pathlib.Path(sys.argv[1]), 1000).take('x')"
+    )
+    subprocess.run([sys.executable, "-c", take, tmp_path], check=True, cwd=ROOT)
     claims = Claims(tmp_path, 1000)
     claims.refresh()
     assert claims.take("x").attempt == 2
