@@ -114,7 +114,7 @@ def test_sigterm_ends_with_status_75_and_leaves_nothing_half(tmp_path):
     ]  # fmt: skip
     run = Script(words, tmp_path / "log")
     deadline = time.monotonic() + 300
-    while not list(out.glob(".jdance/work/*/a.json*")):
+    while not list((out / ".jdance" / "work").glob("*/a.json*")):
         assert time.monotonic() < deadline and run.poll() is None, (tmp_path / "log").read_text()
         time.sleep(0.01)
     run.send_signal(signal.SIGTERM)

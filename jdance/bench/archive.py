@@ -118,16 +118,7 @@ class Benchmark:
 
     def _track_and_write(self) -> None:
         for path, frames, people in zip(self._paths, self.frames, self._people, strict=True):
-            results = (
-                (
-                    frame.index,
-                    frame.time,
-                    frame.image,
-                    [person.keypoints for person in found if person.keypoints is not None],
-                    [person.probabilities for person in found],
-                )
-                for frame, found in zip(frames, people, strict=True)
-            )
+            results = map(video.recognized, frames, people)
             height, width = frames[0].image.shape[:2]
             with TemporaryDirectory() as folder:
                 video.write_recognized(

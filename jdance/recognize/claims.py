@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,7 @@ class Claims:
                 path.unlink(missing_ok=True)
 
 
+@cache  # each input is asked for before each other one
 def key_of(name: str) -> str:
     """A short file name for a piece of work."""
     return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:24]

@@ -265,6 +265,17 @@ def _classify_skeletons(recognizer: Recognizer, people: Sequence[np.ndarray]) ->
 _Frame = tuple[int, float, np.ndarray | None, list[np.ndarray], list[np.ndarray]]
 
 
+def recognized(frame: videos.Frame, people: Sequence[Person]) -> _Frame:
+    """A frame with its people, for `write_recognized`."""
+    return (
+        frame.index,
+        frame.time,
+        frame.image,
+        [person.keypoints for person in people if person.keypoints is not None],
+        [person.probabilities for person in people],
+    )
+
+
 def _recognize_frames(
     batches: Batches,
     video: videos.Video,
@@ -279,13 +290,7 @@ def _recognize_frames(
             read = frame.index + 1
             total = int(min(video.count, settings.end * video.fps + 1))
             on_progress(read, max(total, read) if video.count else 0)
-        return (
-            frame.index,
-            frame.time,
-            frame.image,
-            [person.keypoints for person in people if person.keypoints is not None],
-            [person.probabilities for person in people],
-        )
+        return recognized(frame, people)
 
     # Frames of a camera are dropped if recognition cannot keep up.
     count = 2 * batches.size if video.is_camera else _AHEAD
