@@ -1,6 +1,7 @@
 """Reading of intact and damaged videos, and writing at a constant rate."""
 
 import threading
+import time
 from contextlib import closing
 
 import numpy as np
@@ -107,3 +108,25 @@ def test_manifest_of_video_segments(tmp_path):
     assert {item.group for item in source.items} == {"x.webm"}
     assert "expected 0 <= start < end" in source.skipped[0][1]
     assert "lasts 2.0 s" in source.skipped[1][1]
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_prefetch_that_is_interrupted_at_its_start(monkeypatch, begun):
+    """As by SIGTERM while `Thread.start` waits."""
+    start, running = threading.Thread.start, threading.Event()
+
+    def items():
+        while True:
+            running.set()
+            yield 0
+            time.sleep(0.01)
+
+    def interrupted(thread):
+        start(thread)
+        assert not begun or running.wait(10)
+        raise SystemExit(75)
+
+    source = items()
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(SystemExit), closing(source):  # the thread must not be using it then
+        next(videos.prefetch(source))

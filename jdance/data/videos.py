@@ -235,6 +235,7 @@ def prefetch(items: Iterable[T], count: int = 8, newest: bool = False) -> Genera
     """
     buffer: queue.Queue = queue.Queue(count)
     stopped = threading.Event()
+    working = threading.Lock()  # held while the thread uses `items`
     end = object()
 
     def put(item: object, drop: bool = False) -> bool:
@@ -249,17 +250,20 @@ def prefetch(items: Iterable[T], count: int = 8, newest: bool = False) -> Genera
         return False
 
     def work() -> None:
-        try:
-            for item in items:
-                if not put((item, None), newest):
-                    return
-            put((end, None))
-        except BaseException as error:  # raised in the consumer
-            put((end, error))
+        with working:
+            if stopped.is_set():
+                return
+            try:
+                for item in items:
+                    if not put((item, None), newest):
+                        return
+                put((end, None))
+            except BaseException as error:  # raised in the consumer
+                put((end, error))
 
     thread = threading.Thread(target=work, daemon=True)
-    thread.start()
     try:
+        thread.start()  # a signal may interrupt it, whether or not the thread has begun
         while True:
             item, error = buffer.get()
             if error is not None:
@@ -269,7 +273,10 @@ def prefetch(items: Iterable[T], count: int = 8, newest: bool = False) -> Genera
             yield item
     finally:
         stopped.set()
-        thread.join()
+        with working:
+            pass
+        if thread.is_alive():
+            thread.join()
 
 
 def output_path(stem: Path) -> Path:
