@@ -55,12 +55,16 @@ done
 wait "$step" # still returns their status
 status=$?
 
+# The job ID of an array's last task is that of the whole array, whose other tasks go on.
+job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+job=${job:-$SLURM_JOB_ID}
+
 if [ "$status" = 74 ] && [ -z "$ended" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 10 ]; then
-  echo "a disk or network failed: requeueing job $SLURM_JOB_ID"
-  scontrol requeue "$SLURM_JOB_ID"
+  echo "a disk or network failed: requeueing job $job"
+  scontrol requeue "$job"
 fi
 if [ "$status" = 75 ] && [ -z "$ended" ]; then
-  echo "preempted: requeueing job $SLURM_JOB_ID"
-  scontrol requeue "$SLURM_JOB_ID"
+  echo "preempted: requeueing job $job"
+  scontrol requeue "$job"
 fi
 exit "$status"
