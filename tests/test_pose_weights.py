@@ -477,6 +477,16 @@ def test_the_default_is_the_best_that_can_be_had(published, tmp_path, monkeypatc
         zoo.choose()
 
 
+def test_the_default_does_not_pass_over_a_damaged_file(published, tmp_path, monkeypatch):
+    published(b"weights")
+    monkeypatch.setitem(zoo.DOWNLOADS, "best", (zoo.DOWNLOADS["net"][0]._replace(file="best.pb"),))
+    monkeypatch.setattr(zoo, "_PREFERRED", ("best", "net"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "best.pb").write_bytes(b"weighty")
+    with pytest.raises(UserError, match=r"best\.pb: not the published file"):
+        zoo.choose()
+
+
 def test_unwritable_cache_and_unknown_name(published, tmp_path, monkeypatch):
     published(b"weights")
     (tmp_path / "file").write_text("")

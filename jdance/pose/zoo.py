@@ -84,6 +84,10 @@ _PREFERRED = ("hpe0001", "movenet_multipose", "mobilenet_v2_small")
 _TIMEOUT = 30  # seconds without data
 
 
+class _Damaged(UserError):
+    """A cached file is not the published one."""
+
+
 def find(name: str) -> Path:
     """The published weights of a pose network, downloaded on first use.
 
@@ -107,12 +111,14 @@ def choose() -> str:
     """Returns the most accurate pose network that is in the cache or can be downloaded.
 
     Raises:
-        UserError: there is none; the message has the addresses.
+        UserError: there is none, and the message has the addresses; or a cached file is damaged.
     """
     for name in _PREFERRED:
         try:
             find(name)
             return name
+        except _Damaged:  # a less accurate network would hide it
+            raise
         except UserError:
             continue
     files = " and ".join(source.url for source in DOWNLOADS[_PREFERRED[0]])
@@ -129,7 +135,7 @@ def _fetch(source: Download) -> Path:
     try:
         if path.exists():
             if _sha256(path.read_bytes()) != source.sha256:
-                raise UserError(
+                raise _Damaged(
                     f"{path}: not the published file (its SHA-256 is not {source.sha256}); "
                     "delete it to download it again"
                 )
