@@ -304,6 +304,11 @@ def test_corrections(page, tmp_path, width):
     opened["start-now"].click()
     assert opened["start"].get_attribute("value") == "1.00"
     assert _correct_in_report(opened, tmp_path) == expected
+    opened.browser.refresh()  # nothing is lost
+    assert "arm swing" in opened["labels"].text
+    opened.browser.find_element(By.CSS_SELECTOR, "#labels button").click()
+    opened.browser.refresh()
+    assert not opened["labels"].text
     opened.screenshot(f"report-{width}")
     opened.check()
 

@@ -1,15 +1,33 @@
 // The form for right motions on the page of a video; follows labels.js.
 
 const $ = (id) => document.getElementById(id);
-const { path, motions, segments, boxes, video } = JSON.parse($("labeling-data").textContent);
+const data = $("labeling-data").textContent;
+const { path, motions, segments, boxes, video } = JSON.parse(data);
 const OTHER = "\u0000other";
 const MIN_REST = 0.02; // seconds of a segment that are worth a label of their own
 const bars = document.querySelectorAll("rect.bar"); // of the timeline, in the segments' order
-let labels = [];
+// A page that is opened again has its labels again, unless it is a report of launch/serve.py: in
+// its sandbox there is no storage.
+const STORE = ["localStorage", location.pathname];
+const id = hash(data); // another recognition has other dancers
+let labels = keptLabels(...STORE, id);
 
 const describe = ({ track, start, end }, motion) => (
   `dancer ${track}, ${clock(start)} to ${clock(end)}: ${motion}`
 );
+
+function hash(text) {
+  let result = 0;
+  for (const character of text) result = (Math.imul(result, 31) + character.codePointAt(0)) | 0;
+  return result;
+}
+
+/** Adds a motion to the list. */
+function offer(motion) {
+  if (motions.includes(motion)) return;
+  motions.push(motion);
+  $("motion").lastChild.before(new Option(motion, motion));
+}
 
 /** Fills the form with a segment. */
 function choose(number) {
@@ -38,10 +56,7 @@ function save() {
   if (!isValid) return;
   const { track, start: first, end: last } = segments[$("segment").value];
   labels = addLabel(labels, { track, start, end, label });
-  if (isOther && !motions.includes(label)) {
-    motions.push(label);
-    $("motion").lastChild.before(new Option(label, label));
-  }
+  offer(label);
   $("announce").textContent = `Saved: ${describe({ track, start, end }, label)}.`;
   if (end > first && last - end > MIN_REST) { // the rest of the segment follows
     $("start").value = hundredths(end);
@@ -51,6 +66,7 @@ function save() {
 }
 
 function render() {
+  if (labels.length || keptLabels(...STORE, id).length) keepLabels(...STORE, id, labels);
   $("labels").replaceChildren(...labels.map((label) => {
     const [item, remove] = [document.createElement("li"), document.createElement("button")];
     const text = describe(label, label.label);
@@ -100,4 +116,6 @@ if (video) {
   }
   $("player").src = video.path;
 }
+for (const { label } of labels) offer(label);
 choose(0);
+render();

@@ -73,6 +73,28 @@ export function toManifest(name, labels, boxes, isVideo) {
   return lines.map((row) => `${row.map(quoted).join(",")}\r\n`).join("");
 }
 
+/**
+ * The labels that were kept under a key for the same id; [] if there are none.
+ * storage: "sessionStorage" of the tab or "localStorage", by name, as a browser may block both.
+ */
+export function keptLabels(storage, key, id) {
+  try {
+    const kept = JSON.parse(globalThis[storage].getItem(key));
+    return kept?.id === id ? kept.labels : [];
+  } catch {
+    return [];
+  }
+}
+
+/** Keeps labels for a page that is loaded again. */
+export function keepLabels(storage, key, id, labels) {
+  try {
+    globalThis[storage].setItem(key, JSON.stringify({ id, labels }));
+  } catch {
+    // Blocked or full: only a reload loses the labels.
+  }
+}
+
 /** Downloads a text as manifest.csv. */
 export function download(text) {
   const url = URL.createObjectURL(new Blob([text], { type: "text/csv" }));

@@ -1,30 +1,14 @@
 // Right motions of dancers, and their manifest.
 
 import {
-  addLabel, addRecognized, cleanName, clock, download, hundredths, toManifest,
+  addLabel, addRecognized, cleanName, clock, download, hundredths, keepLabels, keptLabels,
+  toManifest,
 } from "/static/labels.js";
 import { $, announce, make } from "/static/page.js";
 
 const OTHER = "\u0000other";
 const MIN_REST = 0.02; // seconds of a segment that are worth a label of their own
-const STORE = "marks"; // of the tab: a reloaded page has its marks again
-
-function storedMarks(id) {
-  try {
-    const stored = JSON.parse(sessionStorage.getItem(STORE));
-    return id && stored?.id === id ? stored.marks : [];
-  } catch {
-    return []; // the browser blocks storage
-  }
-}
-
-function storeMarks(id, marks) {
-  try {
-    sessionStorage.setItem(STORE, JSON.stringify({ id, marks }));
-  } catch {
-    // Blocked or full: only a reload loses the marks.
-  }
-}
+const STORE = ["sessionStorage", "marks"]; // a reloaded page has its marks again
 
 export class Corrections {
   /**
@@ -56,7 +40,8 @@ export class Corrections {
 
   /** Starts with a file; id: of its job. */
   reset(name, media, id) {
-    Object.assign(this, { name, media, id, marks: storedMarks(id), isEnabled: false });
+    const marks = id ? keptLabels(...STORE, id) : [];
+    Object.assign(this, { name, media, id, marks, isEnabled: false });
     for (const { label } of this.marks) this.offer(label);
     $("rest").checked = false;
     for (const kind of ["image", "video"]) $(`prepare-${kind}`).hidden = media !== kind;
@@ -130,9 +115,10 @@ export class Corrections {
   }
 
   render() {
-    if (this.marks.length || storedMarks(this.id).length) storeMarks(this.id, this.marks);
+    const { id, marks } = this;
+    if (id && (marks.length || keptLabels(...STORE, id).length)) keepLabels(...STORE, id, marks);
     $("marks-card").hidden = !this.marks.length;
-    $("marks").replaceChildren(...this.marks.map((mark) => {
+    $("marks").replaceChildren(...marks.map((mark) => {
       const span = this.media === "video" ? `, ${clock(mark.start)} to ${clock(mark.end)}` : "";
       const text = `Dancer ${mark.track}${span}: ${mark.label}`;
       const remove = make("button", { type: "button", className: "button" }, "Remove");
