@@ -1,12 +1,15 @@
-"""Several steps per dispatch: the same results and log steps."""
+"""Several steps per dispatch: the same results and log steps; and the layouts inside loops."""
 
 import json
+import re
 
 import jax
 import numpy as np
+import pytest
 from conftest import tiny_config
 
-from jdance.train import loop
+from jdance.bench import inputs
+from jdance.train import loop, tasks
 
 
 def run(folder, tiny_data, steps_per_dispatch):
@@ -30,3 +33,18 @@ def test_steps_per_dispatch_do_not_change_results(tmp_path, tiny_data):
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
         variables, other_variables,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("branches", ["fused", "sequence"])
+def test_convolutions_in_loops_have_a_layout_that_is_fast_on_the_cpu(branches):
+    """XLA's CPU backend runs others as plain loops there, which takes 20 times as long."""
+    config = tiny_config("")
+    config.data.image_size = 64
+    config.model.update(branches=branches, attention=-1)  # which has filters larger than its maps
+    config.batch_size, config.accumulate = 2 * jax.device_count(), 2
+    task = tasks.make(config, ["a", "b"])
+    step, start = inputs.make_step(task)
+    program = step.lower(start, inputs.device_batch(task), None).compile().as_text()
+    layouts = re.findall(r"convolution\(.*dim_labels=(\S+?),? ", program)
+    assert len(layouts) > 5
+    assert set(layouts) == {"b0f_0io->b0f" if branches == "sequence" else "b01f_01io->b01f"}

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 
 from jdance import config as defaults
 from jdance import models
-from jdance.models import fast_ops
+from jdance.models import fast_ops, layers
 from jdance.models.layers import BatchNorm, batch_norm
 from jdance.models.resnet import Conv
 from jdance.train.steps import cross_entropy
@@ -75,6 +75,31 @@ def test_convolution(shape, stride):
         partial(fast_ops.convolution, stride=stride),
         partial(plain_convolution, stride=stride, padding=1), draw(*shape), kernel,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(2, 7, 8, 3), (2, 8, 3)])
+@pytest.mark.parametrize("size", [2, 3, 5])
+@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_nn_conv(shape, size, stride, dilation):
+    space = len(shape) - 2
+    actual, plain = (
+        layer(5, (size,) * space, stride, kernel_dilation=dilation, use_bias=False)
+        for layer in (layers.Conv, nn.Conv)
+    )
+    call = lambda layer: lambda x, kernel: layer.apply({"params": {"kernel": kernel}}, x)  # noqa: E731
+    kernel = draw(*(size,) * space, 3, 5, seed=1)
+    assert_same(call(actual), call(plain), draw(*shape), kernel)
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_convolution_with_dilation_and_padding(padding):
+    actual = partial(fast_ops.convolution, stride=2, padding=padding, dilation=2)
+    plain = partial(
+        jax.lax.conv_general_dilated, window_strides=(2, 2), padding=[(padding, padding)] * 2,
+        rhs_dilation=(2, 2), dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )  # fmt: skip
+    assert_same(actual, plain, draw(2, 9, 8, 3), draw(3, 3, 3, 5, seed=1))
 
 
 @pytest.mark.parametrize("shape", [(2, 7, 6, 3), (2, 7, 3)])

@@ -17,7 +17,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
-from jdance.models.layers import batch_norm
+from jdance.models.layers import Conv, batch_norm
 
 # Makes an attention module, given its `name`; the module is called with (x, train).
 Attention = Callable[..., nn.Module]
@@ -131,7 +131,7 @@ class SpatialAttention(nn.Module):
         across = x.reshape(-1, x.shape[-1], 1)
         summary = jnp.stack([x.mean(-1), _max(across).reshape(x.shape[:-1])], axis=-1)
         window = (self.kernel,) * (x.ndim - 2)
-        conv = nn.Conv(1, window, use_bias=not self.norm, dtype=self.dtype, name="conv")
+        conv = Conv(1, window, use_bias=not self.norm, dtype=self.dtype, name="conv")
         y = conv(summary)
         if self.norm:
             y = batch_norm(train, self.axis_name, self.dtype, momentum=0.99)(name="norm")(y)

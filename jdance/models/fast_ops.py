@@ -5,6 +5,7 @@ time is saved in the backward pass. On the CPU, XLA fuses a cotangent into every
 uses it and recomputes it there; optimization barriers prevent this.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -124,15 +125,99 @@ def strided(x: Array, stride: int) -> Array:
 def _convolve(
     x: Array, kernel: Array, stride: int = 1, padding: int | None = None, dilation: int = 1
 ) -> Array:
-    space = "DHW"[-(x.ndim - 2) :]
-    sides = [
+    sides = tuple(
         (size // 2 * dilation if padding is None else padding,) * 2 for size in kernel.shape[:-2]
-    ]
-    layout = (f"N{space}C", f"{space}IO", f"N{space}C")
-    strides, dilations = (stride,) * len(space), (dilation,) * len(space)
-    return jax.lax.conv_general_dilated(
-        x, kernel, strides, sides, rhs_dilation=dilations, dimension_numbers=layout
     )
+    return _conv_general(x, kernel, (stride,) * len(sides), sides, (dilation,) * len(sides))
+
+
+def conv_general_dilated(
+    x: Array,
+    kernel: Array,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    *,
+    rhs_dilation: Sequence[int],
+    feature_group_count: int,
+    **_: Any,
+) -> Array:
+    """`jax.lax.conv_general_dilated` for `nn.Conv`; other options than these are ignored."""
+    if feature_group_count > 1:
+        raise ValueError("groups: use nn.Conv without this function, or DepthwiseConv")
+    sizes = [(kernel.shape[i] - 1) * d + 1 for i, d in enumerate(rhs_dilation)]
+    if isinstance(padding, str):
+        padding = jax.lax.padtype_to_pads(x.shape[1:-1], sizes, strides, padding)
+    return _conv_general(x, kernel, tuple(strides), tuple(padding), tuple(rhs_dilation))
+
+
+_Pads = Sequence[tuple[int, int]]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _conv_general(
+    x: Array, kernel: Array, strides: Sequence[int], padding: _Pads, dilations: Sequence[int]
+) -> Array:
+    """A convolution of x [B, *space, C] with a kernel [*sizes, C, K]."""
+    return _conv(x, kernel, strides, padding, rhs_dilation=dilations)
+
+
+def _conv(
+    x: Array,
+    kernel: Array,
+    strides: Sequence[int],
+    padding: _Pads,
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+) -> Array:
+    space = "DHW"[-(x.ndim - 2) :]
+    layout = (f"N{space}C", f"{space}IO", f"N{space}C")
+    return jax.lax.conv_general_dilated(
+        x, kernel, strides, padding, lhs_dilation, rhs_dilation, layout
+    )
+
+
+def _conv_general_forward(
+    x: Array, kernel: Array, strides: Sequence[int], padding: _Pads, dilations: Sequence[int]
+) -> tuple[Array, tuple[Array, Array]]:
+    return _conv_general(x, kernel, strides, padding, dilations), (x, kernel)
+
+
+def _conv_general_backward(
+    strides: Sequence[int],
+    padding: _Pads,
+    dilations: Sequence[int],
+    saved: tuple[Array, Array],
+    gradient: Array,
+) -> tuple[Array, Array]:
+    def plain(x: Array, kernel: Array, gradient: Array) -> Any:
+        convolve = partial(_conv, strides=strides, padding=padding, rhs_dilation=dilations)
+        return jax.vjp(convolve, x, kernel)[1](gradient)
+
+    def transposed(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+        # XLA's CPU backend has fast convolutions for this layout alone. It transposes others, but
+        # not inside loops and conditionals, where they take 20 times as long.
+        x, gradient = jax.lax.optimization_barrier((x, gradient))
+        axes = tuple(range(1, x.ndim - 1))
+        space = range(len(axes))
+        low = [before for before, _ in padding]
+        reach = [(kernel.shape[i] - 1) * dilations[i] for i in space]
+        spread = [(gradient.shape[i + 1] - 1) * strides[i] for i in space]
+        free = [x.shape[i + 1] - 1 - spread[i] for i in space]
+        kernel_gradient = _conv(
+            x.transpose(-1, *axes, 0), gradient.transpose(*axes, 0, -1), dilations,
+            [(low[i], reach[i] - free[i] - low[i]) for i in space], rhs_dilation=strides,
+        )  # fmt: skip
+        x_gradient = _conv(
+            gradient, jnp.flip(kernel, space).swapaxes(-1, -2), (1,) * len(axes),
+            [(reach[i] - low[i], free[i] + low[i]) for i in space],
+            lhs_dilation=strides, rhs_dilation=dilations,
+        )  # fmt: skip
+        return x_gradient, kernel_gradient.transpose(*axes, 0, -1)
+
+    return jax.lax.platform_dependent(*saved, gradient, cpu=transposed, default=plain)
+
+
+_conv_general.defvjp(_conv_general_forward, _conv_general_backward)
 
 
 class Conv(NamedTuple):

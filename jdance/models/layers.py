@@ -11,6 +11,9 @@ from jax.typing import DTypeLike
 
 from jdance.models import fast_ops
 
+# `nn.Conv`, without groups, whose backward pass is fast inside loops, too.
+Conv = partial(nn.Conv, conv_general_dilated=fast_ops.conv_general_dilated)
+
 
 class BranchDropout(nn.Module):
     """Drops at most one of two branches per example, so that neither relies on the other.

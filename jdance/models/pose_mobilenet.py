@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from jdance.models.layers import Conv
 from jdance.models.pose_layers import (
     NUM_HEAT_CHANNELS,
     NUM_PAF_CHANNELS,
@@ -54,7 +55,7 @@ class MobileNetV2Features(nn.Module):
     @nn.compact
     def __call__(self, images: Array) -> Array:
         x = images.astype(self.dtype)
-        x = nn.Conv(16, (3, 3), strides=2, use_bias=False, dtype=self.dtype, name="stem")(x)
+        x = Conv(16, (3, 3), strides=2, use_bias=False, dtype=self.dtype, name="stem")(x)
         x = nn.relu6(self.norm(name="stem_bn")(x))
         outputs = []
         # Channels and strides of blocks 0 to 12; the first one does not expand.

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from jdance.models.layers import Conv
 from jdance.models.pose_layers import NUM_HEAT_CHANNELS, NUM_PAF_CHANNELS, Maps
 
 # VGG-19 (Simonyan and Zisserman, 2015) up to conv4_2, with max-pools between the groups, then two
@@ -40,7 +41,7 @@ class OpenPoseVGG19(nn.Module):
             if group is not _GROUPS[0]:
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
             for name, channels in group:
-                x = nn.relu(nn.Conv(channels, (3, 3), dtype=self.dtype, name=name)(x))
+                x = nn.relu(Conv(channels, (3, 3), dtype=self.dtype, name=name)(x))
         features, stages = x, []
         for stage in range(1, self.stages + 1):
             kernels = ((3, 128),) * 3 + ((1, 512),) if stage == 1 else ((7, 128),) * 5 + ((1, 128),)
@@ -72,7 +73,7 @@ class Branch(nn.Module):
             if size == 1:  # XLA is faster with matrix products
                 x = nn.Dense(channels, dtype=self.dtype, name=f"conv{i}")(x)
             else:
-                x = nn.Conv(channels, (size, size), dtype=self.dtype, name=f"conv{i}")(x)
+                x = Conv(channels, (size, size), dtype=self.dtype, name=f"conv{i}")(x)
             if i < len(layers):
                 x = nn.relu(x)
         return x

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from jdance import features
 from jdance.models import attention
 from jdance.models.attention import Attention
-from jdance.models.layers import MLP, batch_norm
+from jdance.models.layers import MLP, Conv, batch_norm
 from jdance.models.resnet import Bottleneck
 from jdance.skeleton import LAYOUTS
 
@@ -79,7 +79,7 @@ class SequenceNet(nn.Module):
         x = norm(name="input_norm")(features.astype(self.dtype))
         if valid is not None:
             x = jnp.where(valid[:, None, None], x, 0)
-        x = nn.Conv(
+        x = Conv(
             self.stem_width, (self.stem_kernel,), use_bias=False, dtype=self.dtype, name="stem"
         )(x)
         x = nn.relu(norm(name="stem_norm")(x))

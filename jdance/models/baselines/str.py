@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from jdance import skeleton_maps
 from jdance.features import Inputs
-from jdance.models.layers import Dropout, batch_norm
+from jdance.models.layers import Conv, Dropout, batch_norm
 from jdance.models.resnet import Conv1x1
 
 _BLOCKS = 3
@@ -66,7 +66,7 @@ class DenseNet(nn.Module):
             return nn.elu(norm()(x))
 
         def conv(x: Array, channels: int) -> Array:
-            return nn.Conv(channels, (3, 3), use_bias=False, dtype=self.dtype)(x)
+            return Conv(channels, (3, 3), use_bias=False, dtype=self.dtype)(x)
 
         x = conv(features.astype(self.dtype) / 127.5 - 1, self.stem)
         for block in range(_BLOCKS):
