@@ -16,7 +16,11 @@ import warnings
 
 
 def preload() -> None:
-    import pytest  # noqa: F401
+    import jdance.data.prepare
+    import jdance.pose.evaluation
+    import jdance.recognize.archive
+    import jdance.report.run
+    import jdance.train.sweep  # noqa: F401
 
     # JAX has no threads yet: it starts them when a device is first used.
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
