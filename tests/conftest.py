@@ -6,12 +6,16 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import jaxlib
+
 # Before the first import of jax: four simulated CPU devices, and quick compilation, which dominates
 # the tests' time.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 )
+if jaxlib.__version__.startswith("0.10."):  # XLA aborts on flags that a version does not know
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Compiled programs are shared among tests and their subprocesses.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

@@ -33,14 +33,14 @@ def test_packed_steps_equal_unpacked_ones(tiny_data, name, freeze_steps):
     jax.tree.map(np.testing.assert_array_equal, packing.unpack(packed), fresh)
 
     plain = partial(steps.train_step, model=model, optimizer=optimizer, seed=7)
+    step, packed_step = (
+        jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0), out_axes=None)
+        for step in (plain, partial(plain, packing=packing))
+    )
     source = records.Dataset(config.data.dir).source("train")
     for batch in islice(train_batches(source, config), 3):
         args = distributed.shard(batch)
-        results = []
-        for step, start in ((plain, fresh), (partial(plain, packing=packing), packed)):
-            mapped = jax.pmap(step, axis_name=steps.AXIS, in_axes=(None, 0), out_axes=None)
-            results.append(mapped(start, args))
-        (fresh, expected), (packed, metrics) = results
+        (fresh, expected), (packed, metrics) = step(fresh, args), packed_step(packed, args)
         for key, value in expected.items():
             np.testing.assert_allclose(metrics[key], value, rtol=1e-4)
     jax.tree.map(
