@@ -5,6 +5,7 @@ from itertools import islice
 
 import jax
 import numpy as np
+import optax
 import pytest
 from conftest import tiny_config, train_batches
 
@@ -17,7 +18,10 @@ from jdance.train.packing import Packing
 
 @pytest.mark.parametrize("freeze_steps", [0, 2])
 @pytest.mark.parametrize("name", ["sgd", "adamw", "adam"])
-def test_packed_steps_equal_unpacked_ones(tiny_data, name, freeze_steps):
+def test_packed_steps_equal_unpacked_ones(monkeypatch, tiny_data, name, freeze_steps):
+    # With the default of 1e-8, Adam normalizes the rounding errors of gradients that are zero.
+    for optimizer in ("adam", "adamw"):
+        monkeypatch.setattr(optax, optimizer, partial(getattr(optax, optimizer), eps=1e-3))
     config = tiny_config(tiny_data)
     config.model.classes = 3
     config.optimizer.update(name=name, weight_decay=0.1)
