@@ -1,5 +1,6 @@
 """Entry point, common flags and exit status of the programs in launch/."""
 
+import gc
 import os
 import signal
 import sys
@@ -7,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 from absl import app, flags, logging
@@ -20,6 +22,7 @@ from jdance.progress import counted
 from jdance.remote import copies
 
 _GRACE_SECONDS = 20.0  # for an orderly exit
+_RETRY_SECONDS = 0.01  # after a signal that came at a bad moment
 
 flags.disclaim_key_flags()  # --help lists flags defined here as those of the program
 
@@ -108,7 +111,12 @@ def resumable() -> Iterator[None]:
     For programs that save finished pieces of work.
     """
 
-    def end(*_: object) -> None:
+    def end(number: int, frame: FrameType | None) -> None:
+        if _swallows_exceptions(frame):
+            main = threading.main_thread().ident
+            threading.Timer(_RETRY_SECONDS, signal.pthread_kill, (main, number)).start()
+            return
+        signal.signal(number, signal.SIG_IGN)  # another one must not interrupt the exit
         print("stopped by SIGTERM: run the same command again to go on", file=sys.stderr)
         # A library may swallow exceptions raised inside its callbacks.
         fallback = threading.Timer(_GRACE_SECONDS, os._exit, (75,))
@@ -121,6 +129,19 @@ def resumable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _swallows_exceptions(frame: FrameType | None) -> bool:
+    """Whether a frame is within a finalizer or a callback of the garbage collector, as JAX has one.
+
+    Python prints exceptions raised there, and goes on.
+    """
+    callbacks = [getattr(callback, "__code__", None) for callback in gc.callbacks]
+    while frame is not None:
+        if frame.f_code.co_name == "__del__" or frame.f_code in callbacks:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def run(main: Callable[[], None], *, keep_memory: bool = False) -> None:

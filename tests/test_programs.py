@@ -6,12 +6,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from contextlib import closing
 
 import numpy as np
 import pytest
 from conftest import ROOT, tiny_config, tiny_image
-from programs import program
+from programs import Script, program
 
 from jdance import cli, files
 from jdance import config as defaults
@@ -348,3 +349,24 @@ def test_calibration_is_stored_in_the_run(trained):
     stored = json.loads((trained / "calibration.json").read_text())
     assert 0.05 <= stored["temperature"] <= 20 and stored["n"] == 15
     assert f"temperature {stored['temperature']:.3f}" in captured
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "def once(*_):\n    stop()\n    gc.callbacks.remove(once)\n"
+        "gc.callbacks.append(once)\ngc.collect()",
+        "class Last:\n    def __del__(self):\n        stop()\nlast = Last()\ndel last",
+    ],
+)
+def test_sigterm_in_a_callback_that_swallows_exceptions(tmp_path, moment):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import gc, os, signal, time\n"
+        "from jdance.cli import resumable\n\n\n"
+        "def stop():\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(0)\n\n\n"
+        f"with resumable():\n{textwrap.indent(moment, '    ')}\n    time.sleep(60)\n"
+    )
+    log = tmp_path / "log"
+    assert Script([script], log).wait(15) == 75  # before the seconds of grace have passed
+    assert log.read_text() == "stopped by SIGTERM: run the same command again to go on\n"
