@@ -129,7 +129,7 @@ def test_parameter_counts(name):
     assert models.count_parameters(variables) == count == PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "cbam_resnet50"])  # both kinds of blocks
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_logits_and_gradients(name):
     """In double precision, as rounding can switch a ReLU and change gradients by a percent."""
     expected_logits, expected_gradients, _ = reference_step(name, False)
