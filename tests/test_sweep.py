@@ -44,6 +44,14 @@ def test_variants_are_parsed():
     assert changed.model.fusion_widths == (8,) and config.model.fusion_widths == (16,)
 
 
+def test_home_folder_in_a_variant_is_expanded(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/dancer")
+    found = sweep.parse_variants(["init_from=~/runs/a,dance6"], ["b init_from=~/runs/b"])
+    assert [v.changes["init_from"] for v in found] == [
+        "/home/dancer/runs/a", "dance6", "/home/dancer/runs/b",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("vary", "named", "message"),
     [

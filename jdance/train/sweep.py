@@ -3,6 +3,7 @@
 import ast
 import itertools
 import json
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -38,7 +39,8 @@ def parse_variants(vary: Sequence[str], named: Sequence[str] = ()) -> list[Varia
     """Parses the flags --vary and --variant.
 
     Args:
-        vary: each "KEY=VALUE,VALUE,..."; all combinations are variants.
+        vary: each "KEY=VALUE,VALUE,..."; all combinations are variants. ~ at the start of a value
+            is the home folder.
         named: each "NAME KEY=VALUE KEY=VALUE ...", one further variant.
 
     Raises:
@@ -78,7 +80,7 @@ def _value(text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return text
+        return os.path.expanduser(text)
 
 
 def apply_variant(config: ConfigDict, variant: Variant) -> ConfigDict:
