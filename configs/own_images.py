@@ -6,10 +6,10 @@
     python launch/evaluate.py --workdir=runs/mine --split=val --calibrate
     python launch/evaluate.py --workdir=runs/mine --split=test --baselines
 
-`photos` has a folder for each class. Each branch learns by itself (late fusion), so that neither
-spoils the other: trained jointly on few photos, the image branch fits them by heart and the fused
-network relies on it. Calibration then weights the branches by their worth on val. The key-point
-branch starts from dance6, which has seen 60,000 synthetic skeletons.
+`photos` has a folder for each class. Each branch has a loss of its own (late fusion): trained
+jointly on few photos, the image branch overfits them and the fused network relies on it.
+Calibration then fits the branches' weights on val. The key-point branch starts from dance6, which
+was trained on 60,000 synthetic skeletons.
 
 Accuracy on the 75 test photos of yoga5 (see configs/yoga5.py for the data, with
 --pose=movenet_multipose), seeds 0, 1, 2; 2 CPU cores, jax 0.10.2, 4 minutes a seed:

@@ -10,9 +10,9 @@ of StageDance without dancers seen from behind: AP 0.773 on its 143 scenes of va
 today's, where a back is visible in 15 of 100. Each further step continues on today's scenes, for
 instance the second:
 
-    python launch/train.py --config=configs/pose_stage.py --workdir=runs/pose2 --config.epochs=6
-      --config.init_from=runs/pose/pose.npz --config.optimizer.learning_rate=1.5e-3
-      --config.heat_weight=12
+    python launch/train.py --config=configs/pose_stage.py --workdir=runs/pose2 --config.epochs=6 \\
+        --config.init_from=runs/pose/pose.npz --config.optimizer.learning_rate=1.5e-3 \\
+        --config.heat_weight=12
 
     6 epochs at 1.5e-3     1      2      3      4      5      6
     AP                     0.616  0.630  0.689  0.704  0.706  0.717

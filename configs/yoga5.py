@@ -1,7 +1,7 @@
 """Five yoga poses from 790 photos, trained from scratch.
 
-    python launch/prepare.py --source=DIR/manifest.csv --where=near_dup_in_train=0 --min_joints=8
-      --also_whole --output=data/yoga5 --pose=movenet_multipose
+    python launch/prepare.py --source=DIR/manifest.csv --where=near_dup_in_train=0 --min_joints=8 \\
+        --also_whole --output=data/yoga5 --pose=movenet_multipose
     python launch/train.py --config=configs/yoga5.py --workdir=runs/yoga5 --config.seed=0
     python launch/evaluate.py --workdir=runs/yoga5 --split=test [--drop_joints=all]
 

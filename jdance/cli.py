@@ -48,8 +48,9 @@ def pose_flags() -> tuple[flags.FlagHolder[int], flags.FlagHolder[list[str]]]:
     size = flags.DEFINE_integer(
         "pose_size",
         0,
-        "Side of the pose network's square input in pixels, a multiple of 8 (hpe0001), 16 or 32 "
-        "(movenet_multipose): larger detects smaller people and takes longer. 0: the default.",
+        "Side of the pose network's square input in pixels, a multiple of 8 (hpe0001, VGG-19), "
+        "32 (movenet_multipose) or 16: larger detects smaller people and takes longer. 0: the "
+        "default.",
         lower_bound=0,
     )
     views = flags.DEFINE_list(

@@ -71,8 +71,9 @@ _VIEWS = flags.DEFINE_integer(
 _CALIBRATE = flags.DEFINE_bool(
     "calibrate",
     False,
-    "Fit temperature scaling on the split (use val) instead of evaluating and, if there is a class "
-    "unknown, the confidence below which motions become unknown. launch/recognize.py applies both.",
+    "Fit on the split (use val) instead of evaluating: temperature scaling, the weights of a late "
+    "fusion's branches and, if there is a class unknown, the confidence below which motions become "
+    "unknown. Every program that uses the run applies them.",
 )
 _BASELINES = flags.DEFINE_bool(
     "baselines",

@@ -5,7 +5,8 @@ python launch/recognize.py --model=runs/qes --pose=mobilenet_v2_small --input=ph
 python launch/feedback.py --model=runs/qes --input=out [--motion=akimbo]
 
 Writes OUT/<stem>_feedback.json: the recognition result with `feedback` for each person. A score of
-1 is typical of the motion's training examples. Angles are in degrees, clockwise in the image.
+1 means the expected direction; 0.5 is average for the motion's training examples, and a score near
+0 is unusual. Angles are in degrees, clockwise in the image.
 """
 
 import json

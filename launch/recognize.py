@@ -7,7 +7,7 @@ For each image, writes OUT/<stem>.json and the annotated image. For each video, 
 all people to OUT/<stem>.json, the timeline of their motions to OUT/<stem>.csv and OUT/<stem>.html,
 and the annotated video. --format adds files that other tools open.
 
-python launch/recognize.py --input=archive/**/*.mp4 --output=out --process_id=0 --num_processes=4
+python launch/recognize.py --input='archive/**/*.mp4' --output=out --process_id=0 --num_processes=4
 
 Several processes on one or many machines share the inputs, claimed one by one. The same command
 continues after an interruption and skips what is done.

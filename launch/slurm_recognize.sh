@@ -17,8 +17,8 @@
 #SBATCH --requeue
 #
 # On SIGTERM a task gives its input back to the others and exits with status 75. This script then
-# requeues the task, which goes on with what is left. So it does, up to ten times, after a temporary
-# disk or network failure (status 74) and if the task was killed (137), such as for its memory.
+# requeues the task, which goes on with what is left. It also requeues the task, up to ten times,
+# after a temporary disk or network failure (74) and if it was killed (137), such as for its memory.
 # "scancel JOB" ends the job for good; the same command continues.
 set -uo pipefail
 

@@ -4,6 +4,7 @@ import ast
 import re
 import shlex
 from functools import cache
+from itertools import pairwise
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from conftest import ROOT, tiny_image
 from jdance import config as defaults
 from jdance import models
 from jdance.data import images, records
+from jdance.train import init_from
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + PAGES
@@ -72,7 +74,7 @@ def flags_of(program, former=False):
 
 def commands(text):
     """Splits shell code into lines, with continuation lines joined."""
-    return re.sub(r"\\*\n\s+(?=--)|\\\n", " ", text).splitlines()
+    return re.sub(r"\\\n\s*", " ", text).splitlines()
 
 
 def problems_of(command):
@@ -130,6 +132,11 @@ def test_files_and_flags_exist(path):
             defaults.check_key(defaults.pose() if key == "heat_weight" else defaults.base(), key)
     missing = [name for name in _PATH.findall(text) if not (ROOT / name).exists()]
     assert not missing
+    assert not [
+        line
+        for before, line in pairwise(lines)
+        if _PROGRAM.search(before) and line.lstrip().startswith("--")
+    ], "continues a command that does not end with a backslash"
     assert not [problem for line in lines for problem in problems_of(line)]
 
 
@@ -218,13 +225,18 @@ def test_the_documented_network(tmp_path, monkeypatch):
     section = text.split("\n## Add your own network\n")[1].split("\n## ")[0]
     (tmp_path / "two_layers.py").write_text(section.split("```python\n")[1].split("```")[0])
     monkeypatch.syspath_prepend(tmp_path)
-    config = defaults.model()
-    config.branches = "two_layers"
-    (size,) = models.inputs(config).shape
-    logits, _ = models.build(config).init_with_output(
+    (command,) = (line for line in commands(section) if "launch/train.py" in line)
+    config = defaults.load(str(ROOT / re.search(r"--config=(\S+)", command)[1]))
+    changes = dict(re.findall(r"--config\.([\w.]+)=(\S*)", command))
+    config.update_from_flattened_dict(changes)
+    assert changes["model.branches"] == config.model.branches == "two_layers"
+    (size,) = models.inputs(config.model).shape
+    logits, variables = models.build(config.model).init_with_output(
         jax.random.key(0), None, np.zeros((2, size), np.float32)
     )
-    assert logits.shape == (2, config.classes)
+    assert logits.shape == (2, config.model.classes)
+    if config.init_from:
+        init_from.read(config.init_from, variables)  # raises an error if nothing fits
 
 
 def test_shell_blocks_are_valid():

@@ -32,7 +32,8 @@ class BodyPart(NamedTuple):
 
     Attributes:
         name: in `PARTS`.
-        score: exp(-d^2 / 2) with the Mahalanobis distance d: 1 is typical, 0 is unusual.
+        score: exp(-d^2 / 2) with the Mahalanobis distance d: 1 in the expected direction, 0.5 on
+            average over the training examples, near 0 if unusual.
         angle: rotation in degrees to the expected direction, given the parent's; positive is
             clockwise in the image.
     """
