@@ -561,6 +561,45 @@ def test_inputs_of_a_csv_file(tmp_path):
             listing.jobs(str(archive / "list.csv"), str(tmp_path / "out"))
 
 
+def test_results_do_not_lie_among_the_inputs(tmp_path, monkeypatch):
+    for name in ("archive/2020/a.jpg", "orig/b.jpg", "clip/f_000000000000_keypoints.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "b.jpg").symlink_to(tmp_path / "orig" / "b.jpg")
+    monkeypatch.chdir(tmp_path)
+
+    def check(source, output):
+        listing.check_output(listing.jobs(source, output), Folder(Path(output)))
+
+    def check_list(rows, output):
+        (tmp_path / "archive" / "list.csv").write_text(f"path,output\n{rows}")
+        check("archive/list.csv", output)
+
+    for source, output in (
+        ("orig", "orig"), ("orig", "./links/../orig"), ("links", "orig"), ("links", "links"),
+        ("clip", "clip"), ("clip", "."),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match="is a folder of the inputs"):
+            check(source, output)
+    with pytest.raises(UserError, match="archive/2020: is a folder of the inputs"):
+        check_list("2020/a.jpg,", "archive")
+    with pytest.raises(UserError, match="archive/2020: is a folder of the inputs"):
+        check_list("../orig/b.jpg,2020/a\n2020/a.jpg,x/a", "archive")
+    check_list("2020/a.jpg,results/a", "out")
+    for source, output in (("orig", "orig/out"), ("links", "out"), ("archive/*/*.jpg", "out")):
+        check(source, output)
+
+
+def test_a_clip_in_the_current_folder_has_its_name(tmp_path, monkeypatch):
+    (tmp_path / "clip" / "sub").mkdir(parents=True)
+    (tmp_path / "clip" / "f_000000000000_keypoints.json").write_text("{}")
+    monkeypatch.chdir(tmp_path / "clip")
+    assert [job.name for job in listing.jobs(".", "../out")] == ["clip"]
+    monkeypatch.chdir(tmp_path / "clip" / "sub")
+    assert [job.name for job in listing.jobs("..", "../../out")] == ["clip"]
+
+
 def test_versions_of_inputs(tmp_path):
     video, points = tmp_path / "a.mp4", tmp_path / "points"
     points.mkdir()

@@ -437,4 +437,4 @@ def test_the_programs(store, tmp_path):
         "recognize", f"--input={OUT}/2020/*.png", f"--output={OUT}/2020", "--pose=stage", status=1,
         variables=variables(),
     )  # fmt: skip
-    assert "is the folder of the inputs" in error or "no object matches" in error
+    assert "is a folder of the inputs" in error or "no object matches" in error

@@ -125,6 +125,16 @@ def test_saves_an_image(photo, tmp_path):
         photo.save(tmp_path / "out", formats=["srt"])
 
 
+def test_results_are_not_saved_beside_the_original(photo, dance, stage, tmp_path):
+    before = {path: path.read_bytes() for path in stage.iterdir() if path.is_file()}
+    (tmp_path / "link").symlink_to(stage)
+    for result in (photo, dance):
+        for folder in (stage, tmp_path / "link"):
+            with pytest.raises(UserError, match="is the folder of"):
+                result.save(folder)
+    assert before == {path: path.read_bytes() for path in stage.iterdir() if path.is_file()}
+
+
 def test_video_equals_the_program(recognizer, stage, dance, tmp_path):
     """As `video.recognize_video` writes it, also when saved from the result."""
     settings = video.Settings(formats=["csv", "srt"])

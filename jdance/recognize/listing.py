@@ -40,7 +40,8 @@ def collect(path: Path, ignored: Iterable[Path] = ()) -> tuple[list[Path], list[
         return [path], []
     inputs = sorted(images.find(path) + videos.find(path), key=files.natural_key)
     if not inputs and openpose_json.frames(path):
-        return [path], []
+        # The results have the folder's name, which "." and ".." do not have.
+        return [path if path.name not in ("", "..") else path.resolve()], []
     expected = {entry.resolve() for entry in (*inputs, *ignored)}
     belongs = _belonging(inputs)
     unreadable = sorted(
@@ -345,11 +346,17 @@ def _names(paths: Sequence[Path], folders: Sequence[Path]) -> list[str]:
 
 
 def check_output(jobs: Iterable[Job], output: Storage) -> None:
-    """Raises UserError if the results would lie among the inputs."""
-    for job in jobs:
-        if job.address:
-            among = str(output) in (job.label, job.label.rpartition("/")[0])
-        else:
-            among = output.path.resolve() in (job.source.resolve(), job.source.parent.resolve())
-        if among:
-            raise UserError(f"{output}: is the folder of the inputs; choose another --output")
+    """Raises UserError if results would lie in a folder of inputs, which they could replace.
+
+    Of an input that is a symbolic link, the folder of its target counts, too.
+    """
+    jobs = list(jobs)
+    local = {job.source for job in jobs if not job.address and not videos.is_camera(job.label)}
+    local |= {Path(os.path.realpath(path)) for path in local if path.is_symlink()}
+    taken = {str(p.resolve()) for p in {q.parent for q in local} | {q for q in local if q.is_dir()}}
+    for label in {job.label for job in jobs if job.address}:
+        taken |= {label, label.rpartition("/")[0]}
+    targets = {f"{output}/{job.name}".rpartition("/")[0] for job in jobs}
+    for target in sorted({str(output), *targets}):
+        if (target if objects.is_remote(target) else str(Path(target).resolve())) in taken:
+            raise UserError(f"{target}: is a folder of the inputs; choose another --output")

@@ -103,7 +103,8 @@ class ImageResult:
             The path of the result file in JSON.
 
         Raises:
-            UserError: a format does not exist or is for videos, or a file cannot be written.
+            UserError: a format does not exist or is for videos, the folder is that of the image, or
+                a file cannot be written.
         """
         names = select(formats, videos=False)
         source = self.source or _NO_FILE
@@ -226,8 +227,8 @@ class VideoResult:
             The path of the result file in JSON.
 
         Raises:
-            UserError: a format does not exist, the video cannot be read again, or a file cannot be
-                written.
+            UserError: a format does not exist, the video cannot be read again, the folder is that
+                of the video, or a file cannot be written.
         """
         settings = replace(self.settings, formats=select(formats), annotate=annotate)
         stem = _stem(folder, self.clip.source)
@@ -286,5 +287,13 @@ def _checked(table: str, *known: str) -> str:
 
 
 def _stem(folder: str | Path, source: str) -> Path:
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    return Path(folder) / (Path(source).stem or _NO_FILE)
+    """Path of the results of an input in a folder, which is created.
+
+    Raises:
+        UserError: the folder is that of the input, which the annotated file could replace.
+    """
+    folder, path = Path(folder), Path(source)
+    if path.is_file() and folder.resolve() in (path.parent.resolve(), path.resolve().parent):
+        raise UserError(f"{folder}: is the folder of {path.name}; choose another one")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / ((path.resolve() if path.name in ("", "..") else path).stem or _NO_FILE)
