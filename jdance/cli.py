@@ -1,6 +1,7 @@
 """Entry point, common flags and exit status of the programs in launch/."""
 
 import gc
+import io
 import os
 import signal
 import sys
@@ -181,6 +182,8 @@ def run(main: Callable[[], None], *, keep_memory: bool = False) -> None:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # file names may have bytes that are not UTF-8
     # The folder of the programs must not shadow modules: profile.py is also a standard module.
     folder = Path(sys.argv[0]).resolve().parent
     sys.path[:] = [path for path in sys.path if Path(path).resolve() != folder]

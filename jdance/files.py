@@ -3,6 +3,8 @@
 import hashlib
 import os
 import re
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -84,6 +86,31 @@ def atomic_write(path: Path, text: str, partial: Path | None = None) -> None:
     with closing(PartialFile(path, partial)) as file:
         file.file.write(text)
         file.commit()
+
+
+class Utf8Path:
+    """A path for libraries that only take file names in UTF-8.
+
+    Args:
+        path: of the file that will be written.
+
+    Attributes:
+        path: the same, or a temporary one if that has bytes that are not UTF-8.
+    """
+
+    def __init__(self, path: Path):
+        self._final, self.path = path, path
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            self.path = Path(tempfile.mkdtemp()) / f"file{path.suffix}"
+
+    def close(self) -> None:
+        """Moves a temporary file to its path."""
+        if self.path != self._final:
+            if self.path.exists():
+                shutil.move(self.path, self._final)
+            shutil.rmtree(self.path.parent, ignore_errors=True)
 
 
 def checksum(path: Path) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import tracemalloc
 from contextlib import closing
 from html import unescape
@@ -15,7 +16,7 @@ from conftest import tiny_image
 from programs import program
 
 from jdance import files, skeleton
-from jdance.data import images, openpose_json
+from jdance.data import images, openpose_json, videos
 from jdance.errors import UserError
 from jdance.recognize import annotations, formats, timeline
 from jdance.recognize.stream import TrackedPerson
@@ -383,6 +384,37 @@ def test_images_end_to_end(tmp_path):
     assert "images have coco, openpose, csv, rerun" in error
     _, error = program("recognize", *words, "--format=mp3", status=1)
     assert "no such format; known: coco, openpose, csv, eaf, textgrid, srt, vtt, rerun" in error
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    """Latin-1, as on old disks, of a folder, an image and a video."""
+    media, keypoints, out = (
+        tmp_path / os.fsdecode(n) for n in (b"m\xe9dia", b"points", b"r\xe9sum\xe9")
+    )
+    media.mkdir()
+    keypoints.mkdir()
+    photo, dance = media / os.fsdecode(b"f\xeate.png"), media / os.fsdecode(b"caf\xe9.webm")
+    with closing(videos.VideoWriter(dance, FPS)) as writer:
+        for index in range(4):
+            image, people = tiny_image(index)
+            writer.write(index / FPS, image)
+            openpose_json.write(openpose_json.path_for_frame(dance.name, index, keypoints), people)
+    for path in (photo, media / "z.png"):
+        images.write(path, image)
+        openpose_json.write(openpose_json.path_for(path, keypoints), people)
+    assert [frame.index for frame in videos.Video(dance)] == [0, 1, 2, 3]
+    names = [name for name in formats.FORMATS if name != "rerun" or find_spec("rerun")]
+    program("recognize", f"--input={media}", f"--keypoints={keypoints}", f"--output={out}",
+            f"--format={','.join(names)}")  # fmt: skip
+    stem = out / dance.stem
+    assert all(files.with_suffix(stem, formats.FORMATS[name].suffix).exists() for name in names)
+    assert videos.output_path(stem).stat().st_size > 100
+    assert "f\ufffdte.png,0,0.0,0,nose," in (out / "images_joints.csv").read_text()
+    assert "f\ufffdte.png" in {
+        e["file_name"] for e in json.loads((out / "images_coco.json").read_text())
+    }
+    program("summarize", f"--input={out}")
+    assert (out / "summary.csv").read_text().splitlines()[1].startswith("caf\ufffd,0,0.000,")
 
 
 @pytest.mark.parametrize("name", formats.FORMATS)

@@ -298,7 +298,7 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, fps: float):
-        self._path, self._fps = path, fps
+        self._path, self._fps, self._target = path, fps, files.Utf8Path(path)
         self._start: float | None = None
         self._written = 0
         self._last: np.ndarray | None = None
@@ -323,14 +323,14 @@ class VideoWriter:
                 "ffmpeg", "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24",
                 "-s", f"{width}x{height}", "-r", f"{self._fps:.6f}", "-i", "-",
                 "-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-c:v", "libx264",
-                "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(self._path),
+                "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(self._target.path),
             ]  # fmt: skip
             self._ffmpeg = subprocess.Popen(command, stdin=subprocess.PIPE)
             return
         code = cv2.VideoWriter.fourcc(*"VP90")
         with files.quiet_stderr():  # OpenCV warns about the tag VP90
             self._opencv = cv2.VideoWriter(
-                str(self._path), cv2.CAP_FFMPEG, code, self._fps, (width, height)
+                str(self._target.path), cv2.CAP_FFMPEG, code, self._fps, (width, height)
             )
         if not self._opencv.isOpened():
             raise UserError(f"{self._path}: cannot be written as VP9 video; free some space?")
@@ -349,7 +349,10 @@ class VideoWriter:
         """Finishes the file."""
         if self._opencv is not None:
             self._opencv.release()
+        failed = False
         if self._ffmpeg is not None and self._ffmpeg.stdin is not None:
             self._ffmpeg.stdin.close()
-            if self._ffmpeg.wait():
-                raise UserError(f"{self._path}: ffmpeg cannot write it (see above)")
+            failed = self._ffmpeg.wait() != 0
+        self._target.close()
+        if failed:
+            raise UserError(f"{self._path}: ffmpeg cannot write it (see above)")

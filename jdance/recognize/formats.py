@@ -39,7 +39,7 @@ def joint_rows(frame: MotionFrame) -> Iterator[tuple[Any, ...]]:
 
     Coordinates are in pixels, times in seconds.
     """
-    name = (frame.clip.images[frame.index],) if frame.clip.images else ()
+    name = (images.printable(frame.clip.images[frame.index]),) if frame.clip.images else ()
     for person in frame.people:
         values = rounded(person.keypoints, 3).tolist()
         for joint in np.flatnonzero(skeleton.is_present(person.keypoints)).tolist():
@@ -79,7 +79,7 @@ class Coco(Writer):
             )
             entry["bbox"] = rounded(person.box, 2).tolist()
             if names:
-                entry["file_name"] = names[frame.index]
+                entry["file_name"] = images.printable(names[frame.index])
             self._output.file.write(f"{self._separator}\n{json.dumps(entry)}")
             self._separator = ","
 
@@ -232,6 +232,7 @@ class Rerun(Writer):
         from rerun import blueprint
 
         self._rerun, self._partial = rerun, files.with_suffix(self.path, ".partial")
+        self._target = files.Utf8Path(self._partial)
         self._shown: set[int] = set()  # the tracks in the last frame
         self._known: set[int] = set()
         self._count = 0
@@ -254,7 +255,7 @@ class Rerun(Writer):
         batches = rerun.ChunkBatcherConfig(flush_tick=3600.0, flush_num_bytes=_CHUNK_BYTES)
         self._recording = rerun.RecordingStream("jdance", batcher_config=batches)
         try:
-            self._recording.save(self._partial, layout)
+            self._recording.save(self._target.path, layout)
         except RuntimeError as error:
             raise UserError(f"{self.path}: cannot be written ({error})") from error
         # With UNKNOWN, which some networks have as a class.
@@ -341,12 +342,14 @@ class Rerun(Writer):
                     recording.log(entity, rerun.StateChange(state=""))
         self._flush()
         recording.disconnect()
+        self._target.close()
         os.replace(self._partial, self.path)
 
     def close(self) -> None:
         with suppress(UserError):  # disconnecting may wait forever if flushing fails
             self._flush()
             self._recording.disconnect()
+        self._target.close()
         self._partial.unlink(missing_ok=True)
 
 

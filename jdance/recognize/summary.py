@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jdance import files
+from jdance.data import images
 from jdance.errors import UserError
 from jdance.recognize.timeline import COLUMNS, Segment
 from jdance.train.calibration import UNKNOWN
@@ -173,7 +174,7 @@ def write(
             best: dict[str, Example] = {}
             for rows in read(folder / f"{name}.csv"):
                 for writer in writers:
-                    writer.add(name, rows)
+                    writer.add(images.printable(name), rows)
                 dancers.update(np.unique(rows.track).tolist())
                 _add(rows, name, own, totals.segments, best)
             totals.videos += 1
@@ -252,7 +253,9 @@ class _Parquet:
                 ("confidence", pyarrow.float32()),
             ]
         )
-        self._writer = parquet.ParquetWriter(self._partial, self._schema, compression="zstd")
+        # An open file: pyarrow takes only paths in UTF-8.
+        self._file = self._partial.open("wb")
+        self._writer = parquet.ParquetWriter(self._file, self._schema, compression="zstd")
         self._tables: list[Any] = []
         self._count = 0
 
@@ -276,10 +279,12 @@ class _Parquet:
     def finish(self) -> None:
         self._flush()
         self._writer.close()
+        self._file.close()
         os.replace(self._partial, self._path)
 
     def close(self) -> None:
         self._writer.close()
+        self._file.close()
         self._partial.unlink(missing_ok=True)
 
 
