@@ -10,7 +10,7 @@ from conftest import tiny_image
 from jdance import skeleton
 from jdance.data import crop, images, records, splits
 from jdance.data.prepare import prepare, summary
-from jdance.data.sources import find_media, open_source
+from jdance.data.sources import open_source
 from jdance.errors import UserError
 
 
@@ -228,9 +228,13 @@ def test_skipped_entries_have_specific_reasons(photos, tmp_path):
     assert reasons["gone.jpg"] == "a link to a missing file"
     assert reasons["notes.txt"] == "not a supported image or video format"
     assert "phone.jpg: " in reasons["phone.jpg"] and len(reasons) == 4
-    found, others = find_media(photos / "jump")
-    assert [p.name for p in found] == [*(f"{i:02}.png" for i in range(0, 12, 2)), "phone.jpg"]
-    assert [p.name for p, _ in others] == ["anna", "gone.jpg", "notes.txt"]
+    source = open_source(str(photos))
+    assert [item.name for item in source.items if item.name.startswith("jump")] == [
+        *(f"jump/{i:02}.png" for i in range(0, 12, 2)), "jump/phone.jpg",
+    ]  # fmt: skip
+    assert [name.rpartition("/")[2] for name, _ in source.skipped] == [
+        "anna", "gone.jpg", "notes.txt",
+    ]  # fmt: skip
 
 
 def test_split_folders_are_case_insensitive(photos, tmp_path):

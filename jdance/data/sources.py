@@ -138,16 +138,6 @@ def _subfolders(path: Path) -> list[Path]:
     return [p for p in files.list_visible(path) if p.is_dir()]
 
 
-def find_media(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """Images and videos of a folder in natural order, and all other entries with a reason.
-
-    Hidden files are ignored.
-    """
-    entries = files.list_visible(folder)
-    usable = [p for p in entries if p.is_file() and (images.is_image(p) or videos.is_video(p))]
-    return usable, [(path, skip_reason(path)) for path in entries if path not in usable]
-
-
 def skip_reason(path: Path) -> str:
     """Reason why a path that is not an image or video by name is skipped."""
     if os.path.islink(path) and not os.path.exists(path):
@@ -172,7 +162,8 @@ class _Format(NamedTuple):
 
 
 def _list_media(folder: Path) -> list[Path]:
-    return find_media(folder)[0]
+    entries = files.list_visible(folder)
+    return [p for p in entries if p.is_file() and (images.is_image(p) or videos.is_video(p))]
 
 
 def _list_clips(folder: Path) -> list[Path]:
