@@ -157,6 +157,15 @@ def test_timeline_ends_segments_at_changes_and_gaps(tmp_path):
     assert (tmp_path / "x.csv").read_text().splitlines()[1] == "0,0.000,3.200,a,0.5000"
 
 
+def test_frames_seconds_apart_are_one_segment():
+    """As with --every, time lapses and slow animations."""
+    motion_timeline = Timeline(2.0)
+    for i in (0, 1, 2, 5):
+        motion_timeline.add(2.0 * i, 0, "a", 0.5)
+    spans = [(segment.start, segment.end) for segment in motion_timeline.finish()]
+    assert spans == [(0.0, 6.0), (10.0, 12.0)]
+
+
 def test_segmental_f1():
     true = [Segment(0, 0, 10, "a", 1), Segment(0, 10, 20, "b", 1)]
     assert timeline.segmental_f1(true, true) == 1

@@ -40,11 +40,11 @@ class Timeline:
 
     Args:
         period: seconds between two frames, added after the last frame of a segment.
-        max_gap: seconds without a frame after which a segment ends.
+        max_gap: seconds without a frame after which a segment ends, if longer than 1.5 periods.
     """
 
     def __init__(self, period: float, *, max_gap: float = 1.0):
-        self._period, self._max_gap = period, max_gap
+        self._period, self._max_gap = period, max(max_gap, 1.5 * period)
         self._open: dict[int, _OpenSegment] = {}
         self._closed: dict[int, list[Segment]] = {}
 
