@@ -132,19 +132,50 @@ def test_pixels_become_square(tmp_path, sar, width):
     assert [frame.image.shape for frame in video] == [(48, width, 3)] * 3
 
 
-def test_frames_come_upright(tmp_path):
-    """The display matrix rotates by 90 degrees clockwise."""
+@pytest.mark.parametrize("matrix", [
+    (1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0),  # rotations clockwise
+    (-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0),  # mirrored, as of some cameras
+])  # fmt: skip
+def test_frames_come_upright(tmp_path, matrix):
+    """As the display matrix says: x' = a x + c y, y' = b x + d y."""
     write(tmp_path / "x.mp4", STEADY[:3], unit=Fraction(1, 90000))
+    stored = next(iter(videos.Video(tmp_path / "x.mp4"))).image
+    stored[:, :20] //= 2  # no symmetry: the top is bright, the left is dark
+    a, b, c, d = matrix
     data = bytearray((tmp_path / "x.mp4").read_bytes())
-    matrix = data.index(b"tkhd") + 4 + 4 + 20 + 16
+    at = data.index(b"tkhd") + 4 + 4 + 20 + 16
     one = 1 << 16
-    assert struct.unpack(">i", data[matrix : matrix + 4]) == (one,)
-    data[matrix : matrix + 36] = struct.pack(">9i", 0, one, 0, -one, 0, 0, 48 * one, 0, 1 << 30)
+    assert struct.unpack(">i", data[at : at + 4]) == (one,)
+    numbers = a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30
+    data[at : at + 36] = struct.pack(">9i", *numbers)
     (tmp_path / "x.mp4").write_bytes(data)
     video = videos.Video(tmp_path / "x.mp4")
     image = next(iter(video)).image
-    assert video.size == image.shape[:2] == (64, 48)
-    assert image[:, -8:].mean() > 240 and image[:, :30].mean() < 30  # the top is on the right
+    info = containers.probe(tmp_path / "x.mp4")
+    y, x = np.indices(stored.shape[:2])
+    across, down = a * x + c * y, b * x + d * y
+    expected = np.zeros((np.ptp(down) + 1, np.ptp(across) + 1, 3), np.uint8)
+    expected[down - down.min(), across - across.min()] = stored
+    assert video.size == image.shape[:2] == expected.shape[:2]
+    np.testing.assert_array_equal(containers.upright(stored, info), expected)
+    bright = expected.mean(-1) > 240  # of the top, which is in the video itself
+    assert image[bright].mean() > 240 and image[expected.mean(-1) < 60].mean() < 60
+
+
+@pytest.mark.parametrize("name", ["x.mpg", "x.vob", "x.ts"])
+def test_joined_recordings_continue(tmp_path, name):
+    """Their time stamps start again: "cat a.mpg b.mpg", DVDs."""
+    codec = {"codec": "mpeg2video", "b": "4M", "bf": "2"}
+    for part in ("a", "b"):
+        write(tmp_path / f"{part}{name}", STEADY[:25], unit=Fraction(1, 25), **codec)
+    joined = tmp_path / name
+    joined.write_bytes(b"".join((tmp_path / f"{p}{name}").read_bytes() for p in "ab"))
+    info, video = containers.probe(joined), videos.Video(joined)
+    shown = [frame.time for frame in video]
+    np.testing.assert_allclose(shown, STEADY, atol=1e-3)
+    np.testing.assert_allclose(info.times, STEADY, atol=1e-3)
+    assert info.end == pytest.approx(2.0, abs=1e-3) and info.fps == pytest.approx(25)
+    assert videos.times(joined, 2.0, 1.2) == pytest.approx([1.2, 1.72], abs=1e-3)
 
 
 def test_truncated_files_are_damaged(tmp_path):

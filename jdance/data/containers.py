@@ -26,6 +26,7 @@ _ANIMATED = (".gif", ".webp", ".png", ".apng")  # images, unless they are animat
 _MAX_PIXELS = 2**27  # per frame
 _MAX_ASPECT = 8  # of a pixel; larger ones come from broken headers
 _WEBP_FRAMES = 16  # decoded together
+_RESTART = 0.2  # seconds by which time stamps decrease where another recording is joined
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,12 @@ class VideoInfo:
         end: end of the last frame in seconds.
         fps: frames per second of most frames.
         size: displayed height and width in pixels (upright, square pixels).
-        rotation: counterclockwise rotation of stored frames in degrees.
+        rotation: counterclockwise rotation of stored frames in degrees, after `mirrored`.
         count: expected number of frames, at least N.
         damage: describes damage of the container; "" if there is none.
         origin: time stamp of the start in seconds.
         lead: number of packets before the first decodable one.
+        mirrored: whether stored frames are flipped horizontally.
     """
 
     times: np.ndarray
@@ -53,6 +55,7 @@ class VideoInfo:
     damage: str = ""
     origin: float = 0.0
     lead: int = 0
+    mirrored: bool = False
 
 
 class DecodedFrame(NamedTuple):
@@ -137,8 +140,7 @@ def _probe(path: Path, version: tuple[int, ...]) -> VideoInfo:
     packets: list[tuple[float | None, float, bool, bool]] = []
     damage, failures = "", list[str]()
     with _open(path) as (container, stream), _ffmpeg_errors() as messages:
-        demuxed = container.demux(stream)
-        while (packet := _attempt(next, demuxed, None, errors=failures)) is not None:
+        for packet in _demux(container, stream, failures):
             if not packet.size:  # end of the stream
                 continue
             time, unit = packet.pts, packet.time_base
@@ -175,6 +177,24 @@ def _ffmpeg_errors() -> Iterator[list[tuple[int, str, str]]]:
         av.logging.set_libav_level(av.logging.PANIC)
 
 
+def _demux(container: Any, stream: Any, errors: list[str]) -> Iterator[Any]:
+    """Yields the packets of a stream; errors are appended.
+
+    Where the time stamps start again, as in joined MPEG files and DVDs, they are shifted so that
+    they continue.
+    """
+    packets = container.demux(stream)
+    shift, due = 0, None
+    while (packet := _attempt(next, packets, None, errors=errors)) is not None:
+        if packet.dts is not None:
+            if due is not None and packet.dts + shift < due - _RESTART / packet.time_base:
+                shift = due - packet.dts
+            packet.dts += shift
+            packet.pts = None if packet.pts is None else packet.pts + shift
+            due = packet.dts + (packet.duration or 0)
+        yield packet
+
+
 def _decode_first(path: Path) -> Any:
     """Decodes the first readable frame, or returns None."""
     with _open(path) as (container, stream):
@@ -209,10 +229,10 @@ def _video_info(path: Path, stream: Any, packets: list, damage: str, size: int) 
     count = len(times)
     if damage and stream.frames <= size:  # a frame has at least one byte
         count = max(count, stream.frames - sum(cut for *_, cut in packets))
-    height, width, rotation = 0, 0, 0
+    height, width, rotation, mirrored = 0, 0, 0, False
     first = _decode_first(path)
     if first is not None:
-        rotation = round(first.rotation / 90) * 90 % 360
+        rotation, mirrored = _orientation(first)
         height, width = first.height, first.width
         aspect = float(stream.sample_aspect_ratio or 1)
         if 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT:
@@ -221,7 +241,24 @@ def _video_info(path: Path, stream: Any, packets: list, damage: str, size: int) 
             height, width = 0, 0
     shown_size = (width, height) if rotation % 180 else (height, width)
     end = float(times[-1]) - origin + last if len(times) else 0.0
-    return VideoInfo(times - origin, end, fps, shown_size, rotation, count, damage, origin, lead)
+    return VideoInfo(
+        times - origin, end, fps, shown_size, rotation, count, damage, origin, lead, mirrored
+    )
+
+
+def _orientation(frame: Any) -> tuple[int, bool]:
+    """The rotation of a stored frame, see `VideoInfo`, and whether it is flipped before."""
+    from av.sidedata.sidedata import Type
+
+    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    if data is None:
+        return 0, False
+    # Fixed-point numbers; x' = a x + c y, y' = b x + d y, with y down.
+    a, b, _, c, d, *_ = np.frombuffer(bytes(data)[:36], np.int32).astype(float)
+    mirrored = a * d - b * c < 0
+    if mirrored:
+        a, b = -a, -b
+    return round(math.degrees(-math.atan2(b, a)) / 90) * 90 % 360, mirrored
 
 
 def _fps(times: np.ndarray, nominal: float) -> float:
@@ -317,8 +354,8 @@ def decode_frames(
     with _open(path, hardware) as (container, stream):
         stream.thread_type = "AUTO"
         begin = info.times[0] if len(info.times) else -math.inf
-        packets, number = container.demux(stream), 0
-        while (packet := _attempt(next, packets, None, errors=errors)) is not None:
+        number = 0
+        for packet in _demux(container, stream, errors):
             number += bool(packet.size)
             if packet.size and number <= info.lead:
                 continue
@@ -346,7 +383,13 @@ def _pixels(frame: Any, info: VideoInfo) -> np.ndarray:
     if info.rotation % 180:
         height, width = width, height
     image = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="BICUBIC")
-    return np.ascontiguousarray(np.rot90(image, info.rotation // 90))
+    return upright(image, info)
+
+
+def upright(image: np.ndarray, info: VideoInfo) -> np.ndarray:
+    """Flips and rotates a stored frame [H, W, 3] as it is to be shown."""
+    flipped = image[:, ::-1] if info.mirrored else image
+    return np.ascontiguousarray(np.rot90(flipped, info.rotation // 90))
 
 
 # Animated WebP -----------------------------------------------------------------------------------
