@@ -42,7 +42,7 @@ flags.mark_flag_as_required("config")
 
 def main() -> None:
     chosen = sweep.parse_variants(_VARY.value, _VARIANT.value)
-    sweep.check(_CONFIG.value, chosen)
+    sweep.check(_CONFIG.value, chosen, _DATA.value, _SPLIT.value, _VIEWS.value)
     output = Path(_OUTPUT.value)
     with resumable():
         rows, failures = sweep.sweep(

@@ -13,6 +13,7 @@ from conftest import ROOT, tiny_config
 from programs import Script, program
 from test_sequences import clips
 
+from jdance import config as defaults
 from jdance import models
 from jdance.data.prepare import prepare
 from jdance.data.sources import open_source
@@ -61,11 +62,26 @@ def test_home_folder_in_a_variant_is_expanded(monkeypatch):
         (["model.width=wide"], [], "model.width=wide"),
         (["model.attention=1,7"], [], "attention=7: --config: model.attention=7"),
         (["model.width=4,4"], [], "have the same name"),
+        (["seed=0,7"], [], "seed=0: the sweep sets seed itself; use --seeds"),
+        ([], ["other data.dir=elsewhere"], "other: the sweep sets data.dir itself; use --data"),
     ],
 )
 def test_mistakes_are_found_before_training(vary, named, message):
     with pytest.raises(UserError, match=re.escape(message)):
         sweep.check(tiny_config("x"), sweep.parse_variants(vary, named))
+
+
+def test_data_and_views_are_checked_before_training(tiny_data):
+    motion, chosen = tiny_config(tiny_data), sweep.parse_variants([])
+    sweep.check(motion, chosen, [str(tiny_data)], "val", 2)
+    with pytest.raises(UserError, match="no examples in split 'test'; it has train, val"):
+        sweep.check(motion, chosen, [str(tiny_data)])
+    with pytest.raises(UserError, match="no such file; make the data set"):
+        sweep.check(motion, chosen, [str(tiny_data), "missing"], "val")
+    with pytest.raises(UserError, match="--views=2: only motion networks have views"):
+        sweep.check(defaults.pose(), chosen, [str(tiny_data)], "val", 2)
+    with pytest.raises(UserError, match="holds persons, not people"):
+        sweep.check(defaults.pose(), chosen, [str(tiny_data)], "val")
 
 
 def test_finished_runs_are_not_repeated(tiny_data, tmp_path, monkeypatch):

@@ -16,9 +16,12 @@ from ml_collections import ConfigDict
 
 from jdance import config as defaults
 from jdance import files, models
+from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.progress import Progress
 from jdance.train import experiment, loop, results, tasks
+
+_SET_BY_FLAGS = {"seed": "--seeds and --config.seed, the first", "data.dir": "--data"}
 
 
 class Variant(NamedTuple):
@@ -246,12 +249,29 @@ def _mean(runs: Sequence[dict[str, Any]], key: str) -> str:
     return f"{np.mean(scores):.3f} ± {np.std(scores, ddof=1):.3f}"
 
 
-def check(config: ConfigDict, variants: Sequence[Variant]) -> None:
-    """Raises UserError for an invalid variant, before any is trained."""
+def check(
+    config: ConfigDict,
+    variants: Sequence[Variant],
+    data: Sequence[str] = (),
+    split: str = "test",
+    views: int = 1,
+) -> None:
+    """Checks the arguments of `sweep` before any variant is trained.
+
+    Raises:
+        UserError: an invalid variant, a data set without the split, or views of a pose network.
+    """
     for variant in variants:
+        for key, flags in _SET_BY_FLAGS.items():
+            if key in variant.changes:
+                raise UserError(f"{variant.name}: the sweep sets {key} itself; use {flags}")
         variant_config = apply_variant(config, variant)
         classes = [str(number) for number in range(variant_config.model.get("classes", 0))]
         try:
             experiment.check(tasks.make(variant_config, classes))
         except UserError as error:
             raise UserError(f"{variant.name}: {error}") from error
+    if views > 1 and config.task == "pose":
+        raise UserError(f"--views={views}: only motion networks have views; leave it out")
+    for folder in data:
+        Dataset(folder, tasks.data_kind(config)).source(split)
