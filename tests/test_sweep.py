@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import time
 
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, tiny_config
+from conftest import ROOT, tiny_config, tiny_source
 from programs import Script, program
 from test_sequences import clips
 
@@ -107,9 +108,46 @@ def test_finished_runs_are_not_repeated(tiny_data, tmp_path, monkeypatch):
             assert a | {"seconds": 0} == b | {"seconds": 0}
         assert row["ensembles"] == before["ensembles"]
     other = sweep.parse_variants(["model.features=pos18"])
-    config.batch_size = 4
-    _, failures = sweep.sweep(config, other, [str(tiny_data)], 1, tmp_path, **arguments)
-    assert "of another configuration" in failures[0]
+    for key, value in {"batch_size": 4, "epochs": 2.0}.items():
+        changed = config.copy_and_resolve_references()
+        changed[key] = value
+        _, failures = sweep.sweep(changed, other, [str(tiny_data)], 1, tmp_path, **arguments)
+        assert "of another configuration" in failures[0] and f", not {value}" in failures[0]
+    # What a run may change, a finished one may, too; data may move, and jdance gets new keys.
+    moved = tmp_path / "moved" / tiny_data.name
+    shutil.copytree(tiny_data, moved)
+    config.data.threads, config.log_every = 2, 10
+    path = tmp_path / "features=pos18" / tiny_data.name / "seed-0" / "sweep_val_2.json"
+    content = json.loads(path.read_text())
+    del content["config"]["steps_per_dispatch"]
+    path.write_text(json.dumps(content))
+    _, failures = sweep.sweep(config, other, [str(moved)], 2, tmp_path, **arguments)
+    assert failures == [] and trained == ["seed-1"]
+    shutil.rmtree(moved)
+    prepare(tiny_source(40), moved, None)
+    _, failures = sweep.sweep(config, other, [str(moved)], 1, tmp_path, **arguments)
+    assert "of other data than" in failures[0] and trained == ["seed-1"]
+
+
+def test_data_sets_of_one_name_have_separate_folders(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(
+        sweep, "_run", lambda c, workdir, *a: trained.append(workdir) or {"parameters": 1}
+    )
+    monkeypatch.chdir(tmp_path)
+    data = ["a/data", "b/data", "c/other"]
+    chosen = sweep.parse_variants([])
+    sweep.sweep(tiny_config("x"), chosen, data, 1, tmp_path, ensembles=False)
+    names = [workdir.parent.name for workdir in trained]
+    assert len(set(names)) == 3 and names[2] == "other"
+    assert all(re.fullmatch("data-[0-9a-f]{8}", name) for name in names[:2])
+    trained.clear()
+    absolute = [str(tmp_path / "b/data"), "a/data"]
+    sweep.sweep(tiny_config("x"), chosen, absolute, 1, tmp_path, ensembles=False)
+    assert [workdir.parent.name for workdir in trained] == [names[1], names[0]]
+    trained.clear()
+    sweep.sweep(tiny_config("x"), chosen, ["a/data"], 1, tmp_path, ensembles=False)
+    assert trained[0].parent.name == "data"
 
 
 def test_table():
@@ -128,6 +166,13 @@ def test_table():
     assert lines[2] == ["x", "1,234", "0.300 ± 0.141", "0.400 ± 0.141", "0.650", "0.300", "0.500",
                         "7"]  # fmt: skip
     assert lines[3][:3] == ["y", "", "failed"] and len({len(line) for line in lines}) == 1
+    # A seed of y failed, and the data sets have the same name.
+    rows = [row("x", [0.1] * 4, {"d/a": 0.6}), row("y", [0.5, 0.5], {})]
+    for run in rows[0]["runs"] + rows[1]["runs"]:
+        run["data"] = run["data"].replace("d/b", "e/a")
+    lines = sweep.table(rows).splitlines()
+    assert "| d/a | e/a |" in lines[0]
+    assert lines[3] == "| y | 1,234 | 0.500 | failed | 0.600 | 0.600 | 7 |"
 
 
 def test_the_documented_attention_block(clip_data, tmp_path):

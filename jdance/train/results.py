@@ -101,7 +101,7 @@ def evaluate(
         ]
     name = split + ("_ensemble" if len(workdirs) > 1 else "")
     if data and _resolved(data) != _resolved(config.data.dir):
-        name += f"_on_{_short_name(_resolved(data))}"
+        name += f"_on_{short_name(data)}"
     name += f"_without_{drop_joints}" if drop_joints else ""
     name += (f"_views{views}" if views > 1 else "") + suffix(checkpoint)
     return result, write(result, output or workdirs[0], name)
@@ -143,8 +143,9 @@ def _resolved(folder: str) -> str:
     return folder.rstrip("/") if objects.is_remote(folder) else str(Path(folder).resolve())
 
 
-def _short_name(folder: str) -> str:
-    """A unique name for a folder, fit for use in a file name."""
+def short_name(data: str) -> str:
+    """A unique name for a data set, fit for use in a file name."""
+    folder = _resolved(data)
     name = re.sub(r"[^\w.=+-]+", "_", folder.rpartition("/")[2])[:60]
     return f"{name}-{zlib.crc32(folder.encode()):08x}"
 
