@@ -225,6 +225,25 @@ def test_invalid_input_gets_one_line(name, arguments, message, photos, tmp_path)
     assert message in error
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("sweep", ["--config=configs/quickstart.py", "--data=missing"]),
+        ("reproduce", ["--data=missing"]),
+        ("export", ["--model=missing", "--pose=stage"]),
+        ("import_weights", ["--network=resnet50", "--input=missing"]),
+        ("pack", ["--workdir=missing"]),
+        ("stage", []),
+        ("profile", ["--config=configs/quickstart.py"]),
+        ("bench_train", []),
+        ("bench_loader", ["--data=missing"]),
+    ],
+)
+def test_programs_with_local_output_refuse_addresses(name, arguments):
+    _, error = program(name, *arguments, "--output=s3://bucket/out", status=1)
+    assert "--output=s3://bucket/out: this program writes to local paths only" in error
+
+
 def test_evaluate_and_recognize_with_invalid_input(trained, photos, tmp_path):
     _, error = program("evaluate", f"--workdir={trained}", "--split=dev", status=1)
     assert "it has train, val" in error
