@@ -217,6 +217,7 @@ def test_sweep_exits_on_sigterm_with_a_hint(clip_data, tmp_path):
         "    result.model.update(branches='sequence')\n    return result\n"
     )
     words = [f"--config={config}", f"--data={clip_data}", f"--output={tmp_path}", "--seeds=1"]
+    words.append("--split=val")
     log = tmp_path / "log"
     log.touch()  # the script may create it later than it is read
     run = Script([ROOT / "launch" / "sweep.py", *words], log)
