@@ -20,7 +20,7 @@ from jdance import xla
 from jdance.data import images
 from jdance.errors import Preempted, UserError, exit_status
 from jdance.progress import counted
-from jdance.remote import copies
+from jdance.remote import copies, objects
 
 _GRACE_SECONDS = 20.0  # for an orderly exit
 _RETRY_SECONDS = 0.01  # after a signal that came at a bad moment
@@ -95,6 +95,20 @@ def recognition_flags() -> RecognitionFlags:
         "sequence form for --model=dance6, else none.",
     )
     return RecognitionFlags(model, checkpoint, pose, sequence_model)
+
+
+def check_local(*outputs: flags.FlagHolder[Any]) -> None:
+    """Checks the output flags of a program that writes to local paths only.
+
+    Raises:
+        UserError: one of them is an address in a store.
+    """
+    for flag in outputs:
+        if objects.is_remote(flag.value):
+            raise UserError(
+                f"--{flag.name}={flag.value}: this program writes to local paths only; name one, "
+                "and copy the results with the store's own tool"
+            )
 
 
 def report_failed_runs(failures: Sequence[str], page: str) -> None:

@@ -20,7 +20,7 @@ from absl import flags
 from jdance import config as defaults
 from jdance import models
 from jdance.bench import ratios, timing
-from jdance.cli import run
+from jdance.cli import check_local, run
 from jdance.data import augment, loader, records
 from jdance.data.randomness import BatchRandom
 from jdance.errors import UserError
@@ -62,6 +62,7 @@ def _consume(batches: Callable[[], Any], count: int) -> None:
 
 
 def main() -> None:
+    check_local(_OUTPUT)
     try:
         import torch
 

@@ -16,7 +16,7 @@ from absl import flags
 
 from jdance import config as defaults
 from jdance.bench import inputs, ratios, timing
-from jdance.cli import run
+from jdance.cli import check_local, run
 from jdance.errors import UserError
 from jdance.paper.speed import machine
 from jdance.report import html
@@ -35,6 +35,7 @@ _CLASSES = 6
 
 
 def main() -> None:
+    check_local(_OUTPUT)
     # Both frameworks share the device's memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:

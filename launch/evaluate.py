@@ -15,7 +15,7 @@ The result states data, split, views, checkpoint and step. Options are part of i
 eval_test_views10.json. --output=DIR writes elsewhere, for runs that must not change.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,11 @@ _POSE = flags.DEFINE_string(
     "pose", "", "Evaluate this pose network instead of a run; needs --data."
 )
 _POSE_SIZE, _POSE_VIEWS = pose_flags()
-_SPLIT = flags.DEFINE_string("split", "test", "Split of the data set to evaluate on.")
+_SPLIT = flags.DEFINE_string(
+    "split",
+    None,
+    "Split of the data set to evaluate on. Default: test, but val for --calibrate.",
+)
 _DATA = flags.DEFINE_string(
     "data",
     "",
@@ -71,9 +75,9 @@ _VIEWS = flags.DEFINE_integer(
 _CALIBRATE = flags.DEFINE_bool(
     "calibrate",
     False,
-    "Fit on the split (use val) instead of evaluating: temperature scaling, the weights of a late "
-    "fusion's branches and, if there is a class unknown, the confidence below which motions become "
-    "unknown. Every program that uses the run applies them.",
+    "Fit on the split (by default val) instead of evaluating: temperature scaling, the weights of "
+    "a late fusion's branches and, if there is a class unknown, the confidence below which motions "
+    "become unknown. Every program that uses the run applies them.",
 )
 _BASELINES = flags.DEFINE_bool(
     "baselines",
@@ -85,13 +89,41 @@ _BASELINES = flags.DEFINE_bool(
 former_name("nearest_mean", "baselines")
 
 
-def _check_drop_joints() -> None:
+def _split() -> str:
+    if _SPLIT.value is None:
+        return "val" if _CALIBRATE.value else "test"
+    return _SPLIT.value
+
+
+def _check_flags() -> None:
+    """Raises UserError for an invalid value, and for flags that would have no effect."""
+    if bool(_WORKDIR.value) == bool(_POSE.value):
+        raise UserError("give either --workdir, a run, or --pose, a pose network")
+    if _POSE.value:
+        only_motion = ("baselines", "calibrate", "views", "drop_joints")
+        _refuse(only_motion, f"--pose={_POSE.value}: only motion networks have")
+        _refuse(["checkpoint"], f"--pose={_POSE.value}: only runs have")
+    else:
+        workdirs = ",".join(_WORKDIR.value)
+        _refuse(["pose_size", "pose_views"], f"--workdir={workdirs}: only --pose takes")
+    if _CALIBRATE.value:
+        if len(_WORKDIR.value) > 1:
+            raise UserError("--calibrate takes one run at a time")
+        stored = "--calibrate evaluates nothing and stores what it fits in the run: leave out"
+        _refuse(["output", "baselines", "views", "drop_joints"], stored)
     try:
         known = _DROP_JOINTS.value in ("", "all", "legs") or 0 <= float(_DROP_JOINTS.value) <= 1
     except ValueError:
         known = False
     if not known:
         raise UserError(f"--drop_joints={_DROP_JOINTS.value}: expected all, legs or 0 to 1")
+
+
+def _refuse(names: Sequence[str], reason: str) -> None:
+    """Raises UserError if a flag has another value than its default."""
+    for name in names:
+        if flags.FLAGS[name].value != flags.FLAGS[name].default:
+            raise UserError(f"{reason} --{name}")
 
 
 def _print_precision(result: dict[str, Any]) -> None:
@@ -102,29 +134,24 @@ def _print_precision(result: dict[str, Any]) -> None:
 def _evaluate_pose() -> None:
     if not _DATA.value:
         raise UserError("--pose needs --data, a data set by launch/prepare.py --task=pose")
-    source = Dataset(_DATA.value, "people").source(_SPLIT.value)
+    source = Dataset(_DATA.value, "people").source(_split())
     estimator = PoseEstimator.load(_POSE.value, size=_POSE_SIZE.value, view_names=_POSE_VIEWS.value)
     result = average_precision(estimator.on_all_devices(), source, input_size=estimator.size)
     _print_precision(result)
     if _OUTPUT.value:
-        result |= {"pose": _POSE.value, "data": _DATA.value, "split": _SPLIT.value}
+        result |= {"pose": _POSE.value, "data": _DATA.value, "split": _split()}
         with copies.output(_OUTPUT.value) as folder:
-            print(f"wrote {copies.shown(results.write(result, folder, _SPLIT.value))}")
+            print(f"wrote {copies.shown(results.write(result, folder, _split()))}")
 
 
 def _calibrate(workdir: Path) -> None:
-    if len(_WORKDIR.value) > 1:
-        raise UserError("--calibrate takes one run at a time")
-    for name in ("output", "baselines"):
-        if flags.FLAGS[name].value:
-            raise UserError(f"--calibrate stores the temperature in the run: leave --{name} out")
     fitted, path = results.calibrate(
-        workdir, _SPLIT.value, data=_DATA.value, checkpoint=_CHECKPOINT.value
+        workdir, _split(), data=_DATA.value, checkpoint=_CHECKPOINT.value
     )
     error = fitted["expected_calibration_error"]
     print(
         f"temperature {fitted['temperature']:.3f}; expected calibration error on the "
-        f"{counted(fitted['n'], 'example')} of {_SPLIT.value}: "
+        f"{counted(fitted['n'], 'example')} of {_split()}: "
         f"{error['before']:.4f} before, {error['after']:.4f} after"
     )
     if fitted["min_confidence"]:
@@ -153,12 +180,8 @@ def _folders() -> Iterator[tuple[list[Path], Path | None]]:
 
 
 def main() -> None:
-    _check_drop_joints()
-    if bool(_WORKDIR.value) == bool(_POSE.value):
-        raise UserError("give either --workdir, a run, or --pose, a pose network")
+    _check_flags()
     if _POSE.value:
-        if _BASELINES.value:
-            raise UserError(f"--pose={_POSE.value}: only motion networks have --baselines")
         _evaluate_pose()
         return
     with _folders() as (workdirs, output):
@@ -171,7 +194,7 @@ def main() -> None:
 def _evaluate(workdirs: list[Path], output: Path | None) -> None:
     result, path = results.evaluate(
         workdirs,
-        _SPLIT.value,
+        _split(),
         data=_DATA.value,
         drop_joints=_DROP_JOINTS.value,
         views=_VIEWS.value,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from jdance.cli import checkpoint_flag, former_name, pose_flags, run
+from jdance.cli import check_local, checkpoint_flag, former_name, pose_flags, run
 from jdance.errors import UserError
 from jdance.recognize.export import PLATFORMS, export
 from jdance.recognize.recognizer import Recognizer
@@ -37,6 +37,7 @@ former_name("whole_picture", "whole_image")
 
 
 def main() -> None:
+    check_local(_OUTPUT)
     unknown = sorted(set(_PLATFORMS.value) - {"cpu", "cuda", "rocm", "tpu"})
     if unknown or not _PLATFORMS.value:
         raise UserError(f"--platforms={','.join(_PLATFORMS.value)}: expected cpu, cuda, rocm, tpu")

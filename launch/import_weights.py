@@ -15,7 +15,7 @@ mobilenet_v2_small normalizes with the statistics of each image, like the publis
 from absl import flags
 
 from jdance import models
-from jdance.cli import former_name, run
+from jdance.cli import check_local, former_name, run
 from jdance.errors import UserError
 from jdance.pose import importers, weights
 from jdance.weights import resnet
@@ -62,6 +62,7 @@ def _import_resnet() -> str:
 
 
 def main() -> None:
+    check_local(_OUTPUT)
     summary = _import_resnet() if _NETWORK.value in resnet.KINDS else _import_pose()
     print(f"{_OUTPUT.value}: {_NETWORK.value}, {summary}")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
-from jdance.cli import checkpoint_flag, run
+from jdance.cli import check_local, checkpoint_flag, run
 from jdance.recognize import packed
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
@@ -19,6 +19,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "File (.npz) to write.", required=
 
 
 def main() -> None:
+    check_local(_OUTPUT)
     file = Path(_OUTPUT.value)
     packed.pack(Path(_WORKDIR.value), file, _CHECKPOINT.value)
     print(f"wrote {file}: {file.stat().st_size:,} bytes")

@@ -29,7 +29,7 @@ from ml_collections import config_flags
 
 from jdance import files
 from jdance.bench import ahead, counting, profile, targets
-from jdance.cli import pose_flags, run
+from jdance.cli import check_local, pose_flags, run
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.recognize.recognizer import Recognizer
@@ -97,6 +97,7 @@ _CHILD = "JDANCE_COMPILE_RESULT"  # result file of the child process
 
 
 def main() -> None:
+    check_local(_OUTPUT, _TRACE)
     if not _TARGET.value:
         _profile()
     elif _CHILD in os.environ:

@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from jdance import config as defaults
-from jdance.cli import report_failed_runs, resumable, run
+from jdance.cli import check_local, report_failed_runs, resumable, run
 from jdance.errors import UserError
 from jdance.paper import plan
 from jdance.paper.run import reproduce
@@ -49,6 +49,7 @@ def _load(name: str) -> ConfigDict:
 
 
 def main() -> None:
+    check_local(_OUTPUT)
     preset = plan.PRESETS[_PRESET.value]
     if _ABLATIONS.value is not None:
         preset = dataclasses.replace(preset, ablations=_ABLATIONS.value)

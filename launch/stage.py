@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from jdance.cli import run
+from jdance.cli import check_local, run
 from jdance.data import crop, images, openpose_json, videos
 from jdance.progress import counted
 from jdance.recognize import timeline
@@ -81,6 +81,7 @@ def _write_video(number: int, output: Path) -> Iterator[list[str]]:
 
 
 def main() -> None:
+    check_local(_OUTPUT)
     output = Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
     if _VIDEO.value:

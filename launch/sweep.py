@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from jdance.cli import report_failed_runs, resumable, run
+from jdance.cli import check_local, report_failed_runs, resumable, run
 from jdance.train import sweep
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -41,8 +41,9 @@ flags.mark_flag_as_required("config")
 
 
 def main() -> None:
+    check_local(_OUTPUT)
     chosen = sweep.parse_variants(_VARY.value, _VARIANT.value)
-    sweep.check(_CONFIG.value, chosen)
+    sweep.check(_CONFIG.value, chosen, _DATA.value, _SPLIT.value, _VIEWS.value)
     output = Path(_OUTPUT.value)
     with resumable():
         rows, failures = sweep.sweep(

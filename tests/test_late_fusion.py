@@ -11,6 +11,7 @@ from jdance.data.records import Dataset
 from jdance.models import fused
 from jdance.recognize import packed
 from jdance.recognize.recognizer import Recognizer
+from jdance.report import run as report
 from jdance.train import calibration, loop, results, steps
 
 
@@ -98,13 +99,14 @@ def test_weights_follow_the_branches_worth():
     assert twice.sum() == pytest.approx(weights[0], abs=0.1)
 
 
-def test_calibration_reaches_evaluation_and_recognition(tiny_data, tmp_path):
+def test_calibration_reaches_evaluation_and_recognition(tiny_data, tmp_path, capsys):
     config = _late_config(tiny_data)
     config.epochs = 2.0
     workdir = tmp_path / "run"
     loop.train(config, workdir)
     before = loop.load(workdir)[2]["batch_stats"][fused.BRANCH_WEIGHTS]
     np.testing.assert_array_equal(before, 1)
+    assert "calibration" not in results.evaluate([workdir], "val")[0]
     fitted, _ = results.calibrate(workdir, "val")
     weights = fitted["branch_weights"]
     assert len(weights) == 2 and weights != [1.0, 1.0]
@@ -112,6 +114,16 @@ def test_calibration_reaches_evaluation_and_recognition(tiny_data, tmp_path):
     np.testing.assert_allclose(after, weights, rtol=1e-6)
     again, _ = results.calibrate(workdir, "val")  # starts from the branches, not from the weights
     np.testing.assert_allclose(again["branch_weights"], weights, rtol=1e-3, atol=1e-3)
+    stated = {"branch_weights": again["branch_weights"], "split": "val"}
+    capsys.readouterr()
+    assert results.evaluate([workdir], "train")[0]["calibration"] == stated
+    assert not capsys.readouterr().err
+    ensemble, path = results.evaluate([workdir, workdir], "val")
+    assert "were fitted on val, the split that is evaluated" in capsys.readouterr().err
+    assert "calibration" not in ensemble
+    assert [member["calibration"] for member in ensemble["runs"]] == [stated, stated]
+    page = report.write(workdir, path.parent).read_text()
+    assert "weights of the branches fitted on val." in page
     file = tmp_path / "late.npz"
     packed.pack(workdir, file)
     image, people = tiny_image(1)

@@ -184,6 +184,16 @@ def test_prepare_skips_bad_files(real_data, photos, tmp_path):
          "no such key; config has accumulate, augment, batch_size"),
         ("train", ["--config=CONFIG", "--workdir=o", "--config.data.dir=o"], "launch/prepare.py"),
         ("evaluate", ["--workdir=empty"], "train with launch/train.py first"),
+        ("evaluate", ["--workdir=empty", "--calibrate", "--views=10"],
+         "--calibrate evaluates nothing and stores what it fits in the run: leave out --views"),
+        ("evaluate", ["--workdir=empty", "--calibrate", "--drop_joints=all"],
+         "leave out --drop_joints"),
+        ("evaluate", ["--workdir=empty", "--pose_size=64"],
+         "only --pose takes --pose_size"),
+        ("evaluate", ["--pose=stage", "--data=o", "--calibrate"],
+         "--pose=stage: only motion networks have --calibrate"),
+        ("evaluate", ["--pose=stage", "--data=o", "--checkpoint=best"],
+         "--pose=stage: only runs have --checkpoint"),
         ("recognize", ["--model=empty", "--input=photos", "--output=o", "--pose=stage",
                        "--keypoints=photos"], "leave out --pose or --keypoints"),
         ("recognize", ["--model=empty", "--input=photos", "--output=o", "--keypoints=photos"],
@@ -213,6 +223,25 @@ def test_invalid_input_gets_one_line(name, arguments, message, photos, tmp_path)
         ]
     _, error = program(name, *arguments, status=1)
     assert message in error
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("sweep", ["--config=configs/quickstart.py", "--data=missing"]),
+        ("reproduce", ["--data=missing"]),
+        ("export", ["--model=missing", "--pose=stage"]),
+        ("import_weights", ["--network=resnet50", "--input=missing"]),
+        ("pack", ["--workdir=missing"]),
+        ("stage", []),
+        ("profile", ["--config=configs/quickstart.py"]),
+        ("bench_train", []),
+        ("bench_loader", ["--data=missing"]),
+    ],
+)
+def test_programs_with_local_output_refuse_addresses(name, arguments):
+    _, error = program(name, *arguments, "--output=s3://bucket/out", status=1)
+    assert "--output=s3://bucket/out: this program writes to local paths only" in error
 
 
 def test_evaluate_and_recognize_with_invalid_input(trained, photos, tmp_path):
@@ -345,8 +374,9 @@ def test_video_end_to_end(trained, tmp_path):
 
 
 def test_calibration_is_stored_in_the_run(trained):
-    captured, _ = program("evaluate", f"--workdir={trained}", "--split=val", "--calibrate")
+    captured, _ = program("evaluate", f"--workdir={trained}", "--calibrate")
     stored = json.loads((trained / "calibration.json").read_text())
+    assert stored["split"] == "val"  # not test, the split that evaluations use by default
     assert 0.05 <= stored["temperature"] <= 20 and stored["n"] == 15
     assert f"temperature {stored['temperature']:.3f}" in captured
 

@@ -123,6 +123,8 @@ def test_saves_an_image(photo, tmp_path):
     assert len(openpose_json.read(tmp_path / "out" / "photo_keypoints.json")) == 2
     with pytest.raises(UserError, match="motions over time"):
         photo.save(tmp_path / "out", formats=["srt"])
+    with pytest.raises(UserError, match="s3://bucket/out: save writes to local folders only"):
+        photo.save("s3://bucket/out")
 
 
 def test_results_are_not_saved_beside_the_original(photo, dance, stage, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import time
 
@@ -9,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, tiny_config
+from conftest import ROOT, tiny_config, tiny_source
 from programs import Script, program
 from test_sequences import clips
 
+from jdance import config as defaults
 from jdance import models
 from jdance.data.prepare import prepare
 from jdance.data.sources import open_source
@@ -61,11 +63,26 @@ def test_home_folder_in_a_variant_is_expanded(monkeypatch):
         (["model.width=wide"], [], "model.width=wide"),
         (["model.attention=1,7"], [], "attention=7: --config: model.attention=7"),
         (["model.width=4,4"], [], "have the same name"),
+        (["seed=0,7"], [], "seed=0: the sweep sets seed itself; use --seeds"),
+        ([], ["other data.dir=elsewhere"], "other: the sweep sets data.dir itself; use --data"),
     ],
 )
 def test_mistakes_are_found_before_training(vary, named, message):
     with pytest.raises(UserError, match=re.escape(message)):
         sweep.check(tiny_config("x"), sweep.parse_variants(vary, named))
+
+
+def test_data_and_views_are_checked_before_training(tiny_data):
+    motion, chosen = tiny_config(tiny_data), sweep.parse_variants([])
+    sweep.check(motion, chosen, [str(tiny_data)], "val", 2)
+    with pytest.raises(UserError, match="no examples in split 'test'; it has train, val"):
+        sweep.check(motion, chosen, [str(tiny_data)])
+    with pytest.raises(UserError, match="no such file; make the data set"):
+        sweep.check(motion, chosen, [str(tiny_data), "missing"], "val")
+    with pytest.raises(UserError, match="--views=2: only motion networks have views"):
+        sweep.check(defaults.pose(), chosen, [str(tiny_data)], "val", 2)
+    with pytest.raises(UserError, match="holds persons, not people"):
+        sweep.check(defaults.pose(), chosen, [str(tiny_data)], "val")
 
 
 def test_finished_runs_are_not_repeated(tiny_data, tmp_path, monkeypatch):
@@ -91,9 +108,46 @@ def test_finished_runs_are_not_repeated(tiny_data, tmp_path, monkeypatch):
             assert a | {"seconds": 0} == b | {"seconds": 0}
         assert row["ensembles"] == before["ensembles"]
     other = sweep.parse_variants(["model.features=pos18"])
-    config.batch_size = 4
-    _, failures = sweep.sweep(config, other, [str(tiny_data)], 1, tmp_path, **arguments)
-    assert "of another configuration" in failures[0]
+    for key, value in {"batch_size": 4, "epochs": 2.0}.items():
+        changed = config.copy_and_resolve_references()
+        changed[key] = value
+        _, failures = sweep.sweep(changed, other, [str(tiny_data)], 1, tmp_path, **arguments)
+        assert "of another configuration" in failures[0] and f", not {value}" in failures[0]
+    # What a run may change, a finished one may, too; data may move, and jdance gets new keys.
+    moved = tmp_path / "moved" / tiny_data.name
+    shutil.copytree(tiny_data, moved)
+    config.data.threads, config.log_every = 2, 10
+    path = tmp_path / "features=pos18" / tiny_data.name / "seed-0" / "sweep_val_2.json"
+    content = json.loads(path.read_text())
+    del content["config"]["steps_per_dispatch"]
+    path.write_text(json.dumps(content))
+    _, failures = sweep.sweep(config, other, [str(moved)], 2, tmp_path, **arguments)
+    assert failures == [] and trained == ["seed-1"]
+    shutil.rmtree(moved)
+    prepare(tiny_source(40), moved, None)
+    _, failures = sweep.sweep(config, other, [str(moved)], 1, tmp_path, **arguments)
+    assert "of other data than" in failures[0] and trained == ["seed-1"]
+
+
+def test_data_sets_of_one_name_have_separate_folders(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(
+        sweep, "_run", lambda c, workdir, *a: trained.append(workdir) or {"parameters": 1}
+    )
+    monkeypatch.chdir(tmp_path)
+    data = ["a/data", "b/data", "c/other"]
+    chosen = sweep.parse_variants([])
+    sweep.sweep(tiny_config("x"), chosen, data, 1, tmp_path, ensembles=False)
+    names = [workdir.parent.name for workdir in trained]
+    assert len(set(names)) == 3 and names[2] == "other"
+    assert all(re.fullmatch("data-[0-9a-f]{8}", name) for name in names[:2])
+    trained.clear()
+    absolute = [str(tmp_path / "b/data"), "a/data"]
+    sweep.sweep(tiny_config("x"), chosen, absolute, 1, tmp_path, ensembles=False)
+    assert [workdir.parent.name for workdir in trained] == [names[1], names[0]]
+    trained.clear()
+    sweep.sweep(tiny_config("x"), chosen, ["a/data"], 1, tmp_path, ensembles=False)
+    assert trained[0].parent.name == "data"
 
 
 def test_table():
@@ -112,6 +166,13 @@ def test_table():
     assert lines[2] == ["x", "1,234", "0.300 ± 0.141", "0.400 ± 0.141", "0.650", "0.300", "0.500",
                         "7"]  # fmt: skip
     assert lines[3][:3] == ["y", "", "failed"] and len({len(line) for line in lines}) == 1
+    # A seed of y failed, and the data sets have the same name.
+    rows = [row("x", [0.1] * 4, {"d/a": 0.6}), row("y", [0.5, 0.5], {})]
+    for run in rows[0]["runs"] + rows[1]["runs"]:
+        run["data"] = run["data"].replace("d/b", "e/a")
+    lines = sweep.table(rows).splitlines()
+    assert "| d/a | e/a |" in lines[0]
+    assert lines[3] == "| y | 1,234 | 0.500 | failed | 0.600 | 0.600 | 7 |"
 
 
 def test_the_documented_attention_block(clip_data, tmp_path):
@@ -156,6 +217,7 @@ def test_sweep_exits_on_sigterm_with_a_hint(clip_data, tmp_path):
         "    result.model.update(branches='sequence')\n    return result\n"
     )
     words = [f"--config={config}", f"--data={clip_data}", f"--output={tmp_path}", "--seeds=1"]
+    words.append("--split=val")
     log = tmp_path / "log"
     log.touch()  # the script may create it later than it is read
     run = Script([ROOT / "launch" / "sweep.py", *words], log)

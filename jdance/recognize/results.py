@@ -21,6 +21,7 @@ from jdance.recognize.recognizer import Person, annotate
 from jdance.recognize.stream import TrackedPerson
 from jdance.recognize.timeline import Segment
 from jdance.recognize.writers import Clip, MotionFrame, Page, Writer
+from jdance.remote import objects
 from jdance.report.html import Block, Figure, Section, Table, to_fragment
 
 if TYPE_CHECKING:
@@ -290,8 +291,11 @@ def _stem(folder: str | Path, source: str) -> Path:
     """Path of the results of an input in a folder, which is created.
 
     Raises:
-        UserError: the folder is that of the input, which the annotated file could replace.
+        UserError: the folder is that of the input, which the annotated file could replace, or an
+            address in a store.
     """
+    if objects.is_remote(folder):
+        raise UserError(f"{folder}: save writes to local folders only; name one, and copy it")
     folder, path = Path(folder), Path(source)
     if path.is_file() and folder.resolve() in (path.parent.resolve(), path.resolve().parent):
         raise UserError(f"{folder}: is the folder of {path.name}; choose another one")

@@ -130,13 +130,16 @@ def _baselines(result: Mapping[str, Any]) -> list[html.Block]:
 
 
 def _describe(result: Mapping[str, Any]) -> str:
-    """Describes what was evaluated: split, views, checkpoint, step."""
-    steps = [run["step"] for run in result.get("runs", [result]) if "step" in run]
+    """Describes what was evaluated: split, views, checkpoint, step, calibration."""
+    runs = result.get("runs", [result])
+    steps = [run["step"] for run in runs if "step" in run]
+    fitted = dict.fromkeys(run["calibration"]["split"] for run in runs if "calibration" in run)
     sentences = [
         f"Split {result['split']} of {result['data']}",
         f"{result['views']} view{'s' * (result['views'] > 1)}" if "views" in result else "",
         f"without joints: {result['drop_joints']}" if result.get("drop_joints") else "",
         f"checkpoint {result['checkpoint']}" if "checkpoint" in result else "",
         f"step {', '.join(f'{step:,}' for step in steps)}" if steps else "",
+        f"weights of the branches fitted on {', '.join(fitted)}" if fitted else "",
     ]
     return "; ".join(filter(None, sentences)) + "."

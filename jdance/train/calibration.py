@@ -170,6 +170,19 @@ def load_branch_weights(workdir: Path, checkpoint: str = NEWEST) -> list[float]:
     return _read(_path(workdir, checkpoint))[2]
 
 
+def fitted_branches(workdir: Path, checkpoint: str = NEWEST) -> dict[str, Any]:
+    """branch_weights, see `load_branch_weights`, and the split they were fitted on; {} without.
+
+    Raises:
+        UserError: the calibration file is damaged.
+    """
+    weights = load_branch_weights(workdir, checkpoint)
+    if not weights:
+        return {}
+    content = json.loads(_path(workdir, checkpoint).read_text())
+    return {"branch_weights": weights, "split": content.get("split", "")}
+
+
 def _read(path: Path) -> tuple[float, float, list[float]]:
     """Temperature, min_confidence and branch weights in a file; 1, 0 and [] if there is none."""
     try:

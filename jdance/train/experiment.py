@@ -82,15 +82,12 @@ def claim(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
             raise UserError(
                 f"{path}: trained on other data than {dataset.name} holds; use another --workdir"
             )
-        before, now = _flat(old), _flat(config)
         # The cosine schedule depends on the total number of steps.
-        fixed = {"epochs"} if config.optimizer.schedule == "cosine" else set()
-        for key in now:
-            if key not in set(_MUTABLE) - fixed and before.get(key) != now[key]:
-                raise UserError(
-                    f"{path}: this run has {key}={before.get(key)}, not {now[key]}; use another "
-                    "--workdir, or the same configuration"
-                )
+        cosine = config.optimizer.schedule == "cosine"
+        if changed := difference(old, config, may_continue=not cosine):
+            raise UserError(
+                f"{path}: this run has {changed}; use another --workdir, or the same configuration"
+            )
     content = {
         "config": config.to_dict(),
         "classes": classes,
@@ -105,6 +102,38 @@ def claim(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
         raise UserError(f"{workdir}: cannot be written to ({error.strerror})") from error
 
 
+def difference(old: ConfigDict, new: ConfigDict, *, may_continue: bool) -> str:
+    """The first difference of a run's configuration to a new one that makes it another run.
+
+    Args:
+        old: of the run.
+        new: to be compared; its keys count.
+        may_continue: whether the run may have other `epochs`.
+
+    Returns:
+        "KEY=OLD, not NEW"; "" if there is none.
+    """
+    before, now = _flat(old), _flat(new)
+    mutable = set(_MUTABLE) - (set() if may_continue else {"epochs"})
+    for key in now:
+        if key not in mutable and before.get(key) != now[key]:
+            return f"{key}={before.get(key)}, not {now[key]}"
+    return ""
+
+
+def restored(content: dict[str, Any]) -> ConfigDict:
+    """A stored configuration, with the defaults of keys that it lacks.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it is not a configuration.
+    """
+    config = defaults.pose() if content.get("task") == "pose" else defaults.base()
+    if config.task == "pose":  # its keys depend on the pose network
+        config.model = ConfigDict()
+    config.update(content)
+    return config
+
+
 def read(workdir: Path) -> tuple[ConfigDict, list[str]]:
     """Configuration and classes of a run.
 
@@ -114,11 +143,7 @@ def read(workdir: Path) -> tuple[ConfigDict, list[str]]:
     path = workdir / "config.json"
     try:
         content = json.loads(path.read_text())
-        config = defaults.pose() if content["config"].get("task") == "pose" else defaults.base()
-        if config.task == "pose":  # its keys depend on the pose network
-            config.model = ConfigDict()
-        config.update(content["config"])
-        return config, [str(name) for name in content["classes"]]
+        return restored(content["config"]), [str(name) for name in content["classes"]]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; train with launch/train.py first") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError,

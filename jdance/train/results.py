@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +50,8 @@ def evaluate(
 
     Returns:
         The result (see `evaluation.summarize` and `pose.evaluation.average_precision`) with data,
-        split, views, drop_joints, checkpoint, and step (an ensemble: runs); and its file,
+        split, views, drop_joints, checkpoint, step, and calibration if there are branch weights
+        (an ensemble: runs with these two); and its file,
         eval_SPLIT[_ensemble][_on_DATA][_without_...][_viewsN][_best|_stepN].json.
 
     Raises:
@@ -64,15 +66,15 @@ def evaluate(
             raise UserError(f"{workdirs[0]}: a pose network; only motion networks have --views, "
                             "--drop_joints and --baselines")  # fmt: skip
         run = loop.restore(workdirs[0], checkpoint)
-        dataset, steps = Dataset(data or config.data.dir, "people"), [run.step]
+        dataset, members = Dataset(data or config.data.dir, "people"), [{"step": run.step}]
         result = tasks.make(config, classes).evaluate(run.variables, dataset, split)
         result |= {"data": dataset.name, "split": split}
     else:
         train = _training_data(workdirs[0], config) if with_baselines else None
-        steps, runs = [], []
+        members, runs = [], []
         for workdir in workdirs:
             run = loop.restore(workdir, checkpoint)
-            steps.append(run.step)
+            members.append({"step": run.step} | _calibration(workdir, checkpoint, split))
             runs.append(_predict(run, split, data, drop_joints, views))
         dataset, _, first = runs[0]
         for workdir, (other, run_classes, predictions) in zip(workdirs, runs, strict=True):
@@ -90,19 +92,31 @@ def evaluate(
                 drop=drop_joints, views=views,
             )  # fmt: skip
     result |= {"views": views, "drop_joints": drop_joints, "checkpoint": checkpoint}
-    result["step"] = steps[0]
-    if len(workdirs) > 1:
-        del result["step"]
+    if len(workdirs) == 1:
+        result |= members[0]
+    else:
         result["runs"] = [
-            {"workdir": str(workdir), "step": step}
-            for workdir, step in zip(workdirs, steps, strict=True)
+            {"workdir": str(workdir)} | member
+            for workdir, member in zip(workdirs, members, strict=True)
         ]
     name = split + ("_ensemble" if len(workdirs) > 1 else "")
     if data and _resolved(data) != _resolved(config.data.dir):
-        name += f"_on_{_short_name(_resolved(data))}"
+        name += f"_on_{short_name(data)}"
     name += f"_without_{drop_joints}" if drop_joints else ""
     name += (f"_views{views}" if views > 1 else "") + suffix(checkpoint)
     return result, write(result, output or workdirs[0], name)
+
+
+def _calibration(workdir: Path, checkpoint: str, split: str) -> dict[str, Any]:
+    """{"calibration": branch weights and their split}, {} without; warns if it is `split`."""
+    fitted = calibration.fitted_branches(workdir, checkpoint)
+    if fitted and fitted["split"] == split:
+        print(
+            f"warning: {workdir}: the weights of its branches were fitted on {split}, the split "
+            "that is evaluated; calibrate on another",
+            file=sys.stderr,
+        )
+    return {"calibration": fitted} if fitted else {}
 
 
 def _training_data(workdir: Path, config: ConfigDict) -> Dataset:
@@ -129,8 +143,9 @@ def _resolved(folder: str) -> str:
     return folder.rstrip("/") if objects.is_remote(folder) else str(Path(folder).resolve())
 
 
-def _short_name(folder: str) -> str:
-    """A unique name for a folder, fit for use in a file name."""
+def short_name(data: str) -> str:
+    """A unique name for a data set, fit for use in a file name."""
+    folder = _resolved(data)
     name = re.sub(r"[^\w.=+-]+", "_", folder.rpartition("/")[2])[:60]
     return f"{name}-{zlib.crc32(folder.encode()):08x}"
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +17,12 @@ from ml_collections import ConfigDict
 
 from jdance import config as defaults
 from jdance import files, models
+from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.progress import Progress
 from jdance.train import experiment, loop, results, tasks
+
+_SET_BY_FLAGS = {"seed": "--seeds and --config.seed, the first", "data.dir": "--data"}
 
 
 class Variant(NamedTuple):
@@ -118,7 +122,8 @@ def sweep(
         variants: to compare.
         data: folders of data sets.
         seeds: their number, counted from `config.seed`.
-        output: receives the runs OUTPUT/VARIANT/DATA/seed-N.
+        output: receives the runs OUTPUT/VARIANT/DATA/seed-N; DATA is the name of the data set's
+            folder, with a digest of its path if several have the same name.
         split: to evaluate on.
         views: of test-time augmentation.
         ensembles: whether to evaluate the ensemble of each variant's seeds, too.
@@ -128,13 +133,16 @@ def sweep(
         and seconds of each) and ensembles (score by data set); and a line for each failed run.
     """
     configs = [apply_variant(config, variant) for variant in variants]
+    counts = Counter(_data_name(folder) for folder in dict.fromkeys(data))
     progress = Progress("sweep", len(configs) * len(data) * seeds)
     rows, failures, count = [], [], 0
     for variant, variant_config in zip(variants, configs, strict=True):
         row: dict[str, Any] = {"variant": variant.name, "parameters": None}
         row |= {"runs": [], "ensembles": {}}
         for folder in data:
-            parent = output / _folder_name(variant.name) / _folder_name(Path(folder).name)
+            unique = counts[_data_name(folder)] == 1
+            name = _data_name(folder) if unique else results.short_name(folder)
+            parent = output / _folder_name(variant.name) / name
             finished = []
             for seed in range(config.seed, config.seed + seeds):
                 run_config = variant_config.copy_and_resolve_references()
@@ -160,11 +168,14 @@ def sweep(
 def _run(config: ConfigDict, workdir: Path, split: str, views: int) -> dict[str, Any]:
     """Trains and evaluates a run, or returns its stored result."""
     path = workdir / f"sweep_{split}_{views}.json"
-    expected = json.loads(json.dumps(config.to_dict()))
     if path.exists():
         done = json.loads(path.read_text())
-        if done.pop("config") != expected:
-            raise UserError(f"{path}: of another configuration; use another --output")
+        stored = experiment.restored(done.pop("config"))
+        if changed := experiment.difference(stored, config, may_continue=False):
+            raise UserError(f"{path}: of another configuration ({changed}); use another --output")
+        data = Dataset(config.data.dir, tasks.data_kind(config))
+        if experiment.fingerprint(workdir) not in ("", data.fingerprint()):
+            raise UserError(f"{path}: of other data than {data.name} holds; use another --output")
         return done
     start = time.monotonic()
     loop.train(config, workdir)
@@ -178,7 +189,7 @@ def _run(config: ConfigDict, workdir: Path, split: str, views: int) -> dict[str,
         "seconds": round(seconds, 1),
         "parameters": models.count_parameters(variables),
     }
-    _write(path, done | {"config": expected})
+    _write(path, done | {"config": config.to_dict()})
     jax.clear_caches()  # free the compiled programs of this network
     return done
 
@@ -204,6 +215,10 @@ def _write(path: Path, content: Any) -> None:
     files.atomic_write(path, json.dumps(content, indent=2) + "\n")
 
 
+def _data_name(folder: str) -> str:
+    return _folder_name(Path(folder).name)
+
+
 def _folder_name(text: str) -> str:
     return re.sub(r"[^\w.=+-]+", "_", text)
 
@@ -218,7 +233,10 @@ def table(rows: Sequence[dict[str, Any]], views: int = 1) -> str:
     several_seeds = any(row["ensembles"] for row in rows)
     head = ["variant", "parameters", "score"]
     head += [f"with {views} views"] * (views > 1) + ["ensemble of its seeds"] * several_seeds
-    head += [Path(folder).name for folder in data] * (len(data) > 1) + ["seconds a run"]
+    names = [Path(folder).name for folder in data]
+    if len(set(names)) < len(names):
+        names = data
+    head += names * (len(data) > 1) + ["seconds a run"]
     lines = [head, ["---"] * len(head)]
     for row in rows:
         runs = row["runs"]
@@ -229,7 +247,8 @@ def table(rows: Sequence[dict[str, Any]], views: int = 1) -> str:
         if views > 1:
             cells.append(_mean(runs, "score_views"))
         if several_seeds:
-            cells.append(f"{np.mean(list(row['ensembles'].values())):.3f}")
+            scores = list(row["ensembles"].values())
+            cells.append(f"{np.mean(scores):.3f}" if scores else "failed")
         if len(data) > 1:
             by_data = [[r["score_views"] for r in runs if r["data"] == folder] for folder in data]
             cells += [f"{np.mean(scores):.3f}" if scores else "failed" for scores in by_data]
@@ -246,12 +265,29 @@ def _mean(runs: Sequence[dict[str, Any]], key: str) -> str:
     return f"{np.mean(scores):.3f} ± {np.std(scores, ddof=1):.3f}"
 
 
-def check(config: ConfigDict, variants: Sequence[Variant]) -> None:
-    """Raises UserError for an invalid variant, before any is trained."""
+def check(
+    config: ConfigDict,
+    variants: Sequence[Variant],
+    data: Sequence[str] = (),
+    split: str = "test",
+    views: int = 1,
+) -> None:
+    """Checks the arguments of `sweep` before any variant is trained.
+
+    Raises:
+        UserError: an invalid variant, a data set without the split, or views of a pose network.
+    """
     for variant in variants:
+        for key, flags in _SET_BY_FLAGS.items():
+            if key in variant.changes:
+                raise UserError(f"{variant.name}: the sweep sets {key} itself; use {flags}")
         variant_config = apply_variant(config, variant)
         classes = [str(number) for number in range(variant_config.model.get("classes", 0))]
         try:
             experiment.check(tasks.make(variant_config, classes))
         except UserError as error:
             raise UserError(f"{variant.name}: {error}") from error
+    if views > 1 and config.task == "pose":
+        raise UserError(f"--views={views}: only motion networks have views; leave it out")
+    for folder in data:
+        Dataset(folder, tasks.data_kind(config)).source(split)
