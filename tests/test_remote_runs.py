@@ -247,3 +247,15 @@ def test_a_run_that_was_removed_from_the_store_is_not_continued(store, tmp_path,
     with training(folder):
         assert not (folder / "checkpoints").exists()
     assert local_steps(tmp_path / "run-not-uploaded-0") == [9]
+
+
+def test_nothing_remains_of_a_run_that_was_removed_from_the_store(store, tmp_path):
+    for seed in range(2):
+        with training(tmp_path / f"machine-{seed}"):
+            save(tmp_path / f"machine-{seed}", 6)
+        with runs.reading(f"{BUCKET}/run", "newest", writes=True) as copy:
+            assert not (copy / "calibration.json").exists()
+            (copy / "calibration.json").write_text("{}")
+        with runs.reading(f"{BUCKET}/run", "newest") as copy:
+            assert (copy / "calibration.json").exists()
+        objects._filesystem("s3").rm(f"{BUCKET}/run", recursive=True)

@@ -330,6 +330,8 @@ def fetch(address: str, checkpoint: str) -> Path:
         run = _look_up(address)
         if not run.names and not run.steps:
             raise UserError(f"{address}: holds no run; train with launch/train.py first")
+        for name in set(_file_names(folder)) - set(run.names):  # perhaps of a removed run
+            (folder / name).unlink(missing_ok=True)
         _fetch_files(address, folder, run.names)
         wanted = run.steps
         if checkpoint == "newest":
