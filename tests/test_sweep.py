@@ -2,19 +2,22 @@
 
 import json
 import re
+import shutil
 import signal
 import time
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, tiny_config
+from conftest import ROOT, tiny_config, tiny_source
 from programs import Script, program
 from test_sequences import clips
 
 from jdance import models
 from jdance.data.prepare import prepare
+from jdance.data.records import Dataset
 from jdance.data.sources import open_source
 from jdance.errors import UserError
 from jdance.train import loop, sweep
@@ -94,6 +97,31 @@ def test_finished_runs_are_not_repeated(tiny_data, tmp_path, monkeypatch):
     config.batch_size = 4
     _, failures = sweep.sweep(config, other, [str(tiny_data)], 1, tmp_path, **arguments)
     assert "of another configuration" in failures[0]
+
+
+def test_results_of_other_data_are_refused(tmp_path):
+    """The data set was prepared again, in the same folder, between two sweeps."""
+    data, source = tmp_path / "data", tiny_source()
+    prepare(source, data, None)
+    config = tiny_config(data)
+    config.model.branches = "keypoints"
+    config.epochs = 1.0
+    arguments = config, sweep.parse_variants([]), [str(data)]
+    rows, failures = sweep.sweep(*arguments, 2, tmp_path / "out", split="val")
+    assert not failures and len(rows[0]["runs"]) == 2
+    shutil.rmtree(data)
+    items = [
+        replace(item, split="val" if i % 3 else "train") for i, item in enumerate(source.items)
+    ]
+    prepare(replace(source, items=items), data, None)
+    rows, failures = sweep.sweep(*arguments, 2, tmp_path / "out", split="val")
+    assert not rows[0]["runs"] and not rows[0]["ensembles"]
+    assert all("of other data than" in line for line in failures) and len(failures) == 2
+    for run in tmp_path.glob("out/*/*/seed-*"):  # the ensemble of the former runs remains
+        shutil.rmtree(run)
+    sweep.sweep(*arguments, 2, tmp_path / "out", split="val")
+    (path,) = tmp_path.glob("out/*/*/ensemble_val_1.json")
+    assert json.loads(path.read_text())["data"] == Dataset(data).fingerprint()
 
 
 def test_table():

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from jdance import config as defaults
 from jdance import files, models
+from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.progress import Progress
 from jdance.train import experiment, loop, results, tasks
@@ -161,10 +162,15 @@ def _run(config: ConfigDict, workdir: Path, split: str, views: int) -> dict[str,
     """Trains and evaluates a run, or returns its stored result."""
     path = workdir / f"sweep_{split}_{views}.json"
     expected = json.loads(json.dumps(config.to_dict()))
+    data = Dataset(config.data.dir, "").fingerprint()
     if path.exists():
         done = json.loads(path.read_text())
         if done.pop("config") != expected:
             raise UserError(f"{path}: of another configuration; use another --output")
+        if done.pop("data", data) != data:
+            raise UserError(
+                f"{path}: of other data than {config.data.dir} holds; use another --output"
+            )
         return done
     start = time.monotonic()
     loop.train(config, workdir)
@@ -178,7 +184,7 @@ def _run(config: ConfigDict, workdir: Path, split: str, views: int) -> dict[str,
         "seconds": round(seconds, 1),
         "parameters": models.count_parameters(variables),
     }
-    _write(path, done | {"config": expected})
+    _write(path, done | {"config": expected, "data": data})
     jax.clear_caches()  # free the compiled programs of this network
     return done
 
@@ -186,12 +192,13 @@ def _run(config: ConfigDict, workdir: Path, split: str, views: int) -> dict[str,
 def _ensemble(workdirs: list[Path], split: str, views: int) -> float:
     path = workdirs[0].parent / f"ensemble_{split}_{views}.json"
     names = [workdir.name for workdir in workdirs]
+    data = experiment.fingerprint(workdirs[0])
     if path.exists():
         done = json.loads(path.read_text())
-        if done["runs"] == names:
+        if done["runs"] == names and done.get("data", data) == data:
             return done["score"]
     result, _ = results.evaluate(workdirs, split, views=views)
-    _write(path, {"runs": names, "score": _score(result)})
+    _write(path, {"runs": names, "data": data, "score": _score(result)})
     jax.clear_caches()
     return _score(result)
 
