@@ -16,9 +16,10 @@ from jdance.data import images
 from jdance.data.prepare import prepare
 from jdance.data.records import Dataset
 from jdance.errors import UserError
+from jdance.recognize import packed
 from jdance.recognize.recognizer import Recognizer
 from jdance.report import run as report
-from jdance.train import checkpoints, loop, results
+from jdance.train import checkpoints, experiment, loop, results
 from jdance.train.motion import MotionTask
 
 
@@ -87,6 +88,20 @@ def test_results_have_separate_files(run):
     temperature = Recognizer.load(run, None, checkpoint="best").variables[2]
     assert float(temperature) == pytest.approx(fitted["temperature"])
     assert float(Recognizer.load(run, None).variables[2]) == 1
+
+
+def test_a_calibration_is_not_applied_after_more_training(run, tmp_path, capsys):
+    resumed = tmp_path / "run"
+    shutil.copytree(run, resumed)
+    fitted, _ = results.calibrate(resumed, "val")
+    assert fitted["step"] == 5 and packed.load(resumed).temperature == fitted["temperature"]
+    config, _ = experiment.read(resumed)
+    config.epochs = 1.1
+    loop.train(config, resumed)
+    capsys.readouterr()
+    assert packed.load(resumed).temperature == 1
+    assert capsys.readouterr().err.count("calibration.json: was fitted at step 5, but the") == 1
+    assert packed.load(resumed, "5").temperature == 1  # calibrated as the newest, not by its step
 
 
 def modification_times(folder):

@@ -221,6 +221,7 @@ def calibrate(
         checkpoint,
         classes,
         weights,
+        run.step,
     )
 
 
