@@ -4,18 +4,22 @@ import json
 import re
 import shutil
 from contextlib import closing
+from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
-from conftest import tiny_config, tiny_image
+from conftest import tiny_config, tiny_image, tiny_source
 from programs import program
 
 from jdance.data import images
+from jdance.data.prepare import prepare
+from jdance.data.records import Dataset
 from jdance.errors import UserError
+from jdance.recognize import packed
 from jdance.recognize.recognizer import Recognizer
 from jdance.report import run as report
-from jdance.train import checkpoints, loop, results
+from jdance.train import checkpoints, experiment, loop, results
 from jdance.train.motion import MotionTask
 
 
@@ -86,6 +90,20 @@ def test_results_have_separate_files(run):
     assert float(Recognizer.load(run, None).variables[2]) == 1
 
 
+def test_a_calibration_is_not_applied_after_more_training(run, tmp_path, capsys):
+    resumed = tmp_path / "run"
+    shutil.copytree(run, resumed)
+    fitted, _ = results.calibrate(resumed, "val")
+    assert fitted["step"] == 5 and packed.load(resumed).temperature == fitted["temperature"]
+    config, _ = experiment.read(resumed)
+    config.epochs = 1.1
+    loop.train(config, resumed)
+    capsys.readouterr()
+    assert packed.load(resumed).temperature == 1
+    assert capsys.readouterr().err.count("calibration.json: was fitted at step 5, but the") == 1
+    assert packed.load(resumed, "5").temperature == 1  # calibrated as the newest, not by its step
+
+
 def modification_times(folder):
     return {
         str(path.relative_to(folder)): path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))
@@ -125,6 +143,49 @@ def test_results_record_what_was_evaluated(run, tiny_data, tmp_path):
     assert modification_times(run) == before  # read-only runs can be evaluated
     with pytest.raises(UserError, match=r"cannot be written to .*another folder with --output"):
         results.evaluate([run], "val", output=out / "eval_val.json")
+
+
+def with_data(run, copy, folder, **changes):
+    """A copy of the run with its data set elsewhere."""
+    shutil.copytree(run, copy)
+    content = json.loads((run / "config.json").read_text()) | changes
+    content["config"]["data"]["dir"] = str(folder)
+    (copy / "config.json").write_text(json.dumps(content))
+    return copy
+
+
+def test_other_data_in_the_place_of_the_training_data_is_refused(run, tmp_path):
+    data, source = tmp_path / "data", tiny_source()
+    items = [
+        replace(item, split="val" if i % 3 else "train") for i, item in enumerate(source.items)
+    ]
+    prepare(replace(source, items=items), data, None)
+    changed = with_data(run, tmp_path / "run", data)
+    for use in (
+        lambda: results.evaluate([changed], "val"),
+        lambda: results.calibrate(changed, "val"),
+    ):
+        with pytest.raises(UserError, match=r"data: is not the data that .*; .* add --data=.*data"):
+            use()
+    result, path = results.evaluate([changed], "val", data=str(data))
+    assert result["n"] == 40 and path.name.startswith("eval_val_on_data-")
+    (data / "train-00000.array_record").unlink()
+    with pytest.raises(UserError, match="shard is missing; prepare the data again"):
+        results.evaluate([changed], "val")
+
+
+def test_an_ensemble_needs_the_same_examples(run, tiny_data, tmp_path):
+    """Two splits of one source have the same labels, but different people."""
+    source = tiny_source()
+    items = [replace(item, load=other.load) for item, other in
+             zip(source.items, source.items[12:] + source.items[:12], strict=True)]  # fmt: skip
+    prepare(replace(source, items=items), tmp_path / "data", None)
+    data = Dataset(tmp_path / "data")
+    other = with_data(run, tmp_path / "run", data.folder, data=data.fingerprint())
+    with pytest.raises(UserError, match=r"run: .* needs the same classes and examples, such as"):
+        results.evaluate([run, other], "val", output=tmp_path)
+    result, _ = results.evaluate([run, other], "val", data=str(tiny_data), output=tmp_path)
+    assert result["n"] == 15
 
 
 def test_every_program_has_the_flag(run, tmp_path):

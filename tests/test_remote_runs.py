@@ -1,9 +1,11 @@
 """Runs in an object store: restored elsewhere, killed while uploading, two at once."""
 
 import json
+import shutil
 import signal
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -159,3 +161,101 @@ def test_a_holder_notices_its_loss(store, monkeypatch):
         held.check()
     held.release()
     assert "lock" in objects.listing(f"{BUCKET}/run")
+
+
+def save(folder, step, content="state"):
+    """Writes a row of the metrics and a checkpoint, which appears as a whole, as training does."""
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": step}) + "\n")
+    path = folder / "checkpoints" / f"{step}.partial"
+    path.mkdir(parents=True)
+    (path / "weights").write_text(content)
+    path.rename(path.with_suffix(""))
+
+
+@contextmanager
+def training(folder):
+    """A run in the store that this folder trains; the store may fail at its end."""
+    mirror = runs.Mirror(f"{BUCKET}/run", folder, lambda: None)
+    try:
+        yield
+    finally:
+        mirror.close()
+
+
+def train_without_store(store, folder, monkeypatch, *steps):
+    """Trains while no checkpoint can be uploaded; only the newest one is kept."""
+    monkeypatch.setenv("JDANCE_RETRY_SECONDS", "0.1")
+    with pytest.raises(UserError, match="run the same command again"), training(folder):
+        store.faults(("503", "PUT", "/run/", 10**6))
+        for step in steps:
+            shutil.rmtree(folder / "checkpoints")
+            save(folder, step)
+    store.faults()
+
+
+def local_steps(folder):
+    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
+
+
+def test_checkpoints_that_were_not_uploaded_are_continued(store, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    with training(folder):
+        save(folder, 6)
+    train_without_store(store, folder, monkeypatch, 9, 12)
+    assert committed() == [6]
+    objects.write(f"{BUCKET}/run/eval_val.json", b"{}")  # meanwhile, by another program
+    with training(folder):
+        assert local_steps(folder) == [6, 12] and logged_steps(folder) == [6, 9, 12]
+        assert (folder / "eval_val.json").exists()
+        shutil.rmtree(folder / "checkpoints" / "6")
+    assert "steps 12 on this machine were not uploaded yet" in capsys.readouterr().err
+    assert committed() == [12]
+    with runs.reading(f"{BUCKET}/run", "newest") as copy:
+        assert local_steps(copy) == [12] and logged_steps(copy) == [6, 9, 12]
+
+
+def test_checkpoints_that_were_not_uploaded_are_moved_if_others_trained(
+    store, tmp_path, monkeypatch, capsys
+):
+    folder, other = tmp_path / "run", tmp_path / "other"
+    with training(folder):
+        save(folder, 6)
+    for number, step in enumerate((12, 15)):
+        train_without_store(store, folder, monkeypatch, step)
+        with training(other):
+            save(other, step, "of the other machine")
+        with training(folder):
+            assert local_steps(folder) == local_steps(other) and logged_steps(folder)[-1] == step
+            assert (folder / f"checkpoints/{step}/weights").read_text() == "of the other machine"
+        moved = tmp_path / f"run-not-uploaded-{number}"
+        error = capsys.readouterr().err
+        assert f"steps {step}, which were not uploaded, are kept in {moved}" in error
+        assert (moved / f"checkpoints/{step}/weights").read_text() == "state"
+
+
+def test_a_run_that_was_removed_from_the_store_is_not_continued(store, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    with training(folder):
+        save(folder, 6)
+    objects._filesystem("s3").rm(f"{BUCKET}/run", recursive=True)
+    with training(folder):
+        assert not local_steps(folder) and not (folder / "metrics.jsonl").exists()
+        save(folder, 3)
+    train_without_store(store, folder, monkeypatch, 9)
+    objects._filesystem("s3").rm(f"{BUCKET}/run", recursive=True)
+    with training(folder):
+        assert not (folder / "checkpoints").exists()
+    assert local_steps(tmp_path / "run-not-uploaded-0") == [9]
+
+
+def test_nothing_remains_of_a_run_that_was_removed_from_the_store(store, tmp_path):
+    for seed in range(2):
+        with training(tmp_path / f"machine-{seed}"):
+            save(tmp_path / f"machine-{seed}", 6)
+        with runs.reading(f"{BUCKET}/run", "newest", writes=True) as copy:
+            assert not (copy / "calibration.json").exists()
+            (copy / "calibration.json").write_text("{}")
+        with runs.reading(f"{BUCKET}/run", "newest") as copy:
+            assert (copy / "calibration.json").exists()
+        objects._filesystem("s3").rm(f"{BUCKET}/run", recursive=True)

@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import time
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from test_sequences import clips
 from jdance import config as defaults
 from jdance import models
 from jdance.data.prepare import prepare
+from jdance.data.records import Dataset
 from jdance.data.sources import open_source
 from jdance.errors import UserError
 from jdance.train import loop, sweep
@@ -148,6 +150,31 @@ def test_data_sets_of_one_name_have_separate_folders(tmp_path, monkeypatch):
     trained.clear()
     sweep.sweep(tiny_config("x"), chosen, ["a/data"], 1, tmp_path, ensembles=False)
     assert trained[0].parent.name == "data"
+
+
+def test_results_of_other_data_are_refused(tmp_path):
+    """The data set was prepared again, in the same folder, between two sweeps."""
+    data, source = tmp_path / "data", tiny_source()
+    prepare(source, data, None)
+    config = tiny_config(data)
+    config.model.branches = "keypoints"
+    config.epochs = 1.0
+    arguments = config, sweep.parse_variants([]), [str(data)]
+    rows, failures = sweep.sweep(*arguments, 2, tmp_path / "out", split="val")
+    assert not failures and len(rows[0]["runs"]) == 2
+    shutil.rmtree(data)
+    items = [
+        replace(item, split="val" if i % 3 else "train") for i, item in enumerate(source.items)
+    ]
+    prepare(replace(source, items=items), data, None)
+    rows, failures = sweep.sweep(*arguments, 2, tmp_path / "out", split="val")
+    assert not rows[0]["runs"] and not rows[0]["ensembles"]
+    assert all("of other data than" in line for line in failures) and len(failures) == 2
+    for run in tmp_path.glob("out/*/*/seed-*"):  # the ensemble of the former runs remains
+        shutil.rmtree(run)
+    sweep.sweep(*arguments, 2, tmp_path / "out", split="val")
+    (path,) = tmp_path.glob("out/*/*/ensemble_val_1.json")
+    assert json.loads(path.read_text())["data"] == Dataset(data).fingerprint()
 
 
 def test_table():

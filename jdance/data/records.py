@@ -323,7 +323,11 @@ class Dataset:
         return self.info["splits"].get(split, {}).get("count", 0)
 
     def fingerprint(self) -> str:
-        """Digest that identifies the data set, independent of its location."""
+        """Digest that identifies the data set, independent of its location.
+
+        Raises:
+            UserError: a shard is missing.
+        """
         described = {name: self.info.get(name) for name in ("classes", "layout", "pose", "seed")}
         shards = [name for part in self.info["splits"].values() for name in part["shards"]]
         sizes = self._sizes(shards)
@@ -333,7 +337,12 @@ class Dataset:
     def _sizes(self, shards: list[str]) -> list[int]:
         """Sizes of shards in bytes, whether or not they are in the cache."""
         if not self.remote:
-            return [(self.folder / name).stat().st_size for name in shards]
+            try:
+                return [(self.folder / name).stat().st_size for name in shards]
+            except FileNotFoundError as error:
+                raise UserError(
+                    f"{error.filename}: shard is missing; prepare the data again"
+                ) from None
         addresses = [objects.join(self.name, name) for name in shards]
         return [entry.size for entry in objects.in_parallel(objects.stat, addresses)]
 

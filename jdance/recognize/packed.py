@@ -59,13 +59,13 @@ def load(model: str | Path, checkpoint: str = NEWEST) -> MotionModel:
         if checkpoint != NEWEST:
             raise UserError(f"{model}: a packed model has no checkpoint {checkpoint!r}")
         return _unpack(path)
-    config, classes, variables = loop.load(path, checkpoint)
+    config, classes, variables, step = loop.restore(path, checkpoint)
     return MotionModel(
         config,
         classes,
         variables,
-        calibration.load_temperature(path, checkpoint),
-        calibration.load_min_confidence(path, checkpoint),
+        calibration.load_temperature(path, checkpoint, step),
+        calibration.load_min_confidence(path, checkpoint, step),
         experiment.source(path),
     )
 

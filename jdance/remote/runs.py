@@ -14,6 +14,8 @@ that the next training process removes. The other files are uploaded before the 
 they are never older than the newest checkpoint.
 """
 
+import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -33,6 +35,7 @@ from jdance.remote.objects import join
 
 _CHECKPOINTS, _MANIFESTS, _INDEX = "checkpoints", "manifests", "index.json"
 _SNAPSHOTS, _RESTORED = ".uploading", ".restored"  # local folders
+_RECORD = ".uploaded.json"  # local file: what this folder and the store have in common
 _POLL = 0.5  # seconds between two looks for new checkpoints
 _TRIES = 20  # to link the newest checkpoint before there is a newer one
 _DELETION = 1.0  # seconds that the deletion of a local checkpoint may take
@@ -53,7 +56,8 @@ class Mirror:
 
     Args:
         address: of the run.
-        folder: the local folder; what it holds beyond the store's state is removed.
+        folder: the local folder. Checkpoints in it that were never uploaded are kept if no other
+            process has trained since, otherwise they are moved to another folder.
         on_loss: called if another process has taken over the run.
 
     Raises:
@@ -65,7 +69,7 @@ class Mirror:
         folder.mkdir(parents=True, exist_ok=True)
         self._lease = Lease(address, on_loss=on_loss)
         try:
-            self._uploaded: set[int] = set()
+            self._uploaded: dict[int, str] = {}  # checksums of the manifests by step
             self._sizes: dict[str, tuple[int, int]] = {}
             self._restore()
         except BaseException:
@@ -89,6 +93,7 @@ class Mirror:
                 self._upload_checkpoint(step, snapshot)
             removed = self._remove_deleted()
             if changed or snapshots or removed:
+                self._write_record()
                 _write_index(self._address)
 
     def close(self) -> None:
@@ -105,7 +110,7 @@ class Mirror:
         """Uploads each new checkpoint; failures are reported once and tried again."""
         reported = False
         while not self._done.wait(_POLL):
-            if set(_local_steps(self._folder)) <= self._uploaded:
+            if set(_local_steps(self._folder)) <= self._uploaded.keys():
                 continue
             try:
                 self.upload()
@@ -142,8 +147,10 @@ class Mirror:
             manifest["files"][name] = entry
         list(objects.in_parallel(send, names))
         self._lease.check()
-        objects.write(_manifest_address(self._address, step), json.dumps(manifest).encode())
-        self._uploaded.add(step)
+        content = json.dumps(manifest).encode()
+        objects.write(_manifest_address(self._address, step), content)
+        self._uploaded[step] = hashlib.sha256(content).hexdigest()
+        self._write_record()
         shutil.rmtree(snapshot)
 
     def _snapshots(self) -> list[tuple[int, Path]]:
@@ -183,12 +190,12 @@ class Mirror:
     def _remove_deleted(self) -> bool:
         """Removes checkpoints that training has deleted, once a newer one is uploaded."""
         local = set(_local_steps(self._folder))
-        if not local & self._uploaded:
+        if not local & self._uploaded.keys():
             return False
-        deleted = sorted(self._uploaded - local)
+        deleted = sorted(self._uploaded.keys() - local)
         for step in deleted:
             _remove_checkpoint(self._address, step)
-            self._uploaded.discard(step)
+            del self._uploaded[step]
         return bool(deleted)
 
     def _restore(self) -> None:
@@ -196,15 +203,84 @@ class Mirror:
         for name in run.leftovers:
             objects.delete(join(self._address, name))
         shutil.rmtree(self._folder / _SNAPSHOTS, ignore_errors=True)
-        for step in set(_local_steps(self._folder)) - set(run.steps):
+        stored = {
+            step: hashlib.sha256(objects.read(_manifest_address(self._address, step))).hexdigest()
+            for step in run.steps
+        }
+        kept = self._keep_new(stored)
+        for step in set(_local_steps(self._folder)) & self._uploaded.keys() - stored.keys():
             shutil.rmtree(self._folder / _CHECKPOINTS / str(step))
-        for name in _file_names(self._folder):  # perhaps of steps that were never uploaded
+        for name in set(_file_names(self._folder)) - kept:  # perhaps deleted in the store
             (self._folder / name).unlink()
-        _fetch_files(self._address, self._folder, run.names)
+        _fetch_files(self._address, self._folder, [name for name in run.names if name not in kept])
         for step in run.steps:
             _fetch_checkpoint(self._address, self._folder, step)
-        self._uploaded = set(run.steps)
-        self._sizes = _changed(self._folder, {})
+        self._uploaded = stored
+        sizes = _changed(self._folder, {})
+        self._sizes = {name: size for name, size in sizes.items() if name not in kept}
+        self._write_record()
+
+    def _keep_new(self, stored: dict[int, str]) -> set[str]:
+        """Decides what happens to a local state that is newer than the store's.
+
+        It is kept if the store holds what this folder has left there. If others have trained or
+        removed the run since, checkpoints that were never uploaded are moved aside.
+
+        Args:
+            stored: checksums of the store's manifests by step.
+
+        Returns:
+            The files outside of checkpoints that are newer than the store's.
+        """
+        record = self._read_record()
+        self._uploaded, sizes = record or ({}, {})
+        new = sorted(set(_local_steps(self._folder)) - self._uploaded.keys())
+        steps = ", ".join(map(str, new))
+        if (
+            record is not None
+            and stored.items() <= self._uploaded.items()
+            and max(stored, default=0) == max(self._uploaded, default=0)
+        ):
+            if new:
+                print(
+                    f"{self._address}: the checkpoints of steps {steps} on this machine were not "
+                    "uploaded yet; training goes on from them",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            return set(_changed(self._folder, sizes))
+        if new:
+            name = f"{self._folder.name}-not-uploaded"
+            paths = (self._folder.with_name(f"{name}-{number}") for number in itertools.count())
+            aside = next(path for path in paths if not path.exists())
+            os.replace(self._folder, aside)
+            self._folder.mkdir()
+            print(
+                f"warning: {self._address}: has changed since this machine trained it; the "
+                f"checkpoints of steps {steps}, which were not uploaded, are kept in {aside}",
+                file=sys.stderr,
+                flush=True,
+            )
+        return set()
+
+    def _read_record(self) -> tuple[dict[int, str], dict[str, tuple[int, int]]] | None:
+        """`_uploaded` and `_sizes` of the last process in this folder; None of the first one."""
+        path = self._folder / _RECORD
+        try:
+            content = json.loads(path.read_text())
+            manifests = {int(step): str(digest) for step, digest in content["manifests"].items()}
+            sizes = {
+                name: (int(size), int(when)) for name, (size, when) in content["files"].items()
+            }
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: is damaged ({error!r}); remove it") from error
+        return manifests, sizes
+
+    def _write_record(self) -> None:
+        record = {"manifests": self._uploaded, "files": self._sizes}
+        files.atomic_write(self._folder / _RECORD, json.dumps(record))
 
 
 @contextmanager
@@ -254,6 +330,8 @@ def fetch(address: str, checkpoint: str) -> Path:
         run = _look_up(address)
         if not run.names and not run.steps:
             raise UserError(f"{address}: holds no run; train with launch/train.py first")
+        for name in set(_file_names(folder)) - set(run.names):  # perhaps of a removed run
+            (folder / name).unlink(missing_ok=True)
         _fetch_files(address, folder, run.names)
         wanted = run.steps
         if checkpoint == "newest":

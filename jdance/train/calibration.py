@@ -111,16 +111,18 @@ def calibrate(
     checkpoint: str = NEWEST,
     classes: Sequence[str] = (),
     branch_weights: Sequence[float] = (),
+    step: int | None = None,
 ) -> tuple[dict[str, Any], Path]:
     """Fits the temperature of a checkpoint and writes it for `load_temperature`.
 
     The probabilities are those with the `branch_weights`, if there are any.
 
-    If one of the `classes` is UNKNOWN, also fits the threshold for `load_min_confidence`.
+    If one of the `classes` is UNKNOWN, also fits the threshold for `load_min_confidence`. The file
+    applies only to the `step` of the checkpoint.
 
     Returns:
-        The content: temperature, min_confidence, split, n, and expected_calibration_error before
-        and after; and the file, WORKDIR/calibration[_best|_stepN].json.
+        The content: temperature, min_confidence, split, step, n, and expected_calibration_error
+        before and after; and the file, WORKDIR/calibration[_best|_stepN].json.
     """
     temperature = fit(probabilities, labels)
     scaled = apply_temperature(probabilities, temperature)
@@ -132,6 +134,7 @@ def calibrate(
         "min_confidence": min_confidence,
         "branch_weights": list(branch_weights),
         "split": split,
+        "step": step,
         "n": len(labels),
         "expected_calibration_error": {
             "before": expected_calibration_error(probabilities, labels),
@@ -143,55 +146,78 @@ def calibrate(
     return result, path
 
 
-def load_temperature(workdir: Path, checkpoint: str = NEWEST) -> float:
+def load_temperature(workdir: Path, checkpoint: str = NEWEST, step: int | None = None) -> float:
     """The temperature of a run's checkpoint; 1 if it has not been calibrated.
 
+    Args:
+        workdir: folder of the run.
+        checkpoint: see `Checkpoints.resolve`.
+        step: of the checkpoint; the calibration of another step does not count. None: any.
+
     Raises:
         UserError: the calibration file is damaged.
     """
-    return _read(_path(workdir, checkpoint))[0]
+    return _read(_path(workdir, checkpoint), step)[0]
 
 
-def load_min_confidence(workdir: Path, checkpoint: str = NEWEST) -> float:
+def load_min_confidence(workdir: Path, checkpoint: str = NEWEST, step: int | None = None) -> float:
     """The confidence below which motions of a run's checkpoint become UNKNOWN; 0 without one.
 
-    Raises:
-        UserError: the calibration file is damaged.
+    Arguments and errors are those of `load_temperature`.
     """
-    return _read(_path(workdir, checkpoint))[1]
+    return _read(_path(workdir, checkpoint), step)[1]
 
 
-def load_branch_weights(workdir: Path, checkpoint: str = NEWEST) -> list[float]:
+def load_branch_weights(
+    workdir: Path, checkpoint: str = NEWEST, step: int | None = None
+) -> list[float]:
     """The weights of a run's branches, see `fit_branches`; empty without a calibration of them.
 
-    Raises:
-        UserError: the calibration file is damaged.
+    Arguments and errors are those of `load_temperature`.
     """
-    return _read(_path(workdir, checkpoint))[2]
+    return _read(_path(workdir, checkpoint), step)[2]
 
 
-def fitted_branches(workdir: Path, checkpoint: str = NEWEST) -> dict[str, Any]:
+def fitted_branches(
+    workdir: Path, checkpoint: str = NEWEST, step: int | None = None
+) -> dict[str, Any]:
     """branch_weights, see `load_branch_weights`, and the split they were fitted on; {} without.
 
-    Raises:
-        UserError: the calibration file is damaged.
+    Arguments and errors are those of `load_temperature`.
     """
-    weights = load_branch_weights(workdir, checkpoint)
+    weights = load_branch_weights(workdir, checkpoint, step)
     if not weights:
         return {}
     content = json.loads(_path(workdir, checkpoint).read_text())
     return {"branch_weights": weights, "split": content.get("split", "")}
 
 
-def _read(path: Path) -> tuple[float, float, list[float]]:
-    """Temperature, min_confidence and branch weights in a file; 1, 0 and [] if there is none."""
+def warning(workdir: Path, checkpoint: str, step: int) -> str:
+    """A line if a run's checkpoint was calibrated at another step than `step`, or ""."""
+    path = _path(workdir, checkpoint)
+    fitted = _read(path, None)[3]
+    if fitted in (None, step):
+        return ""
+    return (
+        f"warning: {path}: was fitted at step {fitted}, but the checkpoint is of step {step}; it "
+        "is not applied until launch/evaluate.py --calibrate fits it again"
+    )
+
+
+def _read(path: Path, step: int | None) -> tuple[float, float, list[float], int | None]:
+    """Temperature, min_confidence, branch weights and step in a file.
+
+    1, 0, [] and None if there is none, or one of another step. Files of earlier versions have no
+    step and apply to any.
+    """
     try:
         content = json.loads(path.read_text())
         temperature = float(content["temperature"])
         min_confidence = float(content.get("min_confidence", 0.0))
         weights = [float(weight) for weight in content.get("branch_weights", [])]
+        fitted = None if content.get("step") is None else int(content["step"])
     except FileNotFoundError:
-        return 1.0, 0.0, []
+        return 1.0, 0.0, [], None
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path}: not a calibration ({error}); remove or repeat it") from error
     in_range = all(0 <= weight <= _RANGE[1] for weight in weights)
@@ -200,7 +226,9 @@ def _read(path: Path) -> tuple[float, float, list[float]]:
             f"{path}: temperature {temperature}, min_confidence {min_confidence}, branch_weights "
             f"{weights}; remove or repeat the calibration"
         )
-    return temperature, min_confidence, weights
+    if step is not None and fitted not in (None, step):
+        return 1.0, 0.0, [], None
+    return temperature, min_confidence, weights, fitted
 
 
 def _path(workdir: Path, checkpoint: str) -> Path:

@@ -307,7 +307,7 @@ def restore(workdir: Path, checkpoint: str = NEWEST) -> Restored:
     Args:
         workdir: folder of the run.
         checkpoint: see `Checkpoints.resolve`. If the newest is damaged, the previous one is used,
-            with a warning.
+            with a warning. A calibration of another step is not applied, with a warning, too.
 
     Raises:
         UserError: the folder holds no run or no such checkpoint, or its network cannot be built.
@@ -320,9 +320,11 @@ def restore(workdir: Path, checkpoint: str = NEWEST) -> Restored:
         raise UserError(f"{workdir}: the network cannot be built: {error}") from error
     read = partial(_restore_state, workdir, checkpoint, like)
     warnings, (step, restored) = retry_during_training(workdir, read)
+    if outdated := calibration.warning(workdir, checkpoint, step):
+        warnings.append(outdated)
     for line in warnings:
         Progress("", 0).say(line)
-    weights = calibration.load_branch_weights(workdir, checkpoint)
+    weights = calibration.load_branch_weights(workdir, checkpoint, step)
     variables = fused.with_branch_weights(restored.variables, weights)
     return Restored(config, classes, variables, step)
 

@@ -55,8 +55,9 @@ def evaluate(
         eval_SPLIT[_ensemble][_on_DATA][_without_...][_viewsN][_best|_stepN].json.
 
     Raises:
-        UserError: a folder holds no finished run, the data set does not fit it, or the baselines
-            lack scikit-learn or the training data.
+        UserError: a folder holds no finished run, the data set does not fit it or (without `data`)
+            is not the one it was trained on, the runs of an ensemble evaluate different examples,
+            or the baselines lack scikit-learn or the training data.
     """
     config, classes = experiment.read(workdirs[0])
     if config.task == "pose":
@@ -66,7 +67,7 @@ def evaluate(
             raise UserError(f"{workdirs[0]}: a pose network; only motion networks have --views, "
                             "--drop_joints and --baselines")  # fmt: skip
         run = loop.restore(workdirs[0], checkpoint)
-        dataset, members = Dataset(data or config.data.dir, "people"), [{"step": run.step}]
+        dataset, members = _dataset(workdirs[0], config, data, split), [{"step": run.step}]
         result = tasks.make(config, classes).evaluate(run.variables, dataset, split)
         result |= {"data": dataset.name, "split": split}
     else:
@@ -74,14 +75,19 @@ def evaluate(
         members, runs = [], []
         for workdir in workdirs:
             run = loop.restore(workdir, checkpoint)
-            members.append({"step": run.step} | _calibration(workdir, checkpoint, split))
-            runs.append(_predict(run, split, data, drop_joints, views))
+            members.append({"step": run.step} | _calibration(workdir, checkpoint, run.step, split))
+            other = _dataset(workdir, run.config, data, split)
+            runs.append((other, *_predict(run, other, split, drop_joints, views)))
         dataset, _, first = runs[0]
         for workdir, (other, run_classes, predictions) in zip(workdirs, runs, strict=True):
-            if run_classes != classes or not np.array_equal(predictions["label"], first["label"]):
+            if (
+                run_classes != classes
+                or not np.array_equal(predictions["label"], first["label"])
+                or _checksums(other, split) != _checksums(dataset, split)
+            ):
                 raise UserError(
                     f"{workdir}: was trained on other classes, or evaluates {other.name}; an "
-                    "ensemble needs the same classes and examples"
+                    "ensemble needs the same classes and examples, such as those of one --data"
                 )
         averaged = average([predictions for _, _, predictions in runs])
         groups = records.read_groups(dataset.source(split))
@@ -100,16 +106,17 @@ def evaluate(
             for workdir, member in zip(workdirs, members, strict=True)
         ]
     name = split + ("_ensemble" if len(workdirs) > 1 else "")
-    if data and _resolved(data) != _resolved(config.data.dir):
+    same_place = _resolved(data) == _resolved(config.data.dir)
+    if data and not (same_place and _is_own(workdirs[0], dataset)):
         name += f"_on_{short_name(data)}"
     name += f"_without_{drop_joints}" if drop_joints else ""
     name += (f"_views{views}" if views > 1 else "") + suffix(checkpoint)
     return result, write(result, output or workdirs[0], name)
 
 
-def _calibration(workdir: Path, checkpoint: str, split: str) -> dict[str, Any]:
+def _calibration(workdir: Path, checkpoint: str, step: int, split: str) -> dict[str, Any]:
     """{"calibration": branch weights and their split}, {} without; warns if it is `split`."""
-    fitted = calibration.fitted_branches(workdir, checkpoint)
+    fitted = calibration.fitted_branches(workdir, checkpoint, step)
     if fitted and fitted["split"] == split:
         print(
             f"warning: {workdir}: the weights of its branches were fitted on {split}, the split "
@@ -117,6 +124,32 @@ def _calibration(workdir: Path, checkpoint: str, split: str) -> dict[str, Any]:
             file=sys.stderr,
         )
     return {"calibration": fitted} if fitted else {}
+
+
+def _dataset(workdir: Path, config: ConfigDict, data: str, split: str) -> Dataset:
+    """The data set to evaluate a run on: `data`, or its own.
+
+    Raises:
+        UserError: the split is damaged, or the run's own data set is not that of its training.
+    """
+    dataset = Dataset(data or config.data.dir, tasks.data_kind(config))
+    dataset.verify_checksums([split])
+    if not data and not _is_own(workdir, dataset):
+        raise UserError(
+            f"{dataset.name}: is not the data that {workdir} was trained on; prepare that again, "
+            f"or add --data={dataset.name} to evaluate on this as other data"
+        )
+    return dataset
+
+
+def _is_own(workdir: Path, dataset: Dataset) -> bool:
+    """Whether a run was trained on a data set, as far as known."""
+    return experiment.fingerprint(workdir) in ("", dataset.fingerprint())
+
+
+def _checksums(dataset: Dataset, split: str) -> list[str] | None:
+    """Of the shards of a split; None for data sets from before there were checksums."""
+    return dataset.info["splits"][split].get("checksums")
 
 
 def _training_data(workdir: Path, config: ConfigDict) -> Dataset:
@@ -130,7 +163,7 @@ def _training_data(workdir: Path, config: ConfigDict) -> Dataset:
         dataset = Dataset(config.data.dir)
     except UserError as error:
         raise UserError(f"--baselines needs the training data of {workdir}: {error}") from error
-    if experiment.fingerprint(workdir) not in ("", dataset.fingerprint()):
+    if not _is_own(workdir, dataset):
         raise UserError(
             f"{dataset.name}: is not the data that {workdir} was trained on, which --baselines "
             "needs; prepare that again, or train again"
@@ -177,23 +210,24 @@ def calibrate(
 
     Raises:
         UserError: the folder holds no finished run of a motion network, or the data set does not
-            fit it.
+            fit it or (without `data`) is not the one it was trained on.
     """
     config, _ = experiment.read(workdir)
     if config.task == "pose":
         raise UserError(f"{workdir}: a pose network; only motion networks can be calibrated")
     run = loop.restore(workdir, checkpoint)
+    dataset = _dataset(workdir, config, data, split)
     weights: list[float] = []
     branches = run.variables.get("batch_stats", {}).get(fused.BRANCH_WEIGHTS)
     if branches is not None:
         each = []
         for only in np.eye(branches.shape[-1]):  # the probabilities of one branch by itself
             alone = run._replace(variables=fused.with_branch_weights(run.variables, only.tolist()))
-            _, _, found = _predict(alone, split, data, "", 1)
+            _, found = _predict(alone, dataset, split, "", 1)
             each.append(np.log(np.maximum(found["probabilities"], 1e-30)))
         weights = calibration.fit_branches(np.stack(each, 1), found["label"]).tolist()
         run = run._replace(variables=fused.with_branch_weights(run.variables, weights))
-    _, classes, predictions = _predict(run, split, data, "", 1)
+    classes, predictions = _predict(run, dataset, split, "", 1)
     return calibration.calibrate(
         predictions["probabilities"],
         predictions["label"],
@@ -202,14 +236,14 @@ def calibrate(
         checkpoint,
         classes,
         weights,
+        run.step,
     )
 
 
 def _predict(
-    run: loop.Restored, split: str, data: str, drop_joints: str, views: int
-) -> tuple[Dataset, list[str], Predictions]:
+    run: loop.Restored, dataset: Dataset, split: str, drop_joints: str, views: int
+) -> tuple[list[str], Predictions]:
     config, classes = run.config, run.classes
-    dataset = Dataset(data or config.data.dir)
     unknown = sorted(set(dataset.classes) - set(classes))
     if unknown:
         raise UserError(f"{dataset.name}: the run knows no class {unknown[0]!r}, only {classes}")
@@ -223,4 +257,4 @@ def _predict(
     result = average(per_view)
     # The data set may have fewer classes than the run: map its labels to the run's.
     labels = np.array([classes.index(name) for name in dataset.classes])
-    return dataset, classes, result | {"label": labels[result["label"]]}
+    return classes, result | {"label": labels[result["label"]]}

@@ -168,13 +168,15 @@ def sweep(
 def _run(config: ConfigDict, workdir: Path, split: str, views: int) -> dict[str, Any]:
     """Trains and evaluates a run, or returns its stored result."""
     path = workdir / f"sweep_{split}_{views}.json"
+    data = Dataset(config.data.dir, tasks.data_kind(config))
+    fingerprint = data.fingerprint()
     if path.exists():
         done = json.loads(path.read_text())
         stored = experiment.restored(done.pop("config"))
         if changed := experiment.difference(stored, config, may_continue=False):
             raise UserError(f"{path}: of another configuration ({changed}); use another --output")
-        data = Dataset(config.data.dir, tasks.data_kind(config))
-        if experiment.fingerprint(workdir) not in ("", data.fingerprint()):
+        before = done.pop("data", "") or experiment.fingerprint(workdir)
+        if before not in ("", fingerprint):
             raise UserError(f"{path}: of other data than {data.name} holds; use another --output")
         return done
     start = time.monotonic()
@@ -189,7 +191,7 @@ def _run(config: ConfigDict, workdir: Path, split: str, views: int) -> dict[str,
         "seconds": round(seconds, 1),
         "parameters": models.count_parameters(variables),
     }
-    _write(path, done | {"config": config.to_dict()})
+    _write(path, done | {"config": config.to_dict(), "data": fingerprint})
     jax.clear_caches()  # free the compiled programs of this network
     return done
 
@@ -197,12 +199,13 @@ def _run(config: ConfigDict, workdir: Path, split: str, views: int) -> dict[str,
 def _ensemble(workdirs: list[Path], split: str, views: int) -> float:
     path = workdirs[0].parent / f"ensemble_{split}_{views}.json"
     names = [workdir.name for workdir in workdirs]
+    data = experiment.fingerprint(workdirs[0])
     if path.exists():
         done = json.loads(path.read_text())
-        if done["runs"] == names:
+        if done["runs"] == names and done.get("data", data) == data:
             return done["score"]
     result, _ = results.evaluate(workdirs, split, views=views)
-    _write(path, {"runs": names, "score": _score(result)})
+    _write(path, {"runs": names, "data": data, "score": _score(result)})
     jax.clear_caches()
     return _score(result)
 
