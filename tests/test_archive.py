@@ -600,17 +600,60 @@ def test_a_clip_in_the_current_folder_has_its_name(tmp_path, monkeypatch):
     assert [job.name for job in listing.jobs("..", "../../out")] == ["clip"]
 
 
+def test_key_points_of_inputs_in_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def found(*listed):
+        jobs = [Job(Path(path), name) for path, name in listed]
+        return [
+            str(job.keypoints or job.problem) for job in inputs.with_keypoints(jobs, Path("kp"))
+        ]
+
+    def put(*names):
+        for name in names:
+            file = Path("kp") / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("{}")
+
+    photos = ("in/2020/x.jpg", "2020/x"), ("in/2021/x.jpg", "2021/x"), ("in/2021/y.jpg", "2021/y")
+    put("x_keypoints.json", "y_keypoints.json")
+    problem = "2 inputs are called x; its key points must be kp/{}/x_keypoints.json"
+    assert found(*photos) == [
+        problem.format(2020), problem.format(2021), "kp/y_keypoints.json"
+    ]  # fmt: skip
+    put("2021/x_keypoints.json", "2021/y_keypoints.json")
+    assert found(*photos)[1:] == ["kp/2021/x_keypoints.json", "kp/2021/y_keypoints.json"]
+    assert found(photos[0], photos[2]) == ["kp/x_keypoints.json", "kp/2021/y_keypoints.json"]
+    assert found(("in/2020/z.jpg", "2020/z")) == ["kp/2020/z_keypoints.json"]
+    # Results of the same stem are called by the whole name; parts of a video share key points.
+    put("a_keypoints.json", "a.jpg_keypoints.json")
+    pair = found(("in/a.jpg", "a.jpg"), ("in/a.png", "a.png"))
+    assert pair[0] == "kp/a.jpg_keypoints.json" and "must be kp/a.png_key" in pair[1]
+    assert found(("in/a.jpg", "a.jpg"), ("in/a.mp4", "a.mp4")) == ["kp/a_keypoints.json", "kp"]
+    put("x_0_keypoints.json", "x_1_000_keypoints.json", "a.mp4_keypoints/a_0_keypoints.json")
+    assert found(("in/x.mp4", "one"), ("in/x.mp4", "two")) == ["kp", "kp"]
+    films = ("in/2020/x.mp4", "2020/x"), ("in/2021/x.mp4", "2021/x")
+    assert found(*films)[0] == problem.format(2020).replace("x_key", "x_000000000000_key")
+    put("2020/x_0_keypoints.json", "2021/x_keypoints/x_0_keypoints.json")
+    assert found(*films) == ["kp/2020", "kp/2021/x_keypoints"]
+    pair = found(("in/a.mp4", "a.mp4"), ("in/a.webm", "a.webm"))
+    assert pair[0] == "kp/a.mp4_keypoints" and "a.webm_keypoints/a_0" in pair[1]
+    before = inputs.version(Job(Path("kp"), "", keypoints=Path("kp/a_keypoints.json")))
+    assert before["keypoints"]["files"] == 1
+
+
 def test_versions_of_inputs(tmp_path):
     video, points = tmp_path / "a.mp4", tmp_path / "points"
+    job = Job(video, "", keypoints=points)
     points.mkdir()
     video.write_text("x")
     (points / "a_000_keypoints.json").write_text("{}")
-    before = inputs.version(Job(video, ""), points)
+    before = inputs.version(job)
     assert before["size"] == 1 and before["keypoints"]["size"] == 2
     (points / "a_001_keypoints.json").write_text("{}")
-    assert inputs.version(Job(video, ""), points) != before
+    assert inputs.version(job) != before
     (points / "other_001_keypoints.json").write_text("{}")
-    assert inputs.version(Job(video, ""), points)["keypoints"]["files"] == 2
+    assert inputs.version(job)["keypoints"]["files"] == 2
     assert inputs.version(Job(points, ""))["files"] == 3
     with pytest.raises(OSError, match="No such file"):
         inputs.version(Job(tmp_path / "none.mp4", ""))

@@ -66,6 +66,32 @@ def test_more_images_extend_the_formats_that_they_share(tmp_path):
     assert alone == [e for e in json.loads(shared.read_text()) if e["image_id"] == 4]
 
 
+def test_key_points_of_images_in_folders(tmp_path):
+    archive, points = tmp_path / "archive", tmp_path / "points"
+    for year in (2020, 2021):
+        folder = archive / str(year)
+        folder.mkdir(parents=True)
+        add_photo(folder, year)
+        (folder / f"{year}.png").rename(folder / "x.png")
+    points.mkdir()
+    (archive / "2020" / "2020_keypoints.json").rename(points / "x_keypoints.json")
+    words = f"--input={archive}/**/*.png", f"--keypoints={points}"
+    captured, error = program("recognize", *words, f"--output={tmp_path / 'bad'}", status=1)
+    assert "2 of 2 inputs skipped" in error and captured.count("2 inputs are called x; its key poi") == 2
+    for year, name in ((2020, "x_keypoints.json"), (2021, "../archive/2021/2021_keypoints.json")):
+        (points / str(year)).mkdir()
+        (points / name).rename(points / str(year) / "x_keypoints.json")
+    out = tmp_path / "out"
+    program("recognize", *words, f"--output={out}", "--format=openpose")
+    for year in (2020, 2021):
+        np.testing.assert_array_equal(
+            openpose_json.read(out / f"{year}/x_keypoints.json"),
+            openpose_json.read(points / f"{year}/x_keypoints.json"),
+        )
+    # The results are key points in their turn.
+    program("recognize", words[0], f"--keypoints={out}", f"--output={tmp_path / 'again'}")
+
+
 def test_isolated_decoding_gives_the_same_results(tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
