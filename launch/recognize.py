@@ -70,7 +70,7 @@ _MIN_JOINTS = flags.DEFINE_integer(
     "min_joints", 4, "Minimum number of joints of a detected person.", 1, 18
 )
 _WHOLE_IMAGE = flags.DEFINE_bool(
-    "whole_image", False, "Classify the whole image if no person is detected."
+    "whole_image", False, "Classify the whole image if no person is detected (images only)."
 )
 former_name("whole_picture", "whole_image")
 _MIN_CONFIDENCE = flags.DEFINE_float(
@@ -370,6 +370,8 @@ def _recognize(output: Storage, process: Partition) -> None:
         raise UserError(f"{keypoints}: one file for {len(paths)} images; name a folder")
     if keypoints:
         jobs = inputs.with_keypoints(jobs, keypoints)
+    if _WHOLE_IMAGE.value and paths and not any(kind(path) == "image" for path in paths):
+        raise UserError("--whole_image: only images have it, and there is none in the input")
     listing.check_output(usable, output)
     if _HARDWARE.value:
         containers.check_hardware(_HARDWARE.value)
