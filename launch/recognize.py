@@ -264,7 +264,7 @@ class _Recognition:
             whole_image=_WHOLE_IMAGE.value,
             name=name,
         )
-        clip = Clip("", None, None, self._recognizer.classes, images=[job.source.name])
+        clip = Clip("", None, None, self._recognizer.classes, images=[job.file_name])
         with closing(formats.Several(self._image_formats, stem, clip)) as writer:
             writer.add(result.to_frame(clip, 0))
             writer.finish([])

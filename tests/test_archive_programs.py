@@ -82,14 +82,23 @@ def test_key_points_of_images_in_folders(tmp_path):
         (points / str(year)).mkdir()
         (points / name).rename(points / str(year) / "x_keypoints.json")
     out = tmp_path / "out"
-    program("recognize", *words, f"--output={out}", "--format=openpose")
+    (archive / "2019").mkdir()
+    (archive / "2019" / "x.png").touch()  # counts for the ids of COCO's format
+    program("recognize", *words, f"--output={out}", "--format=openpose,coco,csv", status=1)
+    entries = json.loads((out / "images_coco.json").read_text())
+    listed = [(2, "2020/x.png"), (3, "2021/x.png")]
+    assert [(entry["image_id"], entry["file_name"]) for entry in entries] == listed
+    rows = list(csv.DictReader((out / "images_joints.csv").read_text().splitlines()))
+    assert {(int(row["frame"]) + 1, row["image"]) for row in rows} == set(listed)
     for year in (2020, 2021):
         np.testing.assert_array_equal(
             openpose_json.read(out / f"{year}/x_keypoints.json"),
             openpose_json.read(points / f"{year}/x_keypoints.json"),
         )
     # The results are key points in their turn.
-    program("recognize", words[0], f"--keypoints={out}", f"--output={tmp_path / 'again'}")
+    again = f"--keypoints={out}", f"--output={tmp_path / 'again'}"
+    captured, _ = program("recognize", words[0], *again, status=1)
+    assert "wrote 2 results" in captured
 
 
 def test_isolated_decoding_gives_the_same_results(tmp_path):

@@ -53,7 +53,8 @@ class Coco(Writer):
     The score is the mean confidence of the joints that are present.
 
     The id of an image is the number that is its file name, as in COCO's own data sets, if all names
-    are numbers; else its position in the input, from 1. The id of a video frame is its index.
+    are numbers; else its position among the input's images, failed ones included, from 1. The id of
+    a video frame is its index.
     """
 
     suffix = "_coco.json"

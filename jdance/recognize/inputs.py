@@ -45,6 +45,11 @@ class Job:
         return self.address.partition("?")[0] if self.address else str(self.source)
 
     @property
+    def file_name(self) -> str:
+        """The name of the file, in the folders of its results: it tells the inputs apart."""
+        return (Path(self.name).parent / self.source.name).as_posix()
+
+    @property
     def origin(self) -> str:
         """The address or the absolute path, from which the input can be read again."""
         return self.address or os.path.abspath(self.source)
