@@ -21,7 +21,7 @@ from programs import Script
 
 from jdance import files
 from jdance.errors import UserError
-from jdance.recognize import inputs, listing
+from jdance.recognize import gather, inputs, listing
 from jdance.recognize.archive import MAX_ATTEMPTS, Archive, Options, this_process
 from jdance.recognize.claims import Claims, key_of
 from jdance.recognize.inputs import Job
@@ -530,6 +530,25 @@ def test_inputs_of_a_pattern_keep_their_folders(tmp_path):
     assert [job.source.name for job in found if job.problem] == ["b.txt"]
     with pytest.raises(UserError, match="no file matches"):
         listing.jobs(f"{tmp_path}/archive/*.mkv", str(out))
+
+
+def test_results_do_not_have_the_names_of_files_about_all_results(tmp_path):
+    archive = tmp_path / "archive"
+    (archive / "2020").mkdir(parents=True)
+    for name in ("failures.mp4", "failures-2.mp4", "Summary.mp4", "2020/summary.mp4"):
+        (archive / name).touch()
+    expected = ["Summary-2", "failures-2", "failures-3"]
+    for text in (str(archive), f"{archive}/**/*.mp4"):
+        found = [job.name for job in listing.jobs(text, "out") if not job.problem]
+        assert [name for name in found if name != "2020/summary"] == expected
+    assert found[0] == "2020/summary" or found[-1] == "2020/summary"
+    assert listing.jobs(str(archive / "failures.mp4"), "out")[0].name == "failures-2"
+    (archive / "list.csv").write_text("path,output\nfailures.mp4,\na.mp4,Failures\n")
+    first, second = listing.jobs(str(archive / "list.csv"), "out")
+    assert first.name == "failures-2" and "choose another" in second.problem
+    for names, stem in ((["a", "2020/images"], "images"), (["Images"], "images_"),
+                        (["images_coco", "images_"], "images__")):  # fmt: skip
+        assert gather.stem_name(names) == stem
 
 
 def test_inputs_of_a_csv_file(tmp_path):
