@@ -155,6 +155,8 @@ _MAX_FAILURES = flags.DEFINE_integer(
 )
 
 _MAX_LISTED = 50  # failures that are printed
+# See `_dependencies`; results of images do not depend on them.
+_VIDEO_SETTINGS = ("sequence_model", "every", "from", "to", "frames_per_second")
 
 
 def _warn_if_synthetic(pose: str, source: str, inputs: list[Path]) -> None:
@@ -425,7 +427,7 @@ def _recognize(output: Storage, process: Partition) -> None:
         max_failures=_MAX_FAILURES.value,
         at_once=at_once,
     )
-    ledger = Ledger(output, dependencies, outputs, inputs.version)
+    ledger = Ledger(output, dependencies, outputs, inputs.version, _VIDEO_SETTINGS)
     recognition = _Recognition(
         recognizer, classifier, settings, image_formats, posture, window,
         process.processes == at_once == 1, shared,
@@ -437,7 +439,7 @@ def _recognize(output: Storage, process: Partition) -> None:
         done = not (outcome.missing or outcome.stopped or outcome.full)
         if shared_formats and done and outcome.results:
             formatted = gather.write_if_changed(
-                shared_formats, recognizer.classes, dependencies, outcome, options, ledger
+                shared_formats, recognizer.classes, outcome, options, ledger
             )
             if formatted.failures:
                 raise UserError(formatted.failures[0].reason) from formatted.transient

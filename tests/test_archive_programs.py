@@ -54,6 +54,8 @@ def test_more_images_extend_the_formats_that_they_share(tmp_path):
     captured, _ = program("recognize", *words)
     assert "wrote 0 results" in captured and "; 2 done by earlier runs" in captured
     assert shared.stat().st_mtime_ns == first
+    captured, _ = program("recognize", *words, "--every=2")  # for videos
+    assert "wrote 0 results" in captured
     add_photo(photos, 4)
     captured, _ = program("recognize", *words)
     assert "wrote 1 result " in captured and "; 2 done by earlier runs" in captured
@@ -77,7 +79,10 @@ def test_key_points_of_images_in_folders(tmp_path):
     (archive / "2020" / "2020_keypoints.json").rename(points / "x_keypoints.json")
     words = f"--input={archive}/**/*.png", f"--keypoints={points}"
     captured, error = program("recognize", *words, f"--output={tmp_path / 'bad'}", status=1)
-    assert "2 of 2 inputs skipped" in error and captured.count("2 inputs are called x; its key poi") == 2
+    assert (
+        "2 of 2 inputs skipped" in error
+        and captured.count("2 inputs are called x; its key poi") == 2
+    )
     for year, name in ((2020, "x_keypoints.json"), (2021, "../archive/2021/2021_keypoints.json")):
         (points / str(year)).mkdir()
         (points / name).rename(points / str(year) / "x_keypoints.json")

@@ -22,16 +22,16 @@ from jdance.remote.spool import Spool
 
 
 def write_if_changed(
-    names: Sequence[str], classes: Sequence[str], dependencies: dict[str, Any],
-    outcome: archive.Outcome, options: archive.Options, ledger: Ledger,
+    names: Sequence[str], classes: Sequence[str], outcome: archive.Outcome,
+    options: archive.Options, ledger: Ledger,
 ) -> archive.Outcome:  # fmt: skip
     """Writes the files that all images of an archive share, unless they are up to date.
 
     Args:
         names, classes: see `write`.
-        dependencies, ledger: of the images' results.
         outcome: of the images.
         options: with which they were recognized.
+        ledger: of their results.
     """
     # Failed ones keep their positions, which are ids.
     listed = [job for job in outcome.jobs if listed_kind(job) == "image"]
@@ -46,7 +46,7 @@ def write_if_changed(
         return ""
 
     shared = Job(Path(str(ledger.output)), stem_name(job.name for job in outcome.jobs))
-    own = Ledger(ledger.output, dependencies, names, lambda job: records)
+    own = Ledger(ledger.output, {}, names, lambda job: records)
     options = replace(
         options, run=digest(options.run, names)[:16], overwrite=False, title="writing formats"
     )
