@@ -313,6 +313,27 @@ def test_what_has_changed_is_done_again(fake):
     assert fake.run({"model": "b"}, ["vtt"], part)[1] == ["0"]
 
 
+def test_images_do_not_depend_on_settings_of_videos(tmp_path):
+    for name in ("in", "out"):
+        (tmp_path / name).mkdir()
+    for name in ("a.jpg", "b.mp4"):
+        (tmp_path / "in" / name).touch()
+    jobs, log = listing.jobs(str(tmp_path / "in"), "out"), []
+
+    def run(settings, video_settings=("sequence",)):
+        log.clear()
+        ledger = Ledger(Folder(tmp_path / "out"), settings, [], lambda job: 0, video_settings)
+        write = lambda job, stem: log.append(job.name)  # noqa: E731
+        Archive(jobs, ledger, write, lambda job: 0.0, Options("run")).run()
+        return sorted(log)
+
+    assert run({"model": 1, "sequence": "x"}, ()) == ["a", "b"]  # a record with all settings
+    assert run({"model": 1, "sequence": "x"}) == []
+    assert run({"model": 1, "sequence": "y"}) == ["b"]
+    assert run({"model": 2, "sequence": "y"}) == ["a", "b"]
+    assert run({"model": 2, "sequence": "z"}) == ["b"]
+
+
 def test_overwrite_does_everything_once_a_run(fake):
     fake.run()
     assert fake.run(overwrite=True)[1] == ["0", "1", "2"]
@@ -570,6 +591,12 @@ def test_inputs_of_a_csv_file(tmp_path):
     problems = {str(job.source).split(", ")[-1]: job.problem for job in found if job.problem}
     assert problems.keys() == {"line 6", "line 7", "line 8", "line 10"}
     assert "for videos" in problems["line 6"] and "inside --output" in problems["line 10"]
+    (archive / "empty").mkdir()
+    (archive / "clip").mkdir()
+    (archive / "clip" / "0.json").touch()
+    (archive / "list.csv").write_text("path\nempty\nclip\n")
+    empty, clip = listing.jobs(str(archive / "list.csv"), str(tmp_path / "out"))
+    assert "empty: a folder without OpenPose JSON files" in empty.problem and clip.name == "clip"
     for text, message in (
         ("path,output\na.mp4,x\nb.mp4,X\n", "lines 2 and 3 have the same results"),
         ("file\na.mp4\n", "must name the column path"),

@@ -271,6 +271,8 @@ def _row(base: str, row: dict[str, str]) -> Job:
         raise UserError(f"output {name!r}: a file about all results has this name; choose another")
     if (row.get("start") or row.get("end")) and kind(source) == "image":
         raise UserError(f"{address or source}: start and end are for videos")
+    if kind(source) == "skeletons" and not openpose_json.frames(source):
+        raise UserError(f"{source}: a folder without OpenPose JSON files; name a file or a clip")
     return Job(
         source,
         Path(name).as_posix() if name else "",
