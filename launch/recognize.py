@@ -413,6 +413,7 @@ def _recognize(output: Storage, process: Partition) -> None:
     several = sum(kind(path) == "image" for path in paths) > 1
     shared_formats = formats.of_several_images(selected) if several else []
     image_formats = [n for n in formats.of_images(selected) if n not in shared_formats]
+    formats.check_files(usable, selected, image_formats)
     dependencies = _dependencies(recognizer, classifier, settings)
     outputs = selected + ["annotate"] * _VIDEO_OUT.value
     live = bool(window) or any(videos.is_camera(str(path)) for path in paths)

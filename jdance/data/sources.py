@@ -71,9 +71,7 @@ def open_source(
     elif path.is_dir():
         source = _open_folder(path, label_all, keypoints, frames_per_second)
     elif suffix in manifest.SUFFIXES:
-        source = _open_manifest(
-            path, label_all, where, split_column, keypoints, frames_per_second
-        )
+        source = _open_manifest(path, label_all, where, split_column, keypoints, frames_per_second)
     elif suffix == ".npz":
         source = _open_skeletons(path, where, split_column)
     else:
