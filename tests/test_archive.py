@@ -684,6 +684,9 @@ def test_key_points_of_inputs_in_folders(tmp_path, monkeypatch):
     assert found(*films) == ["kp/2020", "kp/2021/x_keypoints"]
     pair = found(("in/a.mp4", "a.mp4"), ("in/a.webm", "a.webm"))
     assert pair[0] == "kp/a.mp4_keypoints" and "a.webm_keypoints/a_0" in pair[1]
+    for clip in ("in/2020/clip", "in/2021/clip"):  # with key points of its own
+        (tmp_path / clip).mkdir(parents=True)
+    assert found(("in/2020/clip", "2020/clip"), ("in/2021/clip", "2021/clip")) == ["", ""]
     before = inputs.version(Job(Path("kp"), "", keypoints=Path("kp/a_keypoints.json")))
     assert before["keypoints"]["files"] == 1
 

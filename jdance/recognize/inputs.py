@@ -116,25 +116,24 @@ def with_keypoints(jobs: Sequence[Job], path: Path) -> list[Job]:
     """
     if not path.is_dir():
         return [replace(job, keypoints=path) for job in jobs]
+    kinds = ["" if job.problem else listed_kind(job) for job in jobs]
     origins = defaultdict[tuple[object, ...], set[str]](set)
-    for job in jobs:
-        if not job.problem:
-            key = listed_kind(job) == "image", job.source.stem.casefold()
-            origins[key].add(job.origin)
-            origins[*key, Path(job.name).parent].add(job.origin)
+    for job, media in zip(jobs, kinds, strict=True):
+        key = media, job.source.stem.casefold()
+        origins[key].add(job.origin)
+        origins[*key, Path(job.name).parent].add(job.origin)
     result = []
-    for job in jobs:
-        if job.problem:
+    for job, media in zip(jobs, kinds, strict=True):
+        if media not in ("image", "video"):
             result.append(job)
             continue
-        is_image, stem = listed_kind(job) == "image", job.source.stem
-        name, folder = Path(job.name).name, Path(job.name).parent
-        count = len(origins[is_image, stem.casefold()])
-        is_alone = len(origins[is_image, stem.casefold(), folder]) == 1
+        stem, name, folder = job.source.stem, Path(job.name).name, Path(job.name).parent
+        count = len(origins[media, stem.casefold()])
+        is_alone = len(origins[media, stem.casefold(), folder]) == 1
         names = [stem] * is_alone
-        if not is_alone or (is_image, name.casefold(), folder) not in origins:
+        if not is_alone or (media, name.casefold(), folder) not in origins:
             names.append(name)
-        if is_image:
+        if media == "image":
             places = [path / folder / f"{n}_keypoints.json" for n in names]
             places += [openpose_json.path_for(job.source, path)] * (count == 1)
             found, expected = [file for file in places if file.exists()], places[0]
