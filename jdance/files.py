@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -27,14 +27,14 @@ def list_visible(folder: Path) -> list[Path]:
     return sorted(visible, key=natural_key)
 
 
-def distinct_names(paths: Sequence[Path]) -> list[str]:
+def distinct_names(paths: Sequence[Path], reserved: Iterable[str] = ()) -> list[str]:
     """Unique names for the results of files: the stem, else the whole name, else with a number.
 
     They are unique for any combination of files (a.jpg, a.png, a.jpg.png), and on file systems that
-    ignore case.
+    ignore case. No name is in `reserved`, whose names are in lower case.
     """
     stems = Counter(path.stem.casefold() for path in paths)
-    taken: set[str] = set()
+    taken = set(reserved)
     result = []
     for path in paths:
         name = first = path.stem if stems[path.stem.casefold()] == 1 else path.name

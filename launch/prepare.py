@@ -75,7 +75,9 @@ _WHERE = flags.DEFINE_string(
     "where", "", "COLUMN=VALUE: use only these rows of a manifest or entries of a skeleton file."
 )
 _SPLIT_COLUMN = flags.DEFINE_string(
-    "split_column", "split", "Array of a skeleton file that holds the splits."
+    "split_column",
+    "split",
+    "Column of a manifest, or array of a skeleton file, that holds the splits.",
 )
 _LABELS = flags.DEFINE_list(
     "labels", [], "OLD=NEW,...: use only these classes, and rename them. OLD alone keeps its name."

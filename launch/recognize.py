@@ -64,13 +64,13 @@ _KEYPOINTS = flags.DEFINE_string(
     "",
     "Key points from another estimator instead of --pose: OpenPose's JSON file of the image, or a "
     "folder with <stem>_keypoints.json for each image and <stem>_000000000000_keypoints.json, ... "
-    "for a video.",
+    "for a video, in the folders that the results have.",
 )
 _MIN_JOINTS = flags.DEFINE_integer(
     "min_joints", 4, "Minimum number of joints of a detected person.", 1, 18
 )
 _WHOLE_IMAGE = flags.DEFINE_bool(
-    "whole_image", False, "Classify the whole image if no person is detected."
+    "whole_image", False, "Classify the whole image if no person is detected (images only)."
 )
 former_name("whole_picture", "whole_image")
 _MIN_CONFIDENCE = flags.DEFINE_float(
@@ -155,6 +155,8 @@ _MAX_FAILURES = flags.DEFINE_integer(
 )
 
 _MAX_LISTED = 50  # failures that are printed
+# See `_dependencies`; results of images do not depend on them.
+_VIDEO_SETTINGS = ("sequence_model", "every", "from", "to", "frames_per_second")
 
 
 def _warn_if_synthetic(pose: str, source: str, inputs: list[Path]) -> None:
@@ -218,7 +220,7 @@ class _Recognition:
     ):
         self._recognizer, self._classifier, self._settings = recognizer, classifier, settings
         self._image_formats, self._posture, self._show = image_formats, posture, show
-        self._report, self._keypoints, self._shared = report, _keypoints(), shared
+        self._report, self._shared = report, shared
         self._load = Loader(_ISOLATE.value)
 
     def _settings_of(self, job: Job) -> video.Settings:
@@ -234,7 +236,7 @@ class _Recognition:
         name = job.label if job.address else ""
         match listed_kind(job):
             case "image":
-                self._recognize_image(path, stem, name)
+                self._recognize_image(job, stem, name)
                 return ""
             case "skeletons":
                 return video.recognize_skeletons(
@@ -245,7 +247,7 @@ class _Recognition:
             str(path),
             stem,
             settings,
-            keypoints=self._keypoints,
+            keypoints=job.keypoints,
             classifier=self._classifier,
             show=self._show,
             on_progress=reporter(path.name) if self._report else None,
@@ -253,18 +255,18 @@ class _Recognition:
             name=name,
         )
 
-    def _recognize_image(self, path: Path, stem: Path, name: str) -> None:
+    def _recognize_image(self, job: Job, stem: Path, name: str) -> None:
         result = recognize_image(
             self._recognizer,
-            path,
-            self._load(partial(images.read, path)),
+            job.source,
+            self._load(partial(images.read, job.source)),
             stem,
-            keypoints=self._keypoints,
+            keypoints=job.keypoints,
             posture=self._posture,
             whole_image=_WHOLE_IMAGE.value,
             name=name,
         )
-        clip = Clip("", None, None, self._recognizer.classes, images=[path.name])
+        clip = Clip("", None, None, self._recognizer.classes, images=[job.file_name])
         with closing(formats.Several(self._image_formats, stem, clip)) as writer:
             writer.add(result.to_frame(clip, 0))
             writer.finish([])
@@ -368,6 +370,10 @@ def _recognize(output: Storage, process: Partition) -> None:
         raise UserError("the key points are given; leave out --pose or --keypoints")
     if len(paths) > 1 and keypoints and not keypoints.is_dir():
         raise UserError(f"{keypoints}: one file for {len(paths)} images; name a folder")
+    if keypoints:
+        jobs = inputs.with_keypoints(jobs, keypoints)
+    if _WHOLE_IMAGE.value and paths and not any(kind(path) == "image" for path in paths):
+        raise UserError("--whole_image: only images have it, and there is none in the input")
     listing.check_output(usable, output)
     if _HARDWARE.value:
         containers.check_hardware(_HARDWARE.value)
@@ -407,6 +413,7 @@ def _recognize(output: Storage, process: Partition) -> None:
     several = sum(kind(path) == "image" for path in paths) > 1
     shared_formats = formats.of_several_images(selected) if several else []
     image_formats = [n for n in formats.of_images(selected) if n not in shared_formats]
+    formats.check_files(usable, selected, image_formats)
     dependencies = _dependencies(recognizer, classifier, settings)
     outputs = selected + ["annotate"] * _VIDEO_OUT.value
     live = bool(window) or any(videos.is_camera(str(path)) for path in paths)
@@ -421,7 +428,7 @@ def _recognize(output: Storage, process: Partition) -> None:
         max_failures=_MAX_FAILURES.value,
         at_once=at_once,
     )
-    ledger = Ledger(output, dependencies, outputs, lambda job: inputs.version(job, keypoints))
+    ledger = Ledger(output, dependencies, outputs, inputs.version, _VIDEO_SETTINGS)
     recognition = _Recognition(
         recognizer, classifier, settings, image_formats, posture, window,
         process.processes == at_once == 1, shared,
@@ -433,7 +440,7 @@ def _recognize(output: Storage, process: Partition) -> None:
         done = not (outcome.missing or outcome.stopped or outcome.full)
         if shared_formats and done and outcome.results:
             formatted = gather.write_if_changed(
-                shared_formats, recognizer.classes, dependencies, outcome, options, ledger
+                shared_formats, recognizer.classes, outcome, options, ledger
             )
             if formatted.failures:
                 raise UserError(formatted.failures[0].reason) from formatted.transient

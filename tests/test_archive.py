@@ -21,7 +21,7 @@ from programs import Script
 
 from jdance import files
 from jdance.errors import UserError
-from jdance.recognize import inputs, listing
+from jdance.recognize import gather, inputs, listing
 from jdance.recognize.archive import MAX_ATTEMPTS, Archive, Options, this_process
 from jdance.recognize.claims import Claims, key_of
 from jdance.recognize.inputs import Job
@@ -313,6 +313,27 @@ def test_what_has_changed_is_done_again(fake):
     assert fake.run({"model": "b"}, ["vtt"], part)[1] == ["0"]
 
 
+def test_images_do_not_depend_on_settings_of_videos(tmp_path):
+    for name in ("in", "out"):
+        (tmp_path / name).mkdir()
+    for name in ("a.jpg", "b.mp4"):
+        (tmp_path / "in" / name).touch()
+    jobs, log = listing.jobs(str(tmp_path / "in"), "out"), []
+
+    def run(settings, video_settings=("sequence",)):
+        log.clear()
+        ledger = Ledger(Folder(tmp_path / "out"), settings, [], lambda job: 0, video_settings)
+        write = lambda job, stem: log.append(job.name)  # noqa: E731
+        Archive(jobs, ledger, write, lambda job: 0.0, Options("run")).run()
+        return sorted(log)
+
+    assert run({"model": 1, "sequence": "x"}, ()) == ["a", "b"]  # a record with all settings
+    assert run({"model": 1, "sequence": "x"}) == []
+    assert run({"model": 1, "sequence": "y"}) == ["b"]
+    assert run({"model": 2, "sequence": "y"}) == ["a", "b"]
+    assert run({"model": 2, "sequence": "z"}) == ["b"]
+
+
 def test_overwrite_does_everything_once_a_run(fake):
     fake.run()
     assert fake.run(overwrite=True)[1] == ["0", "1", "2"]
@@ -532,6 +553,25 @@ def test_inputs_of_a_pattern_keep_their_folders(tmp_path):
         listing.jobs(f"{tmp_path}/archive/*.mkv", str(out))
 
 
+def test_results_do_not_have_the_names_of_files_about_all_results(tmp_path):
+    archive = tmp_path / "archive"
+    (archive / "2020").mkdir(parents=True)
+    for name in ("failures.mp4", "failures-2.mp4", "Summary.mp4", "2020/summary.mp4"):
+        (archive / name).touch()
+    expected = ["Summary-2", "failures-2", "failures-3"]
+    for text in (str(archive), f"{archive}/**/*.mp4"):
+        found = [job.name for job in listing.jobs(text, "out") if not job.problem]
+        assert [name for name in found if name != "2020/summary"] == expected
+    assert found[0] == "2020/summary" or found[-1] == "2020/summary"
+    assert listing.jobs(str(archive / "failures.mp4"), "out")[0].name == "failures-2"
+    (archive / "list.csv").write_text("path,output\nfailures.mp4,\na.mp4,Failures\n")
+    first, second = listing.jobs(str(archive / "list.csv"), "out")
+    assert first.name == "failures-2" and "choose another" in second.problem
+    for names, stem in ((["a", "2020/images"], "images"), (["Images"], "images_"),
+                        (["images_coco", "images_"], "images__")):  # fmt: skip
+        assert gather.stem_name(names) == stem
+
+
 def test_inputs_of_a_csv_file(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     archive = tmp_path / "archive"
@@ -551,6 +591,12 @@ def test_inputs_of_a_csv_file(tmp_path):
     problems = {str(job.source).split(", ")[-1]: job.problem for job in found if job.problem}
     assert problems.keys() == {"line 6", "line 7", "line 8", "line 10"}
     assert "for videos" in problems["line 6"] and "inside --output" in problems["line 10"]
+    (archive / "empty").mkdir()
+    (archive / "clip").mkdir()
+    (archive / "clip" / "0.json").touch()
+    (archive / "list.csv").write_text("path\nempty\nclip\n")
+    empty, clip = listing.jobs(str(archive / "list.csv"), str(tmp_path / "out"))
+    assert "empty: a folder without OpenPose JSON files" in empty.problem and clip.name == "clip"
     for text, message in (
         ("path,output\na.mp4,x\nb.mp4,X\n", "lines 2 and 3 have the same results"),
         ("file\na.mp4\n", "must name the column path"),
@@ -600,17 +646,63 @@ def test_a_clip_in_the_current_folder_has_its_name(tmp_path, monkeypatch):
     assert [job.name for job in listing.jobs("..", "../../out")] == ["clip"]
 
 
+def test_key_points_of_inputs_in_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def found(*listed):
+        jobs = [Job(Path(path), name) for path, name in listed]
+        return [
+            str(job.keypoints or job.problem) for job in inputs.with_keypoints(jobs, Path("kp"))
+        ]
+
+    def put(*names):
+        for name in names:
+            file = Path("kp") / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("{}")
+
+    photos = ("in/2020/x.jpg", "2020/x"), ("in/2021/x.jpg", "2021/x"), ("in/2021/y.jpg", "2021/y")
+    put("x_keypoints.json", "y_keypoints.json")
+    problem = "2 inputs are called x; its key points must be kp/{}/x_keypoints.json"
+    assert found(*photos) == [
+        problem.format(2020), problem.format(2021), "kp/y_keypoints.json"
+    ]  # fmt: skip
+    put("2021/x_keypoints.json", "2021/y_keypoints.json")
+    assert found(*photos)[1:] == ["kp/2021/x_keypoints.json", "kp/2021/y_keypoints.json"]
+    assert found(photos[0], photos[2]) == ["kp/x_keypoints.json", "kp/2021/y_keypoints.json"]
+    assert found(("in/2020/z.jpg", "2020/z")) == ["kp/2020/z_keypoints.json"]
+    # Results of the same stem are called by the whole name; parts of a video share key points.
+    put("a_keypoints.json", "a.jpg_keypoints.json")
+    pair = found(("in/a.jpg", "a.jpg"), ("in/a.png", "a.png"))
+    assert pair[0] == "kp/a.jpg_keypoints.json" and "must be kp/a.png_key" in pair[1]
+    assert found(("in/a.jpg", "a.jpg"), ("in/a.mp4", "a.mp4")) == ["kp/a_keypoints.json", "kp"]
+    put("x_0_keypoints.json", "x_1_000_keypoints.json", "a.mp4_keypoints/a_0_keypoints.json")
+    assert found(("in/x.mp4", "one"), ("in/x.mp4", "two")) == ["kp", "kp"]
+    films = ("in/2020/x.mp4", "2020/x"), ("in/2021/x.mp4", "2021/x")
+    assert found(*films)[0] == problem.format(2020).replace("x_key", "x_000000000000_key")
+    put("2020/x_0_keypoints.json", "2021/x_keypoints/x_0_keypoints.json")
+    assert found(*films) == ["kp/2020", "kp/2021/x_keypoints"]
+    pair = found(("in/a.mp4", "a.mp4"), ("in/a.webm", "a.webm"))
+    assert pair[0] == "kp/a.mp4_keypoints" and "a.webm_keypoints/a_0" in pair[1]
+    for clip in ("in/2020/clip", "in/2021/clip"):  # with key points of its own
+        (tmp_path / clip).mkdir(parents=True)
+    assert found(("in/2020/clip", "2020/clip"), ("in/2021/clip", "2021/clip")) == ["", ""]
+    before = inputs.version(Job(Path("kp"), "", keypoints=Path("kp/a_keypoints.json")))
+    assert before["keypoints"]["files"] == 1
+
+
 def test_versions_of_inputs(tmp_path):
     video, points = tmp_path / "a.mp4", tmp_path / "points"
+    job = Job(video, "", keypoints=points)
     points.mkdir()
     video.write_text("x")
     (points / "a_000_keypoints.json").write_text("{}")
-    before = inputs.version(Job(video, ""), points)
+    before = inputs.version(job)
     assert before["size"] == 1 and before["keypoints"]["size"] == 2
     (points / "a_001_keypoints.json").write_text("{}")
-    assert inputs.version(Job(video, ""), points) != before
+    assert inputs.version(job) != before
     (points / "other_001_keypoints.json").write_text("{}")
-    assert inputs.version(Job(video, ""), points)["keypoints"]["files"] == 2
+    assert inputs.version(job)["keypoints"]["files"] == 2
     assert inputs.version(Job(points, ""))["files"] == 3
     with pytest.raises(OSError, match="No such file"):
         inputs.version(Job(tmp_path / "none.mp4", ""))

@@ -54,6 +54,8 @@ def test_more_images_extend_the_formats_that_they_share(tmp_path):
     captured, _ = program("recognize", *words)
     assert "wrote 0 results" in captured and "; 2 done by earlier runs" in captured
     assert shared.stat().st_mtime_ns == first
+    captured, _ = program("recognize", *words, "--every=2")  # for videos
+    assert "wrote 0 results" in captured
     add_photo(photos, 4)
     captured, _ = program("recognize", *words)
     assert "wrote 1 result " in captured and "; 2 done by earlier runs" in captured
@@ -64,6 +66,44 @@ def test_more_images_extend_the_formats_that_they_share(tmp_path):
             f"--output={tmp_path / 'one'}", "--format=coco")  # fmt: skip
     alone = json.loads((tmp_path / "one" / "4_coco.json").read_text())
     assert alone == [e for e in json.loads(shared.read_text()) if e["image_id"] == 4]
+
+
+def test_key_points_of_images_in_folders(tmp_path):
+    archive, points = tmp_path / "archive", tmp_path / "points"
+    for year in (2020, 2021):
+        folder = archive / str(year)
+        folder.mkdir(parents=True)
+        add_photo(folder, year)
+        (folder / f"{year}.png").rename(folder / "x.png")
+    points.mkdir()
+    (archive / "2020" / "2020_keypoints.json").rename(points / "x_keypoints.json")
+    words = f"--input={archive}/**/*.png", f"--keypoints={points}"
+    captured, error = program("recognize", *words, f"--output={tmp_path / 'bad'}", status=1)
+    assert (
+        "2 of 2 inputs skipped" in error
+        and captured.count("2 inputs are called x; its key poi") == 2
+    )
+    for year, name in ((2020, "x_keypoints.json"), (2021, "../archive/2021/2021_keypoints.json")):
+        (points / str(year)).mkdir()
+        (points / name).rename(points / str(year) / "x_keypoints.json")
+    out = tmp_path / "out"
+    (archive / "2019").mkdir()
+    (archive / "2019" / "x.png").touch()  # counts for the ids of COCO's format
+    program("recognize", *words, f"--output={out}", "--format=openpose,coco,csv", status=1)
+    entries = json.loads((out / "images_coco.json").read_text())
+    listed = [(2, "2020/x.png"), (3, "2021/x.png")]
+    assert [(entry["image_id"], entry["file_name"]) for entry in entries] == listed
+    rows = list(csv.DictReader((out / "images_joints.csv").read_text().splitlines()))
+    assert {(int(row["frame"]) + 1, row["image"]) for row in rows} == set(listed)
+    for year in (2020, 2021):
+        np.testing.assert_array_equal(
+            openpose_json.read(out / f"{year}/x_keypoints.json"),
+            openpose_json.read(points / f"{year}/x_keypoints.json"),
+        )
+    # The results are key points in their turn.
+    again = f"--keypoints={out}", f"--output={tmp_path / 'again'}"
+    captured, _ = program("recognize", words[0], *again, status=1)
+    assert "wrote 2 results" in captured
 
 
 def test_isolated_decoding_gives_the_same_results(tmp_path):

@@ -8,6 +8,7 @@ import tracemalloc
 from contextlib import closing
 from html import unescape
 from importlib.util import find_spec
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -19,6 +20,7 @@ from jdance import files, skeleton
 from jdance.data import images, openpose_json, videos
 from jdance.errors import UserError
 from jdance.recognize import annotations, formats, timeline
+from jdance.recognize.inputs import Job
 from jdance.recognize.stream import TrackedPerson
 from jdance.recognize.timeline import Segment
 from jdance.recognize.writers import Clip, MotionFrame
@@ -415,6 +417,25 @@ def test_names_that_are_not_utf8(tmp_path):
     }
     program("summarize", f"--input={out}")
     assert (out / "summary.csv").read_text().splitlines()[1].startswith("caf\ufffd,0,0.000,")
+
+
+def test_no_file_has_the_name_of_another_result():
+    def check(names, *paths):
+        jobs = [Job(Path(path), Path(path).stem) for path in paths]
+        several = sum(path.endswith("jpg") for path in paths) > 1
+        formats.check_files(jobs, names, ["openpose"] if several else names)
+
+    check(["csv", "openpose", "eaf", "rerun"], "x.mp4", "x_keypoints.mp4", "x_coco.mp4")
+    check(["csv"], "x.mp4", "x_joints.jpg")
+    check(["coco", "csv"], "x.jpg", "x_coco.jpg", "x_joints.jpg")
+    for name, *paths in (
+        ("csv", "x.mp4", "X_joints.mp4"),
+        ("coco", "x.mp4", "x_coco.jpg"),
+        ("coco", "x.jpg", "x_coco.mp4"),
+        ("openpose", "x.jpg", "x_keypoints.jpg"),
+    ):
+        with pytest.raises(UserError, match=f"^{paths[1]}: .* --format={name} of {paths[0]}"):
+            check([name], *paths)
 
 
 @pytest.mark.parametrize("name", formats.FORMATS)

@@ -142,6 +142,24 @@ def test_label_all_and_selected_rows(photos, tmp_path):
     assert [e.person for e in load(tmp_path / "data", "train")] == [0, 1] * 6
 
 
+def test_another_column_of_splits(photos):
+    rows = "".join(
+        f"jump/{i:02}.png,jump,,{'test' if i > 4 else 'Train'}\n" for i in range(0, 8, 2)
+    )
+    manifest = photos / "manifest.csv"
+    manifest.write_text(f"path,label,split,Subset\n{rows}")
+    source = open_source(str(manifest), split_column="subset", where="Subset=test")
+    assert [item.split for item in source.items] == ["test"]
+    source = open_source(str(manifest), split_column="Subset")
+    assert [item.split for item in source.items] == ["train"] * 3 + ["test"]
+    for name, message in (
+        (manifest, "has the columns path, label, split, subset"), (photos, "only a .csv or .npz"),
+        ("stage:tiny", "only a .csv or .npz"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=f"^--split_column=fold: .*{message}"):
+            open_source(str(name), split_column="fold")
+
+
 def test_skeleton_file(tmp_path):
     rng = np.random.default_rng(0)
     xy, conf = rng.uniform(0, 1, (20, 18, 2)), rng.uniform(0.2, 1, (20, 18))

@@ -200,6 +200,8 @@ def test_prepare_skips_bad_files(real_data, photos, tmp_path):
          "train with launch/train.py first"),
         ("recognize", ["--model=empty", "--input=empty", "--output=o", "--keypoints=photos"],
          "no images or videos in it"),
+        ("recognize", ["--input=camera:0", "--output=o", "--keypoints=photos", "--whole_image"],
+         "--whole_image: only images have it"),
         ("import_weights", ["--network=mobilenet_v2_small", "--input=photos/0.png", "--output=o"],
          "0.png"),
         ("import_weights", ["--network=resnet50", "--input=photos/0.png", "--output=o"],

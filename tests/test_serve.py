@@ -20,7 +20,9 @@ from serving import application, held, upload, wait, wait_for
 from jdance.data import images, openpose_json, videos
 from jdance.recognize import formats, timeline
 from jdance.recognize.video import Settings, recognize_video
+from jdance.serve import recognition
 from jdance.serve.app import display_name
+from jdance.serve.jobs import Job
 from jdance.serve.worker import Priority, Stopped
 
 PEOPLE = [(40, 70), (150, 70)]
@@ -231,6 +233,17 @@ def test_number_of_jobs(recognizer, clip):
             assert client.get(jobs[2]).json()["place"] == 0
         assert wait(client, jobs[0])["state"] == wait(client, jobs[2])["state"] == "done"
         assert client.get(jobs[1]).status_code == 404
+
+
+def test_the_annotated_image_is_chosen_by_name(recognizer, tmp_path, monkeypatch):
+    job = Job(tmp_path, "photo.jpg", {"start": 0, "end": 9, "every": 1, "recording": False})
+    job.media = "image"
+    job.upload.write_bytes(spots.jpeg(PEOPLE))
+    (tmp_path / "result.rrd").touch()  # first in the listing, as on some file systems
+    listed = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda *words: iter(sorted(listed(*words), reverse=True)))
+    recognition.recognize(job, recognizer, recognizer, None, 600)
+    assert job.files["image"] == tmp_path / "result.jpg" and job.files["image"].exists()
 
 
 def test_images_do_not_wait_for_videos(recognizer, clip):

@@ -120,6 +120,21 @@ def test_gaps_are_bridged_and_motions_smoothed():
     assert middle == pytest.approx(tracked[7].people[0].keypoints[:, 0].mean() + 4, abs=3)
 
 
+@pytest.mark.parametrize(("window", "lag"), [(0.5, 0.5), (1.0, 1.0), (1.0, 0.2)])
+def test_gaps_are_bridged_wholly_or_not_at_all(window, lag):
+    for fps, count in ((30, 4), (30, 15), (30, 16), (30, 40), (25, 23), (10, 5), (10, 10), (2, 1)):
+        stream, begin = Stream(window=window, lag=lag), 2 * fps
+        tracked = []
+        for i in range(5 * fps):
+            visible = not begin <= i < begin + count
+            people, probabilities = [_body(100)] * visible, [np.array([1.0])] * visible
+            tracked += stream.add(i, i / fps, None, people, probabilities)
+        tracked += stream.flush()
+        bridged = {frame.index for frame in tracked for p in frame.people if p.bridged}
+        short = count / fps < lag + 1e-6
+        assert bridged == (set(range(begin, begin + count)) if short else set()), (fps, count)
+
+
 def test_the_sequence_network_gets_the_window_around_a_frame():
     spans = []
 

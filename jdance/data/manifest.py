@@ -12,12 +12,15 @@ from jdance.errors import UserError
 SUFFIXES = (".csv", ".tsv")
 
 
-def read(path: Path, where: str = "") -> Iterator[tuple[int, dict[str, str]]]:
+def read(
+    path: Path, where: str = "", split_column: str = "split"
+) -> Iterator[tuple[int, dict[str, str]]]:
     """Yields the rows of a manifest with their line numbers; columns are in lower case.
 
     Args:
         path: a CSV file with the columns path and label.
         where: "column=value" keeps only these rows.
+        split_column: the column that the rows get as their split; only "split" may be missing.
 
     Raises:
         UserError: the file is not a CSV file, or a column is missing.
@@ -28,16 +31,18 @@ def read(path: Path, where: str = "") -> Iterator[tuple[int, dict[str, str]]]:
             f"{path}: the first line must name the columns path and label; it has "
             f"{', '.join(columns) or 'none'}"
         )
-    if not where:
-        yield from rows
-        return
+    splits = split_column.strip().casefold()
+    if splits not in (*columns, "split"):
+        raise UserError(
+            f"--split_column={split_column}: {path} has the columns {', '.join(columns)}"
+        )
     column, _, value = where.partition("=")
     column = column.strip().casefold()
-    if column not in columns:
+    if where and column not in columns:
         raise UserError(f"--where={where}: {path} has the columns {', '.join(columns)}")
     for line, row in rows:
-        if class_name(row.get(column, "")) == class_name(value):
-            yield line, row
+        if not where or class_name(row.get(column, "")) == class_name(value):
+            yield line, row | {"split": row.get(splits, "")}
 
 
 def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:

@@ -68,8 +68,7 @@ class VideoKeypoints:
     """
 
     def __init__(self, video: str, folder: Path):
-        name = re.compile(re.escape(Path(video).stem) + r"_([0-9]+)_keypoints\.json")
-        self._paths = {int(m[1]): p for p in frames(folder) if (m := name.fullmatch(p.name))}
+        self._paths = video_frames(video, folder)
         self._expected = partial(path_for_frame, video, folder=folder)
         self.problems: dict[int, str] = {}
         if not self._paths:
@@ -82,6 +81,13 @@ class VideoKeypoints:
         except UserError as error:
             self.problems[index] = str(error)
             return np.zeros((0, skeleton.NUM_JOINTS, 3), np.float32)
+
+
+def video_frames(video: str, folder: Path) -> dict[int, Path]:
+    """Finds the files <stem>_<number>_keypoints.json of a video in a folder: {number: path}."""
+    name = re.compile(re.escape(Path(video).stem) + r"_([0-9]+)_keypoints\.json")
+    paths = (p for p in folder.glob("*.json") if name.fullmatch(p.name) and p.is_file())
+    return {int(p.name.split("_")[-2]): p for p in sorted(paths, key=files.natural_key)}
 
 
 def frames(folder: Path) -> list[Path]:

@@ -44,7 +44,7 @@ def open_source(
             [split/]class/clip/file with JSON files of frames.
         label_all: labels belong to everyone in their image.
         where: "column=value" selects rows of a manifest or entries of a skeleton file.
-        split_column: the skeleton file's array of splits.
+        split_column: the manifest's column, or the skeleton file's array, of splits.
         labels: {old name: new name} of the classes to keep; None keeps all.
         keypoints: folder with OpenPose JSON files of the images, in the source's layout.
         frames_per_second: sampling rate of videos; None: each labeled part of a video is one item,
@@ -62,6 +62,8 @@ def open_source(
         raise UserError(f"--keypoints={keypoints}: {name} has key points of its own")
     if where and suffix not in (*manifest.SUFFIXES, ".npz"):
         raise UserError(f"--where={where}: only a .csv or .npz file has columns to choose from")
+    if split_column != "split" and suffix not in (*manifest.SUFFIXES, ".npz"):
+        raise UserError(f"--split_column={split_column}: only a .csv or .npz file has columns")
     if is_stage:
         source = _open_stage(name.partition(":")[2] or "paper", seed)
     elif not path.exists():
@@ -69,7 +71,7 @@ def open_source(
     elif path.is_dir():
         source = _open_folder(path, label_all, keypoints, frames_per_second)
     elif suffix in manifest.SUFFIXES:
-        source = _open_manifest(path, label_all, where, keypoints, frames_per_second)
+        source = _open_manifest(path, label_all, where, split_column, keypoints, frames_per_second)
     elif suffix == ".npz":
         source = _open_skeletons(path, where, split_column)
     else:
@@ -286,12 +288,17 @@ def _read_frame(file: Path, time: float) -> Loaded:
 
 
 def _open_manifest(
-    path: Path, label_all: bool, where: str, keypoints: Path | None, fps: float | None
+    path: Path,
+    label_all: bool,
+    where: str,
+    split_column: str,
+    keypoints: Path | None,
+    fps: float | None,
 ) -> Source:
     source = Source([], [], needs_pose=not keypoints)
     damaged: dict[str, str] = {}
     shared: dict[tuple[LabeledPerson, ...], tuple[LabeledPerson, ...]] = {}
-    for line, row in manifest.read(path, where):
+    for line, row in manifest.read(path, where, split_column):
         try:
             items = _row_items(path.parent, row, label_all, keypoints, fps, shared)
             source.items += items

@@ -20,6 +20,7 @@ from jdance.errors import UserError
 from jdance.pose import evaluation
 from jdance.progress import rounded
 from jdance.recognize import annotations
+from jdance.recognize.inputs import Job, listed_kind
 from jdance.recognize.recognizer import class_index
 from jdance.recognize.stream import TrackedPerson
 from jdance.recognize.timeline import Segment
@@ -53,7 +54,8 @@ class Coco(Writer):
     The score is the mean confidence of the joints that are present.
 
     The id of an image is the number that is its file name, as in COCO's own data sets, if all names
-    are numbers; else its position in the input, from 1. The id of a video frame is its index.
+    are numbers; else its position among the input's images, failed ones included, from 1. The id of
+    a video frame is its index.
     """
 
     suffix = "_coco.json"
@@ -433,3 +435,32 @@ def of_images(names: Iterable[str]) -> list[str]:
 def of_several_images(names: Iterable[str]) -> list[str]:
     """Returns the formats that put several images into one file."""
     return [name for name in of_images(names) if FORMATS[name] is not OpenPose]
+
+
+def check_files(jobs: Sequence[Job], names: Sequence[str], image_names: Sequence[str]) -> None:
+    """Checks that no format's file of an input has the name of another input's result.
+
+    Args:
+        jobs: the inputs.
+        names: formats of videos.
+        image_names: those of them with a file for each image.
+
+    Raises:
+        UserError: two inputs are called x.mp4 and x_joints.mp4, and x_joints.csv is both the
+            trajectories of one and the timeline of the other.
+    """
+    by_name = {job.name.casefold(): job for job in jobs}
+    for name in names:
+        ending, _ = os.path.splitext(FORMATS[name].suffix)
+        for job in jobs if ending.startswith("_") else ():
+            other = by_name.get(f"{job.name}{ending}".casefold())
+            if other is None:
+                continue
+            is_image = listed_kind(job) == "image"
+            is_written = name in image_names if is_image else name != "openpose"  # else a folder
+            # Images have no timeline.
+            if is_written and not (name == "csv" and listed_kind(other) == "image"):
+                raise UserError(
+                    f"{other.label}: its results would replace --format={name} of {job.label}; "
+                    "rename one of them, or list both in a CSV file with the column output"
+                )

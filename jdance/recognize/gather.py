@@ -1,7 +1,7 @@
 """Writes the formats that put several images into one file, from the images' results."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 from jdance.data import images
 from jdance.errors import UserError
 from jdance.recognize import archive
-from jdance.recognize.formats import Several
+from jdance.recognize.formats import FORMATS, Several
 from jdance.recognize.inputs import Job, listed_kind
 from jdance.recognize.ledger import Ledger, digest
 from jdance.recognize.storage import Storage
@@ -22,21 +22,23 @@ from jdance.remote.spool import Spool
 
 
 def write_if_changed(
-    names: Sequence[str], classes: Sequence[str], dependencies: dict[str, Any],
-    outcome: archive.Outcome, options: archive.Options, ledger: Ledger,
+    names: Sequence[str], classes: Sequence[str], outcome: archive.Outcome,
+    options: archive.Options, ledger: Ledger,
 ) -> archive.Outcome:  # fmt: skip
     """Writes the files that all images of an archive share, unless they are up to date.
 
     Args:
         names, classes: see `write`.
-        dependencies, ledger: of the images' results.
         outcome: of the images.
         options: with which they were recognized.
+        ledger: of their results.
     """
+    # Failed ones keep their positions, which are ids.
+    listed = [job for job in outcome.jobs if listed_kind(job) == "image"]
     found = outcome.results
-    jobs = [j for j in outcome.jobs if j.name in found and listed_kind(j) == "image"]
-    records = digest([ledger.record_text(job) for job in jobs])
-    image_names = [job.source.name for job in jobs]
+    jobs = {index: job for index, job in enumerate(listed) if job.name in found}
+    image_names = [job.file_name for job in listed]
+    records = digest([ledger.record_text(job) for job in jobs.values()], image_names)
 
     def write_all(job: Job, stem: Path) -> str:
         found = results(jobs, ledger.output, pixels="rerun" in names)
@@ -44,7 +46,7 @@ def write_if_changed(
         return ""
 
     shared = Job(Path(str(ledger.output)), stem_name(job.name for job in outcome.jobs))
-    own = Ledger(ledger.output, dependencies, names, lambda job: records)
+    own = Ledger(ledger.output, {}, names, lambda job: records)
     options = replace(
         options, run=digest(options.run, names)[:16], overwrite=False, title="writing formats"
     )
@@ -54,7 +56,7 @@ def write_if_changed(
 def write(
     names: Sequence[str],
     image_names: Sequence[str],
-    results: Iterable[tuple[bytes, np.ndarray | None]],
+    results: Iterable[tuple[int, bytes, np.ndarray | None]],
     stem: Path,
     classes: Sequence[str],
 ) -> None:
@@ -62,9 +64,9 @@ def write(
 
     Args:
         names: keys of `formats.FORMATS`.
-        image_names: names of the image files.
-        results: the result (JSON) of each image, and uint8 RGB [H, W, 3], the image, if a format
-            needs it.
+        image_names: names of the image files, also of those without a result.
+        results: index of an image in `image_names`, its result (JSON), and uint8 RGB [H, W, 3], the
+            image, if a format needs it.
         stem: path of the files without their suffix.
         classes: names of the motions.
 
@@ -73,28 +75,28 @@ def write(
     """
     clip = Clip("", None, None, classes, images=image_names)
     with closing(Several(names, stem, clip)) as writer:
-        for index, (result, image) in enumerate(results):
+        for index, result, image in results:
             people = list(_people(result, image_names[index]))
             writer.add(MotionFrame(index, 0.0, image, people, clip))
         writer.finish([])
 
 
 def results(
-    jobs: Sequence[Job], output: Storage, *, pixels: bool
-) -> Iterator[tuple[bytes, np.ndarray | None]]:
-    """Yields the results of images and, if `pixels`, the images, for `write`.
+    jobs: Mapping[int, Job], output: Storage, *, pixels: bool
+) -> Iterator[tuple[int, bytes, np.ndarray | None]]:
+    """Yields the results of images by index and, if `pixels`, the images, for `write`.
 
     Raises:
         UserError: an image cannot be read.
     """
     with closing(Spool()) if pixels else nullcontext() as spool:
-        for job in jobs:
+        for index, job in jobs.items():
             result = output.read(f"{job.name}.json") or b""
             if spool and job.is_copied:
                 with spool.take(job.address, job.entry) as path:
-                    yield result, images.read(path)
+                    yield index, result, images.read(path)
             else:
-                yield result, images.read(job.source) if pixels else None
+                yield index, result, images.read(job.source) if pixels else None
 
 
 def _people(result: bytes, name: str) -> Iterator[TrackedPerson]:
@@ -121,6 +123,6 @@ def _people(result: bytes, name: str) -> Iterator[TrackedPerson]:
 def stem_name(names: Iterable[str]) -> str:
     """A name for the shared files that no result has: "images", else with underscores."""
     taken, name = {name.casefold() for name in names}, "images"
-    while name in taken:
+    while any(Path(f"{name}{f.suffix}").stem in taken for f in FORMATS.values()):
         name += "_"
     return name

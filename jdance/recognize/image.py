@@ -29,7 +29,7 @@ def recognize_image(
         source: the image file.
         image: its pixels, uint8 RGB [H, W, 3].
         stem: path of the results, without a suffix.
-        keypoints: OpenPose's JSON of the image, or the folder that holds it.
+        keypoints: OpenPose's JSON of the image; None: people are detected.
         posture: adds `feedback` to people with one of its motions.
         whole_image: classify the whole image if no person is detected.
         name: of the source in the result, such as its address; "": its path.
@@ -37,12 +37,7 @@ def recognize_image(
     Raises:
         UserError: the key points cannot be read, or the results cannot be written.
     """
-    known = None
-    if keypoints:
-        folder = keypoints.is_dir()
-        known = openpose_json.read(
-            openpose_json.path_for(source, keypoints) if folder else keypoints
-        )
+    known = openpose_json.read(keypoints) if keypoints else None
     people = recognizer(image, known, whole_image=whole_image)
     assessed = {
         index: feedback.assess(person.keypoints, person.motion, posture)

@@ -1,8 +1,9 @@
 """Inputs of recognition: images, videos, cameras and clips of skeletons."""
 
 import os
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,8 @@ class Job:
         problem: why it cannot be recognized; "" if nothing is known to be wrong.
         address: of an input in a store; "": it is local.
         entry: size and version of an input in a store; None: unknown.
+        keypoints: its key points from another estimator: the file of an image, or the folder with
+            those of a video's frames; None: people are detected.
     """
 
     source: Path
@@ -34,11 +37,17 @@ class Job:
     problem: str = ""
     address: str = ""
     entry: Entry | None = None
+    keypoints: Path | None = None
 
     @property
     def label(self) -> str:
         """The input in messages and results; without the query of a URL, which may be secret."""
         return self.address.partition("?")[0] if self.address else str(self.source)
+
+    @property
+    def file_name(self) -> str:
+        """The name of the file, in the folders of its results: it tells the inputs apart."""
+        return (Path(self.name).parent / self.source.name).as_posix()
 
     @property
     def origin(self) -> str:
@@ -92,12 +101,59 @@ def listed_kind(job: Job) -> Literal["image", "video", "skeletons"]:
     return kind(Path(job.label) if job.is_copied else job.source)
 
 
-def version(job: Job, keypoints: Path | None = None) -> dict[str, Any]:
-    """Describes the content of an input by sizes in bytes and modification times or versions.
+def with_keypoints(jobs: Sequence[Job], path: Path) -> list[Job]:
+    """Finds the key points of inputs from another estimator.
+
+    Those of the input whose results are FOLDER/NAME are looked up in FOLDER below `path`, by the
+    stem of the input if no other one there has it, else by NAME; then in `path` itself if no other
+    input has the stem. With several inputs of a stem, those without key points get a `problem`.
 
     Args:
-        job: the input.
-        keypoints: file or folder of its key points from another estimator, if any.
+        jobs: all inputs.
+        path: OpenPose's JSON of the only image, or a folder: for the image a.jpg, it has
+            a_keypoints.json; for the video a.mp4, a_000000000000_keypoints.json, ..., perhaps in
+            the folder a_keypoints.
+    """
+    if not path.is_dir():
+        return [replace(job, keypoints=path) for job in jobs]
+    kinds = ["" if job.problem else listed_kind(job) for job in jobs]
+    origins = defaultdict[tuple[object, ...], set[str]](set)
+    for job, media in zip(jobs, kinds, strict=True):
+        key = media, job.source.stem.casefold()
+        origins[key].add(job.origin)
+        origins[*key, Path(job.name).parent].add(job.origin)
+    result = []
+    for job, media in zip(jobs, kinds, strict=True):
+        if media not in ("image", "video"):
+            result.append(job)
+            continue
+        stem, name, folder = job.source.stem, Path(job.name).name, Path(job.name).parent
+        count = len(origins[media, stem.casefold()])
+        is_alone = len(origins[media, stem.casefold(), folder]) == 1
+        names = [stem] * is_alone
+        if not is_alone or (media, name.casefold(), folder) not in origins:
+            names.append(name)
+        if media == "image":
+            places = [path / folder / f"{n}_keypoints.json" for n in names]
+            places += [openpose_json.path_for(job.source, path)] * (count == 1)
+            found, expected = [file for file in places if file.exists()], places[0]
+        else:
+            places = [path / folder] * is_alone + [path] * (count == 1)
+            places += [path / folder / f"{n}_keypoints" for n in names]
+            found = [p for p in places if openpose_json.video_frames(job.source.name, p)]
+            expected = openpose_json.path_for_frame(job.source.name, 0, places[0])
+        if found or count == 1:
+            result.append(replace(job, keypoints=[*found, places[0]][0]))
+        else:
+            problem = f"{count} inputs are called {stem}; its key points must be {expected}"
+            result.append(replace(job, problem=problem))
+    return result
+
+
+def version(job: Job) -> dict[str, Any]:
+    """Describes the content of an input by sizes in bytes and modification times or versions.
+
+    The key points of another estimator are part of it.
 
     Raises:
         OSError: the input does not exist or cannot be read.
@@ -107,13 +163,10 @@ def version(job: Job, keypoints: Path | None = None) -> dict[str, Any]:
         result: dict[str, Any] = job.entry._asdict()
     else:
         result = _version([source] if source.is_file() else openpose_json.frames(source), source)
-    if keypoints is not None:
-        paths = [keypoints]
-        if keypoints.is_dir() and kind(source) == "image":
-            paths = [openpose_json.path_for(source, keypoints)]
-        elif keypoints.is_dir():
-            prefix = f"{source.stem}_"
-            paths = [p for p in openpose_json.frames(keypoints) if p.name.startswith(prefix)]
+    if job.keypoints:
+        paths = [job.keypoints]
+        if job.keypoints.is_dir():
+            paths = list(openpose_json.video_frames(source.name, job.keypoints).values())
         result["keypoints"] = _version([path for path in paths if path.exists()])
     return result
 

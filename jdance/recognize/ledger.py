@@ -86,6 +86,7 @@ class Ledger:
         settings: everything besides the input that the results depend on, for JSON.
         outputs: kinds of files that are wanted; a result with more of them is complete, too.
         version: describes the content of an input; raises OSError if it cannot be read.
+        video_settings: those that results of images do not depend on.
     """
 
     def __init__(
@@ -94,8 +95,10 @@ class Ledger:
         settings: Mapping[str, Any],
         outputs: Iterable[str],
         version: Callable[[Job], Any],
+        video_settings: Sequence[str] = (),
     ):
         self.output, self._version = output, version
+        self._video_settings = frozenset(video_settings)
         self._settings, self._outputs = json.loads(json.dumps(settings)), sorted(outputs)
         self._work = output.scratch / "work"
         self._work.mkdir(parents=True, exist_ok=True)
@@ -131,20 +134,26 @@ class Ledger:
             version = self._version(job)
         except OSError as error:
             version = error.strerror
+        unused = self._video_settings if inputs.listed_kind(job) == "image" else ()
+        settings = {name: value for name, value in self._settings.items() if name not in unused}
         return {
             "format": _VERSION,
             "input": job.source.name,
             "version": json.loads(json.dumps(version)),
-            "settings": self._settings | {"start": job.start, "end": job.end},
+            "settings": settings | {"start": job.start, "end": job.end},
         }
 
     def _read(self, name: str, dependencies: Mapping[str, Any], run: str) -> dict[str, Any] | None:
         try:
             content = json.loads(self.output.read(name) or b"{}")
-        except (OSError, ValueError):
+            settings = content.get("settings", {}).items()
+        except (OSError, ValueError, AttributeError):
             return None
         expected = {**dependencies, "run": run} if run else dependencies
-        return content if expected.items() <= content.items() else None
+        # A record may have settings that the result does not depend on.
+        is_equal = expected["settings"].items() <= settings
+        is_equal &= expected.items() <= (content | {"settings": expected["settings"]}).items()
+        return content if is_equal else None
 
     def _has_files(self, sizes: Mapping[str, int]) -> bool:
         return all(self.output.size(name) == size for name, size in sizes.items())

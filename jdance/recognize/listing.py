@@ -14,12 +14,16 @@ from jdance import files
 from jdance.data import images, manifest, openpose_json, videos
 from jdance.data.sources import skip_reason
 from jdance.errors import UserError, exit_status
+from jdance.recognize import summary
 from jdance.recognize.inputs import Job, kind
+from jdance.recognize.ledger import FAILURES_FILE
 from jdance.recognize.storage import Storage
 from jdance.remote import copies, objects, patterns
 from jdance.remote.objects import Entry
 
 _LABELS = "manifest.csv"  # labels the inputs for training
+# Names in the output folder of files about all results.
+_RESERVED = (Path(FAILURES_FILE).stem, summary.STEM)
 
 
 def collect(path: Path, ignored: Iterable[Path] = ()) -> tuple[list[Path], list[Path]]:
@@ -92,7 +96,7 @@ def jobs(text: str, output: str, ignored: Iterable[str] = ()) -> list[Job]:
         return _matching(text, Path(output))
     local = (Path(name) for name in (output, *ignored) if not objects.is_remote(name))
     found, unreadable = collect(path, local)
-    names = files.distinct_names(found)
+    names = files.distinct_names(found, _RESERVED)
     return [Job(source, name) for source, name in zip(found, names, strict=True)] + [
         Job(source, "", problem=skip_reason(source)) for source in unreadable
     ]
@@ -125,7 +129,9 @@ def _in_store(address: str, ignored: Collection[str]) -> list[Job]:
             if objects.is_read_only(address):
                 raise
         else:
-            return [Job(_placeholder(address), Path(name).stem, address=address, entry=entry)]
+            source = _placeholder(address)
+            (name,) = files.distinct_names([source], _RESERVED)
+            return [Job(source, name, address=address, entry=entry)]
     if objects.is_read_only(address):
         raise UserError(f"{address}: https:// has no folders; name a file, or use s3:// or gs://")
     if glob.has_magic(address):
@@ -173,7 +179,7 @@ def _collect_in_store(folder: str, ignored: Collection[str]) -> list[Job]:
     )
     if not inputs and not unreadable:
         raise UserError(f"{folder}: no images or videos in it; check --input")
-    names = files.distinct_names(inputs)
+    names = files.distinct_names(inputs, _RESERVED)
     return [
         _stored(folder, path, found[path], name) for path, name in zip(inputs, names, strict=True)
     ] + [
@@ -209,7 +215,7 @@ def _stored_clip(folder: str, found: Mapping[Path, Entry]) -> Job:
     content = sorted((str(path), entry.version) for path, entry in found.items())
     digest = hashlib.sha256(repr(content).encode()).hexdigest()
     entry = Entry(sum(entry.size for entry in found.values()), digest)
-    name = objects.base_name(folder)
+    (name,) = files.distinct_names([Path(objects.base_name(folder))], _RESERVED)
     return Job(copies.local(f"{folder}/"), name, address=folder, entry=entry)
 
 
@@ -261,8 +267,12 @@ def _row(base: str, row: dict[str, str]) -> Job:
     parts = Path(name).parts
     if name and (Path(name).is_absolute() or ".." in parts or parts[0].startswith(".")):
         raise UserError(f"output {name!r}: expected a path inside --output")
+    if Path(name).as_posix().casefold() in _RESERVED:
+        raise UserError(f"output {name!r}: a file about all results has this name; choose another")
     if (row.get("start") or row.get("end")) and kind(source) == "image":
         raise UserError(f"{address or source}: start and end are for videos")
+    if kind(source) == "skeletons" and not openpose_json.frames(source):
+        raise UserError(f"{source}: a folder without OpenPose JSON files; name a file or a clip")
     return Job(
         source,
         Path(name).as_posix() if name else "",
@@ -339,7 +349,8 @@ def _names(paths: Sequence[Path], folders: Sequence[Path]) -> list[str]:
     for i, folder in enumerate(folders):
         members.setdefault(folder.as_posix(), []).append(i)
     for below, indices in members.items():
-        names = files.distinct_names([paths[i] for i in indices])
+        reserved = _RESERVED if below == "." else ()
+        names = files.distinct_names([paths[i] for i in indices], reserved)
         for i, name in zip(indices, names, strict=True):
             result[i] = (Path(below) / name).as_posix()
     return result

@@ -116,6 +116,12 @@ class ImageResult:
             writer.finish([])
         return self.write(stem)
 
+    @property
+    def suffix(self) -> str:
+        """Suffix of the annotated image: that of a JPEG file, else .png."""
+        suffix = Path(self.source).suffix.lower()
+        return suffix if suffix in (".jpg", ".jpeg") else ".png"
+
     def write(self, stem: Path) -> Path:
         """Writes STEM.json and the annotated STEM.jpg or .png; returns the path of the former."""
         people: list[dict[str, Any]] = [p.to_json(track) for track, p in enumerate(self.people)]
@@ -129,9 +135,7 @@ class ImageResult:
             "classes": self.classes,
             "frames": [{"index": 0, "time": 0.0, "people": people}],
         }
-        suffix = Path(self.source).suffix.lower()
-        suffix = suffix if suffix in (".jpg", ".jpeg") else ".png"
-        images.write(files.with_suffix(stem, suffix), self.draw())
+        images.write(files.with_suffix(stem, self.suffix), self.draw())
         path = files.with_suffix(stem, ".json")
         path.write_text(json.dumps(result) + "\n")
         return path

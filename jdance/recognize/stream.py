@@ -17,6 +17,8 @@ from jdance.recognize.tracking import Detection, Track, Tracker
 # -> probabilities [M]
 SequenceClassifier = Callable[[np.ndarray, np.ndarray, tuple[float, float]], np.ndarray]
 
+_ROUNDING = 1e-3  # seconds; times may be rounded to milliseconds
+
 
 @dataclass(frozen=True)
 class TrackedPerson:
@@ -66,7 +68,8 @@ class Stream:
         tracker: None: a new one.
         window: seconds before and after a frame over which motions are averaged, or that the
             sequence network takes.
-        lag: maximum delay of the output in seconds, limited to `window`.
+        lag: maximum delay of the output in seconds, limited to `window`; gaps in tracks up to this
+            length are bridged.
         classifier: classifies the motions of tracks, instead of averaging those of the frames.
     """
 
@@ -107,10 +110,10 @@ class Stream:
             track, mean = detection.track, _mean(detection, people, probabilities)
             entry.detections[id(track)] = (track, detection.keypoints, mean)
         self._pending.append(entry)
-        # At low frame rates, tracks are only confirmed after more frames than the lag holds. Times
-        # may be rounded to milliseconds.
+        # At low frame rates, tracks are only confirmed after more frames than the lag holds.
         min_frames = self._tracker.config.min_hits if self._lag else 1
-        while len(self._pending) >= min_frames and time - self._pending[0].time >= self._lag - 1e-3:
+        complete = time - self._lag + _ROUNDING
+        while len(self._pending) >= min_frames and self._pending[0].time <= complete:
             yield self._complete()
 
     def flush(self) -> Iterator[TrackedFrame]:
@@ -120,7 +123,7 @@ class Stream:
 
     def _complete(self) -> TrackedFrame:
         entry = self._pending.popleft()
-        while self._past and entry.time - self._past[0].time > self._window:
+        while self._past and entry.time - self._past[0].time > self._window + _ROUNDING:
             self._past.popleft()
         around = [*self._past, entry, *self._pending]
         people = []
@@ -151,6 +154,11 @@ class Stream:
         if not before or not after:
             return None, True
         start, end = before[-1], after[0]
+        # A gap is bridged for all of its frames, or for none of them.
+        gap = [e.time for e in around if start.time < e.time < end.time]
+        is_short = gap[-1] - start.time <= self._window + _ROUNDING
+        if not is_short or end.time - gap[0] > self._lag + _ROUNDING:
+            return None, True
         fraction = (entry.time - start.time) / (end.time - start.time)
         return tracking.bridge(start.detections[key][1], end.detections[key][1], fraction), True
 

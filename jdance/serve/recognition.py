@@ -77,7 +77,7 @@ def _recognize_image(job: Job, recognizer: Recognizer, log: FrameLog) -> None:
     ]
     log.add({"index": 0, "time": 0.0, "people": people})
     job.on_progress(1, 1)
-    annotated = next(path for path in job.folder.glob("result.*") if path.suffix != ".json")
+    annotated = files.with_suffix(stem, found.suffix)
     job.files = {"json": Path(f"{stem}.json"), "image": annotated, "openpose": openpose}
     job.files |= _written(names, stem)
 
