@@ -88,6 +88,8 @@ def test_stage_end_to_end(tmp_path):
 def test_summary_needs_no_data():
     captured, _ = program("train", "--config=configs/quickstart.py", "--summary")
     assert "stage4_block1" in captured and "923,801" in captured
+    captured, _ = program("train", "--config=configs/pose_stage.py", "--summary")
+    assert "LightPose" in captured and "533,914" in captured
 
 
 CONFIG_WITH_ARGUMENT = """
@@ -184,6 +186,7 @@ def test_prepare_skips_bad_files(real_data, photos, tmp_path):
          "no such key; config has accumulate, augment, batch_size"),
         ("train", ["--config=CONFIG", "--workdir=o", "--config.data.dir=o"], "launch/prepare.py"),
         ("evaluate", ["--workdir=empty"], "train with launch/train.py first"),
+        ("pack", ["--workdir=empty", "--output=o"], "o: a packed model must end in .npz; name "),
         ("recognize", ["--model=empty", "--input=photos", "--output=o", "--pose=stage",
                        "--keypoints=photos"], "leave out --pose or --keypoints"),
         ("recognize", ["--model=empty", "--input=photos", "--output=o", "--keypoints=photos"],

@@ -17,7 +17,7 @@ from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.models import fused
 from jdance.remote import objects
-from jdance.train import baselines, calibration, experiment, loop, tasks
+from jdance.train import baselines, calibration, experiment, loop, motion, tasks
 from jdance.train.checkpoints import NEWEST, suffix
 from jdance.train.evaluation import Predictions, average, make_eval_step, predict, summarize
 
@@ -195,6 +195,7 @@ def _predict(
 ) -> tuple[Dataset, list[str], Predictions]:
     config, classes = run.config, run.classes
     dataset = Dataset(data or config.data.dir)
+    motion.check_fits(dataset, config.model)
     unknown = sorted(set(dataset.classes) - set(classes))
     if unknown:
         raise UserError(f"{dataset.name}: the run knows no class {unknown[0]!r}, only {classes}")
