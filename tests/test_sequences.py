@@ -283,9 +283,9 @@ def test_evaluation_on_data_that_does_not_fit(clip_data, tiny_data, tmp_path):
     for name, config in (("stills", stills), ("sequences", sequences)):
         config.epochs = 0.1
         loop.train(config, tmp_path / name)
-    with pytest.raises(UserError, match="holds sequences; train with .* a data set of stills"):
+    with pytest.raises(UserError, match=r"holds sequences; train with .* a data set of stills"):
         results.evaluate([tmp_path / "stills"], "val", data=str(clip_data))
-    with pytest.raises(UserError, match="holds stills; train with .* a data set of sequences"):
+    with pytest.raises(UserError, match=r"holds stills; train with .* a data set of sequences"):
         results.evaluate([tmp_path / "sequences"], "val", data=str(tiny_data))
     other = tmp_path / "other"
     shutil.copytree(tiny_data, other)

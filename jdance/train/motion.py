@@ -103,7 +103,8 @@ class MotionTask:
     def initial_variables(self, variables: Any) -> init_from.Flat:
         if not self.config.init_from:
             return {}
-        loaded, message = init_from.read(self.config.init_from, variables)
+        config = self.config
+        loaded, message = init_from.read(config.init_from, variables, config.model, self._classes)
         if jax.process_index() == 0:
             print(message)
         return loaded
