@@ -18,9 +18,10 @@ from jdance.train.checkpoints import has_checkpoint
 from jdance.train.tasks import Task
 
 # Keys that may change when a run resumes.
-_MUTABLE = ("epochs", "on_nonfinite", "log_every", "eval_every", "checkpoint_every",
-            "checkpoints_kept", "best_checkpoints_kept", "steps_per_dispatch", "data.dir",
-            "data.threads", "data.workers")  # fmt: skip
+_MUTABLE = {
+    "epochs", "on_nonfinite", "log_every", "eval_every", "checkpoint_every", "checkpoints_kept",
+    "best_checkpoints_kept", "steps_per_dispatch", "data.dir", "data.threads", "data.workers",
+}  # fmt: skip
 _FRACTIONS = {
     "augment.flip", "augment.erase", "augment.joint_dropout", "augment.legs_dropout",
     "augment.time_crop",
@@ -59,11 +60,28 @@ def check(task: Task) -> None:
             f"{', '.join(nonfinite.POLICIES)}"
         )
     task.check()
+    if config.task == "motion":
+        _check_branch_dropout(config.model)
     try:
         state.make_optimizer(config.optimizer, state.make_schedule(config.optimizer, 1, 1))
         jax.eval_shape(task.model().init, jax.random.key(0), *task.input_shapes())
     except (TypeError, ValueError) as error:
         raise UserError(f"--config: {str(error).splitlines()[0]}") from error
+
+
+def _check_branch_dropout(model: ConfigDict) -> None:
+    """Raises UserError for branch dropout without effect, or that can drop both branches."""
+    for key in ("keypoint_dropout", "image_dropout"):
+        if model[key] and model.fusion == "late":
+            raise UserError(
+                f"--config.model.{key}={model[key]}: has no effect with model.fusion=late; set it "
+                "to 0"
+            )
+    if model.keypoint_dropout + model.image_dropout > 1:
+        raise UserError(
+            f"--config.model.keypoint_dropout={model.keypoint_dropout}: at most 1 together with "
+            f"model.image_dropout={model.image_dropout}; lower one of them"
+        )
 
 
 def claim(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
@@ -83,13 +101,17 @@ def claim(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
                 f"{path}: trained on other data than {dataset.name} holds; use another --workdir"
             )
         before, now = _flat(old), _flat(config)
-        # The cosine schedule depends on the total number of steps.
-        fixed = {"epochs"} if config.optimizer.schedule == "cosine" else set()
+        fixed = {}  # mutable keys that others fix, and these
+        if config.optimizer.schedule == "cosine":
+            fixed["epochs"] = "optimizer.schedule=cosine"
+        if config.data.sampling == "confusion":
+            fixed["eval_every"] = "data.sampling=confusion"
         for key in now:
-            if key not in set(_MUTABLE) - fixed and before.get(key) != now[key]:
+            if key not in _MUTABLE - fixed.keys() and before.get(key) != now[key]:
+                reason = f", which {fixed[key]} depends on" if key in fixed else ""
                 raise UserError(
-                    f"{path}: this run has {key}={before.get(key)}, not {now[key]}; use another "
-                    "--workdir, or the same configuration"
+                    f"{path}: this run has {key}={before.get(key)}, not {now[key]}{reason}; use "
+                    "another --workdir, or the same configuration"
                 )
     content = {
         "config": config.to_dict(),
