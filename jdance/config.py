@@ -77,7 +77,7 @@ def base() -> ConfigDict:
             batch_size=64,  # over all devices of all processes
             on_nonfinite="stop",  # on a non-finite loss or gradient; or "skip" the step
             accumulate=1,  # gradient-accumulation micro-batches per device
-            steps_per_dispatch=1,  # in one dispatch, unless logging or saving is due in between
+            steps_per_dispatch=1,  # at most; a dispatch ends where logging or saving is due
             epochs=30.0,
             init_from="",  # a run, imported weights, or a packed model such as dance6 to start from
             freeze_epochs=0.0,  # initial epochs with a frozen backbone

@@ -71,9 +71,10 @@ def _write_results(result: dict[str, Any], workdir: Path) -> None:
 def main() -> None:
     config = _CONFIG.value
     if _SUMMARY.value:
-        classes = [str(number) for number in range(config.model.classes)]
-        experiment.check(tasks.make(config, classes))
-        print(models.summary(config.model, config.data.image_size))
+        classes = config.model.get("classes", 0)  # pose networks have none
+        task = tasks.make(config, [str(number) for number in range(classes)])
+        experiment.check(task)
+        print(models.summary(task.model(), *task.input_shapes()))
         return
     where = distributed.address_from_flags(
         _COORDINATOR.value, _PROCESS.value, _PROCESSES.value, os.environ

@@ -9,7 +9,7 @@ import pytest
 from conftest import tiny_config
 
 from jdance.bench import inputs
-from jdance.train import loop, tasks
+from jdance.train import distributed, loop, tasks
 
 
 def run(folder, tiny_data, steps_per_dispatch):
@@ -33,6 +33,22 @@ def test_steps_per_dispatch_do_not_change_results(tmp_path, tiny_data):
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
         variables, other_variables,
     )  # fmt: skip
+
+
+def test_dispatches_end_where_something_is_due(tmp_path, tiny_data, monkeypatch):
+    """Of 11 steps, every third is logged, and the sixth evaluated."""
+    counts, shard_batches = [], distributed.shard_batches
+
+    def counting(batches):
+        counts.append(len(batches))
+        return shard_batches(batches)
+
+    monkeypatch.setattr(distributed, "shard_batches", counting)
+    config = tiny_config(tiny_data)
+    config.model.branches = "keypoints"
+    config.steps_per_dispatch, config.log_every = 50, 3
+    loop.train(config, tmp_path)
+    assert counts == [3, 3, 3]
 
 
 @pytest.mark.parametrize("branches", ["fused", "sequence"])

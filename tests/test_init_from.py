@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny_config
+from conftest import ROOT, tiny_config
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 
+from jdance import config as defaults
 from jdance import models
 from jdance.errors import UserError
 from jdance.train import init_from, loop, state
@@ -26,6 +27,17 @@ def abstract_state(config):
 
 def shapes(config):
     return abstract_state(config).variables
+
+
+def read(path, config, classes="abc"):
+    """`init_from.read` for the network of a configuration."""
+    return init_from.read(path, shapes(config), config.model, list(classes))
+
+
+def describe(folder, config):
+    """Writes the part of a run's config.json that describes its network."""
+    content = {"config": config.to_dict(), "classes": list("abc")}
+    (folder / "config.json").write_text(json.dumps(content))
 
 
 def tensors(model, **changes):
@@ -114,7 +126,7 @@ def test_import_names_the_first_difference(kind, plain, tmp_path, change, reason
 def test_file_folder_and_run_give_the_same_start(kind, config, plain, tmp_path):
     path = write(tmp_path / "net.safetensors", tensors(plain))
     resnet.save(tmp_path / "imported", kind, *resnet.import_file(kind, path))
-    loaded, message = init_from.read(path, shapes(config))
+    loaded, message = read(path, config)
     assert {name[1] for name in loaded} == {"backbone"}
     assert message.startswith(f"starting from {path}: ") and message.endswith(
         "fresh: backbone/attention, fusion, image, keypoints, logits"
@@ -123,8 +135,9 @@ def test_file_folder_and_run_give_the_same_start(kind, config, plain, tmp_path):
     fresh = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), fresh)
     with closing(Checkpoints(tmp_path / "run")) as run:
         run.save(1, init_from.apply(fresh, loaded))
-    from_folder, _ = init_from.read(tmp_path / "imported", shapes(config))
-    from_run, message = init_from.read(tmp_path / "run", shapes(config))
+    describe(tmp_path / "run", config)
+    from_folder, _ = read(tmp_path / "imported", config)
+    from_run, message = read(tmp_path / "run", config)
     assert message.endswith("fresh: none") and from_folder.keys() == loaded.keys()
     assert from_run.keys() == flatten_dict(shapes(config)).keys()
     for name, array in loaded.items():
@@ -137,8 +150,72 @@ def test_the_head_is_loaded_if_it_fits(config, plain, tmp_path):
     config.model.update(branches="image", attention=-1, image_widths=(), fusion_widths=())
     for classes, whole in ((10, True), (3, False)):
         config.model.classes = classes
-        loaded, _ = init_from.read(path, shapes(config))
+        loaded, _ = read(path, config)
         assert any(name[1] == "logits" for name in loaded) == whole
+
+
+@pytest.fixture
+def run(config, tmp_path):
+    """The folder of a run of the configuration, as initialized at random."""
+    config = config.copy_and_resolve_references()
+    with closing(Checkpoints(tmp_path / "run")) as checkpoints:
+        made = state.create(
+            models.build(config.model), state.make_optimizer(config.optimizer, lambda _: 0.1),
+            0, MotionTask(config, list("abc")).input_shapes(),
+        )  # fmt: skip
+        checkpoints.save(1, made)
+    describe(tmp_path / "run", config)
+    return tmp_path / "run"
+
+
+def test_classifiers_follow_the_names_of_the_classes(run, config):
+    same, message = read(run, config)
+    assert message.endswith("fresh: none")
+    other, message = read(run, config, "cab")
+    assert message.endswith("fresh: none")
+    for name, value in same.items():
+        expected = value[..., [2, 0, 1]] if name[1] == "logits" else value
+        np.testing.assert_array_equal(other[name], expected)
+    other, message = read(run, config, "abd")
+    assert {name[1] for name in same} - {name[1] for name in other} == {"logits"}
+    assert message.endswith("fresh: logits; it has other classes")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("features", "pos18", "fused18 of coco18, the network pos18 of coco18"),
+        ("layout", "jhmdb15", "fused18 of coco18, the network fused18 of jhmdb15"),
+    ],
+)
+def test_other_key_point_features_leave_all_but_the_image_branch(run, config, key, value, reason):
+    config.model[key] = value
+    loaded, message = read(run, config)
+    assert {name[1] for name in loaded} == {"backbone", "image"}
+    assert message.endswith(f"fresh: fusion, keypoints, logits; it has the features {reason}")
+    config.model.branches = "image"  # which has no key points
+    config.model.fusion_widths = ()
+    assert {name[1] for name in read(run, config)[0]} == {"backbone", "image"}
+
+
+def test_dance6_is_not_loaded_for_other_features():
+    config = defaults.load(str(ROOT / "configs" / "own_images.py"))
+    config.model.features = "pos18"
+    with pytest.raises(UserError, match="nothing in it fits the network; it has the features full"):
+        read("dance6", config)
+
+
+def test_keys_that_change_no_shape(kind, run, config, plain, tmp_path):
+    path = write(tmp_path / "net.safetensors", tensors(plain))
+    resnet.save(tmp_path / "imported", kind, *resnet.import_file(kind, path))
+    config.model.version = "v1"
+    for source in (run, path, tmp_path / "imported"):
+        with pytest.raises(UserError, match=r"has model.version=v1.5, the network v1; set"):
+            read(source, config)
+    config.model.update(version="v1.5", attention=2)
+    with pytest.raises(UserError, match=r"has model.attention=1, the network 2; set --config"):
+        read(run, config)
+    assert read(path, config)  # without attention
 
 
 def test_errors(config, plain, tmp_path):
@@ -153,19 +230,19 @@ def test_errors(config, plain, tmp_path):
         other = config.copy_and_resolve_references()
         other.model.update(changes)
         with pytest.raises(UserError, match=reason):
-            init_from.read(path, shapes(other))
+            read(path, other)
     run = config.copy_and_resolve_references()
     run.update(epochs=0.2)
     run.model.branches = "keypoints"
     loop.train(run, tmp_path / "run")
-    loaded, _ = init_from.read(tmp_path / "run", shapes(config))  # the backbone stays fresh
+    loaded, _ = read(tmp_path / "run", config)  # the backbone stays fresh
     assert {name[1] for name in loaded} == {"keypoints", "logits"}
     config.model.update(branches="image", fusion_widths=(7,))
     with pytest.raises(UserError, match="nothing in it fits the network"):
-        init_from.read(tmp_path / "run", shapes(config))
+        read(tmp_path / "run", config)
     for path, reason in ((tmp_path / "no", "no such file"), (tmp_path, "neither a run nor")):
         with pytest.raises(UserError, match=reason):
-            init_from.read(path, shapes(config))
+            read(path, config)
 
 
 def test_errors_leave_no_files(config, tmp_path):
@@ -191,20 +268,20 @@ def test_freeze_epochs(config, plain, tmp_path):
         freeze_epochs=1.0, epochs=1.6, checkpoint_every=0.8, checkpoints_kept=9,
     )  # fmt: skip
     config.optimizer.update(name="adamw", learning_rate=1e-3, weight_decay=0.1)
-    loaded, _ = init_from.read(config.init_from, shapes(config))
+    loaded, _ = read(config.init_from, config)
     loop.train(config, tmp_path / "run")
 
     first = config.copy_and_resolve_references()
     first.epochs = 0.8
     loop.train(first, tmp_path / "again")
-    frozen, _ = init_from.read(tmp_path / "again", shapes(config))
+    frozen, _ = read(tmp_path / "again", config)
     for path, array in loaded.items():
         np.testing.assert_array_equal(frozen[path], array)
     (tmp_path / "net.safetensors").unlink()
     loop.train(config, tmp_path / "again")
 
-    a, _ = init_from.read(tmp_path / "run", shapes(config))
-    b, _ = init_from.read(tmp_path / "again", shapes(config))
+    a, _ = read(tmp_path / "run", config)
+    b, _ = read(tmp_path / "again", config)
     assert all(np.array_equal(a[path], b[path]) for path in a)
     moved = [path for path in loaded if not np.array_equal(a[path], loaded[path])]
     assert len(moved) == len(loaded)
@@ -238,5 +315,5 @@ def test_optimizer_of_an_unfrozen_backbone(config, name):
 def test_run_without_a_checkpoint(config, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="holds no checkpoint"):
-        init_from.read(tmp_path, shapes(config))
+        read(tmp_path, config)
     Checkpoints(tmp_path).close()

@@ -118,7 +118,9 @@ def test_frozen_backbone():
 
 def test_the_summary_counts_parameters_and_flops():
     config = tiny(stage_sizes=(1, 1))
-    table = models.summary(config, 32)
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.uint8)
+    features = jax.ShapeDtypeStruct((1, *models.inputs(config).shape), jnp.float32)
+    table = models.summary(models.build(config), image, features)
     lines = table.splitlines()
     total = models.count_parameters(shapes(config, 32))
     assert f"{total:,}" in table and "stage2_block1" in table and "float32[1,4]" in table

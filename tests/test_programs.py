@@ -88,6 +88,8 @@ def test_stage_end_to_end(tmp_path):
 def test_summary_needs_no_data():
     captured, _ = program("train", "--config=configs/quickstart.py", "--summary")
     assert "stage4_block1" in captured and "923,801" in captured
+    captured, _ = program("train", "--config=configs/pose_stage.py", "--summary")
+    assert "LightPose" in captured and "533,914" in captured
 
 
 CONFIG_WITH_ARGUMENT = """
@@ -194,6 +196,7 @@ def test_prepare_skips_bad_files(real_data, photos, tmp_path):
          "--pose=stage: only motion networks have --calibrate"),
         ("evaluate", ["--pose=stage", "--data=o", "--checkpoint=best"],
          "--pose=stage: only runs have --checkpoint"),
+        ("pack", ["--workdir=empty", "--output=o"], "o: a packed model must end in .npz; name "),
         ("recognize", ["--model=empty", "--input=photos", "--output=o", "--pose=stage",
                        "--keypoints=photos"], "leave out --pose or --keypoints"),
         ("recognize", ["--model=empty", "--input=photos", "--output=o", "--keypoints=photos"],

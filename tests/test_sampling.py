@@ -84,6 +84,15 @@ def test_confusion_sampling_resumes_exactly(tiny_data, tmp_path):
     assert np.sum(seen[0]["6"]) == 45 and np.sum(seen[0]["12"]) == 45 * 1.5
 
 
+def test_confusion_sampling_fixes_the_period_of_evaluations(tiny_data, tmp_path):
+    config = sampled_config(tiny_data, "confusion")
+    config.update(eval_every=2.0, epochs=1.0)
+    loop.train(config, tmp_path)
+    config.update(eval_every=0.5, epochs=2.0)
+    with pytest.raises(UserError, match=r"has eval_every=2.0, not 0.5, which data.sampling=conf"):
+        loop.train(config, tmp_path)
+
+
 def test_confusion_sampling_needs_its_state(tiny_data, tmp_path):
     config = sampled_config(tiny_data, "confusion")
     config.epochs = 1.6

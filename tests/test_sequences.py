@@ -1,6 +1,7 @@
 """Skeleton sequences: files, layouts, resampling, motion features, the network, runs."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from jdance.data.prepare import prepare
 from jdance.data.randomness import BatchRandom
 from jdance.data.sources import open_source
 from jdance.errors import UserError
-from jdance.train import loop
+from jdance.train import loop, results
 
 JHMDB_FLIP = [0, 1, 2, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13]
 SHORT_NAMES = [
@@ -274,3 +275,21 @@ def test_mismatch_of_stills_and_sequences(clip_data, tiny_data, tmp_path):
     config = tiny_config(clip_data)
     with pytest.raises(UserError, match="branches=sequence"):
         loop.train(config, tmp_path / "run")
+
+
+def test_evaluation_on_data_that_does_not_fit(clip_data, tiny_data, tmp_path):
+    stills, sequences = tiny_config(tiny_data), sequence_config(clip_data)
+    stills.model.branches = "keypoints"
+    for name, config in (("stills", stills), ("sequences", sequences)):
+        config.epochs = 0.1
+        loop.train(config, tmp_path / name)
+    with pytest.raises(UserError, match=r"holds sequences; train with .* a data set of stills"):
+        results.evaluate([tmp_path / "stills"], "val", data=str(clip_data))
+    with pytest.raises(UserError, match=r"holds stills; train with .* a data set of sequences"):
+        results.evaluate([tmp_path / "sequences"], "val", data=str(tiny_data))
+    other = tmp_path / "other"
+    shutil.copytree(tiny_data, other)
+    info = json.loads((other / "dataset.json").read_text()) | {"layout": "jhmdb15"}
+    (other / "dataset.json").write_text(json.dumps(info))
+    with pytest.raises(UserError, match="of jhmdb15, but the network takes coco18"):
+        results.calibrate(tmp_path / "stills", "val", data=str(other))

@@ -15,7 +15,17 @@ from jdance import models
 from jdance.data import records
 from jdance.data.prepare import prepare
 from jdance.errors import UserError
-from jdance.train import checkpoints, distributed, evaluation, intervals, loop, state, steps
+from jdance.train import (
+    checkpoints,
+    distributed,
+    evaluation,
+    experiment,
+    intervals,
+    loop,
+    state,
+    steps,
+    tasks,
+)
 from jdance.train.metrics import MetricWriter
 from jdance.train.motion import MotionTask
 
@@ -243,6 +253,23 @@ def test_invalid_configurations(tiny_data, tmp_path, key, value, message):
         loop.train(config, tmp_path / "run")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()  # no folder is created
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(keypoint_dropout=0.7, image_dropout=0.6), "at most 1 together with"),
+        (dict(keypoint_dropout=0.3, fusion="late"), "keypoint_dropout=0.3: has no effect"),
+        (dict(image_dropout=0.3, fusion="late"), "image_dropout=0.3: has no effect"),
+    ],
+)
+def test_invalid_branch_dropout(tiny_data, changes, message):
+    config = tiny_config(tiny_data)
+    config.model.update(changes)
+    with pytest.raises(UserError, match=message):
+        experiment.check(tasks.make(config, list("abc")))
+    config.model.update(keypoint_dropout=0.4, image_dropout=0.6, fusion="joint")
+    experiment.check(tasks.make(config, list("abc")))
 
 
 def test_folder_belongs_to_one_experiment(tiny_data, tmp_path):

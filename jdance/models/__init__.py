@@ -89,22 +89,24 @@ def abstract_variables(config: ConfigDict, image_size: int = 64) -> dict:
     return variables
 
 
-def summary(config: ConfigDict, image_size: int) -> str:
-    """A table of the modules: their inputs, outputs, variables and FLOPs, for one example.
+def summary(net: nn.Module, *shapes: jax.ShapeDtypeStruct) -> str:
+    """A table of a network's modules: their inputs, outputs, variables and FLOPs.
 
     A multiplication and an addition are two FLOPs, as XLA counts them. Those of a convolution
     stand at the batch norm after it, which computes both.
+
+    Args:
+        net: a motion or pose network.
+        *shapes: shapes and dtypes of its inputs, for one example.
     """
-    image = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
-    features = jnp.zeros((1, *inputs(config).shape))
     table = nn.tabulate(
-        build(config),
+        net,
         jax.random.key(0),
         depth=2,
         compute_flops=True,
         console_kwargs={"width": 160, "force_terminal": False},
     )
-    return table(image, features).strip("\n")
+    return table(*(jnp.zeros(shape.shape, shape.dtype) for shape in shapes)).strip("\n")
 
 
 def count_parameters(variables: dict) -> int:

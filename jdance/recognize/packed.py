@@ -71,7 +71,14 @@ def load(model: str | Path, checkpoint: str = NEWEST) -> MotionModel:
 
 
 def pack(workdir: Path, file: Path, checkpoint: str = NEWEST) -> None:
-    """Writes a run's motion network into one small file (.npz), parameters in half precision."""
+    """Writes a run's motion network into one small file (.npz), parameters in half precision.
+
+    Raises:
+        UserError: the file has another suffix or cannot be written to, or the folder holds no
+            finished run of a motion network.
+    """
+    if file.suffix != ".npz":
+        raise UserError(f"{file}: a packed model must end in .npz; name {file}.npz")
     model = load(workdir, checkpoint)
     if model.config.task != "motion":
         raise UserError(f"{workdir}: is not a motion network; only these can be packed")

@@ -18,9 +18,10 @@ from jdance.train.checkpoints import has_checkpoint
 from jdance.train.tasks import Task
 
 # Keys that may change when a run resumes.
-_MUTABLE = ("epochs", "on_nonfinite", "log_every", "eval_every", "checkpoint_every",
-            "checkpoints_kept", "best_checkpoints_kept", "steps_per_dispatch", "data.dir",
-            "data.threads", "data.workers")  # fmt: skip
+_MUTABLE = {
+    "epochs", "on_nonfinite", "log_every", "eval_every", "checkpoint_every", "checkpoints_kept",
+    "best_checkpoints_kept", "steps_per_dispatch", "data.dir", "data.threads", "data.workers",
+}  # fmt: skip
 _FRACTIONS = {
     "augment.flip", "augment.erase", "augment.joint_dropout", "augment.legs_dropout",
     "augment.time_crop",
@@ -59,11 +60,28 @@ def check(task: Task) -> None:
             f"{', '.join(nonfinite.POLICIES)}"
         )
     task.check()
+    if config.task == "motion":
+        _check_branch_dropout(config.model)
     try:
         state.make_optimizer(config.optimizer, state.make_schedule(config.optimizer, 1, 1))
         jax.eval_shape(task.model().init, jax.random.key(0), *task.input_shapes())
     except (TypeError, ValueError) as error:
         raise UserError(f"--config: {str(error).splitlines()[0]}") from error
+
+
+def _check_branch_dropout(model: ConfigDict) -> None:
+    """Raises UserError for branch dropout without effect, or that can drop both branches."""
+    for key in ("keypoint_dropout", "image_dropout"):
+        if model[key] and model.fusion == "late":
+            raise UserError(
+                f"--config.model.{key}={model[key]}: has no effect with model.fusion=late; set it "
+                "to 0"
+            )
+    if model.keypoint_dropout + model.image_dropout > 1:
+        raise UserError(
+            f"--config.model.keypoint_dropout={model.keypoint_dropout}: at most 1 together with "
+            f"model.image_dropout={model.image_dropout}; lower one of them"
+        )
 
 
 def claim(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
@@ -82,9 +100,7 @@ def claim(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
             raise UserError(
                 f"{path}: trained on other data than {dataset.name} holds; use another --workdir"
             )
-        # The cosine schedule depends on the total number of steps.
-        cosine = config.optimizer.schedule == "cosine"
-        if changed := difference(old, config, may_continue=not cosine):
+        if changed := difference(old, config):
             raise UserError(
                 f"{path}: this run has {changed}; use another --workdir, or the same configuration"
             )
@@ -102,7 +118,7 @@ def claim(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
         raise UserError(f"{workdir}: cannot be written to ({error.strerror})") from error
 
 
-def difference(old: ConfigDict, new: ConfigDict, *, may_continue: bool) -> str:
+def difference(old: ConfigDict, new: ConfigDict, *, may_continue: bool = True) -> str:
     """The first difference of a run's configuration to a new one that makes it another run.
 
     Args:
@@ -111,13 +127,18 @@ def difference(old: ConfigDict, new: ConfigDict, *, may_continue: bool) -> str:
         may_continue: whether the run may have other `epochs`.
 
     Returns:
-        "KEY=OLD, not NEW"; "" if there is none.
+        "KEY=OLD, not NEW", with the reason if the key may change in other runs; "" if there is no
+        difference.
     """
+    fixed = {} if may_continue else {"epochs": ""}
+    if new.optimizer.schedule == "cosine":
+        fixed["epochs"] = ", which optimizer.schedule=cosine depends on"
+    if new.data.sampling == "confusion":
+        fixed["eval_every"] = ", which data.sampling=confusion depends on"
     before, now = _flat(old), _flat(new)
-    mutable = set(_MUTABLE) - (set() if may_continue else {"epochs"})
     for key in now:
-        if key not in mutable and before.get(key) != now[key]:
-            return f"{key}={before.get(key)}, not {now[key]}"
+        if key not in _MUTABLE - fixed.keys() and before.get(key) != now[key]:
+            return f"{key}={before.get(key)}, not {now[key]}{fixed.get(key, '')}"
     return ""
 
 

@@ -149,7 +149,7 @@ def _train(
             f"{dataset.name}: has no val split: nothing is evaluated while training, and "
             "--checkpoint=best is the newest"
         )
-    round_steps = max(1, round(config.eval_every * steps_per_epoch))
+    round_steps = _period(config.eval_every, steps_per_epoch)
     sampler = Sampler(config, workdir, train_source, len(dataset.classes), round_steps)
     journal = Journal(workdir, config.on_nonfinite, total_steps, train_source, dataset.info["kind"])
     batches = None
@@ -168,12 +168,16 @@ def _train(
         save = evaluate or _due(step, config.checkpoint_every, steps_per_epoch, last)
         return log, evaluate, save
 
+    # A constant, as each size is compiled; a dispatch over more steps than a period is never free.
+    save_steps = _period(config.checkpoint_every, steps_per_epoch)
+    several = min(config.steps_per_dispatch, config.log_every, round_steps, save_steps)
+
     def dispatch_size(first: int) -> int:
         """Number of steps from `first` on in one dispatch: nothing may be due in between."""
-        last = first + config.steps_per_dispatch - 1
+        last = first + several - 1
         between = range(first, last)
         free = not any(any(due(s)) or sampler.changes(s) or s == freeze_steps for s in between)
-        return config.steps_per_dispatch if free and last <= total_steps else 1
+        return several if free and last <= total_steps else 1
 
     # Implicit transfers are slow: the guard makes them errors.
     with jax.transfer_guard("disallow"):
@@ -356,10 +360,14 @@ def _abstract_state(task: Task) -> Any:
     )
 
 
+def _period(epochs: float, steps_per_epoch: float) -> int:
+    """A period in steps."""
+    return max(1, round(epochs * steps_per_epoch))
+
+
 def _due(step: int, epochs: float, steps_per_epoch: float, last: bool) -> bool:
     """Whether an event with a period in epochs falls on this step."""
-    period = max(1, round(epochs * steps_per_epoch))
-    return last or step % period == 0
+    return last or step % _period(epochs, steps_per_epoch) == 0
 
 
 class _Throughput:

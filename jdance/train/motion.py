@@ -20,6 +20,28 @@ from jdance.train.evaluation import EvalStep, make_eval_step, predict, summarize
 from jdance.train.state import LrMultipliers
 
 
+def check_fits(dataset: Dataset, model: ConfigDict) -> None:
+    """Checks that a data set holds the key points that a network takes.
+
+    Raises:
+        UserError: it holds stills, sequences or a skeleton layout that the network does not take.
+    """
+    inputs = models.inputs(model)
+    if not (inputs.sequences if dataset.sequences else inputs.stills):
+        kind, fitting, other = "stills", "fused", "sequences"
+        if dataset.sequences:
+            kind, fitting, other = "sequences", "sequence", "stills"
+        raise UserError(
+            f"{dataset.name}: holds {kind}; train with --config.model.branches={fitting}, or give "
+            f"a data set of {other}"
+        )
+    if dataset.layout != model.layout:
+        raise UserError(
+            f"{dataset.name}: holds skeletons of {dataset.layout}, but the network takes "
+            f"{model.layout}; give a data set of that layout, or train a network on this one"
+        )
+
+
 class MotionTask:
     """See `tasks.Task`."""
 
@@ -36,14 +58,8 @@ class MotionTask:
 
     def setup(self, dataset: Dataset) -> None:
         self.check()  # the inputs depend on valid names
-        model = self.config.model
-        model.layout = dataset.layout
-        inputs = models.inputs(model)
-        if not (inputs.sequences if dataset.sequences else inputs.stills):
-            kind, fitting = ("sequences", "sequence") if dataset.sequences else ("stills", "fused")
-            raise UserError(
-                f"{dataset.name}: holds {kind}; train with --config.model.branches={fitting}"
-            )
+        self.config.model.layout = dataset.layout
+        check_fits(dataset, self.config.model)
 
     def check(self) -> None:
         config = self.config
@@ -87,7 +103,8 @@ class MotionTask:
     def initial_variables(self, variables: Any) -> init_from.Flat:
         if not self.config.init_from:
             return {}
-        loaded, message = init_from.read(self.config.init_from, variables)
+        config = self.config
+        loaded, message = init_from.read(config.init_from, variables, config.model, self._classes)
         if jax.process_index() == 0:
             print(message)
         return loaded

@@ -18,7 +18,7 @@ from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.models import fused
 from jdance.remote import objects
-from jdance.train import baselines, calibration, experiment, loop, tasks
+from jdance.train import baselines, calibration, experiment, loop, motion, tasks
 from jdance.train.checkpoints import NEWEST, suffix
 from jdance.train.evaluation import Predictions, average, make_eval_step, predict, summarize
 
@@ -244,6 +244,7 @@ def _predict(
     run: loop.Restored, dataset: Dataset, split: str, drop_joints: str, views: int
 ) -> tuple[list[str], Predictions]:
     config, classes = run.config, run.classes
+    motion.check_fits(dataset, config.model)
     unknown = sorted(set(dataset.classes) - set(classes))
     if unknown:
         raise UserError(f"{dataset.name}: the run knows no class {unknown[0]!r}, only {classes}")

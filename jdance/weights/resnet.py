@@ -29,6 +29,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "resnet101": dict(block="bottleneck", stage_sizes=(3, 4, 23, 3)),
 }
 
+# The strided convolution, and the order of CBAM if there is one.
+FORMULATION: dict[str, Any] = dict(version="v1.5", attention=0)
+
 CONFIG_FILE = "model.json"
 
 
