@@ -62,7 +62,7 @@ def main() -> None:
         failures = reproduce(
             config,
             chosen,
-            Path(_DATA.value),
+            _DATA.value,
             output,
             splits,
             _SEEDS.value or preset.seeds,

@@ -23,7 +23,7 @@ _TITLE = "Reproduction of Shen, Jiang and Teng (2021)"
 def reproduce(
     config: ConfigDict,
     variants: Sequence[Variant],
-    data: Path,
+    data: str | Path,
     output: Path,
     splits: Sequence[str],
     seeds: int,
@@ -35,7 +35,7 @@ def reproduce(
     Args:
         config: the method's configuration.
         variants: to train, see `plan.variants`.
-        data: a prepared data set of stills.
+        data: a prepared data set of stills, or its address.
         output: receives runs/, data/ and the report.
         splits: "video", "frame" or both.
         seeds: number of runs of each variant.
