@@ -10,7 +10,16 @@ import pytest
 
 from jdance import config as defaults
 from jdance import skeleton
-from jdance.data import augment, images, pose_loader, prepare_scenes, record_writer, records, scenes
+from jdance.data import (
+    augment,
+    images,
+    pose_loader,
+    prepare_scenes,
+    record_writer,
+    records,
+    scenes,
+    shards,
+)
 from jdance.data.verify import verify
 from jdance.errors import UserError
 from jdance.pose import evaluation, targets
@@ -206,9 +215,75 @@ def test_coco_round_trip(coco, tmp_path):
         np.testing.assert_allclose(before[:, :2], after[:, :2])
 
 
+def rewrite(coco, change):
+    """Changes the annotation file of the training images."""
+    file = coco / "annotations" / "person_keypoints_train2017.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("segmentation", [[], [[]], None])
+def test_unlabeled_people_without_a_segmentation_are_masked_by_their_box(
+    coco, tmp_path, segmentation
+):
+    def change(content):
+        for entry in content["annotations"][1:]:
+            entry["segmentation"] = segmentation
+            if segmentation is None:
+                del entry["segmentation"]
+
+    rewrite(coco, change)
+    prepare_scenes.prepare(str(coco), tmp_path / "data")
+    record = scenes.unpack(records.Dataset(tmp_path / "data", "people").source("train")[0])
+    expected = np.full((120, 100), 255, np.uint8)
+    expected[70:101, 60:81] = 0
+    expected[6:47, 5:36] = 0  # the crowd
+    np.testing.assert_array_equal(record.mask, expected)
+
+
+def test_images_of_another_size_than_stated_are_listed(coco, tmp_path):
+    rewrite(coco, lambda content: content["images"][0].update(width=200, height=240))
+    info = prepare_scenes.prepare(str(coco), tmp_path / "data")
+    assert info["splits"]["train"]["count"] == 0
+    assert "its size is not that of its annotations" in info["skipped"][0]["reason"]
+    rewrite(coco, lambda content: content["images"][0].update(width=100, height=120))
+    info = prepare_scenes.prepare(str(coco), tmp_path / "again")
+    assert info["splits"]["train"]["count"] == 1 and not info["skipped"]
+
+
+def test_annotations_of_other_categories_are_left_out(coco, tmp_path):
+    dog = {"id": 9, "image_id": 0, "category_id": 18, "bbox": [1, 2, 3, 4]}
+
+    def change(content):
+        content["categories"] = [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}]
+        content["annotations"].append(dog)
+
+    rewrite(coco, change)
+    prepare_scenes.prepare(str(coco), tmp_path / "data")
+    record = scenes.unpack(records.Dataset(tmp_path / "data", "people").source("train")[0])
+    assert len(record.people) == 3
+
+
+def test_changed_annotations_start_again(coco, tmp_path):
+    """An interrupted preparation must not mix old and new key points."""
+    before = prepare_scenes.prepare(str(coco), tmp_path / "a")
+    rewrite(coco, lambda content: content["annotations"][0]["keypoints"].__setitem__(0, 50))
+    after = prepare_scenes.prepare(str(coco), tmp_path / "b")
+    assert before["annotations"] != after["annotations"]
+    prepare_scenes.prepare(str(coco), tmp_path / "c", partition=shards.Partition(0, 2))
+    rewrite(coco, lambda content: content["annotations"][0]["keypoints"].__setitem__(0, 60))
+    with pytest.raises(UserError, match="the parts differ: annotations is"):
+        prepare_scenes.prepare(str(coco), tmp_path / "c", partition=shards.Partition(1, 2))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda f: rewrite(f, lambda c: c["images"][1].update(id=0)),
+         "several images with the id 0"),
+        (lambda f: rewrite(f, lambda c: [a.update(image_id="0") for a in c["annotations"]]),
+         "no image has the image_id '0'"),
         (lambda f: (f / "annotations/person_keypoints_val2017.json").write_text("{"), "not COCO"),
         (lambda f: (f / "annotations/person_keypoints_val2017.json").write_text("{}"), "not COCO"),
         (lambda f: (f / "annotations/person_keypoints_val2017.json").rename(

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import partial
 from operator import itemgetter
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from jdance import skeleton
+from jdance import files, skeleton
 from jdance.data import crop, images, record_writer, records, scenes, shards
 from jdance.data.splits import SPLITS
 from jdance.data.workers import load_all
@@ -54,14 +54,16 @@ def prepare(
         UserError: the source has no usable images, or the folder is in use.
     """
     is_stage = source.startswith("stage:")
-    items = _stage_items(source, seed) if is_stage else _coco_items(Path(source))
+    annotations = [] if is_stage else _annotation_files(Path(source))
+    items = _stage_items(source, seed) if is_stage else _coco_items(Path(source), annotations)
+    checksums = [files.checksum(file) for file in annotations]
     named = source if is_stage else Path(source).resolve().name
     with shards.output_folder(output, partition) as finished:
         if finished is not None:
             return finished
         splits = [name for name in SPLITS if any(item.split == name for item in items)]
         listed = [(item.name, item.split) for item in items]
-        described = repr((records.VERSION, source, seed, partition, listed))
+        described = repr((records.VERSION, source, seed, partition, listed, checksums))
         plan = hashlib.sha256(described.encode("utf-8", "replace")).hexdigest()
         items = items[partition.process :: partition.processes]
         with record_writer.open_writers(output, splits, partition.prefix, plan) as writers:
@@ -92,6 +94,7 @@ def prepare(
             "splits": {name: writer.summary(["person"]) for name, writer in writers.items()},
             "skipped": [note for _, note in notes],
             "source": images.printable(named),
+            "annotations": checksums,
         }
         return shards.write_info(output, partition, info)
 
@@ -122,15 +125,19 @@ def record_from_scene(scene: stage.Scene, name: str) -> scenes.SceneRecord:
     )
 
 
-def _coco_items(folder: Path) -> list[SceneItem]:
-    files = sorted(folder.glob("annotations/person_keypoints_*.json"))
-    if not files:
+def _annotation_files(folder: Path) -> list[Path]:
+    found = sorted(folder.glob("annotations/person_keypoints_*.json"))
+    if not found:
         raise UserError(
             f"{folder}: no annotations/person_keypoints_*.json in it; expected COCO's layout, or "
             "stage:PRESET"
         )
+    return found
+
+
+def _coco_items(folder: Path, annotation_files: list[Path]) -> list[SceneItem]:
     items = []
-    for file in files:
+    for file in annotation_files:
         subset = file.stem.removeprefix("person_keypoints_")
         split = next((name for name in SPLITS if subset.startswith(name)), None)
         if split is None:
@@ -139,7 +146,8 @@ def _coco_items(folder: Path) -> list[SceneItem]:
             if split == "train" and not annotations:  # as in OpenPose's training
                 continue
             path = folder / subset / image["file_name"]
-            load = partial(_read, path, annotations)
+            stated = image.get("height"), image.get("width")
+            load = partial(_read, path, annotations, stated)
             items.append(SceneItem(images.printable(str(path)), split, load))
     return items
 
@@ -147,25 +155,36 @@ def _coco_items(folder: Path) -> list[SceneItem]:
 def read_annotations(file: Path) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
     """Reads the images of a COCO key-point annotation file, each with its annotations.
 
+    If one of the categories is called "person", annotations of others are left out.
+
     Raises:
         UserError: the file is not a COCO key-point annotation file.
     """
     try:
         content = json.loads(file.read_text())
         by_image = defaultdict(list)
+        categories = content.get("categories", [])
+        person = {c["id"] for c in categories if c["name"] == "person"}
         for annotation in content["annotations"]:
-            _check_segmentation(annotation["segmentation"])
+            if person and annotation.get("category_id", next(iter(person))) not in person:
+                continue
+            _check_segmentation(annotation.get("segmentation", []))
             checked = {
                 "keypoints": np.reshape(np.asarray(annotation["keypoints"], float), (17, 3)),
                 "bbox": np.reshape(np.asarray(annotation["bbox"], float), 4),
                 "area": float(annotation["area"]),
                 "iscrowd": bool(int(annotation["iscrowd"])),
-                "segmentation": annotation["segmentation"],
+                "segmentation": annotation.get("segmentation", []),
             }
             by_image[annotation["image_id"]].append(checked)
         for image in content["images"]:
             if not isinstance(image["file_name"], str):
                 raise ValueError(f"the file name {image['file_name']!r}")
+        ids = Counter(image["id"] for image in content["images"])
+        if repeated := [number for number, count in ids.items() if count > 1]:
+            raise ValueError(f"several images with the id {repeated[0]!r}")
+        if by_image and not by_image.keys() & ids.keys():
+            raise ValueError(f"no image has the image_id {next(iter(by_image))!r} of an annotation")
         return [(image, by_image[image["id"]]) for image in content["images"]]
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
@@ -192,14 +211,18 @@ def _check_segmentation(segmentation: Any) -> None:
             raise ValueError("run lengths that do not fill the image")
 
 
-def _read(path: Path, annotations: list[dict[str, Any]]) -> scenes.SceneRecord:
+def _read(
+    path: Path, annotations: list[dict[str, Any]], stated: tuple[int | None, int | None]
+) -> scenes.SceneRecord:
     image, encoded = images.read(path), path.read_bytes()
     height, width = image.shape[:2]
+    if None not in stated and stated != (height, width):
+        raise UserError(f"{path}: its size is not that of its annotations")
     joints = [a["keypoints"] for a in annotations]
     keypoints = skeleton.to_coco18(np.array(joints, np.float32).reshape(-1, 17, 3))
     keypoints[..., 2] = keypoints[..., 2] > 0  # labeled, visible or not
     unlabeled = [
-        a["segmentation"]
+        a
         for a, person in zip(annotations, keypoints, strict=True)
         if a["iscrowd"] or not person.any()
     ]
@@ -214,10 +237,14 @@ def _read(path: Path, annotations: list[dict[str, Any]]) -> scenes.SceneRecord:
     )
 
 
-def _mask(segmentations: list[Any], height: int, width: int, path: Path) -> np.ndarray:
-    """Mask uint8 [H, W]: 0 inside the segmentations (polygons or run lengths), 255 elsewhere."""
+def _mask(annotations: list[dict[str, Any]], height: int, width: int, path: Path) -> np.ndarray:
+    """Mask uint8 [H, W]: 0 inside of annotations, 255 elsewhere.
+
+    The inside is the segmentation, polygons or run lengths, or the box if that is empty.
+    """
     result = np.full((height, width), 255, np.uint8)
-    for segmentation in segmentations:
+    for annotation in annotations:
+        segmentation = annotation["segmentation"]
         if isinstance(segmentation, dict):
             # Column-wise run lengths, alternating outside and inside.
             counts = segmentation["counts"]
@@ -230,5 +257,12 @@ def _mask(segmentations: list[Any], height: int, width: int, path: Path) -> np.n
             polygons = [
                 c.clip(-_MAX_COORDINATE, _MAX_COORDINATE).round().astype(np.int32) for c in corners
             ]
-            cv2.fillPoly(result, [polygon for polygon in polygons if len(polygon)], 0)
+            polygons = [polygon for polygon in polygons if len(polygon)]
+            if not polygons:
+                x, y, across, down = annotation["bbox"]
+                box = [(x, y), (x + across, y), (x + across, y + down), (x, y + down)]
+                polygons = [
+                    np.clip(box, -_MAX_COORDINATE, _MAX_COORDINATE).round().astype(np.int32)
+                ]
+            cv2.fillPoly(result, polygons, 0)
     return result
