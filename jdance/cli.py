@@ -111,6 +111,21 @@ def check_local(*outputs: flags.FlagHolder[Any]) -> None:
             )
 
 
+def refuse_flags(names: Sequence[str], reason: str) -> None:
+    """Refuses flags that have no effect beside others.
+
+    Args:
+        names: of the flags.
+        reason: begins the message, which ends with the flag: "--pose=x: only runs have".
+
+    Raises:
+        UserError: one of them has another value than its default.
+    """
+    for name in names:
+        if flags.FLAGS[name].value != flags.FLAGS[name].default:
+            raise UserError(f"{reason} --{name}")
+
+
 def report_failed_runs(failures: Sequence[str], page: str) -> None:
     """Prints failed runs and raises UserError if there are any; `page` names the report."""
     if failures:

@@ -85,7 +85,7 @@ def reporter(title: str) -> Callable[[int, int], None]:
     def report(done: int, total: int) -> None:
         if total:
             if not progress:
-                progress.append(Progress(title, total))
+                progress.append(Progress(title, total, min(done, total)))
             progress[0].update(min(done, total))
 
     return report

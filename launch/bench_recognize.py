@@ -35,7 +35,7 @@ from jdance import config as defaults
 from jdance import features, models
 from jdance.bench import archive, pose_baselines, timing
 from jdance.bench.inputs import crowd
-from jdance.cli import former_name, run
+from jdance.cli import former_name, refuse_flags, run
 from jdance.data import containers, crop, images, videos
 from jdance.errors import UserError
 from jdance.pose import PoseEstimator, targets
@@ -72,6 +72,7 @@ _HARDWARE = flags.DEFINE_string("hardware_decoding", "", "As for launch/recogniz
 _PRECISION = flags.DEFINE_enum(
     "precision", "float32", ["float32", "bfloat16"], "As for launch/recognize.py."
 )
+_MAX_PEOPLE = 24
 _STAGES = ("read", "letterbox", "pose", "decode", "features", "crops", "network")
 
 
@@ -248,6 +249,15 @@ def main() -> None:
     if _ARCHIVE.value:
         _time_archive()
         return
+    refuse_flags(
+        ["model", "seconds", "batch", "videos_at_once", "annotate", "hardware_decoding",
+         "precision"],
+        "without --archive, single images are timed: leave out",
+    )  # fmt: skip
+    if not all(word.isdecimal() and int(word) <= _MAX_PEOPLE for word in _PEOPLE.value):
+        raise UserError(
+            f"--people={','.join(_PEOPLE.value)}: expected numbers from 0 to {_MAX_PEOPLE}"
+        )
     counts = [int(word) for word in _PEOPLE.value]
     config, estimator = defaults.load(_CONFIG.value), PoseEstimator.load(_POSE.value)
     stages = _stages(config, estimator)

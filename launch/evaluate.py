@@ -15,14 +15,14 @@ The result states data, split, views, checkpoint and step. Options are part of i
 eval_test_views10.json. --output=DIR writes elsewhere, for runs that must not change.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from jdance.cli import checkpoint_flag, former_name, pose_flags, run
+from jdance.cli import checkpoint_flag, former_name, pose_flags, refuse_flags, run
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.pose import PoseEstimator
@@ -101,29 +101,22 @@ def _check_flags() -> None:
         raise UserError("give either --workdir, a run, or --pose, a pose network")
     if _POSE.value:
         only_motion = ("baselines", "calibrate", "views", "drop_joints")
-        _refuse(only_motion, f"--pose={_POSE.value}: only motion networks have")
-        _refuse(["checkpoint"], f"--pose={_POSE.value}: only runs have")
+        refuse_flags(only_motion, f"--pose={_POSE.value}: only motion networks have")
+        refuse_flags(["checkpoint"], f"--pose={_POSE.value}: only runs have")
     else:
         workdirs = ",".join(_WORKDIR.value)
-        _refuse(["pose_size", "pose_views"], f"--workdir={workdirs}: only --pose takes")
+        refuse_flags(["pose_size", "pose_views"], f"--workdir={workdirs}: only --pose takes")
     if _CALIBRATE.value:
         if len(_WORKDIR.value) > 1:
             raise UserError("--calibrate takes one run at a time")
         stored = "--calibrate evaluates nothing and stores what it fits in the run: leave out"
-        _refuse(["output", "baselines", "views", "drop_joints"], stored)
+        refuse_flags(["output", "baselines", "views", "drop_joints"], stored)
     try:
         known = _DROP_JOINTS.value in ("", "all", "legs") or 0 <= float(_DROP_JOINTS.value) <= 1
     except ValueError:
         known = False
     if not known:
         raise UserError(f"--drop_joints={_DROP_JOINTS.value}: expected all, legs or 0 to 1")
-
-
-def _refuse(names: Sequence[str], reason: str) -> None:
-    """Raises UserError if a flag has another value than its default."""
-    for name in names:
-        if flags.FLAGS[name].value != flags.FLAGS[name].default:
-            raise UserError(f"{reason} --{name}")
 
 
 def _print_precision(result: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from jdance.cli import run
 from jdance.errors import UserError
 from jdance.progress import counted
 from jdance.recognize import feedback
+from jdance.recognize.formats import Coco
 from jdance.train.posture import PostureModel
 from jdance.train.qes import POSTURE_FILE
 
@@ -34,11 +35,22 @@ _BELOW = flags.DEFINE_float("below", 0.1, "Print body parts that score at most t
 _ENDING = "_feedback.json"
 
 
+def _results(folder: Path) -> list[Path]:
+    """The results in a folder and those below it, without files of other formats."""
+    found = (path.relative_to(folder) for path in folder.rglob("*.json"))
+    chosen = (
+        path
+        for path in found
+        if not path.name.endswith((_ENDING, Coco.suffix, "_keypoints.json"))
+        and not any(part.startswith(".") for part in path.parts)
+    )
+    return [folder / path for path in sorted(chosen, key=files.natural_key)]
+
+
 def main() -> None:
     model = PostureModel.load(Path(_MODEL.value) / POSTURE_FILE)
     source = Path(_INPUT.value)
-    paths = sorted(source.glob("*.json"), key=files.natural_key) if source.is_dir() else [source]
-    paths = [path for path in paths if not path.name.endswith(_ENDING)]
+    paths = _results(source) if source.is_dir() else [source]
     if not paths:
         raise UserError(f"{source}: no results of launch/recognize.py in it; check --input")
     if _MOTION.value:

@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import flags
 
-from jdance.cli import former_name, pose_flags, run
+from jdance.cli import former_name, pose_flags, refuse_flags, run
 from jdance.data import manifest, prepare_scenes, records, shards
 from jdance.data.prepare import prepare, summary
 from jdance.data.sources import open_source
@@ -114,6 +114,10 @@ _PROCESS = flags.DEFINE_integer(
     "Index of this process among --num_processes, from 0, such as $SLURM_PROCID.",
 )
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes that share the work.")
+_OF_MOTION = (
+    "pose", "pose_size", "pose_views", "keypoints", "min_joints", "label_all", "also_whole",
+    "where", "split_column", "labels", "fractions", "split_by", "frames_per_second", "window",
+)  # fmt: skip
 flags.register_multi_flags_validator(
     ["source", "output", "verify"],
     lambda values: (
@@ -150,6 +154,7 @@ def _prepare(output: Path, partition: shards.Partition) -> dict[str, Any]:
     if folder.is_dir() and output.resolve().is_relative_to(folder):
         raise UserError(f"{output}: lies inside the source; choose another --output")
     if _TASK.value == "pose":
+        refuse_flags(_OF_MOTION, "--task=pose: only --task=motion has")
         return prepare_scenes.prepare(
             name, output, seed=_SEED.value, workers=_WORKERS.value, partition=partition
         )
@@ -185,7 +190,11 @@ def _prepare(output: Path, partition: shards.Partition) -> dict[str, Any]:
         estimator = PoseEstimator.load(
             pose, decode_config, size=_POSE_SIZE.value, view_names=_POSE_VIEWS.value
         ).people
-    if _WINDOW.value and estimator is not None:
+    if _WINDOW.value:
+        if estimator is None:
+            raise UserError(
+                f"--window={_WINDOW.value:g}: {name} holds key points, but --window is for videos"
+            )
         from jdance.recognize import windows
 
         source = windows.from_videos(

@@ -29,7 +29,7 @@ from ml_collections import config_flags
 
 from jdance import files
 from jdance.bench import ahead, counting, profile, targets
-from jdance.cli import check_local, pose_flags, run
+from jdance.cli import check_local, pose_flags, refuse_flags, run
 from jdance.data.records import Dataset
 from jdance.errors import UserError
 from jdance.recognize.recognizer import Recognizer
@@ -100,7 +100,9 @@ def main() -> None:
     check_local(_OUTPUT, _TRACE)
     if not _TARGET.value:
         _profile()
-    elif _CHILD in os.environ:
+        return
+    refuse_flags(["data", "trace", "steps"], f"--target={_TARGET.value}: runs nothing; leave out")
+    if _CHILD in os.environ:
         Path(os.environ[_CHILD]).write_text(json.dumps(_compile(targets.get(_TARGET.value))))
     else:
         _report(_compile_in_child())
@@ -188,10 +190,16 @@ def _report(result: dict[str, Any]) -> None:
 
 def _profile() -> None:
     _check_config()
+    refuse_flags(
+        ["program", "gpus", "hosts", "model", "exported", "pose", "pose_size", "pose_views"],
+        "without --target, a training step is timed: leave out",
+    )
     # Measures the time of a real compilation.
     jax.config.update("jax_enable_compilation_cache", False)
     config = _CONFIG.value
     classes, dataset = [str(number) for number in range(config.model.get("classes", 0))], None
+    if _BATCH.value:
+        config.batch_size = _BATCH.value
     if _DATA.value:
         config.data.dir = _DATA.value
         dataset = Dataset(_DATA.value, tasks.data_kind(config))

@@ -67,7 +67,8 @@ def _listen(host: str, port: int) -> socket.socket:
     """Opens the server's socket."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family)
+        both = host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(address[:2], family=family, dualstack_ipv6=both)
     except OSError as error:
         raise UserError(
             f"--host={host} --port={port}: cannot listen there ({error.strerror}); choose others, "
@@ -123,6 +124,8 @@ def main() -> None:
     # The server ends by itself after these signals, and raises them again.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     service.serve(
         recognizer,
         limits,

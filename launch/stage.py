@@ -55,6 +55,8 @@ def _write_video(number: int, output: Path) -> Iterator[list[str]]:
     path = videos.output_path(output / f"scene-{number}")
     folder = output / f"scene-{number}_keypoints"
     folder.mkdir(exist_ok=True)
+    for older in openpose_json.frames(folder):  # of a longer video
+        older.unlink()
     boxes: list[list[tuple[float, tuple[float, ...]]]] = [[] for _ in clip.spans]
     with closing(videos.VideoWriter(path, _FPS.value)) as writer:
         for index, (when, scene) in enumerate(clip.frames(_FPS.value)):

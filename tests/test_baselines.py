@@ -307,7 +307,14 @@ def test_feedback_program(tmp_path):
     undetected = {"track": 1, "motion": "stand", "keypoints": None}
     frames = [{"index": 0, "people": [person, undetected]}]
     (tmp_path / "a.json").write_text(json.dumps({"frames": frames}))
+    # Files of other formats are no results; those of a pattern are in folders.
+    (tmp_path / "images_coco.json").write_text("[]")
+    (tmp_path / "a_keypoints.json").write_text("{}")
+    (tmp_path / "2020").mkdir()
+    (tmp_path / "2020" / "z.json").write_text(json.dumps({"frames": frames}))
     output, _ = program("feedback", f"--model={tmp_path}", f"--input={tmp_path}")
+    assert "wrote 2 files" in output and (tmp_path / "2020" / "z_feedback.json").exists()
+    (tmp_path / "2020" / "z.json").unlink()
     assert "a, frame 0, person 0, stand: left forearm 0.00: turn 5" in output
     assert "degrees clockwise\n" in output and "person 1, stand: nothing to correct" in output
     written = json.loads((tmp_path / "a_feedback.json").read_text())

@@ -329,8 +329,12 @@ def test_names_of_formats(monkeypatch):
 
 def test_videos_end_to_end(tmp_path):
     """All formats of a video, whose key points are then read back as --input and --keypoints."""
+    (tmp_path / "scene-0_keypoints").mkdir()
+    older = openpose_json.path_for_frame("scene-0.mp4", 99, tmp_path / "scene-0_keypoints")
+    older.write_text("{}")  # of a longer video
     program("stage", f"--output={tmp_path}", "--video", "--dancers=2", "--seconds=3", "--fps=5",
             "--width=160", "--height=120")  # fmt: skip
+    assert not older.exists()
     (video,) = tmp_path.glob("scene-0.*")
     names = [name for name in formats.FORMATS if name != "rerun" or find_spec("rerun")]
     out, keypoints = tmp_path / "out", tmp_path / "scene-0_keypoints"

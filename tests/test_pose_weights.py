@@ -495,6 +495,15 @@ def test_unwritable_cache_and_unknown_name(published, tmp_path, monkeypatch):
         zoo.find("net")
     with pytest.raises(UserError, match=r"known: mobilenet_v2_small, .*net"):
         zoo.find("nonsense")
+    monkeypatch.setattr(zoo, "_PREFERRED", ("net",))
+    with pytest.raises(UserError, match=r"cannot be read or written .* set JDANCE_CACHE"):
+        zoo.choose()
+
+
+def test_a_folder_with_a_frozen_graph(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "graph_opt.pb").touch()
+    assert importers.find(tmp_path) == tmp_path / "graph_opt.pb"
 
 
 @pytest.mark.parametrize(

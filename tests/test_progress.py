@@ -30,6 +30,15 @@ def test_startup_and_compilation_do_not_count(clock):
     assert lines(stream) == ["training: compiling", "training: 441/1000, 4:40 left"]
 
 
+def test_work_that_begins_in_the_middle(clock, capsys):
+    """As a video from --start on."""
+    report = progress.reporter("dance.mp4")
+    report(9001, 18000)
+    clock[0] = 30.0
+    report(9301, 18000)
+    assert capsys.readouterr().err.splitlines()[-1] == "dance.mp4: 9301/18000, 14:30 left"
+
+
 def test_estimate_uses_the_last_minute(clock):
     stream = io.StringIO()
     shown = progress.Progress("training", 1000, stream=stream)

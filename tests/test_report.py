@@ -140,3 +140,14 @@ def test_report_of_a_run(tiny_data, tmp_path):
     example = records.unpack(records.Dataset(tiny_data).source("val")[first["index"]])
     assert result["classes"][example.label] == first["true"]
     assert f"{first['true']}, taken for {first['guess']}" in text
+
+
+def test_clock_carries_rounded_seconds():
+    times = (0.0, 59.94, 59.97, 119.96, 3600.0)
+    assert [charts.clock(time) for time in times] == [
+        "0:00.0",
+        "0:59.9",
+        "1:00.0",
+        "2:00.0",
+        "60:00.0",
+    ]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from programs import program
 
-from jdance.data import records, videos
+from jdance.data import openpose_json, records, videos
 from jdance.data.prepare import prepare
 from jdance.data.sources import open_source
 from jdance.errors import UserError
@@ -135,6 +135,13 @@ def test_skeletons_are_refused(tmp_path):
     arguments = (f"--source={tmp_path}/a.npz", "--window=2", f"--output={tmp_path}/data")
     error = program("prepare", *arguments, status=1)[1]
     assert "--window=2: for videos in a folder or a manifest" in error
+    for label in ("walk", "wave"):
+        (tmp_path / "in" / label).mkdir(parents=True)
+        for number in range(2):
+            openpose_json.write(tmp_path / "in" / label / f"{number}.json", _people(number))
+    arguments = (f"--source={tmp_path}/in", "--window=2", f"--output={tmp_path}/data")
+    error = program("prepare", *arguments, status=1)[1]
+    assert "holds key points, but --window is for videos" in error
 
 
 def test_stage_videos_become_sequences(tmp_path):

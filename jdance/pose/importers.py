@@ -320,6 +320,7 @@ IMPORTERS: dict[str, Callable[[str | Path], Imported]] = {
 
 # The network in published files of a suffix; other suffixes are frozen TensorFlow graphs.
 _NETWORK_OF_SUFFIX = {
+    ".pb": "mobilenet_v2_small",
     ".pth": "openpose_vgg19",
     ".pt": "openpose_vgg19",
     ".caffemodel": "openpose_vgg19",

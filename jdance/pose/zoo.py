@@ -88,6 +88,10 @@ class _Damaged(UserError):
     """A cached file is not the published one."""
 
 
+class _Unusable(UserError):
+    """The cache folder cannot be read or written."""
+
+
 def find(name: str) -> Path:
     """The published weights of a pose network, downloaded on first use.
 
@@ -113,14 +117,19 @@ def choose() -> str:
     Raises:
         UserError: there is none, and the message has the addresses; or a cached file is damaged.
     """
+    unusable: _Unusable | None = None
     for name in _PREFERRED:
         try:
             find(name)
             return name
         except _Damaged:  # a less accurate network would hide it
             raise
+        except _Unusable as error:  # a read-only folder may have another network
+            unusable = error
         except UserError:
             continue
+    if unusable:
+        raise unusable
     files = " and ".join(source.url for source in DOWNLOADS[_PREFERRED[0]])
     names = " and ".join(source.file for source in DOWNLOADS[_PREFERRED[0]])
     raise UserError(
@@ -143,7 +152,7 @@ def _fetch(source: Download) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         _atomic_write(path, _download(source, path))
     except OSError as error:
-        raise UserError(
+        raise _Unusable(
             f"{path}: cannot be read or written ({error.strerror}); "
             "set JDANCE_CACHE to use another folder for downloaded weights"
         ) from error

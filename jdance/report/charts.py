@@ -140,7 +140,7 @@ def timeline(rows: Mapping[str, Sequence[Bar]], colors: Mapping[str, str], end: 
 
 def clock(seconds: float) -> str:
     """Formats a time as minutes and seconds: "1:02.0"."""
-    minutes, rest = divmod(seconds, 60)
+    minutes, rest = divmod(round(seconds, 1), 60)
     return f"{int(minutes)}:{rest:04.1f}"
 
 

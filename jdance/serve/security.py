@@ -70,7 +70,8 @@ class Guard:
                     rest = urlencode(query, doseq=True)
                     response = RedirectResponse("/" + (f"?{rest}" if rest else ""), 303)
                     response.set_cookie(
-                        self._cookie, self._token, httponly=True, samesite="strict",
+                        # Not "strict": then links on other sites would not open the page.
+                        self._cookie, self._token, httponly=True, samesite="lax",
                         secure=scope["scheme"] == "https",
                     )  # fmt: skip
             elif not self._matches(_cookie(headers, self._cookie)):

@@ -32,6 +32,7 @@ export class Camera {
 
   /** Opens a camera; lag: seconds of delay for smoothing. */
   async start(lag, device) {
+    this.lag = lag;
     if (!navigator.mediaDevices?.getUserMedia) {
       throw new Error("browsers give the camera only to https:// pages and to localhost");
     }
@@ -46,13 +47,16 @@ export class Camera {
     }
     this.video.srcObject = this.stream;
     await this.video.play();
-    await this.connect(lag);
+    await this.connect();
   }
 
-  connect(lag) {
+  /** Connects with the newest lag; replaces a connection with another one. */
+  connect() {
+    const before = this.socket;
     this.reset();
-    const socket = server.live(lag);
+    const socket = server.live(this.lag);
     this.socket = socket;
+    before?.close();
     socket.onmessage = (event) => this.receive(JSON.parse(event.data));
     return new Promise((resolve, reject) => {
       socket.onopen = () => {
@@ -60,7 +64,10 @@ export class Camera {
         resolve();
       };
       socket.onclose = (event) => {
-        if (this.socket !== socket) return;
+        if (this.socket !== socket) {
+          resolve();
+          return;
+        }
         const error = new Error(event.reason || "the server has closed the camera's connection");
         reject(error);
         this.onError(error);
@@ -68,12 +75,10 @@ export class Camera {
     });
   }
 
-  /** Reconnects with another lag. */
+  /** Reconnects with another lag; before the camera has started, only keeps it for then. */
   async setLag(lag) {
-    const before = this.socket;
-    this.socket = null;
-    before?.close();
-    await this.connect(lag);
+    this.lag = lag;
+    if (this.socket) await this.connect();
   }
 
   /** Sends each frame of the camera that comes while none is on its way. */
