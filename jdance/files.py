@@ -27,6 +27,23 @@ def list_visible(folder: Path) -> list[Path]:
     return sorted(visible, key=natural_key)
 
 
+def find_below(folder: Path, suffix: str) -> list[Path]:
+    """Lists the files with a suffix in a folder and those below it, in natural order.
+
+    Hidden files and folders are left out.
+    """
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, n) for n in names if n.endswith(suffix) and not n.startswith(".")]
+    return sorted(found, key=natural_key)
+
+
+def named(path: Path) -> Path:
+    """The path, or the absolute one of "." and "..", so that it has the folder's name."""
+    return path.resolve() if path.name in ("", "..") else path
+
+
 def distinct_names(paths: Sequence[Path], reserved: Iterable[str] = ()) -> list[str]:
     """Unique names for the results of files: the stem, else the whole name, else with a number.
 

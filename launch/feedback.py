@@ -37,14 +37,9 @@ _ENDING = "_feedback.json"
 
 def _results(folder: Path) -> list[Path]:
     """The results in a folder and those below it, without files of other formats."""
-    found = (path.relative_to(folder) for path in folder.rglob("*.json"))
-    chosen = (
-        path
-        for path in found
-        if not path.name.endswith((_ENDING, Coco.suffix, "_keypoints.json"))
-        and not any(part.startswith(".") for part in path.parts)
-    )
-    return [folder / path for path in sorted(chosen, key=files.natural_key)]
+    others = (_ENDING, Coco.suffix, "_keypoints.json")
+    found = files.find_below(folder, ".json")
+    return [path for path in found if not path.name.endswith(others)]
 
 
 def main() -> None:

@@ -56,13 +56,13 @@ def prepare(
     is_stage = source.startswith("stage:")
     annotations = [] if is_stage else _annotation_files(Path(source))
     items = _stage_items(source, seed) if is_stage else _coco_items(Path(source), annotations)
-    checksums = [files.checksum(file) for file in annotations]
     named = source if is_stage else Path(source).resolve().name
     with shards.output_folder(output, partition) as finished:
         if finished is not None:
             return finished
         splits = [name for name in SPLITS if any(item.split == name for item in items)]
         listed = [(item.name, item.split) for item in items]
+        checksums = [files.checksum(file) for file in annotations]
         described = repr((records.VERSION, source, seed, partition, listed, checksums))
         plan = hashlib.sha256(described.encode("utf-8", "replace")).hexdigest()
         items = items[partition.process :: partition.processes]

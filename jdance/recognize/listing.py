@@ -44,8 +44,7 @@ def collect(path: Path, ignored: Iterable[Path] = ()) -> tuple[list[Path], list[
         return [path], []
     inputs = sorted(images.find(path) + videos.find(path), key=files.natural_key)
     if not inputs and openpose_json.frames(path):
-        # The results have the folder's name, which "." and ".." do not have.
-        return [path if path.name not in ("", "..") else path.resolve()], []
+        return [files.named(path)], []
     expected = {entry.resolve() for entry in (*inputs, *ignored)}
     belongs = _belonging(inputs)
     unreadable = sorted(

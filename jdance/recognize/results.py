@@ -304,4 +304,4 @@ def _stem(folder: str | Path, source: str) -> Path:
     if path.is_file() and folder.resolve() in (path.parent.resolve(), path.resolve().parent):
         raise UserError(f"{folder}: is the folder of {path.name}; choose another one")
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / ((path.resolve() if path.name in ("", "..") else path).stem or _NO_FILE)
+    return folder / (files.named(path).stem or _NO_FILE)

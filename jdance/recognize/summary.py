@@ -74,13 +74,9 @@ def find(folder: Path) -> list[str]:
     Raises:
         UserError: there are none.
     """
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, n) for n in names if n.endswith(".csv") and not n.startswith(".")]
     names = [
         path.relative_to(folder).as_posix().removesuffix(".csv")
-        for path in sorted(found, key=files.natural_key)
+        for path in files.find_below(folder, ".csv")
         if _is_timeline(path)
     ]
     if not names:

@@ -8,7 +8,7 @@ branch has a weight (an inverse temperature) of its own, so a branch that errs c
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import optimize, special
@@ -157,7 +157,7 @@ def load_temperature(workdir: Path, checkpoint: str = NEWEST, step: int | None =
     Raises:
         UserError: the calibration file is damaged.
     """
-    return _read(_path(workdir, checkpoint), step)[0]
+    return _read(_path(workdir, checkpoint), step).temperature
 
 
 def load_min_confidence(workdir: Path, checkpoint: str = NEWEST, step: int | None = None) -> float:
@@ -165,7 +165,7 @@ def load_min_confidence(workdir: Path, checkpoint: str = NEWEST, step: int | Non
 
     Arguments and errors are those of `load_temperature`.
     """
-    return _read(_path(workdir, checkpoint), step)[1]
+    return _read(_path(workdir, checkpoint), step).min_confidence
 
 
 def load_branch_weights(
@@ -175,7 +175,7 @@ def load_branch_weights(
 
     Arguments and errors are those of `load_temperature`.
     """
-    return _read(_path(workdir, checkpoint), step)[2]
+    return _read(_path(workdir, checkpoint), step).branch_weights
 
 
 def fitted_branches(
@@ -185,17 +185,16 @@ def fitted_branches(
 
     Arguments and errors are those of `load_temperature`.
     """
-    weights = load_branch_weights(workdir, checkpoint, step)
-    if not weights:
+    stored = _read(_path(workdir, checkpoint), step)
+    if not stored.branch_weights:
         return {}
-    content = json.loads(_path(workdir, checkpoint).read_text())
-    return {"branch_weights": weights, "split": content.get("split", "")}
+    return {"branch_weights": stored.branch_weights, "split": stored.split}
 
 
 def warning(workdir: Path, checkpoint: str, step: int) -> str:
     """A line if a run's checkpoint was calibrated at another step than `step`, or ""."""
     path = _path(workdir, checkpoint)
-    fitted = _read(path, None)[3]
+    fitted = _read(path, None).step
     if fitted in (None, step):
         return ""
     return (
@@ -204,11 +203,21 @@ def warning(workdir: Path, checkpoint: str, step: int) -> str:
     )
 
 
-def _read(path: Path, step: int | None) -> tuple[float, float, list[float], int | None]:
-    """Temperature, min_confidence, branch weights and step in a file.
+class _Stored(NamedTuple):
+    """A calibration file, see `calibrate`."""
 
-    1, 0, [] and None if there is none, or one of another step. Files of earlier versions have no
-    step and apply to any.
+    temperature: float
+    min_confidence: float
+    branch_weights: list[float]
+    split: str = ""
+    step: int | None = None
+
+
+def _read(path: Path, step: int | None) -> _Stored:
+    """Reads a calibration file.
+
+    1, 0 and [] if there is none, or one of another step. Files of earlier versions have no step and
+    apply to any.
     """
     try:
         content = json.loads(path.read_text())
@@ -217,7 +226,7 @@ def _read(path: Path, step: int | None) -> tuple[float, float, list[float], int 
         weights = [float(weight) for weight in content.get("branch_weights", [])]
         fitted = None if content.get("step") is None else int(content["step"])
     except FileNotFoundError:
-        return 1.0, 0.0, [], None
+        return _Stored(1.0, 0.0, [])
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path}: not a calibration ({error}); remove or repeat it") from error
     in_range = all(0 <= weight <= _RANGE[1] for weight in weights)
@@ -227,8 +236,8 @@ def _read(path: Path, step: int | None) -> tuple[float, float, list[float], int 
             f"{weights}; remove or repeat the calibration"
         )
     if step is not None and fitted not in (None, step):
-        return 1.0, 0.0, [], None
-    return temperature, min_confidence, weights, fitted
+        return _Stored(1.0, 0.0, [])
+    return _Stored(temperature, min_confidence, weights, str(content.get("split", "")), fitted)
 
 
 def _path(workdir: Path, checkpoint: str) -> Path:
