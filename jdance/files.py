@@ -39,6 +39,15 @@ def find_below(folder: Path, suffix: str) -> list[Path]:
     return sorted(found, key=natural_key)
 
 
+def version(path: Path) -> tuple[int, int] | None:
+    """Size in bytes and modification time in nanoseconds of a file; None if it is missing."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
 def named(path: Path) -> Path:
     """The path, or the absolute one of "." and "..", so that it has the folder's name."""
     return path.resolve() if path.name in ("", "..") else path

@@ -5,6 +5,7 @@ Own code, since the filelock package has flock and heartbeats (version 4) only a
 
 import json
 import os
+import shutil
 import socket
 import threading
 import time
@@ -149,3 +150,11 @@ def take(path: Path) -> int | None:
         os.close(file)
         return None
     return file
+
+
+def remove_unlocked(folder: Path, name: str) -> None:
+    """Removes a folder whose owner, which held the lock of this file in it, has died."""
+    file = take(folder / name)
+    if file is not None:
+        os.close(file)
+        shutil.rmtree(folder, ignore_errors=True)

@@ -18,8 +18,10 @@ from typing import Any
 
 from absl import flags
 
+from jdance import files
 from jdance.cli import former_name, pose_flags, refuse_flags, run
 from jdance.data import manifest, prepare_scenes, records, shards
+from jdance.data.items import Source
 from jdance.data.prepare import prepare, summary
 from jdance.data.sources import open_source
 from jdance.data.splits import split_name
@@ -136,6 +138,8 @@ def _fractions() -> dict[str, float]:
         raise UserError(
             f"--fractions={_FRACTIONS.value}: expected train=0.8,val=0.1,test=0.1"
         ) from None
+    if "" in result:
+        raise UserError(f"--fractions={_FRACTIONS.value}: a split has no name")
     if not 0 < sum(result.values()) <= 1.0001 or min(result.values()) < 0:
         raise UserError(f"--fractions={_FRACTIONS.value}: fractions must sum to at most 1")
     return result
@@ -144,6 +148,27 @@ def _fractions() -> dict[str, float]:
 def _is_media(source: str) -> bool:
     """Whether a source can hold videos."""
     return Path(source).is_dir() or Path(source).suffix.lower() in manifest.SUFFIXES
+
+
+def _refuse_flags(source: Source, name: str) -> None:
+    """Raises UserError for flags without effect on this kind of source."""
+    if not source.has_images:
+        reason = f"--source={name}: holds key points without images; only images have"
+        refuse_flags(("pose", "pose_size", "pose_views", "also_whole", "frames_per_second"), reason)
+    if not _is_media(name):
+        refuse_flags(("label_all",), f"--source={name}: only a folder or a manifest has")
+        if not _POSE.value:
+            refuse_flags(("min_joints",), f"--source={name}: its people are known; no")
+    if not source.needs_pose and not _POSE.value:
+        refuse_flags(("pose_size", "pose_views"), "without a pose network there is no")
+
+
+def _weight_files(pose: str) -> list[Path]:
+    """The files of a pose network that is given as a file or a folder."""
+    path = Path(pose)
+    if not pose or not path.exists():
+        return []
+    return files.find_below(path, "") if path.is_dir() else [path]
 
 
 def _prepare(output: Path, partition: shards.Partition) -> dict[str, Any]:
@@ -158,6 +183,7 @@ def _prepare(output: Path, partition: shards.Partition) -> dict[str, Any]:
         return prepare_scenes.prepare(
             name, output, seed=_SEED.value, workers=_WORKERS.value, partition=partition
         )
+    fractions = _fractions()
     if _POSE.value and _KEYPOINTS.value:
         raise UserError("give either --pose or --keypoints, not both")
     if _WINDOW.value and (_KEYPOINTS.value or partition.processes > 1 or not _is_media(name)):
@@ -165,6 +191,8 @@ def _prepare(output: Path, partition: shards.Partition) -> dict[str, Any]:
             f"--window={_WINDOW.value:g}: for videos in a folder or a manifest .csv, without "
             "--keypoints and --num_processes"
         )
+    if _WINDOW.value:
+        shards.check_free(output)  # before hours of tracking
     labels = {old: new or old for old, _, new in (word.partition("=") for word in _LABELS.value)}
     source = open_source(
         name,
@@ -172,10 +200,12 @@ def _prepare(output: Path, partition: shards.Partition) -> dict[str, Any]:
         where=_WHERE.value,
         split_column=_SPLIT_COLUMN.value,
         labels=labels,
-        keypoints=Path(_KEYPOINTS.value) if _KEYPOINTS.value else None,
+        keypoints=copies.local(_KEYPOINTS.value) if _KEYPOINTS.value else None,
         frames_per_second=None if _WINDOW.value else _FRAMES_PER_SECOND.value,
+        min_joints=_MIN_JOINTS.value,
         seed=_SEED.value,
     )
+    _refuse_flags(source, name)
     for note in source.notes:
         print(f"note: {note}")
     estimator, pose = None, _POSE.value
@@ -206,7 +236,7 @@ def _prepare(output: Path, partition: shards.Partition) -> dict[str, Any]:
         output,
         estimator,
         pose=pose or ("key-point files" if _KEYPOINTS.value else ""),
-        fractions=_fractions(),
+        fractions=fractions,
         seed=_SEED.value,
         workers=_WORKERS.value,
         also_whole=_ALSO_WHOLE.value,
@@ -219,6 +249,7 @@ def _prepare(output: Path, partition: shards.Partition) -> dict[str, Any]:
                 _POSE_VIEWS.value,
                 _WINDOW.value,
                 _FRAMES_PER_SECOND.value,
+                [files.version(file) for file in _weight_files(pose)],
             )
         ),
         partition=partition,

@@ -8,11 +8,12 @@ from functools import partial
 
 import numpy as np
 import pytest
-from conftest import tiny_source
+from conftest import tiny_image, tiny_source
 
 from jdance import files
-from jdance.data import prepare, record_writer, records
+from jdance.data import images, prepare, record_writer, records
 from jdance.data.shards import Partition
+from jdance.data.sources import open_source
 from jdance.errors import UserError
 
 
@@ -161,3 +162,28 @@ def test_shards_of_other_arguments_or_damaged_ones_are_not_kept(tmp_path, monkey
     prepare.prepare(stopping_source(60, loaded, None), folder, None, min_joints=5)
     assert "image 1" not in loaded and "image 12" not in loaded and "image 14" in loaded
     assert len(records.Dataset(folder).source("train")) == 39  # six of 45 are unreadable
+
+
+def test_shards_of_changed_files_are_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(record_writer, "_RECORDS_PER_SHARD", 3)
+    for i in range(20):
+        (tmp_path / "in" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        images.write(tmp_path / "in" / "ab"[i % 2] / f"{i}.png", tiny_image(i)[0])
+    seen = 0
+
+    def detect(image):
+        nonlocal seen
+        seen += 1
+        if seen == 12:
+            raise Interrupted
+        return tiny_image(0)[1]
+
+    def run():
+        return prepare.prepare(open_source(str(tmp_path / "in")), tmp_path / "out", detect)
+
+    with pytest.raises(Interrupted):
+        run()
+    images.write(tmp_path / "in" / "a" / "0.png", tiny_image(9)[0])
+    seen = 100
+    run()
+    assert seen == 120  # all are read again

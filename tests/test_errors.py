@@ -72,7 +72,7 @@ def test_failing_disk_does_not_discard_checkpoints(tmp_path, monkeypatch):
 def test_failing_disk_does_not_count_as_a_damaged_shard(tiny_data, monkeypatch):
     dataset = records.Dataset(tiny_data)
     monkeypatch.setattr(files, "checksum", lambda path: os.close(-1))
-    assert "cannot be read" in next(dataset.find_damage(trust_marks=False))
+    assert "cannot be read" in next(dataset.find_damage(trust_marks=False))[1]
 
     def fail(path):
         raise OSError(errno.ESTALE, "Stale file handle", str(path))

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import re
+import tempfile
 import threading
 import time
 import zipfile
@@ -22,7 +23,7 @@ from jdance.recognize import formats, timeline
 from jdance.recognize.video import Settings, recognize_video
 from jdance.serve import recognition
 from jdance.serve.app import display_name
-from jdance.serve.jobs import Job
+from jdance.serve.jobs import Job, Jobs, Limits
 from jdance.serve.worker import Priority, Stopped
 
 PEOPLE = [(40, 70), (150, 70)]
@@ -302,13 +303,16 @@ def test_stopped_recognition_closes_the_video(recognizer, clip, tmp_path, monkey
 
 
 def test_unattended_jobs_are_cancelled_and_old_results_deleted(recognizer, clip):
-    limits = dict(unattended_seconds=0.5, keep_seconds=0.5, results=2)
+    limits = dict(unattended_seconds=1000.0, keep_seconds=1000.0, results=2)
     with application(recognizer, **limits) as client:
         jobs = client.server.jobs
+
+        def leave(path):
+            jobs.get(path.rpartition("/")[2]).touched -= 1001
+
         with held(client.server):
-            upload(client, clip, "a.webm")
-            upload(client, clip, "b.webm")
-            time.sleep(0.6)
+            leave(upload(client, clip, "a.webm"))
+            leave(upload(client, clip, "b.webm"))
             jobs.expire()
         wait_for(lambda: not list(jobs.root.iterdir()))
         done = [upload(client, spots.jpeg(PEOPLE)) for _ in range(3)]
@@ -316,7 +320,8 @@ def test_unattended_jobs_are_cancelled_and_old_results_deleted(recognizer, clip)
             wait(client, job)
         jobs.expire()
         assert [client.get(job).status_code for job in done] == [404, 200, 200]
-        time.sleep(0.6)
+        for job in done[1:]:
+            leave(job)
         jobs.expire()
         wait_for(lambda: not list(jobs.root.iterdir()))  # the server's own thread may do it
 
@@ -330,3 +335,19 @@ def test_close_deletes_everything(recognizer, clip):
     assert not root.exists()
     with pytest.raises(Stopped):
         client.server.worker.submit(Priority.LIVE, int).result()
+
+
+def test_only_files_of_killed_servers_are_deleted(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    running = Jobs(Limits(), recognize=print)
+    os.utime(running.root.parent / "lock", (1e9, 1e9))
+    for name in ("jdance-serve-killed", "jdance-serve-starting", "other"):
+        (tmp_path / name / "jobs").mkdir(parents=True)
+        (tmp_path / name / "lock").touch()
+        if "starting" not in name:
+            os.utime(tmp_path / name / "lock", (1e9, 1e9))
+    Jobs(Limits(), recognize=print).close()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {running.root.parent.name, "jdance-serve-starting", "other"}
+    running.close()
+    assert not running.root.exists()

@@ -82,3 +82,10 @@ def test_invalid_partitions_raise(tmp_path):
     (tmp_path / "other" / "notes.txt").touch()
     with pytest.raises(UserError, match=r"holds notes\.txt"):
         prepare(tiny_source(12), tmp_path / "other", None, partition=Partition(0, 2))
+
+
+def test_parts_of_a_source_that_has_changed_are_not_merged(tmp_path):
+    prepare(tiny_source(12), tmp_path, None, partition=Partition(0, 2))
+    larger = tiny_source(15)
+    with pytest.raises(UserError, match="the source has changed in between"):
+        prepare(larger, tmp_path, None, partition=Partition(1, 2))

@@ -188,3 +188,96 @@ def test_video_keypoints(tmp_path):
     assert "x_000000000002_keypoints.json: no such file" in known.problems[2]
     with pytest.raises(UserError, match=r"y_000000000000_keypoints\.json: no such file"):
         openpose_json.VideoKeypoints("y.mp4", tmp_path)
+
+
+def test_people_in_key_point_files_are_counted_from_the_left(tmp_path):
+    """OpenPose writes them in any order."""
+    left, right = person(20, 10, 40), person(70, 10, 40)
+    rows = ["path,label,person"]
+    for i in range(4):
+        images.write(tmp_path / f"{i}.png", np.zeros((90, 120, 3), np.uint8))
+        write(tmp_path / "points" / f"{i}_keypoints.json", right, left)
+        rows += [f"{i}.png,left,0", f"{i}.png,right,1"]
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    source = open_source(str(tmp_path / "list.csv"), keypoints=tmp_path / "points")
+    info = prepare(source, tmp_path / "out", None)
+    for split in info["splits"]:
+        for example in load(tmp_path / "out", split):
+            name = info["classes"][example.label]
+            joints = left if name == "left" else right
+            expected = crop.to_crop(joints, crop.person_square(joints))
+            np.testing.assert_allclose(example.keypoints, expected, atol=0.1)
+            assert example.person == ("left", "right").index(name)
+
+
+def _key_points_of(source):
+    """{item: key points, or the error's text}."""
+    found = {}
+    for item in source.items:
+        try:
+            found[item.name] = item.load().detected
+        except UserError as error:
+            found[item.name] = str(error)
+    return found
+
+
+def test_images_that_share_a_stem_have_key_points_of_their_own(tmp_path):
+    folder, points = tmp_path / "in" / "jump", tmp_path / "points" / "jump"
+    folder.mkdir(parents=True)
+    for name in ("a.jpg", "a.png", "b.png", "c.png"):
+        images.write(folder / name, np.zeros((90, 120, 3), np.uint8))
+    a_jpg, a_png, b, c = (person(5 + 9 * i, 5, 40) for i in range(4))
+    write(points / "a.jpg_keypoints.json", a_jpg)
+    write(points / "a_keypoints.json", a_png)  # of which of the two?
+    write(points / "b_keypoints.json", b)
+    write(points / "c.png_keypoints.json", c)  # as the results of recognition may be called
+    found = _key_points_of(open_source(str(tmp_path / "in"), keypoints=tmp_path / "points"))
+    assert "a.png_keypoints.json: no such file" in found.pop("jump/a.png")
+    for name, expected in {"a.jpg": a_jpg, "b.png": b, "c.png": c}.items():
+        np.testing.assert_allclose(found[f"jump/{name}"][0], expected, atol=0.1)
+
+
+def test_absolute_paths_have_key_points_in_the_folders_of_the_manifest(tmp_path):
+    rows = ["path,label"]
+    for i, name in enumerate(("jump", "turn")):
+        (tmp_path / name).mkdir()
+        images.write(tmp_path / name / "a.png", np.zeros((90, 120, 3), np.uint8))
+        write(tmp_path / "points" / name / "a_keypoints.json", person(5 + 9 * i, 5, 40))
+        rows.append(f"{tmp_path / name / 'a.png'},{name}")
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    source = open_source(str(tmp_path / "list.csv"), keypoints=tmp_path / "points")
+    for found, i in zip(_key_points_of(source).values(), range(2), strict=True):
+        np.testing.assert_allclose(found[0], person(5 + 9 * i, 5, 40), atol=0.1)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "list.csv").write_text("\n".join(rows))
+    write(tmp_path / "points" / "a_keypoints.json", person(5, 5, 40))
+    with pytest.raises(UserError, match=r"several images are a\.png"):
+        open_source(str(tmp_path / "elsewhere" / "list.csv"), keypoints=tmp_path / "points")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda joints: joints * [1 / 120, 1 / 90, 1], "look like fractions of the image"),
+        (lambda joints: joints * [20, 20, 1], "lie outside the image of 120 x 90 pixels"),
+    ],
+)
+def test_key_points_in_other_units_are_refused(tmp_path, change, message):
+    write(tmp_path / "x.json", change(person(20, 10, 40)))
+    with pytest.raises(UserError, match=message):
+        openpose_json.read(tmp_path / "x.json", (90, 120))
+    write(tmp_path / "x.json", change(person(20, 10, 40)), person(60, 10, 40))
+    assert len(openpose_json.read(tmp_path / "x.json", (90, 120))) == 2
+
+
+def test_detections_of_few_joints_are_not_tracked(tmp_path):
+    ghost = np.zeros((18, 3), np.float32)
+    ghost[:2] = [[0, 0, 1], [900, 900, 1]]
+    for i in range(5):
+        write(tmp_path / f"{i}.json", person(50 + i, 40, 80), *[ghost] * (i == 2))
+    paths = openpose_json.frames(tmp_path)
+    np.testing.assert_allclose(
+        openpose_json.read_sequence(paths, 4)[:, 1, 0],
+        [person(50 + i, 40, 80)[1, 0] for i in range(5)],
+        atol=0.01,
+    )

@@ -240,6 +240,7 @@ def test_nonfinite_loss_is_not_saved(tiny_data, tmp_path):
         ("model.dtype", "float33", "float33"),
         ("log_every", 0, "log_every=0: must be greater than 0"),
         ("seed", -1, "seed=-1: must not be negative"),
+        ("optimizer.boundaries", (1.0, -2.0), "-2.0.: must not be negative"),
         ("epochs", float("nan"), "epochs=nan"),
         ("data.dir", "nothing", "no such file"),
         ("model.dropout", 1.5, "must be less than 1"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import tiny_image
 
-from jdance.data import prepare, sources, videos
+from jdance.data import containers, prepare, sources, videos
 from jdance.errors import UserError
 
 
@@ -95,6 +95,54 @@ def test_data_set_of_labeled_videos(tmp_path):
     info = prepare.prepare(source, tmp_path / "out", people, fractions={"train": 0.5, "test": 0.5})
     # No video is in two splits.
     assert [info["splits"][name]["count"] for name in ("train", "test")] == [20, 20]
+
+
+def test_two_people_of_a_moment_do_not_decode_the_video_again(tmp_path, monkeypatch):
+    write_video(tmp_path / "x.webm")
+    rows = ["path,label,start,end,person"]
+    moments = [1.5, 0.5, 1.0]  # in any order
+    rows += [f"x.webm,a,{t},{t + 0.4},{person}" for person in (0, 1) for t in moments]
+    (tmp_path / "m.csv").write_text("\n".join(rows))
+    opened = []
+    monkeypatch.setattr(
+        videos, "Video", lambda path, video=videos.Video: opened.append(path) or video(path)
+    )
+    source = sources.open_source(str(tmp_path / "m.csv"))
+    found = [round((item.load().image.mean() - 20) / 8) for item in source.items]
+    assert found == [5, 5, 10, 10, 15, 15] and len(opened) == 1
+
+
+def test_frames_that_show_damage_are_left_out(tmp_path, monkeypatch):
+    decode = containers.decode_frames
+
+    def damaged(path, info, errors, hardware=""):
+        for i, frame in enumerate(decode(path, info, errors, hardware)):
+            if i == 7:
+                errors.append("bits are wrong")
+            yield frame._replace(is_key=i % 5 == 0)
+
+    monkeypatch.setattr(containers, "decode_frames", damaged)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        write_video(tmp_path / name / "x.webm")
+    source = sources.open_source(str(tmp_path), frames_per_second=10.0)
+    info = prepare.prepare(source, tmp_path / "out", lambda image: tiny_image(0)[1])
+    assert sum(part["count"] for part in info["splits"].values()) == 2 * 17
+    assert [entry["file"] for entry in info["skipped"]] == ["a/x.webm", "b/x.webm"]
+    assert "some of its frames are damaged; they are left out" in info["skipped"][0]["reason"]
+
+
+def test_spellings_of_a_path_are_one_group(tmp_path):
+    write_video(tmp_path / "x.webm")
+    rows = ["path,label,group,start,end"]
+    names = ["x.webm", "./x.webm", str(tmp_path / "x.webm")]
+    rows += [f"{name},a,,{i / 2},{i / 2 + 0.5}" for i, name in enumerate(names)]
+    (tmp_path / "m.csv").write_text("\n".join(rows))
+    source = sources.open_source(str(tmp_path / "m.csv"))
+    assert {item.group for item in source.items} == {"x.webm"} and not source.notes
+    (tmp_path / "m.csv").write_text("\n".join([*rows, "x.webm,a,anna,1.5,2"]))
+    (note,) = sources.open_source(str(tmp_path / "m.csv")).notes
+    assert "x.webm has rows of 2 groups" in note
 
 
 def test_manifest_of_video_segments(tmp_path):

@@ -59,11 +59,19 @@ class VideoInfo:
 
 
 class DecodedFrame(NamedTuple):
-    """A decoded frame: time in seconds if known, whether it is intact, and its pixels on demand."""
+    """A decoded frame.
+
+    Attributes:
+        time: in seconds, if known.
+        intact: whether the decoder found no damage.
+        image: computes its pixels.
+        is_key: whether it depends on no other frame.
+    """
 
     time: float | None
     intact: bool
     image: Callable[[], np.ndarray]
+    is_key: bool = True
 
 
 def is_video(path: Path) -> bool:
@@ -363,7 +371,7 @@ def decode_frames(
                 time = None if frame.time is None else float(frame.time) - info.origin
                 if time is None or time > begin - 1e-6:
                     image = partial(_pixels, frame, info)
-                    yield DecodedFrame(time, not frame.is_corrupt, image)
+                    yield DecodedFrame(time, not frame.is_corrupt, image, bool(frame.key_frame))
 
 
 def _attempt(call: Callable[..., Any], *arguments: Any, errors: list[str]) -> Any:

@@ -36,6 +36,14 @@ def largest_person(people: np.ndarray) -> int:
     return int(np.argmax([width * height for _, _, width, height in boxes]))
 
 
+def from_left(people: np.ndarray) -> np.ndarray:
+    """People [N, 18, 3], each with a joint, in the order of the centers of their boxes."""
+    present, x = skeleton.is_present(people), people[..., 0]
+    left = np.where(present, x, np.inf).min(axis=-1)
+    right = np.where(present, x, -np.inf).max(axis=-1)
+    return people[np.argsort(left + right, kind="stable")]
+
+
 def person_square(keypoints: np.ndarray) -> Square:
     """Square around the present key points of [18, 3]; at least one."""
     x, y, width, height = tight_box(keypoints)

@@ -40,6 +40,19 @@ class Loaded(NamedTuple):
     detected: np.ndarray | None = None
 
 
+Load = Callable[[], Loaded]  # may raise UserError; picklable
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Returns the key points float32 [J, 3] (sequence: [T, J, 3]) of a person without an image."""
+
+    keypoints: np.ndarray
+
+    def __call__(self) -> Loaded:
+        return Loaded(None, self.keypoints[None])
+
+
 class Span(NamedTuple):
     """A part of a video file, from `start` to `end` in seconds."""
 
@@ -55,7 +68,7 @@ class Item:
     Attributes:
         name: shown in messages and stored in records.
         people: the labeled people.
-        load: reads or renders the content, or raises UserError; picklable.
+        load: reads or renders the content.
         split: None if it is to be drawn.
         group: items of a group always share a split.
         span: the part of a video, if it is not divided into frames.
@@ -63,7 +76,7 @@ class Item:
 
     name: str
     people: tuple[LabeledPerson, ...]
-    load: Callable[[], Loaded]
+    load: Load
     split: str | None = None
     group: str = ""
     span: Span | None = None
@@ -82,6 +95,7 @@ class Source:
         name: "stage:PRESET", or the name of the folder or file.
         notes: messages for the user, one per line.
         needs_pose: whether a pose network must detect the people.
+        has_images: whether items have images, rather than key points alone.
     """
 
     items: list[Item]
@@ -92,3 +106,4 @@ class Source:
     name: str = ""
     notes: list[str] = field(default_factory=list)
     needs_pose: bool = False
+    has_images: bool = True

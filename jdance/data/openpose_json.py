@@ -13,7 +13,7 @@ import numpy as np
 from jdance import files, skeleton
 from jdance.data import crop
 from jdance.errors import UserError
-from jdance.progress import rounded
+from jdance.progress import counted, rounded
 
 # OpenPose writes them without the networks for face and hands, too.
 _EMPTY_KEYS = (
@@ -21,24 +21,30 @@ _EMPTY_KEYS = (
     "face_keypoints_3d", "hand_left_keypoints_3d", "hand_right_keypoints_3d",
 )  # fmt: skip
 
+_MAX_FRACTION = 2.0  # of the image's size; larger coordinates are pixels
+
 
 def path_for(image: Path, folder: Path) -> Path:
     """Path of an image's key points: FOLDER/<stem>_keypoints.json."""
     return folder / f"{image.stem}_keypoints.json"
 
 
-def read(path: Path) -> np.ndarray:
+def read(path: Path, shape: tuple[int, ...] = ()) -> np.ndarray:
     """Reads the people of an image, float32 [N, 18, 3]: x, y in pixels, score.
 
     "pose_keypoints_2d" may be in the layout COCO-18, BODY_25 or COCO-17, inferred from its length.
 
+    Args:
+        path: of the file.
+        shape: height and width of the image in pixels; (): unknown.
+
     Raises:
-        UserError: the file is missing or has another format.
+        UserError: the file is missing, has another format, or is for another image.
     """
     try:
         entries = json.loads(path.read_text())["people"]
-        people = [np.array(entry["pose_keypoints_2d"], np.float32) for entry in entries]
-        converted = [skeleton.to_coco18(person.reshape(-1, 3)) for person in people]
+        arrays = [np.array(entry["pose_keypoints_2d"], np.float32) for entry in entries]
+        converted = [skeleton.to_coco18(array.reshape(-1, 3)) for array in arrays]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected the key points of an image") from None
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError,
@@ -47,7 +53,27 @@ def read(path: Path) -> np.ndarray:
             f"{path}: not OpenPose key points ({error}); see docs/data-formats.md"
         ) from error
     present = [person for person in converted if person.any()]
-    return np.stack(present) if present else np.zeros((0, skeleton.NUM_JOINTS, 3), np.float32)
+    people = np.stack(present) if present else np.zeros((0, skeleton.NUM_JOINTS, 3), np.float32)
+    if shape:
+        _check_pixels(path, people, *shape)
+    return people
+
+
+def _check_pixels(path: Path, people: np.ndarray, height: int, width: int) -> None:
+    """Raises UserError if people [N, 18, 3] cannot be those of an image of this size."""
+    xy = people[skeleton.is_present(people), :2]
+    if not len(xy):
+        return
+    if xy.max() <= _MAX_FRACTION < min(height, width):
+        raise UserError(
+            f"{path}: its key points look like fractions of the image; write them in pixels "
+            "(OpenPose's --keypoint_scale=0)"
+        )
+    if not ((xy >= 0) & (xy <= (width, height))).all(-1).any():
+        raise UserError(
+            f"{path}: its key points lie outside the image of {width} x {height} pixels; detect "
+            "them in an image of this size"
+        )
 
 
 def path_for_frame(video: str, index: int, folder: Path) -> Path:
@@ -63,11 +89,17 @@ class VideoKeypoints:
     Attributes:
         problems: {frame: error message} of the frames read so far.
 
+    Args:
+        video: name of its file.
+        folder: of the files.
+        shape: of its frames, see `read`.
+
     Raises:
         UserError: the folder has no file of the video.
     """
 
-    def __init__(self, video: str, folder: Path):
+    def __init__(self, video: str, folder: Path, shape: tuple[int, ...] = ()):
+        self._shape = shape
         self._paths = video_frames(video, folder)
         self._expected = partial(path_for_frame, video, folder=folder)
         self.problems: dict[int, str] = {}
@@ -77,7 +109,7 @@ class VideoKeypoints:
     def __call__(self, index: int) -> np.ndarray:
         """Reads the people in frame `index`, float32 [N, 18, 3]."""
         try:
-            return read(self._paths.get(index) or self._expected(index))
+            return read(self._paths.get(index) or self._expected(index), self._shape)
         except UserError as error:
             self.problems[index] = str(error)
             return np.zeros((0, skeleton.NUM_JOINTS, 3), np.float32)
@@ -114,10 +146,11 @@ def frame_indices(paths: Sequence[Path]) -> list[int]:
     return list(range(len(paths)))
 
 
-def read_sequence(paths: Sequence[Path]) -> np.ndarray:
+def read_sequence(paths: Sequence[Path], min_joints: int = 1) -> np.ndarray:
     """Reads a clip and tracks its largest person: float32 [T, 18, 3], see `track_largest`.
 
     Leading and trailing frames without the person are removed. Frames without a file are all zeros.
+    People with fewer than `min_joints` joints are ignored.
 
     Raises:
         UserError: a file has another format, or no frame has a person.
@@ -125,12 +158,20 @@ def read_sequence(paths: Sequence[Path]) -> np.ndarray:
     empty = np.zeros((0, skeleton.NUM_JOINTS, 3), np.float32)
     at = dict(zip(frame_indices(paths), paths, strict=True))
     track = track_largest(
-        [read(at[i]) if i in at else empty for i in range(max(at, default=-1) + 1)]
+        [
+            with_joints(read(at[i]), min_joints) if i in at else empty
+            for i in range(max(at, default=-1) + 1)
+        ]
     )
     visible = np.flatnonzero(track[..., 2].any(-1))
     if not len(visible):
-        raise UserError("no person in any of its frames")
+        raise UserError(f"no person with at least {counted(min_joints, 'joint')} in any frame")
     return track[visible[0] : visible[-1] + 1]
+
+
+def with_joints(people: np.ndarray, minimum: int) -> np.ndarray:
+    """Those of the people [N, 18, 3] who have a minimum number of joints."""
+    return people[skeleton.is_present(people).sum(-1) >= minimum]
 
 
 def track_largest(frames: Sequence[np.ndarray]) -> np.ndarray:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from jdance import skeleton
-from jdance.data import crop, images, record_writer, records, shards, splits
-from jdance.data.items import Item, LabeledPerson, Loaded, Source
+from jdance import files, skeleton
+from jdance.data import crop, images, openpose_json, record_writer, records, shards, splits
+from jdance.data.items import Given, Item, LabeledPerson, Loaded, Source
 from jdance.data.videos import DamagedVideo
 from jdance.data.workers import load_all
 from jdance.errors import UserError
@@ -61,7 +61,8 @@ def prepare(
         split_by: "video" draws splits for whole groups, "frame" for single images (as the paper
             does, which leaks frames of one video into all splits).
         settings: of source and estimator, such as the size of its images. An interrupted run with
-            the same items, arguments and settings is continued after its last finished shard.
+            the same items, unchanged files, arguments and settings is continued after its last
+            finished shard.
         partition: the part of the items to process; splits are drawn from all of them.
 
     Returns:
@@ -81,11 +82,12 @@ def prepare(
         names = {item.split for item in items if item.split}
         ordered = [name for name in splits.SPLITS if name in names]
         ordered += sorted(names - set(splits.SPLITS))
-        arguments = pose, settings, seed, also_whole, min_joints, classes, source.name, partition
+        arguments = pose, settings, seed, also_whole, min_joints, classes, source.name
         plan = _digest(items, arguments)
         items = items[partition.process :: partition.processes]
 
-        with record_writer.open_writers(output, ordered, partition.prefix, plan) as writers:
+        journaled = f"{plan} {_versions(items)}"
+        with record_writer.open_writers(output, ordered, partition.prefix, journaled) as writers:
             todo = [
                 (number, item)
                 for number, item in enumerate(items)
@@ -113,7 +115,8 @@ def prepare(
                         note["copies"] = len(item.people)
                 except UserError as error:
                     # Damage of a video is listed once for all of its frames.
-                    name = item.group if isinstance(error, DamagedVideo) else item.name
+                    is_video = isinstance(error, DamagedVideo)
+                    name = item.name.rpartition(" at ")[0] if is_video else item.name
                     note = {"skipped": [images.printable(name), images.printable(str(error))]}
                     found = []
                 writers[item.split].start_item(number, note or None)
@@ -145,7 +148,7 @@ def prepare(
             "skipped": [{"file": name, "reason": reason} for name, reason in skipped],
             "unmatched": [name for _, note in notes for name in note.get("unmatched", [])],
         }
-        return shards.write_info(output, partition, info)
+        return shards.write_info(output, partition, info, plan)
 
 
 def _digest(items: list[Item], arguments: Any) -> str:
@@ -154,6 +157,19 @@ def _digest(items: list[Item], arguments: Any) -> str:
     for item in items:
         text = repr((item.name, item.split, item.group, item.people))
         digest.update(text.encode("utf-8", "replace"))
+        if isinstance(item.load, Given):
+            digest.update(item.load.keypoints.tobytes())
+    return digest.hexdigest()
+
+
+def _versions(items: list[Item]) -> str:
+    """Identifies the content of the items' files, by their sizes and modification times."""
+    digest, last = hashlib.sha256(), None
+    for item in items:
+        paths = item.load.files() if hasattr(item.load, "files") else ()
+        if paths != last:  # once for the frames of a video
+            digest.update(repr([files.version(path) for path in paths]).encode())
+        last = paths
     return digest.hexdigest()
 
 
@@ -197,7 +213,8 @@ def _assign_splits(
 ) -> list[Item]:
     """Draws a split for every item whose group has none."""
     if by == "frame":
-        ungrouped = [replace(item, group=str(i)) for i, item in enumerate(items)]
+        # The people of an image stay together.
+        ungrouped = [replace(item, group=item.name) for item in items]
         drawn = _assign_splits(ungrouped, fractions, seed, "video")
         return [replace(item, split=d.split) for item, d in zip(items, drawn, strict=True)]
     known: dict[str, str] = {}
@@ -233,7 +250,7 @@ def make_examples(
     """
     image, known, detected = loaded
     if detected is not None:
-        detected = detected[skeleton.is_present(detected).sum(-1) >= min_joints]
+        detected = crop.from_left(openpose_json.with_joints(detected, min_joints))
     elif estimator is not None and image is not None:
         detected = estimator(image)
     elif known is None:

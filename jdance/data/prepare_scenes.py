@@ -63,7 +63,7 @@ def prepare(
         splits = [name for name in SPLITS if any(item.split == name for item in items)]
         listed = [(item.name, item.split) for item in items]
         checksums = [files.checksum(file) for file in annotations]
-        described = repr((records.VERSION, source, seed, partition, listed, checksums))
+        described = repr((records.VERSION, source, seed, listed, checksums))
         plan = hashlib.sha256(described.encode("utf-8", "replace")).hexdigest()
         items = items[partition.process :: partition.processes]
         with record_writer.open_writers(output, splits, partition.prefix, plan) as writers:
@@ -96,7 +96,7 @@ def prepare(
             "source": images.printable(named),
             "annotations": checksums,
         }
-        return shards.write_info(output, partition, info)
+        return shards.write_info(output, partition, info, plan)
 
 
 def _stage_items(source: str, seed: int) -> list[SceneItem]:

@@ -354,11 +354,13 @@ class Dataset:
         Raises:
             UserError: names the first shard that is missing or damaged.
         """
-        for problem in self.find_damage(splits):
+        for _, problem in self.find_damage(splits):
             raise UserError(f"{problem}; prepare the data again")
 
-    def find_damage(self, splits: Iterable[str] = (), trust_marks: bool = True) -> Iterator[str]:
-        """Yields a message for each shard that is missing or damaged, see `verify_checksums`.
+    def find_damage(
+        self, splits: Iterable[str] = (), trust_marks: bool = True
+    ) -> Iterator[tuple[str, str]]:
+        """Yields name and problem of each missing or damaged file, see `verify_checksums`.
 
         Args:
             splits: the splits; empty for all.
@@ -387,7 +389,7 @@ class Dataset:
             problems = pool.map(self._shard_damage, known, known.values())
             for shard, problem in zip(known, problems, strict=True):
                 if problem:
-                    yield problem
+                    yield shard, problem
                 else:
                     self._verified.add(shard)
                     if known[shard] != shard:  # it has a checksum

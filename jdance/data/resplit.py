@@ -1,24 +1,22 @@
 """Redistributes the examples of a data set, by video or (as in the paper) by frame."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+
+import numpy as np
 
 from jdance.data import record_writer, records, shards, splits
 from jdance.data.records import Dataset
-
-
-class _Item(NamedTuple):
-    data: bytes
-    example: records.Example
 
 
 def count_leaking_groups(dataset: Dataset) -> int:
     """Number of groups (videos) with examples in more than one split."""
     found: dict[str, set[str]] = {}
     for split in dataset.info["splits"]:
-        for item in _items(dataset, split):
-            found.setdefault(item.example.group, set()).add(split)
+        if dataset.count(split):
+            for group in np.unique(records.read_groups(dataset.source(split))):
+                found.setdefault(str(group), set()).add(split)
     return sum(len(names) > 1 for names in found.values())
 
 
@@ -36,16 +34,17 @@ def resplit(dataset: Dataset, output: Path, by: str, seed: int) -> None:
         UserError: the folder is in use, or a split cannot be read.
     """
     names = [name for name in dataset.info["splits"] if dataset.count(name)]
-    items = [item for name in names for item in _items(dataset, name)]
-    fractions = {name: dataset.count(name) / len(items) for name in names}
-    labels = [dataset.classes[item.example.label] for item in items]
-    units = [item.example.group if by == "video" else item.example.source for item in items]
+    labels, units = [], []
+    for _, example in _examples(dataset, names):
+        labels.append(dataset.classes[example.label])
+        units.append(example.group if by == "video" else example.source)
+    fractions = {name: dataset.count(name) / len(labels) for name in names}
     drawn = splits.draw(labels, units, fractions, seed)
 
     partition = shards.Partition()
     with shards.output_folder(output, partition):
         with record_writer.open_writers(output, names) as writers:
-            for (data, example), name in zip(items, drawn, strict=True):
+            for (data, example), name in zip(_examples(dataset, names), drawn, strict=True):
                 found = bool(example.keypoints.any())
                 writers[name].add_packed(data, example.label, found, example.group)
         info = json.loads(json.dumps(dataset.info))
@@ -54,10 +53,10 @@ def resplit(dataset: Dataset, output: Path, by: str, seed: int) -> None:
         shards.write_info(output, partition, info)
 
 
-def _items(dataset: Dataset, split: str) -> list[_Item]:
-    if not dataset.count(split):
-        return []
-    source = dataset.source(split)
-    return [
-        _Item(data, records.unpack(data)) for data in map(source.__getitem__, range(len(source)))
-    ]
+def _examples(dataset: Dataset, names: list[str]) -> Iterator[tuple[bytes, records.Example]]:
+    """Reads the examples of splits one by one, packed and unpacked."""
+    for name in names:
+        source = dataset.source(name)
+        for i in range(len(source)):
+            data = source[i]
+            yield data, records.unpack(data)

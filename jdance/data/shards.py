@@ -25,6 +25,7 @@ Info = dict[str, Any]  # the content of dataset.json, or of a partition's descri
 LOCK = "prepare.lock"  # held while a process writes
 _FILES = (".array_record", ".msgpack", ".json")  # of a data set
 _KEPT = (".array_record", journal.SUFFIX)
+_MARKER = "dataset.json.partial"  # of a run that has begun
 _FINISHED = "holds a data set already; remove it or choose another --output"
 
 
@@ -133,14 +134,19 @@ def _fetch_infos(address: str, folder: Path, partition: Partition) -> None:
             (folder / name).write_bytes(objects.read(objects.join(address, name)))
 
 
-def _clear(folder: Path) -> None:
-    marker = folder / "dataset.json.partial"
+def check_free(folder: Path) -> None:
+    """Raises UserError if an output folder holds a finished data set or anything else."""
     if (folder / "dataset.json").exists():
         raise UserError(f"{folder}: {_FINISHED}")
     # With a marker, `record_writer.open_writers` keeps or deletes shards.
-    if not marker.exists() and any(path.name != LOCK for path in folder.iterdir()):
+    is_begun = not folder.exists() or (folder / _MARKER).exists()
+    if not is_begun and any(path.name != LOCK for path in folder.iterdir()):
         raise UserError(f"{folder}: is not empty; choose another --output")
-    marker.touch()
+
+
+def _clear(folder: Path) -> None:
+    check_free(folder)
+    (folder / _MARKER).touch()
 
 
 def _clear_partition(folder: Path, partition: Partition) -> Info | None:
@@ -163,17 +169,23 @@ def _clear_partition(folder: Path, partition: Partition) -> Info | None:
     return None
 
 
-def write_info(output: Path, partition: Partition, info: Info) -> Info:
+def write_info(output: Path, partition: Partition, info: Info, plan: str = "") -> Info:
     """Completes a partition, or the data set if no other partition is missing.
+
+    Args:
+        output: folder of the data set.
+        partition: the one that is finished.
+        info: its description.
+        plan: identifies the items and arguments of all partitions.
 
     Returns:
         The description of the data set, or of this partition if others are missing.
 
     Raises:
-        UserError: the data set has no example.
+        UserError: the data set has no example, or the partitions have different plans.
     """
     if partition.processes > 1:
-        _write(_info_path(output, partition), info, partition)
+        _write(_info_path(output, partition), info | {"plan": plan}, partition)
         info = _merge_if_complete(output, partition) or info
     complete = partition.processes == 1 or (output / "dataset.json").exists()
     if complete and not any(split["count"] for split in info["splits"].values()):
@@ -211,12 +223,17 @@ def merge(infos: list[Info]) -> Info:
     """
     first = infos[0]
     for info in infos[1:]:
-        for key in sorted(first.keys() - {"splits", "skipped", "unmatched"}):
+        for key in sorted(first.keys() - {"splits", "skipped", "unmatched", "plan"}):
             if info.get(key) != first[key]:
                 raise UserError(
                     f"the parts differ: {key} is {first[key]!r} in one and {info.get(key)!r} in "
                     "another; prepare them all again with the same flags"
                 )
+        if info.get("plan") != first.get("plan"):
+            raise UserError(
+                "the parts differ: they have other flags, or the source has changed in between; "
+                "prepare them all again with the same flags"
+            )
     splits = {}
     for name in first["splits"]:
         parts = [info["splits"][name] for info in infos]
@@ -237,6 +254,7 @@ def merge(infos: list[Info]) -> Info:
             splits[name]["whole_copies"] = sum(part["whole_copies"] for part in parts)
     skipped = {json.dumps(entry): entry for info in infos for entry in info["skipped"]}
     merged = first | {"splits": splits, "skipped": list(skipped.values())}
+    merged.pop("plan", None)
     if "unmatched" in first:
         merged["unmatched"] = [name for info in infos for name in info["unmatched"]]
     return merged

@@ -14,6 +14,7 @@ _AMBIGUOUS = {  # joint counts that several layouts share
     17: "17 joints without names are read as COCO's, in its order",
     25: "25 joints without names are read as OpenPose's BODY_25, in its order",
 }
+_LARGE = 1e4  # pixels
 _MIN_NEGATIVE = 0.25  # min. fraction of negative coordinates in skeletons around an origin
 
 
@@ -82,7 +83,7 @@ def read(path: Path, where: str = "", split_column: str = "split") -> Skeletons:
     lengths = np.ones(len(labels), int)
     if sequences:
         lengths = arrays["lengths"]
-        if lengths.dtype.kind not in "iu" or lengths.shape != labels.shape or lengths.min() < 1:
+        if lengths.dtype.kind not in "iu" or lengths.shape != labels.shape or (lengths < 1).any():
             raise UserError(f"{path}: lengths: expected [{len(labels)}] positive whole numbers")
         if lengths.sum() != len(xy):
             raise UserError(f"{path}: lengths sum to {lengths.sum()}, but {xy_name} has {len(xy)}")
@@ -92,6 +93,7 @@ def read(path: Path, where: str = "", split_column: str = "split") -> Skeletons:
         notes.append(f"{path}: {_AMBIGUOUS[xy.shape[1]]}; if not, name them in an array `joints`")
     xy, note = _to_common_unit(path, arrays, xy, conf, lengths)
     notes += [note] * bool(note)
+    xy = _scaled(xy)
     converted, layout = _to_layout(path, arrays, np.concatenate([xy, conf[..., None]], -1))
     keypoints = np.split(converted, np.cumsum(lengths)[:-1]) if sequences else list(converted)
     rows, count = _select(path, arrays, where, len(labels)), len(labels)
@@ -144,6 +146,13 @@ def _to_common_unit(
     if size.shape == (len(lengths), 2):
         size = np.repeat(size, lengths, axis=0)
     return xy * (size if size.ndim == 1 else size[:, None]).astype(np.float64), ""
+
+
+def _scaled(xy: np.ndarray) -> np.ndarray:
+    """Joints [F, J, 2] in a larger unit if they are too large for pixels."""
+    finite = np.abs(xy[np.isfinite(xy)])
+    typical = float(np.median(finite)) if finite.size else 0.0
+    return xy * (_LARGE / typical) if typical > _LARGE else xy
 
 
 def _to_layout(

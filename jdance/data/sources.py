@@ -6,6 +6,7 @@ Every source becomes a list of `items.Item`s, which are read later, possibly in 
 import math
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,9 +17,10 @@ import numpy as np
 
 from jdance import files
 from jdance.data import images, manifest, openpose_json, skeleton_npz, videos
-from jdance.data.items import Item, LabeledPerson, Loaded, Source, Span
+from jdance.data.items import Given, Item, LabeledPerson, Load, Loaded, Source, Span
 from jdance.data.splits import SPLITS, class_name, split_name
 from jdance.errors import UserError
+from jdance.progress import counted
 from jdance.stagedance import skeletons, stage, tracks
 
 _NOT_A_VIDEO = "an image; --window makes examples of videos only"
@@ -34,6 +36,7 @@ def open_source(
     labels: Mapping[str, str] | None = None,
     keypoints: Path | None = None,
     frames_per_second: float | None = 2.0,
+    min_joints: int = 4,
     seed: int = 0,
 ) -> Source:
     """Lists the items of a source without reading images.
@@ -46,9 +49,11 @@ def open_source(
         where: "column=value" selects rows of a manifest or entries of a skeleton file.
         split_column: the manifest's column, or the skeleton file's array, of splits.
         labels: {old name: new name} of the classes to keep; None keeps all.
-        keypoints: folder with OpenPose JSON files of the images, in the source's layout.
+        keypoints: folder with OpenPose JSON files of the images, in the source's layout, see
+            `_ReadImage`.
         frames_per_second: sampling rate of videos; None: each labeled part of a video is one item,
             with a `span`, and images are skipped.
+        min_joints: minimum number of joints of people in clips of JSON files.
         seed: of StageDance.
 
     Raises:
@@ -69,7 +74,7 @@ def open_source(
     elif not path.exists():
         raise UserError(f"{path}: no such file or folder; check --source")
     elif path.is_dir():
-        source = _open_folder(path, label_all, keypoints, frames_per_second)
+        source = _open_folder(path, label_all, keypoints, frames_per_second, min_joints)
     elif suffix in manifest.SUFFIXES:
         source = _open_manifest(path, label_all, where, split_column, keypoints, frames_per_second)
     elif suffix == ".npz":
@@ -79,6 +84,8 @@ def open_source(
             f"{path}: not a source; expected a folder, a manifest .csv, a skeleton .npz or "
             "stage:PRESET"
         )
+    if keypoints:
+        _assign_keypoints(source)
     source.name = source.name or path.resolve().name
     if labels:
         source = _relabel(source, labels)
@@ -129,7 +136,9 @@ def _drawn_skeletons(preset: str, seed: int) -> Source:
         for split, label, number in drawn.plan()
     ]
     name = f"stage:{preset}"
-    return Source(items, list(skeletons.CLASSES), sequences=drawn is tracks, name=name)
+    return Source(
+        items, list(skeletons.CLASSES), sequences=drawn is tracks, name=name, has_images=False
+    )
 
 
 def _draw_skeleton(preset: str, seed: int, split: str, label: str, number: int) -> Loaded:
@@ -154,12 +163,10 @@ class _Format(NamedTuple):
 
     Attributes:
         find: lists the entries of a class folder.
-        read: loads one; images are read by `_ReadImage`.
         other: reason to skip all other entries; "": see `skip_reason`.
     """
 
     find: Callable[[Path], list[Path]]
-    read: Callable[[Path], Loaded] | None
     other: str
 
 
@@ -172,9 +179,19 @@ def _list_clips(folder: Path) -> list[Path]:
     return [clip for clip in _subfolders(folder) if openpose_json.frames(clip)]
 
 
+def _place(root: Path, name: str) -> Path:
+    """Normalized path of a file below `root`; absolute if it is elsewhere and was so."""
+    path = Path(os.path.normpath(name))
+    absolute = root.absolute()
+    return path.relative_to(absolute) if path.is_relative_to(absolute) else path
+
+
 @dataclass(frozen=True, slots=True)
 class _ReadImage:
     """Reads an image `name` below `root`, and its key points below another folder.
+
+    For the image a/b.jpg they are in a/b_keypoints.json, unless another image of the source
+    `shares` its stem, or else in a/b.jpg_keypoints.json.
 
     A million of these are kept, so they hold no paths of their own.
     """
@@ -182,30 +199,111 @@ class _ReadImage:
     root: Path
     name: str
     keypoints: Path | None
+    shares: bool = False
 
     def __call__(self) -> Loaded:
-        image = images.read(self.root / self.name)
+        image = images.read(self.path)
         if self.keypoints is None:
             return Loaded(image)
-        folder = Path() if Path(self.name).is_absolute() else Path(self.name).parent
-        file = openpose_json.path_for(Path(self.name), self.keypoints / folder)
-        return Loaded(image, detected=openpose_json.read(file))
+        return Loaded(image, detected=openpose_json.read(self.keypoints_path, image.shape[:2]))
+
+    @property
+    def path(self) -> Path:
+        return self.root / self.name
+
+    @property
+    def place(self) -> Path:
+        """Path below the root; of images elsewhere the name."""
+        place = _place(self.root, self.name)
+        return Path(place.name) if place.is_absolute() else place
+
+    @property
+    def keypoints_path(self) -> Path:
+        assert self.keypoints is not None
+        folder = self.keypoints / self.place.parent
+        whole = folder / f"{self.place.name}_keypoints.json"
+        path = openpose_json.path_for(self.place, folder)
+        return whole if self.shares or (whole.exists() and not path.exists()) else path
+
+    def files(self) -> tuple[Path, ...]:
+        return (self.path, self.keypoints_path) if self.keypoints else (self.path,)
 
 
-def _read_skeletons(path: Path) -> Loaded:
-    return Loaded(None, detected=openpose_json.read(path))
+def _assign_keypoints(source: Source) -> None:
+    """Tells apart the key points of images that share a stem; skips those that share the name."""
+    stems, names = defaultdict[str, set[Path]](set), defaultdict[str, set[Path]](set)
+    reads = [item.load for item in source.items if isinstance(item.load, _ReadImage)]
+    for read in reads:
+        path = Path(os.path.abspath(read.path))
+        stems[str(read.place.with_suffix("")).casefold()].add(path)
+        names[str(read.place).casefold()].add(path)
+    items = []
+    for item in source.items:
+        if isinstance(item.load, _ReadImage):
+            place = item.load.place
+            if len(names[str(place).casefold()]) > 1:
+                reason = (
+                    f"several images are {place}, so their key points cannot be told apart; put "
+                    "the manifest into a folder above them"
+                )
+                source.skipped.append((item.name, reason))
+                continue
+            if len(stems[str(place.with_suffix("")).casefold()]) > 1:
+                item = replace(item, load=replace(item.load, shares=True))
+        items.append(item)
+    source.items = items
 
 
-def _read_clip(folder: Path) -> Loaded:
-    return Loaded(None, openpose_json.read_sequence(openpose_json.frames(folder))[None])
+@dataclass(frozen=True, slots=True)
+class _ReadSkeletons:
+    """Reads the people of an image without its pixels."""
+
+    path: Path
+
+    def __call__(self) -> Loaded:
+        return Loaded(None, detected=openpose_json.read(self.path))
+
+    def files(self) -> tuple[Path, ...]:
+        return (self.path,)
 
 
-_MEDIA = _Format(_list_media, None, "")
-_STILLS = _Format(openpose_json.frames, _read_skeletons, "not a .json of key points")
-_CLIPS = _Format(_list_clips, _read_clip, "not a folder of .json frames")
+@dataclass(frozen=True, slots=True)
+class _ReadClip:
+    """Reads a folder of frames, see `openpose_json.read_sequence`."""
+
+    folder: Path
+    min_joints: int
+
+    def __call__(self) -> Loaded:
+        frames = openpose_json.frames(self.folder)
+        return Loaded(None, openpose_json.read_sequence(frames, self.min_joints)[None])
+
+    def files(self) -> tuple[Path, ...]:
+        return tuple(openpose_json.frames(self.folder))
 
 
-def _open_folder(path: Path, label_all: bool, keypoints: Path | None, fps: float | None) -> Source:
+@dataclass(frozen=True, slots=True)
+class _ReadFrame:
+    """Reads the frame of a video at a time in seconds."""
+
+    path: Path
+    time: float
+
+    def __call__(self) -> Loaded:
+        return Loaded(videos.frame_at(self.path, self.time))
+
+    def files(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+
+_MEDIA = _Format(_list_media, "")
+_STILLS = _Format(openpose_json.frames, "not a .json of key points")
+_CLIPS = _Format(_list_clips, "not a folder of .json frames")
+
+
+def _open_folder(
+    path: Path, label_all: bool, keypoints: Path | None, fps: float | None, min_joints: int
+) -> Source:
     tops = _subfolders(path)
     if not tops and _list_media(path):
         raise UserError(f"{path}: its files have no labels; put them into a folder for each class")
@@ -226,7 +324,9 @@ def _open_folder(path: Path, label_all: bool, keypoints: Path | None, fps: float
         raise UserError(f"--keypoints={keypoints}: {path} holds key points itself")
     names = sorted({class_name(folder.name) for _, folder in folders})
     needs_pose = kind is _MEDIA and not keypoints
-    source = Source([], names, sequences=kind is _CLIPS, needs_pose=needs_pose)
+    source = Source(
+        [], names, sequences=kind is _CLIPS, needs_pose=needs_pose, has_images=kind is _MEDIA
+    )
     for parent in sorted({path, *(folder.parent for _, folder in folders)}):
         unlabeled = _list_media(parent)
         source.skipped += [(str(p), "is in no class folder, so it has no label") for p in unlabeled]
@@ -236,6 +336,7 @@ def _open_folder(path: Path, label_all: bool, keypoints: Path | None, fps: float
         known = set(entries)
         if keypoints:
             known |= {openpose_json.path_for(file, folder) for file in entries}
+            known |= {folder / f"{file.name}_keypoints.json" for file in entries}
         others = [p for p in files.list_visible(folder) if p not in known]
         source.skipped += [(str(p), kind.other or skip_reason(p)) for p in others]
         for entry in entries:
@@ -251,7 +352,11 @@ def _open_folder(path: Path, label_all: bool, keypoints: Path | None, fps: float
             if kind is _MEDIA and fps is None:
                 source.skipped.append((name, _NOT_A_VIDEO))
                 continue
-            load = partial(kind.read, entry) if kind.read else _ReadImage(path, name, keypoints)
+            load: Load = _ReadImage(path, name, keypoints)
+            if kind is _STILLS:
+                load = _ReadSkeletons(entry)
+            elif kind is _CLIPS:
+                load = _ReadClip(entry, min_joints)
             source.items.append(Item(name, (person,), load, split, name))
     return source
 
@@ -273,15 +378,11 @@ def _video_items(
     if fps is None:
         videos.times(file, 1.0, start, end)  # raises UserError if nothing can be read
         span = Span(file, start, end)
-        return [Item(name, (person,), partial(_read_frame, file, start), split, group, span)]
+        return [Item(name, (person,), _ReadFrame(file, start), split, group, span)]
     return [
-        Item(f"{name} at {t:.2f} s", (person,), partial(_read_frame, file, t), split, group)
+        Item(f"{name} at {t:.2f} s", (person,), _ReadFrame(file, t), split, group)
         for t in videos.times(file, fps, start, end)
     ]
-
-
-def _read_frame(file: Path, time: float) -> Loaded:
-    return Loaded(videos.frame_at(file, time))
 
 
 # Manifests ----------------------------------------------------------------------------------------
@@ -306,9 +407,31 @@ def _open_manifest(
                 damaged[row["path"]] = videos.describe_damage(path.parent / row["path"])
         except UserError as error:
             source.skipped.append((f"{path}, line {line}", str(error)))
+    _order_frames(source)
     source.skipped += [(name, damage) for name, damage in damaged.items() if damage]
     source.classes = sorted({person.label for item in source.items for person in item.people})
     return source
+
+
+def _order_frames(source: Source) -> None:
+    """Orders the frames of each video by time, so that it is decoded once; notes divided videos."""
+    first: dict[Path, int] = {}
+    groups = defaultdict[Path, set[str]](set)
+    keys = list[tuple[int, float]]()
+    for number, item in enumerate(source.items):
+        read = item.load
+        if isinstance(read, _ReadFrame):
+            keys.append((first.setdefault(read.path, number), read.time))
+            groups[read.path].add(item.group)
+        else:
+            keys.append((number, 0.0))
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    source.items = [source.items[i] for i in order]
+    source.notes += [
+        f"{path} has rows of {counted(len(names), 'group')}, which may be in different splits"
+        for path, names in groups.items()
+        if len(names) > 1
+    ]
 
 
 def _row_items(
@@ -336,7 +459,8 @@ def _row_items(
     # Equal values are shared, since a million rows have few.
     person = LabeledPerson(label, box, index, all_people)
     people = shared.setdefault((person,), (person,))
-    split, group = split_name(row.get("split")), row.get("group") or name
+    # Without a group, all spellings of a path are one.
+    split, group = split_name(row.get("split")), row.get("group") or str(_place(root, name))
     split, group = split and sys.intern(split), sys.intern(group)
     if is_video:
         span = manifest.time_span(row)
@@ -351,14 +475,18 @@ def _row_items(
 
 def _open_skeletons(path: Path, where: str, split_column: str) -> Source:
     content = skeleton_npz.read(path, where, split_column)
+    try:
+        names = [split_name(name) for name in content.splits or [""] * len(content.labels)]
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     labels = [class_name(label) for label in content.labels]
     kind = "sequence" if content.sequences else "skeleton"
     items = [
         Item(
             name=f"{kind} {i}",
             people=(LabeledPerson(label),),
-            load=partial(Loaded, None, keypoints[None]),
-            split=None if content.splits is None else split_name(content.splits[i]),
+            load=Given(keypoints),
+            split=names[i],
             group=str(i) if content.groups is None else content.groups[i],
         )
         for i, (keypoints, label) in enumerate(zip(content.keypoints, labels, strict=True))
@@ -369,6 +497,7 @@ def _open_skeletons(path: Path, where: str, split_column: str) -> Source:
         layout=content.layout.name,
         sequences=content.sequences,
         notes=list(content.notes),
+        has_images=False,
     )
 
 

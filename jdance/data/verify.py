@@ -18,15 +18,12 @@ def verify(folder: str | Path) -> tuple[int, list[str]]:
         UserError: the folder has no data set.
     """
     dataset = records.Dataset(folder, kind="")
-    problems = list(dataset.find_damage(trust_marks=False))
-    damaged = {problem.partition(":")[0] for problem in problems}
+    damaged = dict(dataset.find_damage(trust_marks=False))
+    problems = list(damaged.values())
     check = _check_scene if dataset.info["kind"] == "people" else _check_crop
     good = 0
     for split, part in dataset.info["splits"].items():
-        if (
-            any(str(dataset.folder / shard) in damaged for shard in part["shards"])
-            or not part["count"]
-        ):
+        if not part["count"] or damaged.keys() & {*part["shards"], *part.get("index", [])}:
             continue
         source = dataset.source(split)
         for i in range(len(source)):

@@ -50,6 +50,7 @@ class Video:
         size: height and width of upright frames in pixels.
         count: expected number of frames; 0 if unknown.
         problem: describes what could not be read so far; "" if nothing is wrong.
+        is_smeared: whether the last frame may show damage of it or of those that it depends on.
 
     Args:
         source: a file, or "camera:N".
@@ -74,6 +75,7 @@ class Video:
         self._every, self._start, self._end = every, start, end
         self.is_camera = is_camera(self.name)
         self.problem = ""
+        self.is_smeared = False
         self._decoded: Iterator[containers.DecodedFrame] = iter(())
         if self.is_camera:
             self._open_camera()
@@ -117,13 +119,15 @@ class Video:
 
     def _file_frames(self) -> Iterator[tuple[float, Callable[[], np.ndarray]]]:
         contents, errors = self._contents, []  # type: ignore[var-annotated]
-        index, last = 0, -1.0
+        index, last, known = 0, -1.0, 0
         self._decoded = containers.decode_frames(Path(self.name), contents, errors, self._hardware)
         for frame in self._decoded:
             if not frame.intact:
                 errors.append("a frame is damaged")
             if errors:
                 self.problem = "some of its frames are damaged"
+            self.is_smeared = len(errors) > known or (self.is_smeared and not frame.is_key)
+            known = len(errors)
             when = frame.time
             if when is None or when <= last:  # missing or decreasing time stamps
                 when = last + 1 / self.fps if index else 0.0
@@ -192,40 +196,51 @@ def describe_damage(path: Path) -> str:
     return f"is damaged: {contents.damage}" if contents.damage else ""
 
 
-# The video that this process read last, its iterator, and the time of its last frame.
-_open: dict[str, tuple[Video, Iterator[Frame], float]] = {}
+@dataclass
+class _Reading:
+    """A video in progress: its frames, and the last one with the time that was asked for."""
+
+    video: Video
+    frames: Iterator[Frame]
+    asked: float = -math.inf
+    frame: Frame | None = None
+
+
+_open: dict[str, _Reading] = {}  # the video that this process read last
 _damaged: dict[str, tuple[float, str]] = {}  # the time from which a video is unreadable, and why
 
 
 def frame_at(path: Path, when: float) -> np.ndarray:
     """Reads the first frame at `when` seconds or later: uint8 RGB [H, W, 3].
 
-    Calls with increasing times are fast, because they continue decoding.
+    Calls with times that do not decrease are fast, because they continue decoding.
 
     Raises:
-        DamagedVideo: the frame does not exist or cannot be read.
+        DamagedVideo: the frame does not exist or cannot be read, or damage of earlier ones shows in
+            it.
     """
     key = str(path)
     if when > _damaged.get(key, (math.inf, ""))[0]:
         raise DamagedVideo(_damaged[key][1])
-    video, frames, last = _open.pop(key, (None, iter(()), math.inf))
-    if video is None or last >= when:
-        if video is not None:
-            video.close()
-        for other, *_ in _open.values():
-            other.close()
+    reading = _open.get(key)
+    if reading is None or when < reading.asked:
+        for other in _open.values():
+            other.video.close()
         _open.clear()
         video = Video(path)
-        frames = iter(video)
-    for frame in frames:
-        if frame.time + _EPSILON >= when:
-            _open[key] = (video, frames, frame.time)
-            if video.problem and frame.time > when + 1 / video.fps:
-                raise DamagedVideo(f"{path}: {video.problem}")
-            return frame.image
-    _damaged[key] = when, f"{path}: {video.problem or 'ends earlier than it says'}"
-    video.close()
-    raise DamagedVideo(_damaged[key][1])
+        reading = _open[key] = _Reading(video, iter(video))
+    video, frame = reading.video, reading.frame
+    while frame is None or frame.time + _EPSILON < when:
+        frame = next(reading.frames, None)
+        if frame is None:
+            del _open[key]
+            _damaged[key] = when, f"{path}: {video.problem or 'ends earlier than it says'}"
+            video.close()
+            raise DamagedVideo(_damaged[key][1])
+    reading.asked, reading.frame = when, frame
+    if video.is_smeared or (video.problem and frame.time > when + 1 / video.fps):
+        raise DamagedVideo(f"{path}: some of its frames are damaged; they are left out")
+    return frame.image
 
 
 def prefetch(items: Iterable[T], count: int = 8, newest: bool = False) -> Generator[T, None, None]:

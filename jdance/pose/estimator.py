@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
 from jdance import skeleton
+from jdance.data import crop
 from jdance.errors import UserError
 from jdance.pose import importers, views, weights, zoo
 from jdance.pose.decode import DecodeConfig, People
@@ -174,7 +175,7 @@ class PoseEstimator:
         height, width = image.shape[:2]
         keypoints = to_image(detected.keypoints[0][detected.valid[0]], height, width, self.size)
         keypoints = keypoints[skeleton.is_present(keypoints).any(axis=-1)]
-        return keypoints[np.argsort(_box_centers(keypoints), kind="stable")]
+        return crop.from_left(keypoints)
 
 
 def _load(pose: str) -> tuple[dict[str, Any], weights.Variables]:
@@ -199,12 +200,3 @@ def _load(pose: str) -> tuple[dict[str, Any], weights.Variables]:
         f"{pose}: no such pose network, weights file or pose checkpoint; "
         f"known networks: {', '.join([*weights.SHIPPED, *zoo.DOWNLOADS])}"
     )
-
-
-def _box_centers(keypoints: np.ndarray) -> np.ndarray:
-    """x of the centers of the people's boxes: [N, 18, 3] -> [N]."""
-    present = skeleton.is_present(keypoints)
-    x = keypoints[..., 0]
-    left = np.where(present, x, np.inf).min(axis=-1)
-    right = np.where(present, x, -np.inf).max(axis=-1)
-    return (left + right) / 2

@@ -37,7 +37,7 @@ def recognize_image(
     Raises:
         UserError: the key points cannot be read, or the results cannot be written.
     """
-    known = openpose_json.read(keypoints) if keypoints else None
+    known = openpose_json.read(keypoints, image.shape[:2]) if keypoints else None
     people = recognizer(image, known, whole_image=whole_image)
     assessed = {
         index: feedback.assess(person.keypoints, person.motion, posture)

@@ -332,7 +332,7 @@ class Recognizer:
 
         pixels = source if isinstance(source, np.ndarray) else image_files.read(source)
         if isinstance(keypoints, str | Path):
-            keypoints = openpose_json.read(Path(keypoints))
+            keypoints = openpose_json.read(Path(keypoints), pixels.shape[:2])
         people = self(pixels, keypoints, whole_image=whole_image)
         name = "" if isinstance(source, np.ndarray) else str(source)
         return ImageResult(pixels, people, self.classes, name)

@@ -176,7 +176,9 @@ def recognize_video(
             hardware=settings.hardware,
         )
     ) as video:
-        known = None if keypoints is None else openpose_json.VideoKeypoints(video.name, keypoints)
+        known = None
+        if keypoints is not None:
+            known = openpose_json.VideoKeypoints(video.name, keypoints, video.size)
         path = None if video.is_camera else Path(source).resolve()
         if name:
             path = Path(Path(name).name)

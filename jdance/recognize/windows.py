@@ -4,13 +4,12 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from jdance.data import crop, temporal, videos
-from jdance.data.items import Item, LabeledPerson, Loaded, Source
+from jdance.data.items import Given, Item, LabeledPerson, Source
 from jdance.data.prepare import MIN_OVERLAP, Estimator, overlap
 from jdance.errors import UserError
 from jdance.progress import Progress
@@ -139,7 +138,7 @@ def _windows(
                 Item(
                     f"{part.name} at {middle:.2f} s",
                     (LabeledPerson(person.label),),
-                    partial(Loaded, None, clip[None]),
+                    Given(clip),
                     part.split,
                     part.group,
                 )

@@ -112,7 +112,7 @@ class Spool:
                 # Machines may share a folder but no locks.
                 with suppress(OSError):
                     if old.name.startswith(own) or time.time() - old.stat().st_mtime > _OLD:
-                        _remove_unlocked(old)
+                        lock.remove_unlocked(old, _LOCK)
             self._folder = Path(tempfile.mkdtemp(prefix=own, dir=root))
             self._lock = lock.take(self._folder / _LOCK)
         self._ahead: Copy | None = None
@@ -153,10 +153,3 @@ class Spool:
         shutil.rmtree(self._folder, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)
-
-
-def _remove_unlocked(folder: Path) -> None:
-    file = lock.take(folder / _LOCK)
-    if file is not None:
-        os.close(file)
-        shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,7 @@
 """Jobs: uploaded files, their queue, their progress and their results."""
 
 import logging
+import os
 import queue
 import secrets
 import shutil
@@ -8,10 +9,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from jdance import lock
 from jdance.errors import UserError
 from jdance.progress import counted
 from jdance.serve.frames import FrameLog
@@ -19,6 +22,8 @@ from jdance.serve.frames import FrameLog
 State = Literal["uploading", "queued", "preparing", "running", "done", "failed", "cancelled"]
 _ENDED = ("done", "failed", "cancelled")
 _FREE_BYTES = 2**28  # left on the disk by uploads
+_PREFIX, _LOCK = "jdance-serve-", "lock"  # of the folder of a server, and the file in it
+_STARTING_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,11 @@ class Jobs:
 
     def __init__(self, limits: Limits, recognize: Callable[[Job], None]):
         self.limits, self._recognize = limits, recognize
-        self.root = Path(tempfile.mkdtemp(prefix="jdance-serve-"))  # only for this user
+        _remove_abandoned()
+        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX))  # only for this user
+        self._lock_file = lock.take(self._folder / _LOCK)
+        self.root = self._folder / "jobs"
+        self.root.mkdir(mode=0o700)
         self._jobs: dict[str, Job] = {}
         self._lock = threading.RLock()
         # Images do not wait for videos.
@@ -283,4 +292,15 @@ class Jobs:
         deadline = time.monotonic() + 10
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0))
-        shutil.rmtree(self.root, ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+
+
+def _remove_abandoned() -> None:
+    """Removes the files of servers that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # it belongs to another user, or has gone
+            # A server that starts just now has not locked its folder yet.
+            if time.time() - (folder / _LOCK).stat().st_mtime > _STARTING_SECONDS:
+                lock.remove_unlocked(folder, _LOCK)

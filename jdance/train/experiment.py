@@ -46,10 +46,11 @@ def check(task: Task) -> None:
             raise UserError(f"--config.{key}={value}: must be a number")
         if key in positive and not value > 0:
             raise UserError(f"--config.{key}={value}: must be greater than 0")
-        if isinstance(value, float) and not np.isfinite(value):
-            raise UserError(f"--config.{key}={value}: must be finite")
-        if isinstance(value, int | float) and value < 0 and key != "model.attention":
-            raise UserError(f"--config.{key}={value}: must not be negative")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not np.isfinite(number):
+                raise UserError(f"--config.{key}={value}: must be finite")
+            if isinstance(number, int | float) and number < 0 and key != "model.attention":
+                raise UserError(f"--config.{key}={value}: must not be negative")
         if key in _FRACTIONS and value > 1:
             raise UserError(f"--config.{key}={value}: a fraction, must be at most 1")
         if key in _DROPOUT_RATES and value >= 1:
