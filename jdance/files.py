@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+_MAX_NAME = 230  # bytes; file systems have 255, and suffixes such as _joints.csv.partial follow
+
 
 def natural_key(path: Path) -> tuple[object, ...]:
     """Sort key by the numbers in paths: frame_2 before frame_10.
@@ -57,19 +59,29 @@ def distinct_names(paths: Sequence[Path], reserved: Iterable[str] = ()) -> list[
     """Unique names for the results of files: the stem, else the whole name, else with a number.
 
     They are unique for any combination of files (a.jpg, a.png, a.jpg.png), and on file systems that
-    ignore case. No name is in `reserved`, whose names are in lower case.
+    ignore case. No name is in `reserved`, whose names are in lower case. Long names are cut, which
+    leaves room for suffixes.
     """
     stems = Counter(path.stem.casefold() for path in paths)
     taken = set(reserved)
     result = []
     for path in paths:
-        name = first = path.stem if stems[path.stem.casefold()] == 1 else path.name
+        is_alone = stems[path.stem.casefold()] == 1
+        name = first = _shortened(path.stem if is_alone else path.name)
         number = 2
         while name.casefold() in taken:
             name, number = f"{first}-{number}", number + 1
         taken.add(name.casefold())
         result.append(name)
     return result
+
+
+def _shortened(name: str) -> str:
+    encoded = os.fsencode(name)
+    if len(encoded) <= _MAX_NAME:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:8]
+    return f"{encoded[: _MAX_NAME - 9].decode('utf-8', 'ignore')}-{digest}"
 
 
 class PartialFile:

@@ -24,7 +24,14 @@ from typing import Any
 
 from absl import flags
 
-from jdance.cli import former_name, pose_flags, recognition_flags, resumable, run
+from jdance.cli import (
+    former_name,
+    pose_flags,
+    recognition_flags,
+    refuse_flags,
+    resumable,
+    run,
+)
 from jdance.data import containers, images, videos
 from jdance.data.shards import Partition
 from jdance.data.workers import Loader
@@ -374,6 +381,8 @@ def _recognize(output: Storage, process: Partition) -> None:
         jobs = inputs.with_keypoints(jobs, keypoints)
     if _WHOLE_IMAGE.value and paths and not any(kind(path) == "image" for path in paths):
         raise UserError("--whole_image: only images have it, and there is none in the input")
+    if not any(kind(path) == "skeletons" for path in paths):
+        refuse_flags(("frames_per_second",), "videos have --every; only clips of skeletons have")
     listing.check_output(usable, output)
     if _HARDWARE.value:
         containers.check_hardware(_HARDWARE.value)

@@ -264,7 +264,7 @@ class Fake:
     def __call__(self, job, stem):
         self.log.append(job.name)
         problem = self.effect(job)
-        stem.with_suffix(".txt").write_text(job.source.read_text())
+        files.with_suffix(stem, ".txt").write_text(job.source.read_text())
         return problem
 
     def run(self, settings=(), outputs=(), jobs=None, **options):
@@ -370,6 +370,35 @@ def test_older_results_are_replaced_as_a_whole(fake):
             fake.run({"model": "b"})
     assert not (fake.folder / "out" / ".jdance" / "records" / "1.json").exists()
     assert "1" in fake.run({"model": "b"})[1]
+
+
+def test_results_of_another_file_are_not_replaced(fake):
+    fake.run()
+    other = fake.folder / "other"
+    other.mkdir()
+    (other / "1.bin").write_text("new")
+    jobs = [Job(other / "1.bin", "1"), Job(fake.folder / "in" / "2.bin", "2")]
+    outcome, log = fake.run({"model": "b"}, jobs=jobs)
+    (failure,) = outcome.failures
+    assert "1.json is the result of" in failure.reason and "in/1.bin" in failure.reason
+    assert log == ["2"] and (fake.folder / "out" / "1.txt").read_text() == "1"
+    # If it was moved, or --overwrite is given, they are.
+    assert fake.run({"model": "b"}, jobs=jobs, overwrite=True, run="again")[1] == ["1", "2"]
+    (fake.folder / "in" / "1.bin").write_text("other content")
+    (other / "1.bin").rename(fake.folder / "elsewhere.bin")
+    assert fake.run({"model": "b"})[1] == ["0", "1"]
+
+
+def test_results_under_a_former_name_are_removed(fake):
+    """A second file with the stem changes the name of the first one's results."""
+    fake.run()
+    (fake.folder / "in" / "1.wav").write_text("x")
+    jobs = [Job(fake.folder / "in" / name, name) for name in ("1.bin", "1.wav")]
+    assert fake.run(jobs=jobs)[1] == ["1.bin", "1.wav"]
+    folder = fake.folder / "out"
+    assert not (folder / "1.txt").exists()
+    records = sorted(path.name for path in (folder / ".jdance" / "records").iterdir())
+    assert records == ["0.json", "1.bin.json", "1.wav.json", "2.json"]
 
 
 def test_folders_and_longer_names(tmp_path):
@@ -551,6 +580,18 @@ def test_inputs_of_a_pattern_keep_their_folders(tmp_path):
     assert [job.source.name for job in found if job.problem] == ["b.txt"]
     with pytest.raises(UserError, match="no file matches"):
         listing.jobs(f"{tmp_path}/archive/*.mkv", str(out))
+    with pytest.raises(UserError, match="matches folders only"):
+        listing.jobs(f"{tmp_path}/archive/202*", str(out))
+    (tmp_path / "archive" / "2020").rename(tmp_path / "archive" / "My [HD] videos")
+    (job,) = listing.jobs(f"{tmp_path}/archive/My [HD] videos/*.mp4", str(out))
+    assert job.name == "a"
+
+
+def test_long_names_are_cut():
+    names = ["踊" * 80 + f"{i}.mp4" for i in range(2)]
+    first, second = files.distinct_names([Path(name) for name in names])
+    assert first != second and first.startswith("踊踊")
+    assert len(f"{first}_joints.csv.partial".encode()) < 255
 
 
 def test_results_do_not_have_the_names_of_files_about_all_results(tmp_path):

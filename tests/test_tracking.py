@@ -51,10 +51,59 @@ def test_crossing_people_keep_their_tracks():
 
 
 def test_tracks_survive_short_gaps_only():
-    away = [(i, [_body(100)]) for i in range(60) if not 10 <= i < 18]
+    away = [(i, [] if 10 <= i < 18 else [_body(100)]) for i in range(60)]
     assert {n for row in _numbers(Tracker(), away) for n in row} == {0}
-    away = [(i, [_body(100)]) for i in range(60) if not 10 <= i < 30]
+    away = [(i, [] if 10 <= i < 30 else [_body(100)]) for i in range(60)]
     assert {n for row in _numbers(Tracker(), away) for n in row} == {0, 1}
+
+
+def test_joints_that_are_not_seen_move_with_the_person():
+    """Else they would catch whoever stands where they were last seen."""
+    legs = slice(8, 14)
+
+    def upper(x):
+        person = _body(x)
+        person[legs] = 0
+        return person
+
+    walk = [(i, [_body(100)]) for i in range(10)]
+    walk += [(i, [upper(100 + 8 * (i - 10))]) for i in range(10, 40)]
+    walk += [(40, [_body(100)]), *((i, [_body(100), upper(340)]) for i in range(41, 50))]
+    numbers = _numbers(Tracker(), walk)
+    assert {n for row in numbers[:40] for n in row} == {0}
+    assert numbers[-1] == [1, 0]
+    # Legs alone elsewhere are no part of the person.
+    others = _body(100)
+    others[[i for i in range(18) if not 8 <= i < 14]] = 0
+    tracker = Tracker()
+    for i, people in walk[:40]:
+        tracker.update(i * 0.1, np.array(people))
+    (first, second) = tracker.update(4.0, np.stack([others, upper(340)]))
+    assert second.track.number == 0 and first.track is not second.track
+    np.testing.assert_array_equal(second.keypoints[legs], 0)
+
+
+def test_pauses_between_frames_end_no_track():
+    times = [0, 0.1, 2.2, 4.2, 4.3, 6.3, 6.4, 8.4]
+    tracker = Tracker()
+    tracks = {id(tracker.update(t, _body(100)[None])[0].track) for t in times}
+    assert len(tracks) == 1
+    line = Timeline(0.1)
+    for time, previous in zip(times, [np.inf, *times], strict=False):
+        line.add(time, 0, "wave", 0.9, previous)
+    (segment,) = line.finish()
+    assert (segment.start, segment.end) == (0, pytest.approx(8.5))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_people_of_very_short_videos_are_found(count):
+    stream = Stream()
+    frames = []
+    for i in range(count):
+        people = [_body(100), _body(300)] + [_body(500)] * (i == 1)
+        frames += stream.add(i, i / 10, None, people, [np.ones(2) / 2] * len(people))
+    frames += stream.flush()
+    assert [[p.track for p in frame.people] for frame in frames] == [[0, 1]] * count
 
 
 def test_single_detections_are_not_confirmed():

@@ -13,7 +13,8 @@ from jdance.errors import UserError
 
 _MAX_BYTES = 2**30
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm",
+            ".ppm", ".gif")  # fmt: skip
 HEIF_SUFFIXES = (".heic", ".heif", ".hif", ".avif")  # read where pillow-heif is installed
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif",
                 b"avis")  # fmt: skip

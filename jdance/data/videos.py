@@ -219,7 +219,7 @@ def frame_at(path: Path, when: float) -> np.ndarray:
         DamagedVideo: the frame does not exist or cannot be read, or damage of earlier ones shows in
             it.
     """
-    key = str(path)
+    key = f"{path} {files.version(path)}"
     if when > _damaged.get(key, (math.inf, ""))[0]:
         raise DamagedVideo(_damaged[key][1])
     reading = _open.get(key)

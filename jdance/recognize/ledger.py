@@ -19,13 +19,14 @@ import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jdance.data import images
+from jdance.data import images, videos
 from jdance.recognize import inputs, storage
 from jdance.recognize.claims import Claims, key_of
 from jdance.recognize.inputs import Job
@@ -124,9 +125,32 @@ class Ledger:
             if complete and self._has_files(record.get("files", {})):
                 failure = Failure(job, record["problem"], True) if record["problem"] else None
                 return State(record["seconds"], failure)
+        if not overwrite and (other := self._owner(job)):
+            reason = (
+                f"{job.label}: {self.output}/{job.name}.json is the result of {other}; choose "
+                "another --output, or a pattern that keeps the folders ('photos/**/*.jpg')"
+            )
+            return State(0.0, Failure(job, reason))
         if failed := self._read(self._failure_path(job), dependencies, run):
             return State(0.0, Failure(job, failed["reason"], failed["partial"]))
         return None
+
+    def _owner(self, job: Job) -> str:
+        """Another input, which still exists, whose result has the name of this one's; or ""."""
+        record = self._record(job)
+        origin = str(record.get("source") or job.origin)
+        if origin == job.origin or videos.is_camera(str(job.source)):
+            return ""
+        other = inputs.from_origin(origin, job.name, None, None)
+        is_same = not (job.address or other.address) and _is_same_file(other.source, job.source)
+        return origin if inputs.exists(other) and not is_same else ""
+
+    def _record(self, job: Job) -> dict[str, Any]:
+        """The record of a result; {} if there is none."""
+        with suppress(OSError, ValueError):
+            content = json.loads(self.output.read(self._record_path(job)) or b"{}")
+            return content if isinstance(content, dict) else {}
+        return {}
 
     def dependencies(self, job: Job) -> dict[str, Any]:
         """Returns what the result of an input depends on, the input's current content included."""
@@ -199,6 +223,7 @@ class Ledger:
             sizes[name] = storage.size(entry)
             self.output.put(entry, name)
         self.output.remove(self._failure_path(job))
+        self._remove_former(job)
         failure = Failure(job, problem, True) if problem else None
         record = dict(dependencies) | {
             "source": job.origin, "host": socket.gethostname(), "run": run,
@@ -211,6 +236,21 @@ class Ledger:
             self._record_path(job), json.dumps(record) + "\n", work / "record.partial"
         )
         return State(seconds, failure)
+
+    def _remove_former(self, job: Job) -> None:
+        """Removes the results that an input had under another name.
+
+        It gets another name when a file with its stem is added beside it, or removed.
+        """
+        for name in {job.source.stem, job.source.name} - {PurePosixPath(job.name).name}:
+            former = replace(job, name=(PurePosixPath(job.name).parent / name).as_posix())
+            record = self._record(former)
+            times = [record.get("settings", {}).get(key) for key in ("start", "end")]
+            if record.get("source") == job.origin and times == [job.start, job.end]:
+                for file in record.get("files", {}):
+                    with suppress(OSError):  # a folder
+                        self.output.remove(file)
+                self.output.remove(self._record_path(former))
 
     def fail(self, job: Job, reason: str, work: Path, run: str) -> State:
         """Records that an input could not be recognized."""
@@ -280,6 +320,12 @@ class Ledger:
         partial = f"{FAILURES_FILE}.{socket.gethostname()}-{os.getpid()}.partial"
         self.output.write(FAILURES_FILE, text.getvalue(), self.output.scratch / partial)
         return True
+
+
+def _is_same_file(a: Path, b: Path) -> bool:
+    with suppress(OSError):
+        return a.samefile(b)
+    return False
 
 
 def _row(failure: Failure) -> list[Any]:

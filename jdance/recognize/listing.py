@@ -102,11 +102,16 @@ def jobs(text: str, output: str, ignored: Iterable[str] = ()) -> list[Job]:
 
 
 def _matching(pattern: str, output: Path) -> list[Job]:
-    parts = Path(pattern).parts
-    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    base, own = Path(*parts[:fixed]), output.resolve()
-    paths = sorted(map(Path, glob.glob(pattern, recursive=True)), key=files.natural_key)
-    paths = [p for p in paths if p.is_file() and not p.resolve().is_relative_to(own)]
+    base, rest = Path(), list(Path(pattern).parts)
+    # Brackets may be part of a folder's name.
+    while rest and (not glob.has_magic(rest[0]) or (base / rest[0]).is_dir()):
+        base /= rest.pop(0)
+    own, escaped = output.resolve(), glob.escape(str(base))
+    matches = sorted(map(Path, glob.glob(os.path.join(escaped, *rest), recursive=True)),
+                     key=files.natural_key)  # fmt: skip
+    paths = [p for p in matches if p.is_file() and not p.resolve().is_relative_to(own)]
+    if not paths and any(path.is_dir() for path in matches):
+        raise UserError(f"{pattern}: matches folders only; add /* for the files in them")
     if not paths:
         raise UserError(f"{pattern}: no file matches it; check --input")
     known = [p for p in paths if images.is_image(p) or videos.is_video(p)]

@@ -118,6 +118,7 @@ class Stream:
 
     def flush(self) -> Iterator[TrackedFrame]:
         """Yields the remaining frames."""
+        self._tracker.finish()
         while self._pending:
             yield self._complete()
 

@@ -1,6 +1,7 @@
 """Timelines of the motions in a video: segments, their CSV and JSON forms, segmental F1."""
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,11 +49,26 @@ class Timeline:
         self._open: dict[int, _OpenSegment] = {}
         self._closed: dict[int, list[Segment]] = {}
 
-    def add(self, time: float, track: int, motion: str, probability: float) -> bool:
-        """Adds a track's motion in the next frame; returns whether it starts a segment."""
+    def add(
+        self,
+        time: float,
+        track: int,
+        motion: str,
+        probability: float,
+        previous: float = math.inf,
+    ) -> bool:
+        """Adds a track's motion in a frame; returns whether it starts a segment.
+
+        Args:
+            time: of the frame in seconds.
+            track: number of the track.
+            motion: its motion.
+            probability: of the motion.
+            previous: time of the frame before, which is shown until `time`.
+        """
         current = self._open.get(track)
         if current:
-            continuous = time - current.last <= self._max_gap
+            continuous = time - current.last <= self._max_gap or current.last >= previous
             if continuous and current.motion == motion:
                 current.last = time
                 current.total += probability

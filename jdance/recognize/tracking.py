@@ -20,7 +20,8 @@ class Config:
 
     Attributes:
         min_similarity: minimum key-point similarity of a person in two frames.
-        max_gap: seconds without a detection after which a track ends, if longer than a frame.
+        max_gap: seconds without a detection after which a track ends; none ends between two
+            consecutive frames.
         min_hits: detections after which a track is confirmed.
         slack: widens the fall-off of the similarity relative to COCO's, as people move.
         min_cutoff: cutoff for a joint at rest in Hz; lower is smoother.
@@ -71,12 +72,14 @@ class Track:
     """The track of one person.
 
     Attributes:
-        keypoints: float [18, 3], the last detection of each joint.
+        keypoints: float [18, 3], the last detection of each joint; joints that are not seen move
+            with the others.
         size: smoothed `body_scale`.
         last_seen: time of the last detection.
         number: number of the track from 0 on, or None until it is confirmed.
         velocity: float [2], of the whole body, in units of the key points per second.
         hits: number of detections.
+        fresh: bool [18], the joints of the last detection.
     """
 
     keypoints: np.ndarray
@@ -85,6 +88,7 @@ class Track:
     number: int | None = None
     velocity: np.ndarray = field(default_factory=lambda: np.zeros(2))
     hits: int = 0
+    fresh: np.ndarray = field(default_factory=lambda: np.zeros(skeleton.NUM_JOINTS, bool))
     _filter: "OneEuro | None" = None
 
     def predict(self, when: float) -> np.ndarray:
@@ -164,7 +168,7 @@ class Tracker:
     def __init__(self, config: Config | None = None):
         self.config = config or Config()
         self._tracks: list[Track] = []
-        self._count = 0
+        self._count = self._frames = 0
         self._when, self._period = -np.inf, np.inf  # time of the last frame, and its interval
 
     def update(self, when: float, people: np.ndarray) -> list[Detection]:
@@ -178,13 +182,15 @@ class Tracker:
             The detections, in the order of `people`. Their tracks may be confirmed by later frames.
         """
         config = self.config
-        # At low frame rates, no track may end between two consecutive frames.
-        period, self._period = self._period, when - self._when
+        # At low frame rates and in pauses, no track may end between two consecutive frames.
+        previous, period, self._period = self._when, self._period, when - self._when
         min_gap, self._when = 1.5 * min(period, self._period), when
+        self._frames += 1
         self._tracks = [
             track
             for track in self._tracks
-            if when - track.last_seen
+            if track.last_seen == previous
+            or when - track.last_seen
             <= max(min_gap, config.max_gap if track.number is not None else 0.4)
         ]
         assigned = self._assign(when, people)
@@ -207,6 +213,14 @@ class Tracker:
             if track.number is None and track.hits >= config.min_hits:
                 track.number, self._count = self._count, self._count + 1
         return detections
+
+    def finish(self) -> None:
+        """Confirms, after the last frame of a very short video, who is in all of its frames."""
+        if self._frames >= self.config.min_hits:
+            return
+        for track in self._tracks:
+            if track.number is None and track.hits == self._frames:
+                track.number, self._count = self._count, self._count + 1
 
     def _assign(
         self, when: float, people: np.ndarray
@@ -259,14 +273,17 @@ class Tracker:
         if track.hits:
             elapsed = max(when - track.last_seen, 1e-3)
             both = present & (track.keypoints[:, 2] > 0)
+            if (both & track.fresh).any():
+                both &= track.fresh
             if both.any():
                 shift = np.median(person[both, :2] - track.keypoints[both, :2], axis=0)
+                track.keypoints[:, :2] += shift
                 track.velocity += _alpha(1.5, elapsed) * (shift / elapsed - track.velocity)
             track.size += 0.3 * (size - track.size)
         else:
             track.size, track._filter = size, OneEuro(self.config)
         track.keypoints = np.where(present[:, None], person, track.keypoints)
-        track.last_seen, track.hits = when, track.hits + 1
+        track.last_seen, track.hits, track.fresh = when, track.hits + 1, present
         assert track._filter is not None
         return track._filter(when, person, track.size)
 

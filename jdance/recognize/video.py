@@ -1,5 +1,6 @@
 """Recognizes videos, cameras and skeleton clips; writes JSON, CSV, annotated video and page."""
 
+import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -377,7 +378,7 @@ def write(
     motion_timeline = timeline.Timeline(clip.period)
     posture = feedback.PostureFeedback(settings.posture) if settings.posture else None
     annotated = settings.annotate and clip.size is not None
-    count = 0
+    count, previous = 0, math.inf
     with ExitStack() as stack:
 
         def opened(writer: Writer) -> Writer:
@@ -397,9 +398,10 @@ def write(
                 if posture and not person.bridged:
                     posture.add(person.track, person.motion, person.keypoints)
             starts = [
-                motion_timeline.add(frame.time, p.track, p.motion, p.confidence)
+                motion_timeline.add(frame.time, p.track, p.motion, p.confidence, previous)
                 for p in frame.people
             ]
+            previous = frame.time
             motion_frame = MotionFrame(
                 frame.index, frame.time, frame.image, frame.people, clip, any(starts)
             )
@@ -409,9 +411,7 @@ def write(
                 break
             count += 1
         if not count:
-            raise UserError(
-                f"{clip.source}: holds no frame that can be read; check --start and --end"
-            )
+            raise UserError(f"{clip.source}: holds no frame that can be read; check start and end")
         segments = motion_timeline.finish()
         for output in outputs:
             output.finish(segments)
