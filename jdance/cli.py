@@ -44,6 +44,12 @@ def former_name(old: str, new: str) -> None:
     flags.DEFINE_alias(old, new)
 
 
+POSE_HELP = (
+    "Pose network: stage (for StageDance), mobilenet_v2_small, hpe0001 or movenet_multipose; a "
+    "published weights file; or a checkpoint folder, such as one by launch/import_weights.py. "
+)
+
+
 def pose_flags() -> tuple[flags.FlagHolder[int], flags.FlagHolder[list[str]]]:
     """Defines --pose_size and --pose_views."""
     size = flags.DEFINE_integer(
@@ -51,7 +57,7 @@ def pose_flags() -> tuple[flags.FlagHolder[int], flags.FlagHolder[list[str]]]:
         0,
         "Side of the pose network's square input in pixels, a multiple of 8 (hpe0001, VGG-19), "
         "32 (movenet_multipose) or 16: larger detects smaller people and takes longer. 0: the "
-        "default.",
+        "network's own, 368 or 384.",
         lower_bound=0,
     )
     views = flags.DEFINE_list(
@@ -84,8 +90,7 @@ def recognition_flags() -> RecognitionFlags:
     pose = flags.DEFINE_string(
         "pose",
         "",
-        "Pose network: a name, a published weights file, or a checkpoint folder. Default: the most "
-        "accurate one that is in the cache or can be downloaded.",
+        f"{POSE_HELP}Default: the most accurate one that is in the cache or can be downloaded.",
     )
     sequence_model = flags.DEFINE_string(
         "sequence_model",
@@ -245,7 +250,12 @@ def _parse(argv: list[str]) -> list[str]:
             _check_config(argv)
     except UserError as error:
         _fail(error)
-    return app.parse_flags_with_usage(argv)
+    try:
+        return app.parse_flags_with_usage(argv)
+    except SystemExit:
+        if {word.lstrip("-") for word in argv} & {"help", "helpshort", "helpfull"}:
+            sys.exit(0)  # absl exits with 1, as for bad input
+        raise
 
 
 def _expand_flag(word: str) -> str:

@@ -2,9 +2,9 @@
 
 python launch/bench_loader.py --data=data/stage --workers=2
 
-Needs `pip install -e '.[reference]'`. All candidates process the same images, round after round:
-"jdance" in --workers threads, "DataLoader" in --workers processes, and "bare", which only reads,
-decodes and warps, in a single thread. OpenCV uses one thread everywhere.
+Needs PyTorch (`pip install -e '.[bench]'` on Python 3.11). All candidates process the same images,
+round after round: "jdance" in --workers threads, "DataLoader" in --workers processes, and "bare",
+which only reads, decodes and warps, in a single thread. OpenCV uses one thread everywhere.
 """
 
 from collections.abc import Callable
@@ -68,7 +68,9 @@ def main() -> None:
 
         from jdance.bench import torch_loader
     except ImportError as error:
-        raise UserError("needs PyTorch: pip install -e '.[reference]'") from error
+        raise UserError(
+            "needs PyTorch: pip install -e '.[bench]' (Python 3.11), or pip install torch"
+        ) from error
     dataset = records.Dataset(_DATA.value)
     source = dataset.source("train")
     config = defaults.base()

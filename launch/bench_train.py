@@ -3,7 +3,7 @@
 python launch/bench_train.py --batch_size=16                                          # CPU
 python launch/bench_train.py --batch_size=256 --dtype=bfloat16 --rounds=50            # GPU
 
-Needs `pip install -e '.[reference]'`, or on a GPU machine a PyTorch built for it. Both frameworks
+Needs PyTorch (`pip install -e '.[bench]'` on Python 3.11, or one for the GPU). Both frameworks
 process the same random batch, already on the device. They take turns, round after round, so that
 other load on the machine affects them alike. `taskset -c 1` restricts both to one core.
 """
@@ -43,7 +43,9 @@ def main() -> None:
 
         from jdance.bench import torch_steps
     except ImportError as error:
-        raise UserError("needs PyTorch: pip install -e '.[reference]'") from error
+        raise UserError(
+            "needs PyTorch: pip install -e '.[bench]' (Python 3.11), or pip install torch"
+        ) from error
     config = defaults.base()
     config.batch_size, config.model.dtype = _BATCH.value, _DTYPE.value
     task = tasks.make(config, [str(number) for number in range(_CLASSES)])

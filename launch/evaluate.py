@@ -147,7 +147,15 @@ def _calibrate(workdir: Path) -> None:
         f"{counted(fitted['n'], 'example')} of {_split()}: "
         f"{error['before']:.4f} before, {error['after']:.4f} after"
     )
-    if fitted["min_confidence"]:
+    if fitted["branch_weights"]:
+        keypoints, image = fitted["branch_weights"]
+        print(f"weights of the branches: key points {keypoints:.2f}, image {image:.2f}")
+    if fitted["min_confidence"] >= 1:
+        print(
+            f"warning: no confidence reaches a precision of {calibration.PRECISION:.0%}: all "
+            "motions become unknown; use --min_confidence to recognize with this model"
+        )
+    elif fitted["min_confidence"]:
         print(
             f"motions below a confidence of {fitted['min_confidence']:.2f} become unknown, the "
             f"others have a precision of {calibration.PRECISION:.0%} there"

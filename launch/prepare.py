@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 
 from jdance import files
-from jdance.cli import former_name, pose_flags, refuse_flags, run
+from jdance.cli import POSE_HELP, former_name, pose_flags, refuse_flags, run
 from jdance.data import manifest, prepare_scenes, records, shards
 from jdance.data.items import Source
 from jdance.data.prepare import prepare, summary
@@ -52,9 +52,8 @@ former_name("for", "task")
 _POSE = flags.DEFINE_string(
     "pose",
     "",
-    "Pose network: a name, a published weights file, or a checkpoint folder. Default: for images "
-    "and videos without key points, the most accurate one that is in the cache or can be "
-    "downloaded.",
+    f"{POSE_HELP}Default: for images and videos without key points, the most accurate one that is "
+    "in the cache or can be downloaded.",
 )
 _POSE_SIZE, _POSE_VIEWS = pose_flags()
 _KEYPOINTS = flags.DEFINE_string(
@@ -108,7 +107,10 @@ _SEED = flags.DEFINE_integer(
     "seed", 0, "Random seed of drawn splits and of StageDance.", lower_bound=0
 )
 _WORKERS = flags.DEFINE_integer(
-    "workers", 0, "Number of processes that read or draw images.", lower_bound=0
+    "workers",
+    0,
+    "Number of processes that read or draw images; 0: this process does it.",
+    lower_bound=0,
 )
 _PROCESS = flags.DEFINE_integer(
     "process_id",

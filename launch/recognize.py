@@ -175,8 +175,8 @@ def _warn_if_synthetic(pose: str, source: str, inputs: list[Path]) -> None:
         return
     if pose == "stage":
         print(
-            "warning: --pose=stage was trained on StageDance alone and misses most people in real "
-            "images; leave out --pose",
+            "warning: --pose=stage was trained on StageDance alone; in real images it misses "
+            "people and finds others where there are none; leave out --pose",
             file=sys.stderr,
         )
     if synthetic:

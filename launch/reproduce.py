@@ -1,6 +1,6 @@
 """Reproduces the paper's evaluation on your data: the method, its variants, STR and QES.
 
-python launch/prepare.py --source=stage:paper --output=data/stage
+python launch/prepare.py --source=stage:paper --pose=stage --output=data/stage
 python launch/reproduce.py --data=data/stage --output=reproduction
 
 Writes OUTPUT/report.html, a self-contained page, and its tables as tables.md. Stop it at any time
@@ -25,7 +25,12 @@ from jdance.paper.run import reproduce
 
 _DATA = flags.DEFINE_string("data", None, "Data set by launch/prepare.py.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the runs and the report.", required=True)
-_PRESET = flags.DEFINE_enum("preset", "full", list(plan.PRESETS), "Size of the reproduction.")
+_PRESET = flags.DEFINE_enum(
+    "preset",
+    "full",
+    list(plan.PRESETS),
+    "Size of the reproduction: 78 runs for full and small, 4 for reduced.",
+)
 _SEEDS = flags.DEFINE_integer(
     "seeds", None, "Runs per variant, with different random seeds. Default: 3, for reduced 1.", 1
 )

@@ -52,6 +52,27 @@ def cut(source, path, seconds):
                 file.mux(packet)
 
 
+def write_with_sound(path, times, seconds):
+    """A video whose sound begins at 0."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=25, options={"g": "10"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = stream.time_base = MS
+        sound = file.add_stream("aac", rate=16000, layout="mono")
+        packets = []
+        for number in range(round(seconds * 16000 / 1024)):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.int16), "s16", "mono")
+            frame.sample_rate, frame.pts = 16000, number * 1024
+            packets += sound.encode(frame)
+        for number, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(frame_image(number), format="rgb24")
+            frame.pts, frame.time_base = round(time / MS), MS
+            packets += stream.encode(frame)
+        packets += [*sound.encode(), *stream.encode()]
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            file.mux(packet)
+
+
 def numbers(video):
     return [(float(frame.image[-8:].mean()) - 20) / 3.5 for frame in video]
 
@@ -96,6 +117,18 @@ def test_times_come_from_the_frames(tmp_path, name, times, arguments):
     found = [videos.frame_at(tmp_path / name, when) for when in part]
     expected = [frames[int(np.searchsorted(shown, when - 2e-3))].image for when in part]
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+@pytest.mark.parametrize("delay", [0.0, 1.0])
+def test_times_begin_with_the_sound(tmp_path, suffix, delay):
+    path = tmp_path / f"x{suffix}"
+    write_with_sound(path, [delay + time for time in STEADY], 3.0)
+    info = containers.probe(path)
+    np.testing.assert_allclose(info.times, np.array(STEADY) + delay, atol=2e-3)
+    frames = list(videos.Video(path))
+    np.testing.assert_allclose([frame.time for frame in frames], info.times, atol=2e-3)
+    np.testing.assert_allclose(numbers(frames), range(50), atol=1.2)
 
 
 def test_edit_lists_are_applied(tmp_path):

@@ -12,7 +12,7 @@ from jdance.models import fused
 from jdance.recognize import packed
 from jdance.recognize.recognizer import Recognizer
 from jdance.report import run as report
-from jdance.train import calibration, loop, results, steps
+from jdance.train import calibration, init_from, loop, results, steps
 
 
 def _late_config(tiny_data):
@@ -127,5 +127,8 @@ def test_calibration_reaches_evaluation_and_recognition(tiny_data, tmp_path, cap
     file = tmp_path / "late.npz"
     packed.pack(workdir, file)
     image, people = tiny_image(1)
+    # Another run does not start with them.
+    loaded, _ = init_from.read(file, loop.load(workdir)[2], config.model, ["a", "b", "c"])
+    assert loaded and not any(fused.BRANCH_WEIGHTS in path for path in loaded)
     motions = [Recognizer.load(m, None)(image, people)[0].probabilities for m in (workdir, file)]
     np.testing.assert_allclose(*motions, atol=5e-3)  # half precision

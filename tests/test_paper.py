@@ -41,6 +41,25 @@ def test_full_plan():
     assert half.model.keypoint_widths == (128, 256, 256, 256, 256)
 
 
+def test_variants_of_a_network_with_its_own_attention_and_weights():
+    def load(name):
+        config = defaults.base()
+        config.model.branches = name if name in ("str", "qes") else "fused"
+        config.update(init_from="weights/resnet50", freeze_epochs=2.0)
+        config.model.attention_block = "squeeze.py:Squeeze"
+        return config
+
+    base, chosen = plan.variants(plan.PRESETS["full"], load)
+    made = {variant.name: sweep.apply_variant(base, variant) for variant in chosen}
+    assert made[plan.PROPOSED].model.attention_block == "squeeze.py:Squeeze"
+    orders = {"no attention": -1, "CBAM0": 0, "CBAM1": 1, "CBAM2": 2}
+    assert {name: made[name].model.attention for name in orders} == orders
+    assert not any(made[name].model.attention_block for name in orders)
+    points = made["key points only"]
+    assert not points.freeze_epochs and not points.init_from
+    assert made["image only"].init_from == "weights/resnet50"
+
+
 @pytest.mark.parametrize("preset", plan.PRESETS)
 def test_presets_fit_the_files_in_configs(preset):
     import runpy

@@ -230,6 +230,8 @@ def test_additional_stages_keep_their_initialization(tmp_path):
         ("data.image_size", 40, "must be a multiple of 16"),
         ("model.network", "hourglass", "unknown pose network 'hourglass'"),
         ("task", "poses", "expected motion or pose"),
+        ("freeze_epochs", 1.0, "freeze_epochs=1: pose networks cannot be frozen"),
+        ("data.max_people", 0, "must be greater than 0"),
         ("model.width", 0, "model.width=0: must be greater than 0"),
         ("init_from", "nothing", "no such pose network"),
     ],

@@ -311,7 +311,7 @@ def test_recognize_lists_unreadable_files(trained, photos, tmp_path):
     assert "3 of 5 inputs skipped" in error
     for name in unreadable[:2]:
         assert f"skipped {photos / name}: not a supported image or video format" in captured
-    assert f"skipped {photos / 'more'}: a nested folder, which is not read" in captured
+    assert f"skipped {photos / 'more'}: a nested folder; name a pattern such as" in captured
     for name in ("0.png", "1.png", "0_keypoints.json", "manifest.csv"):
         (photos / name).unlink()
     captured, error = program("recognize", *run, f"--output={tmp_path / 'none'}", status=1)

@@ -1,5 +1,6 @@
 """Reports: content, valid HTML, and no external resources."""
 
+import json
 import re
 from html.parser import HTMLParser
 
@@ -140,6 +141,24 @@ def test_report_of_a_run(tiny_data, tmp_path):
     example = records.unpack(records.Dataset(tiny_data).source("val")[first["index"]])
     assert result["classes"][example.label] == first["true"]
     assert f"{first['true']}, taken for {first['guess']}" in text
+
+
+def test_report_names_the_classes_of_each_result(tmp_path):
+    """A folder may hold the results of several runs."""
+    (tmp_path / "run").mkdir()
+    content = {"config": tiny_config("x").to_dict(), "classes": ["a", "b", "c"]}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(content))
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    per_class = {name: {"n": 1, "accuracy": 1.0} for name in ("wave", "walk")}
+    result = {
+        "data": "d", "split": "val", "accuracy": 1.0, "n": 2, "mean_class_accuracy": 1.0,
+        "workdir": "runs/other", "per_class": per_class, "confusion": [[1, 0], [0, 1]],
+    }  # fmt: skip
+    (tmp_path / "eval_val.json").write_text(json.dumps(result))
+    text = run_report.write(tmp_path / "run", tmp_path).read_text()
+    assert "run other" in text
+    (confusion,) = [figure for figure in text.split("<figure")[1:] if "onfusion" in figure]
+    assert "wave" in confusion and "walk" in confusion
 
 
 def test_clock_carries_rounded_seconds():

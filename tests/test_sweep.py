@@ -61,6 +61,12 @@ def test_home_folder_in_a_variant_is_expanded(monkeypatch):
     [
         (["model.attention"], [], "expected KEY=VALUE"),
         ([], ["wide model.width"], "expected NAME KEY=VALUE"),
+        ([], [""], "expected NAME KEY=VALUE"),
+        (
+            [],
+            ["none model.attention=-1 model.attention_block=a.py:A"],
+            "none: model.attention has no effect with model.attention_block=a.py:A",
+        ),
         (["model.depth=3"], [], "model.depth=3"),
         (["model.width=wide"], [], "model.width=wide"),
         (["model.attention=1,7"], [], "attention=7: --config: model.attention=7"),
@@ -193,6 +199,9 @@ def test_table():
     assert lines[2] == ["x", "1,234", "0.300 ± 0.141", "0.400 ± 0.141", "0.650", "0.300", "0.500",
                         "7"]  # fmt: skip
     assert lines[3][:3] == ["y", "", "failed"] and len({len(line) for line in lines}) == 1
+    # Seed 1 failed on b: only seed 0 has a mean over both.
+    lines = sweep.table([row("z", [0.9, 0.5, 0.9], {})]).splitlines()
+    assert lines[2].startswith("| z | 1,234 | 0.700 |")
     # A seed of y failed, and the data sets have the same name.
     rows = [row("x", [0.1] * 4, {"d/a": 0.6}), row("y", [0.5, 0.5], {})]
     for run in rows[0]["runs"] + rows[1]["runs"]:

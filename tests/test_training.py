@@ -241,6 +241,11 @@ def test_nonfinite_loss_is_not_saved(tiny_data, tmp_path):
         ("log_every", 0, "log_every=0: must be greater than 0"),
         ("seed", -1, "seed=-1: must not be negative"),
         ("optimizer.boundaries", (1.0, -2.0), "-2.0.: must not be negative"),
+        ("optimizer.boundaries", (float("inf"),), "must be finite"),
+        ("optimizer.momentum", 1.5, "must be less than 1"),
+        ("model.image_widths", (0,), "image_widths=.0,.: must be greater than 0"),
+        ("model.stage_sizes", (1, -1), "must be greater than 0"),
+        ("model.sequence.reduction", 0, "must be greater than 0"),
         ("epochs", float("nan"), "epochs=nan"),
         ("data.dir", "nothing", "no such file"),
         ("model.dropout", 1.5, "must be less than 1"),
@@ -294,6 +299,17 @@ def test_folder_belongs_to_one_experiment(tiny_data, tmp_path):
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(UserError, match="not the configuration of a run"):
         loop.train(config, tmp_path)
+
+
+def test_a_run_is_not_shortened(tiny_data, tmp_path):
+    config = tiny_config(tiny_data)
+    config.model.branches = "keypoints"
+    loop.train(config, tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
+    config.epochs = 0.5
+    with pytest.raises(UserError, match=r"has step 11, but --config.epochs=0.5 ends at step 2"):
+        loop.train(config, tmp_path)
+    assert (tmp_path / "config.json").read_bytes() == before
 
 
 def test_folder_without_checkpoints_may_be_reused(tiny_data, tmp_path):

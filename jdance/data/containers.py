@@ -26,6 +26,7 @@ _ANIMATED = (".gif", ".webp", ".png", ".apng")  # images, unless they are animat
 _MAX_PIXELS = 2**27  # per frame
 _MAX_ASPECT = 8  # of a pixel; larger ones come from broken headers
 _WEBP_FRAMES = 16  # decoded together
+_MAX_LEAD = 60.0  # seconds of sound before the first frame; more comes from broken time stamps
 _RESTART = 0.2  # seconds by which time stamps decrease where another recording is joined
 
 
@@ -34,7 +35,8 @@ class VideoInfo:
     """Metadata of a video file.
 
     Attributes:
-        times: presentation time of each frame in seconds from the start, float64 [N].
+        times: presentation time of each frame in seconds from the start of video or sound, float64
+            [N].
         end: end of the last frame in seconds.
         fps: frames per second of most frames.
         size: displayed height and width in pixels (upright, square pixels).
@@ -232,6 +234,7 @@ def _video_info(path: Path, stream: Any, packets: list, damage: str, size: int) 
         origin = min(float(stream.start_time * stream.time_base), float(times[0]))
     elif len(times):
         origin = float(times[0])
+    origin = _beginning(stream, origin)
     fps = _fps(times, rate)
     last = float(lengths[-1]) if len(lengths) and 0 < lengths[-1] < 60 else 1 / fps
     count = len(times)
@@ -252,6 +255,17 @@ def _video_info(path: Path, stream: Any, packets: list, damage: str, size: int) 
     return VideoInfo(
         times - origin, end, fps, shown_size, rotation, count, damage, origin, lead, mirrored
     )
+
+
+def _beginning(stream: Any, first: float) -> float:
+    """The time stamp at which players begin: that of sound that precedes the `first` frame.
+
+    Negative ones belong to sound that is not played, which decoders need.
+    """
+    sounds = [s for s in stream.container.streams.audio if s.start_time is not None]
+    starts = [float(sound.start_time * sound.time_base) for sound in sounds]
+    begin = max(min(starts, default=first), min(first, 0.0))
+    return begin if 0 < first - begin < _MAX_LEAD else first
 
 
 def _orientation(frame: Any) -> tuple[int, bool]:

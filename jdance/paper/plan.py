@@ -6,18 +6,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jdance import shipped
 from jdance.train.sweep import Variant, apply_variant
 
 PROPOSED, STR, QES, FLAT = "proposed", "STR", "QES", "QES, flat network"
 COMPARED = (PROPOSED, STR, QES, FLAT)
 
 _ABLATIONS: dict[str, dict[str, Any]] = {
-    "key points only": {"model.branches": "keypoints"},
+    "key points only": {"model.branches": "keypoints", "freeze_epochs": 0.0},
     "image only": {"model.branches": "image"},
-    "no attention": {"model.attention": -1},
-    "CBAM0": {"model.attention": 0},
-    "CBAM1": {"model.attention": 1},
-    "CBAM2": {"model.attention": 2},
+    "no attention": {"model.attention": -1, "model.attention_block": ""},
+    "CBAM0": {"model.attention": 0, "model.attention_block": ""},
+    "CBAM1": {"model.attention": 1, "model.attention_block": ""},
+    "CBAM2": {"model.attention": 2, "model.attention_block": ""},
     "fused18": {"model.features": "fused18"},
     "pos18": {"model.features": "pos18"},
     "full": {"model.features": "full"},
@@ -105,6 +106,8 @@ def variants(
     )
     result = [Variant(PROPOSED, {})]
     ablations = dict(_ABLATIONS) if preset.ablations else {}
+    if ablations and base.init_from not in shipped.FILES:  # perhaps an image branch alone
+        ablations["key points only"] = ablations["key points only"] | {"init_from": ""}
     if search:
         ablations |= _search(base)
     for name, changes in ablations.items():

@@ -15,6 +15,7 @@ from jdance.recognize import archive
 from jdance.recognize.formats import FORMATS, Several
 from jdance.recognize.inputs import Job, listed_kind
 from jdance.recognize.ledger import Ledger, digest
+from jdance.recognize.recognizer import confidence
 from jdance.recognize.storage import Storage
 from jdance.recognize.stream import TrackedPerson
 from jdance.recognize.writers import Clip, MotionFrame
@@ -76,7 +77,7 @@ def write(
     clip = Clip("", None, None, classes, images=image_names)
     with closing(Several(names, stem, clip)) as writer:
         for index, result, image in results:
-            people = list(_people(result, image_names[index]))
+            people = list(_people(result, image_names[index], classes))
             writer.add(MotionFrame(index, 0.0, image, people, clip))
         writer.finish([])
 
@@ -99,7 +100,7 @@ def results(
                 yield index, result, images.read(job.source) if pixels else None
 
 
-def _people(result: bytes, name: str) -> Iterator[TrackedPerson]:
+def _people(result: bytes, name: str, classes: Sequence[str]) -> Iterator[TrackedPerson]:
     """Yields the people of an image's result; without a whole image, which has no key points."""
     try:
         people: list[dict[str, Any]] = json.loads(result)["frames"][0]["people"]
@@ -114,7 +115,7 @@ def _people(result: bytes, name: str) -> Iterator[TrackedPerson]:
                 (x, y, width, height),
                 probabilities,
                 motion=person["motion"],
-                confidence=float(probabilities.max()),
+                confidence=confidence(probabilities, person["motion"], classes),
             )
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(f"{name}: its JSON is not a result of an image ({error})") from error

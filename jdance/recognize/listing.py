@@ -96,8 +96,10 @@ def jobs(text: str, output: str, ignored: Iterable[str] = ()) -> list[Job]:
     local = (Path(name) for name in (output, *ignored) if not objects.is_remote(name))
     found, unreadable = collect(path, local)
     names = files.distinct_names(found, _RESERVED)
+    nested = f"a nested folder; name a pattern such as '{path}/**/*'"
     return [Job(source, name) for source, name in zip(found, names, strict=True)] + [
-        Job(source, "", problem=skip_reason(source)) for source in unreadable
+        Job(source, "", problem=nested if source.is_dir() else skip_reason(source))
+        for source in unreadable
     ]
 
 

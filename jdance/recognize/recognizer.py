@@ -400,13 +400,19 @@ def predicted_motion(
     return classes[best] if probabilities[best] >= min_confidence else UNKNOWN
 
 
+def confidence(probabilities: np.ndarray, motion: str, classes: Sequence[str]) -> float:
+    """Probability of a person's motion; of UNKNOWN without such a class, that of no motion."""
+    known = motion in classes
+    return float(probabilities[classes.index(motion)] if known else 1 - probabilities.max())
+
+
 def annotate(image: np.ndarray, people: list[Person], classes: list[str]) -> np.ndarray:
     """Draws skeleton, box, motion and probability of all people: uint8 RGB [H, W, 3]."""
     return draw.people(
         image,
         [person.keypoints for person in people],
         [person.box for person in people],
-        [f"{person.motion} {person.probabilities.max():.2f}" for person in people],
+        [f"{p.motion} {confidence(p.probabilities, p.motion, classes):.2f}" for p in people],
         [class_index(person.motion, classes) for person in people],
     )
 

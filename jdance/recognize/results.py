@@ -17,7 +17,7 @@ from jdance.progress import counted
 from jdance.recognize import timeline, video
 from jdance.recognize.formats import JOINT_COLUMNS, Several, joint_rows, select
 from jdance.recognize.page import VideoPage
-from jdance.recognize.recognizer import Person, annotate
+from jdance.recognize.recognizer import Person, annotate, confidence
 from jdance.recognize.stream import TrackedPerson
 from jdance.recognize.timeline import Segment
 from jdance.recognize.writers import Clip, MotionFrame, Page, Writer
@@ -71,12 +71,15 @@ class ImageResult:
             rows = list(joint_rows(self.to_frame(Clip("", None, None, self.classes), 0)))
             return pandas.DataFrame(rows, columns=list(JOINT_COLUMNS))
         people = [
-            [i, p.motion, float(p.probabilities.max()), *p.box, *p.probabilities.tolist()]
+            [i, p.motion, self._confidence(p), *p.box, *p.probabilities.tolist()]
             for i, p in enumerate(self.people)
         ]
         columns = ["person", "motion", "confidence", "x", "y", "width", "height"]
         columns += [f"p({motion})" for motion in self.classes]
         return pandas.DataFrame(people, columns=columns)
+
+    def _confidence(self, person: Person) -> float:
+        return confidence(person.probabilities, person.motion, self.classes)
 
     def to_frame(self, clip: Clip, index: int) -> MotionFrame:
         """Returns the people as a frame of a clip, numbered as in the result file.
@@ -86,7 +89,7 @@ class ImageResult:
         people = [
             TrackedPerson(
                 i, p.keypoints, p.box, p.probabilities, motion=p.motion,
-                confidence=float(p.probabilities.max()),
+                confidence=self._confidence(p),
             )
             for i, p in enumerate(self.people)
             if p.keypoints is not None
@@ -144,7 +147,7 @@ class ImageResult:
         count = len(self.people)
         caption = "1 person" if count == 1 else f"{count} people"
         rows = [
-            [str(i), person.motion, f"{person.probabilities.max():.2f}"]
+            [str(i), person.motion, f"{self._confidence(person):.2f}"]
             for i, person in enumerate(self.people)
         ]
         alt = "; ".join(f"person {i}: {motion} {confidence}" for i, motion, confidence in rows)

@@ -56,7 +56,7 @@ def confusion_blocks(counts: np.ndarray, classes: Sequence[str], name: str) -> l
         if counts[a, b]
     ]  # fmt: skip
     correct = int(counts.diagonal().sum())
-    alt = f"Confusion matrix of {name}: {correct} of {int(counts.sum())} right"
+    alt = f"Confusion matrix of {name}: {correct} of {int(counts.sum())} correct"
     alt += f"; {', '.join(worst)}" if worst else ""
     rows = [
         [
@@ -69,7 +69,7 @@ def confusion_blocks(counts: np.ndarray, classes: Sequence[str], name: str) -> l
     caption = f"Confusion matrix of {name}: true classes in rows, predictions in columns"
     return [
         Figure(caption, alt, confusion(counts, classes)),
-        Table(f"{caption}; the last column is the accuracy in %", ["", *classes, "right"], rows),
+        Table(f"{caption}; the last column is the accuracy in %", ["", *classes, "accuracy"], rows),
     ]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#000000", "#7a7a7a")
 _DASHES = ("none", "7 3", "2 3", "9 3 2 3", "4 2", "1 2", "12 4", "6 2 1 2")
 _WIDTH = 430  # small, so that font size 13 is legible on a phone
-_LETTER = 7.5  # width of a wide letter at font size 13
+_LETTER = 9  # width of a wide letter at font size 13
 _FONT = 'font-family="system-ui, sans-serif"'
 
 

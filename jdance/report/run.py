@@ -28,14 +28,14 @@ def write(workdir: Path, output: Path | None = None) -> Path:
     Raises:
         UserError: the folder holds no run.
     """
-    config, classes = experiment.read(workdir)
+    config, _ = experiment.read(workdir)
     output = output or workdir
     results = {
         path.stem.removeprefix("eval_"): _read(path) for path in sorted(output.glob("eval_*.json"))
     }
     sections = [_training(workdir)]
     for name, result in results.items():
-        sections.append(_evaluation(name, result, classes, config.data.dir))
+        sections.append(_evaluation(name, result, config.data.dir))
     flat = flatten_dict(config.to_dict(), sep=".")
     sections.append(
         Section(
@@ -72,7 +72,7 @@ def _training(workdir: Path) -> Section:
     return section
 
 
-def _evaluation(name: str, result: Mapping[str, Any], classes: list[str], folder: str) -> Section:
+def _evaluation(name: str, result: Mapping[str, Any], folder: str) -> Section:
     section = Section(f"Evaluation on {name}")
     if "data" in result:
         section.blocks.append(Text(_describe(result)))
@@ -97,7 +97,9 @@ def _evaluation(name: str, result: Mapping[str, Any], classes: list[str], folder
     ]
     head = ["class", "examples", "accuracy in % (95 % interval)"]
     section.blocks.append(Table("Accuracy of each class", head, rows))
-    section.blocks += blocks.confusion_blocks(np.array(result["confusion"]), classes, name)
+    section.blocks += blocks.confusion_blocks(
+        np.array(result["confusion"]), list(result["per_class"]), name
+    )
     if result.get("mistakes"):
         try:
             source = records.Dataset(result.get("data") or folder).source(result["split"])
@@ -136,6 +138,7 @@ def _describe(result: Mapping[str, Any]) -> str:
     fitted = dict.fromkeys(run["calibration"]["split"] for run in runs if "calibration" in run)
     sentences = [
         f"Split {result['split']} of {result['data']}",
+        f"run {Path(result['workdir']).name}" if "workdir" in result else "",
         f"{result['views']} view{'s' * (result['views'] > 1)}" if "views" in result else "",
         f"without joints: {result['drop_joints']}" if result.get("drop_joints") else "",
         f"checkpoint {result['checkpoint']}" if "checkpoint" in result else "",

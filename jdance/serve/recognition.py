@@ -1,6 +1,5 @@
 """Recognition of a job's file: results in its folder, and frames for the page as they come."""
 
-import json
 import zipfile
 from collections.abc import Sequence
 from contextlib import closing
@@ -16,7 +15,7 @@ from jdance.recognize.sequences import SequenceClassifier
 from jdance.recognize.stream import TrackedFrame
 from jdance.recognize.video import Settings, recognize_video
 from jdance.recognize.writers import KEY_FRAME_SIDE, Clip, MotionFrame, Writer
-from jdance.serve.frames import FrameLog, frame_json, person_json
+from jdance.serve.frames import FrameLog, frame_json
 from jdance.serve.jobs import Job
 
 _SHOWN_SIDE = 2048  # pixels of an image on the page
@@ -69,13 +68,7 @@ def _recognize_image(job: Job, recognizer: Recognizer, log: FrameLog) -> None:
         writer.finish([])
     openpose = openpose_json.path_for(stem, job.folder)
     openpose.write_text(formats.openpose_text(shown_people))
-    result = json.loads(Path(f"{stem}.json").read_text())
-    (frame,) = result["frames"]
-    people = [
-        person_json(p["track"], p["motion"], max(p["probabilities"]), p["box"], p["keypoints"])
-        for p in frame["people"]
-    ]
-    log.add({"index": 0, "time": 0.0, "people": people})
+    log.add(frame_json(shown_people))
     job.on_progress(1, 1)
     annotated = files.with_suffix(stem, found.suffix)
     job.files = {"json": Path(f"{stem}.json"), "image": annotated, "openpose": openpose}

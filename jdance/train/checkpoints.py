@@ -352,7 +352,13 @@ def suffix(which: str) -> str:
 
 def has_checkpoint(workdir: Path) -> bool:
     """Whether a run can be resumed; creates no folders."""
-    return bool(_step_folders(workdir / "checkpoints"))
+    return newest_step(workdir) > 0
+
+
+def newest_step(workdir: Path) -> int:
+    """The step of a run's newest checkpoint, perhaps a damaged one; 0 without any."""
+    folders = _step_folders(workdir / "checkpoints")
+    return int(folders[-1].name) if folders else 0
 
 
 def retry_during_training(workdir: Path, read: Callable[[], _T]) -> _T:

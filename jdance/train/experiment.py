@@ -28,7 +28,7 @@ _FRACTIONS = {
 }  # fmt: skip
 _DROPOUT_RATES = {
     "model.dropout", "model.stage_dropout", "model.keypoint_dropout", "model.image_dropout",
-    "model.str.dropout", "optimizer.label_smoothing",
+    "model.str.dropout", "optimizer.label_smoothing", "optimizer.momentum",
 }  # fmt: skip
 
 
@@ -39,14 +39,20 @@ def check(task: Task) -> None:
         "batch_size", "accumulate", "steps_per_dispatch", "epochs", "log_every", "eval_every",
         "checkpoint_every", "checkpoints_kept", "data.image_size", "data.threads", "model.width",
         "optimizer.learning_rate",
-        "model.str.growth", "model.qes.hidden", "model.qes.prototypes",
+        "model.str.growth", "model.qes.hidden", "model.qes.prototypes", "model.stage_sizes",
+        "model.image_widths", "model.keypoint_widths", "model.fusion_widths",
+        "model.sequence.frames", "model.sequence.stem_width", "model.sequence.stem_kernel",
+        "model.sequence.width", "model.sequence.blocks", "model.sequence.kernel",
+        "model.sequence.reduction", "model.sequence.dense_widths", "data.max_people",
     }  # fmt: skip
     for key, value in _flat(config).items():
-        if key in positive | _FRACTIONS | _DROPOUT_RATES and not isinstance(value, int | float):
+        numbers = value if isinstance(value, tuple) else (value,)
+        checked = key in positive | _FRACTIONS | _DROPOUT_RATES
+        if checked and not all(isinstance(number, int | float) for number in numbers):
             raise UserError(f"--config.{key}={value}: must be a number")
-        if key in positive and not value > 0:
+        if key in positive and not all(number > 0 for number in numbers):
             raise UserError(f"--config.{key}={value}: must be greater than 0")
-        for number in value if isinstance(value, tuple) else (value,):
+        for number in numbers:
             if isinstance(number, float) and not np.isfinite(number):
                 raise UserError(f"--config.{key}={value}: must be finite")
             if isinstance(number, int | float) and number < 0 and key != "model.attention":
@@ -66,7 +72,7 @@ def check(task: Task) -> None:
     try:
         state.make_optimizer(config.optimizer, state.make_schedule(config.optimizer, 1, 1))
         jax.eval_shape(task.model().init, jax.random.key(0), *task.input_shapes())
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise UserError(f"--config: {str(error).splitlines()[0]}") from error
 
 

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from jdance import config as defaults
 from jdance import npz, shipped
 from jdance.errors import UserError
+from jdance.models.fused import BRANCH_WEIGHTS
 from jdance.remote import runs
 from jdance.train.checkpoints import NEWEST, Checkpoints, retry_during_training
 from jdance.train.state import TrainState
@@ -50,6 +51,7 @@ def read(
     """
     expected = flatten_dict(dict(shapes))
     found, source, source_classes = _read(runs.local(path, NEWEST), expected)
+    found.pop(("batch_stats", BRANCH_WEIGHTS), None)  # calibrated on other data
     notes = ""
     if "image" not in (source.branches, model.branches) and (
         (source.features, source.layout) != (model.features, model.layout)

@@ -50,7 +50,7 @@ def difference(first: np.ndarray, second: np.ndarray, groups: np.ndarray) -> Int
     """The interval of the accuracy of `first` minus that of `second` on the same examples.
 
     It comes from a paired bootstrap over groups, or over the examples if they are independent.
-    If there are fewer than 5, it is a normal interval for as many examples as there are groups.
+    Fewer than 5 say nothing about others: it is -1 to 1.
 
     Args:
         first, second: bool [N], whether each of two classifiers is right.
@@ -59,8 +59,7 @@ def difference(first: np.ndarray, second: np.ndarray, groups: np.ndarray) -> Int
     members, count = _numbered(groups)
     values = first.astype(np.float64) - second
     if count < _MIN_UNITS:
-        half = _Z * float(values.std()) / count**0.5
-        return float(values.mean()) - half, float(values.mean()) + half
+        return -1.0, 1.0
     return _bootstrap(values, members, count)
 
 

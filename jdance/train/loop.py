@@ -28,7 +28,13 @@ from jdance.train import (
     steps,
     tasks,
 )
-from jdance.train.checkpoints import NEWEST, Checkpoints, has_checkpoint, retry_during_training
+from jdance.train.checkpoints import (
+    NEWEST,
+    Checkpoints,
+    has_checkpoint,
+    newest_step,
+    retry_during_training,
+)
 from jdance.train.compiled import StepState
 from jdance.train.journal import Journal
 from jdance.train.metrics import MetricWriter, NoMetrics
@@ -67,7 +73,13 @@ def train(
     task.setup(dataset)
     experiment.check(task)
     distributed.check_batch_size(task.config.batch_size, task.config.accumulate)
+    total_steps = max(1, int(config.epochs * len(train_source) / config.batch_size))
     _check_resume(resume, workdir)
+    if newest_step(workdir) > total_steps:
+        raise UserError(
+            f"{workdir}: has step {newest_step(workdir)}, but --config.epochs={config.epochs:g} "
+            f"ends at step {total_steps}; raise it, or use another --workdir"
+        )
     initial = _initial_variables(task, workdir)
     with ExitStack() as stack:
         distributed.on_main_process(lambda: stack.enter_context(lock.held(workdir)))
@@ -88,8 +100,9 @@ def train(
         stack.callback(loader.close_processes)
         stack.enter_context(distributed.exit_on_failure())
         return _train(
-            task, workdir, dataset, train_source, initial, checkpoints, restored, writer, timer
-        )
+            task, workdir, dataset, train_source, total_steps, initial, checkpoints, restored,
+            writer, timer,
+        )  # fmt: skip
 
 
 def _train(
@@ -97,6 +110,7 @@ def _train(
     workdir: Path,
     dataset: Dataset,
     train_source: Any,
+    total_steps: int,
     initial: init_from.Flat,
     checkpoints: Checkpoints,
     restored: tuple[int, Any] | None,
@@ -106,7 +120,6 @@ def _train(
     # --- Model and optimizer ------------------------------------------------------------------
     config = task.config
     steps_per_epoch = len(train_source) / config.batch_size
-    total_steps = max(1, int(config.epochs * len(train_source) / config.batch_size))
     freeze_steps = math.ceil(config.freeze_epochs * steps_per_epoch)
     model = task.model(axis_name=steps.AXIS)
     frozen_model = task.model(axis_name=steps.AXIS, freeze_backbone=True)

@@ -34,11 +34,16 @@ def guard(
             sees it.
 
     Returns:
-        The state, always with the new step number, and the log.
+        The state, always with the new counters, and the log.
     """
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
     accept = finite if skip else finite & (nonfinite_log["count"] == 0)
-    state = jax.tree.map(lambda a, b: jnp.where(accept, a, b), new, old).replace(step=new.step)
+    # The counters of the optimizer go on, as the schedule follows the steps.
+    state = jax.tree.map(
+        lambda a, b: a if jnp.issubdtype(a.dtype, jnp.integer) else jnp.where(accept, a, b),
+        new,
+        old,
+    )
     slot = jnp.minimum(nonfinite_log["count"], SLOTS - 1)
     steps = nonfinite_log["steps"]
     return state, {

@@ -44,6 +44,11 @@ class PoseTask:
             raise UserError(
                 f"--config.model.network={name}: can be used, but not trained; choose another"
             )
+        if self.config.freeze_epochs:
+            raise UserError(
+                f"--config.freeze_epochs={self.config.freeze_epochs:g}: pose networks cannot be "
+                "frozen; set it to 0"
+            )
         if size % network.multiple:
             raise UserError(
                 f"--config.data.image_size={size}: must be a multiple of {network.multiple}"
@@ -65,8 +70,6 @@ class PoseTask:
         freeze_backbone: bool = False,
         platform: str | None = None,
     ) -> nn.Module:
-        if freeze_backbone and self.config.freeze_epochs:
-            raise ValueError("freeze_epochs: not available for pose networks; set it to 0")
         return weights.build({**self.config.model, "axis_name": axis_name})
 
     def input_shapes(self) -> tuple[jax.ShapeDtypeStruct, ...]:

@@ -99,7 +99,7 @@ def evaluate(
             )  # fmt: skip
     result |= {"views": views, "drop_joints": drop_joints, "checkpoint": checkpoint}
     if len(workdirs) == 1:
-        result |= members[0]
+        result |= {"workdir": str(workdirs[0])} | members[0]
     else:
         result["runs"] = [
             {"workdir": str(workdir)} | member

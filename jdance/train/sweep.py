@@ -61,9 +61,9 @@ def parse_variants(vary: Sequence[str], named: Sequence[str] = ()) -> list[Varia
         name = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in changes)
         result.append(Variant(name, dict(changes)))
     for text in named:
-        name, *words = text.split()
+        name, *words = text.split() or [""]
         pairs = [word.partition("=") for word in words]
-        if not all(equals for _, equals, _ in pairs):
+        if not name or not all(equals for _, equals, _ in pairs):
             raise UserError(f"--variant={text}: expected NAME KEY=VALUE KEY=VALUE ...")
         result.append(Variant(name, {key: _value(value) for key, _, value in pairs}))
     result = result or [Variant("as it is", {})]
@@ -246,9 +246,10 @@ def table(rows: Sequence[dict[str, Any]], views: int = 1) -> str:
         if not runs:
             lines.append([row["variant"], "", "failed"] + [""] * (len(head) - 3))
             continue
-        cells = [row["variant"], f"{row['parameters']:,}", _mean(runs, "score")]
+        complete = _complete(runs, len(data))
+        cells = [row["variant"], f"{row['parameters']:,}", _mean(complete, "score")]
         if views > 1:
-            cells.append(_mean(runs, "score_views"))
+            cells.append(_mean(complete, "score_views"))
         if several_seeds:
             scores = list(row["ensembles"].values())
             cells.append(f"{np.mean(scores):.3f}" if scores else "failed")
@@ -260,7 +261,15 @@ def table(rows: Sequence[dict[str, Any]], views: int = 1) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 
+def _complete(runs: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """The runs of seeds that have one for each of `count` data sets: only their means compare."""
+    numbers = Counter(run["seed"] for run in runs)
+    return [run for run in runs if numbers[run["seed"]] == count]
+
+
 def _mean(runs: Sequence[dict[str, Any]], key: str) -> str:
+    if not runs:
+        return "incomplete"
     seeds = dict.fromkeys(run["seed"] for run in runs)
     scores = [np.mean([run[key] for run in runs if run["seed"] == seed]) for seed in seeds]
     if len(scores) == 1:
@@ -285,6 +294,11 @@ def check(
             if key in variant.changes:
                 raise UserError(f"{variant.name}: the sweep sets {key} itself; use {flags}")
         variant_config = apply_variant(config, variant)
+        if "model.attention" in variant.changes and variant_config.model.attention_block:
+            raise UserError(
+                f"{variant.name}: model.attention has no effect with model.attention_block="
+                f"{variant_config.model.attention_block}; set that to '' in this variant"
+            )
         classes = [str(number) for number in range(variant_config.model.get("classes", 0))]
         try:
             experiment.check(tasks.make(variant_config, classes))
