@@ -105,7 +105,7 @@ def test_confusion_matrix_shows_all_counts():
     svg = charts.confusion(counts, ["wave", "walk <x>"])
     assert re.findall(r">(\d+)<", svg) == ["30", "2", "7"] and "walk &lt;x&gt;" in svg
     figure, table = blocks.confusion_blocks(counts, ["wave", "walk"], "val")
-    assert "37 of 39 right; wave taken for walk 2 times" in figure.alt
+    assert "37 of 39 correct; wave taken for walk 2 times" in figure.alt
     assert table.rows == [["wave", "30", "2", "93.8"], ["walk", "0", "7", "100.0"]]
 
 
@@ -157,8 +157,8 @@ def test_report_names_the_classes_of_each_result(tmp_path):
     (tmp_path / "eval_val.json").write_text(json.dumps(result))
     text = run_report.write(tmp_path / "run", tmp_path).read_text()
     assert "run other" in text
-    (confusion,) = [figure for figure in text.split("<figure")[1:] if "onfusion" in figure]
-    assert "wave" in confusion and "walk" in confusion
+    head = re.findall(r"<th[^>]*>([^<]*)</th>", text.split("last column is the accuracy")[1])
+    assert head[:4] == ["", "wave", "walk", "accuracy"]
 
 
 def test_clock_carries_rounded_seconds():
