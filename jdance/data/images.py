@@ -13,8 +13,8 @@ from jdance.errors import UserError
 
 _MAX_BYTES = 2**30
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm",
-            ".ppm", ".gif")  # fmt: skip
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm",
+            ".gif")  # fmt: skip
 HEIF_SUFFIXES = (".heic", ".heif", ".hif", ".avif")  # read where pillow-heif is installed
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif",
                 b"avis")  # fmt: skip
@@ -124,7 +124,8 @@ def write(path: Path, image: np.ndarray) -> None:
         UserError: the file cannot be written.
     """
     # imwrite gives no reason for failures, and crashes on names that are not UTF-8.
-    _, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    suffix = ".jpg" if path.suffix == ".jfif" else path.suffix  # which OpenCV only reads
+    _, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     try:
         path.write_bytes(data.tobytes())
     except OSError as error:

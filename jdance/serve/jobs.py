@@ -295,6 +295,7 @@ class Jobs:
         shutil.rmtree(self._folder, ignore_errors=True)
         if self._lock_file is not None:
             os.close(self._lock_file)
+            self._lock_file = None
 
 
 def _remove_abandoned() -> None:
