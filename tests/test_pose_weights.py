@@ -504,6 +504,9 @@ def test_a_folder_with_a_frozen_graph(tmp_path):
     (tmp_path / "notes.txt").touch()
     (tmp_path / "graph_opt.pb").touch()
     assert importers.find(tmp_path) == tmp_path / "graph_opt.pb"
+    (tmp_path / "other.xml").touch()
+    with pytest.raises(UserError, match=r"several published files .*; name one of them"):
+        importers.find(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -339,8 +339,15 @@ def import_file(path: Path) -> Imported:
 
 
 def find(folder: Path) -> Path | None:
-    """The only published file in a folder, or None; None also for a pose checkpoint."""
+    """The published file in a folder; None without any, and for a pose checkpoint.
+
+    Raises:
+        UserError: there are several.
+    """
     if (folder / weights.CONFIG_FILE).exists():
         return None
     found = [path for path in sorted(folder.iterdir()) if path.suffix in _NETWORK_OF_SUFFIX]
-    return found[0] if len(found) == 1 else None
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise UserError(f"{folder}: holds several published files ({names}); name one of them")
+    return found[0] if found else None
