@@ -9,6 +9,7 @@ import pytest
 from conftest import tiny_config
 
 from jdance.bench import inputs
+from jdance.models import fast_ops
 from jdance.train import distributed, loop, tasks
 
 
@@ -52,12 +53,15 @@ def test_dispatches_end_where_something_is_due(tmp_path, tiny_data, monkeypatch)
 
 
 @pytest.mark.parametrize("branches", ["fused", "sequence"])
-def test_convolutions_in_loops_have_a_layout_that_is_fast_on_the_cpu(branches):
-    """XLA's CPU backend runs others as plain loops there, which takes 20 times as long."""
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_convolutions_have_a_layout_that_is_fast_on_the_cpu(branches, accumulate, monkeypatch):
+    """XLA's CPU backend runs others as plain loops, which takes 20 times as long."""
+    monkeypatch.setattr(fast_ops, "_WIDE", 0)  # so that small networks count
     config = tiny_config("")
     config.data.image_size = 64
-    config.model.update(branches=branches, attention=-1)  # which has filters larger than its maps
-    config.batch_size, config.accumulate = 2 * jax.device_count(), 2
+    # The last stage and its attention have filters larger than their maps.
+    config.model.update(branches=branches, stage_sizes=(1, 1, 1, 1))
+    config.batch_size, config.accumulate = 2 * jax.device_count(), accumulate
     task = tasks.make(config, ["a", "b"])
     step, start = inputs.make_step(task)
     program = step.lower(start, inputs.device_batch(task), None).compile().as_text()

@@ -77,11 +77,12 @@ def test_convolution(shape, stride):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("shape", [(2, 7, 8, 3), (2, 8, 3)])
+@pytest.mark.parametrize("shape", [(2, 7, 8, 3), (2, 8, 3), (2, 2, 1, 3), (2, 2, 3)])
 @pytest.mark.parametrize("size", [2, 3, 5])
 @pytest.mark.parametrize("stride", [1, 3])
 @pytest.mark.parametrize("dilation", [1, 2])
-def test_nn_conv(shape, size, stride, dilation):
+def test_nn_conv(shape, size, stride, dilation, monkeypatch):
+    monkeypatch.setattr(fast_ops, "_WIDE", 0)  # so that small maps count
     space = len(shape) - 2
     actual, plain = (
         layer(5, (size,) * space, stride, kernel_dilation=dilation, use_bias=False)

@@ -5,6 +5,7 @@ time is saved in the backward pass. On the CPU, XLA fuses a cotangent into every
 uses it and recomputes it there; optimization barriers prevent this.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -158,7 +159,11 @@ def _conv_general(
     x: Array, kernel: Array, strides: Sequence[int], padding: _Pads, dilations: Sequence[int]
 ) -> Array:
     """A convolution of x [B, *space, C] with a kernel [*sizes, C, K]."""
-    return _conv(x, kernel, strides, padding, rhs_dilation=dilations)
+    convolve = partial(_conv, strides=strides, padding=padding, rhs_dilation=dilations)
+    if not _is_small(x, kernel):
+        return convolve(x, kernel)
+    on_cpu = partial(_conv_on_cpu, strides=strides, padding=padding, rhs_dilation=dilations)
+    return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=convolve)
 
 
 def _conv(
@@ -174,6 +179,36 @@ def _conv(
     return jax.lax.conv_general_dilated(
         x, kernel, strides, padding, lhs_dilation, rhs_dilation, layout
     )
+
+
+_WIDE = 2**16  # input times output channels, from which plain loops are slow
+
+
+def _is_small(x: Array, kernel: Array) -> bool:
+    """Whether a map has fewer places than a kernel for many channels."""
+    channels = math.prod(kernel.shape[-2:])
+    return channels >= _WIDE and math.prod(x.shape[1:-1]) < math.prod(kernel.shape[:-2])
+
+
+def _conv_on_cpu(
+    x: Array,
+    kernel: Array,
+    strides: Sequence[int],
+    padding: _Pads,
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+) -> Array:
+    """`_conv` with zeros around small maps, which XLA would exchange with the kernel.
+
+    The exchange leads to a layout that its CPU backend runs as plain loops.
+    """
+    if _is_small(x, kernel):
+        inner = [size - 1 for size in lhs_dilation or (1,) * len(padding)]
+        sides = [(*pair, between) for pair, between in zip(padding, inner, strict=True)]
+        x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
+        x = jax.lax.optimization_barrier(x)  # XLA would fold it into the convolution
+        padding, lhs_dilation = [(0, 0)] * len(padding), None
+    return _conv(x, kernel, strides, padding, lhs_dilation, rhs_dilation)
 
 
 def _conv_general_forward(
@@ -203,11 +238,11 @@ def _conv_general_backward(
         reach = [(kernel.shape[i] - 1) * dilations[i] for i in space]
         spread = [(gradient.shape[i + 1] - 1) * strides[i] for i in space]
         free = [x.shape[i + 1] - 1 - spread[i] for i in space]
-        kernel_gradient = _conv(
+        kernel_gradient = _conv_on_cpu(
             x.transpose(-1, *axes, 0), gradient.transpose(*axes, 0, -1), dilations,
             [(low[i], reach[i] - free[i] - low[i]) for i in space], rhs_dilation=strides,
         )  # fmt: skip
-        x_gradient = _conv(
+        x_gradient = _conv_on_cpu(
             gradient, jnp.flip(kernel, space).swapaxes(-1, -2), (1,) * len(axes),
             [(reach[i] - low[i], free[i] + low[i]) for i in space],
             lhs_dilation=strides, rhs_dilation=dilations,
