@@ -17,6 +17,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
+from jdance.recognize.recognizer import confidence
 from jdance.recognize.stream import TrackedFrame, TrackedPerson
 from jdance.train.calibration import UNKNOWN
 
@@ -177,10 +178,9 @@ class MotionSmoother:
         for person, message, best in zip(frame.people, forward, logs.argmax(-1), strict=True):
             self._forward[person.track] = frame.time, message
             probabilities = person.probabilities
-            known = best < len(probabilities)
-            confidence = probabilities[best] if known else 1 - probabilities.max()
             motion = self._names[int(best)]
-            people.append(replace(person, motion=motion, confidence=float(confidence)))
+            certainty = confidence(probabilities, motion, self._names[: len(probabilities)])
+            people.append(replace(person, motion=motion, confidence=certainty))
         return people
 
 
