@@ -7,8 +7,9 @@ Writes OUTPUT/report.html, a self-contained page, and its tables as tables.md. S
 (SIGTERM: status 75) and run the same command again: completed runs are not repeated, and an
 interrupted one resumes from its newest checkpoint.
 
---preset=full uses the paper's network and recipe, for a GPU; small makes the same tables with a
-network for CPUs; reduced trains the four compared methods once, split by video.
+--preset=full uses the paper's network, for a GPU, with the recipe for random weights of
+configs/paper.py; small makes the same tables with a network for CPUs; reduced trains the four
+compared methods once, split by video.
 """
 
 import dataclasses
@@ -50,7 +51,7 @@ _CONFIG = flags.DEFINE_string("config", "", "Configuration of the method. Defaul
 def _load(name: str) -> ConfigDict:
     if _CONFIG.value and name == plan.PRESETS[_PRESET.value].proposed:
         return defaults.load(_CONFIG.value)
-    return defaults.load(str(Path(__file__).resolve().parent.parent / "configs" / f"{name}.py"))
+    return defaults.load(str(Path(__file__).resolve().parent.parent / "configs" / name))
 
 
 def main() -> None:

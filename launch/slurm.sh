@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on a Slurm cluster with one task per GPU. Submit it from the repository's root:
 #
-#   sbatch launch/slurm.sh --config=configs/paper.py --workdir=runs/paper --config.data.dir=data/stage
+#   sbatch launch/slurm.sh --config=configs/paper.py:scratch --workdir=runs/paper
 #
 # All options are passed to launch/train.py. THE ONE LINE TO CHANGE is the next: nodes and GPUs.
 #SBATCH --nodes=2 --ntasks-per-node=8 --gpus-per-node=8

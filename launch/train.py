@@ -1,6 +1,6 @@
 """Trains a network, or resumes the run in --workdir.
 
-python launch/train.py --config=configs/paper.py --workdir=runs/paper --config.data.dir=data/stage
+python launch/train.py --config=configs/paper.py:scratch --workdir=runs/paper
 python launch/train.py --config=configs/paper.py --summary
 
 Any value of the configuration can be overridden with --config.KEY=VALUE. WORKDIR/report.html shows

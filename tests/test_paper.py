@@ -22,12 +22,12 @@ def test_full_plan():
     def load(name):
         loaded.append(name)
         config = defaults.base()
-        config.model.branches = name if name in ("str", "qes") else "fused"
+        config.model.branches = {"str.py": "str", "qes.py": "qes"}.get(name, "fused")
         return config
 
     config, chosen = plan.variants(plan.PRESETS["full"], load, search=True)
     names = [variant.name for variant in chosen]
-    assert loaded == ["paper", "str", "qes"] and names[0] == plan.PROPOSED
+    assert loaded == ["paper.py:scratch", "str.py", "qes.py"] and names[0] == plan.PROPOSED
     # CBAM1, fused18, shuffled and batch 64 are the method itself.
     assert names[1:] == [
         "key points only", "image only", "no attention", "CBAM0", "CBAM2", "pos18", "full",
@@ -44,7 +44,7 @@ def test_full_plan():
 def test_variants_of_a_network_with_its_own_attention_and_weights():
     def load(name):
         config = defaults.base()
-        config.model.branches = name if name in ("str", "qes") else "fused"
+        config.model.branches = {"str.py": "str", "qes.py": "qes"}.get(name, "fused")
         config.update(init_from="weights/resnet50", freeze_epochs=2.0)
         config.model.attention_block = "squeeze.py:Squeeze"
         return config
@@ -62,10 +62,8 @@ def test_variants_of_a_network_with_its_own_attention_and_weights():
 
 @pytest.mark.parametrize("preset", plan.PRESETS)
 def test_presets_fit_the_files_in_configs(preset):
-    import runpy
-
     def load(name):
-        return runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]()
+        return defaults.load(str(ROOT / "configs" / name))
 
     config, chosen = plan.variants(plan.PRESETS[preset], load)
     cheap = [variant for variant in chosen if variant.name in plan.COMPARED]
@@ -73,6 +71,17 @@ def test_presets_fit_the_files_in_configs(preset):
     sweep.check(config, cheap if preset == "full" else cheap[1:])
     # No method has seen other data than the rest.
     assert not any(sweep.apply_variant(config, variant).init_from for variant in chosen)
+
+
+def test_recipes_of_the_paper_network():
+    file = str(ROOT / "configs" / "paper.py")
+    assert defaults.load(file) == defaults.base()
+    scratch = defaults.load(f"{file}:scratch")
+    changed = {key for key in scratch if scratch[key] != defaults.base()[key]}
+    assert changed == {"model", "optimizer", "augment"}
+    assert scratch.model.dropout == 0
+    with pytest.raises(UserError, match="expected finetuning or scratch"):
+        defaults.load(f"{file}:fast")
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ class Preset:
     """Extent of a reproduction.
 
     Attributes:
-        proposed: name of the method's file in configs/.
+        proposed: the method's file in configs/, with an argument if it takes one.
         seeds: number of runs of each variant.
         splits: "video", "frame" or both.
         ablations: whether to train the method's variants, too.
@@ -48,11 +48,11 @@ class Preset:
 
 
 PRESETS = {
-    # The paper's network and recipe, for a GPU.
-    "full": Preset("paper", 3),
+    # The paper's network, for a GPU; from random weights, its own recipe stays at chance.
+    "full": Preset("paper.py:scratch", 3),
     # The same tables with a network that trains on a CPU in minutes.
     "small": Preset(
-        "quickstart",
+        "quickstart.py",
         3,
         changes={
             "proposed": {"init_from": ""},  # all methods start from random weights
@@ -66,7 +66,7 @@ PRESETS = {
     ),
     # A quick check of the whole report.
     "reduced": Preset(
-        "quickstart",
+        "quickstart.py",
         1,
         splits=("video",),
         ablations=False,
@@ -96,10 +96,10 @@ def variants(
 
     Args:
         preset: the extent.
-        load: loads a configuration by the name of its file in configs/.
+        load: loads a configuration by its file in configs/.
         search: whether to include the paper's search over widths and batch sizes.
     """
-    names = {"proposed": preset.proposed, "str": "str", "qes": "qes"}
+    names = {"proposed": preset.proposed, "str": "str.py", "qes": "qes.py"}
     base, str_config, qes_config = (
         apply_variant(load(file), Variant(name, dict(preset.changes.get(name, {}))))
         for name, file in names.items()
