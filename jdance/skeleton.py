@@ -23,6 +23,7 @@ NAMES = (
     "right_eye", "left_eye", "right_ear", "left_ear",
 )  # fmt: skip
 NUM_JOINTS = len(NAMES)
+MAX_FRACTION = 2.0  # maximum coordinate as a fraction of the image's size; larger ones are pixels
 (
     NOSE, NECK,
     R_SHOULDER, R_ELBOW, R_WRIST,

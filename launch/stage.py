@@ -106,7 +106,9 @@ def main() -> None:
         path = output / f"scene-{number}.jpg"
         images.write(path, scene.image)
         openpose_json.write(
-            openpose_json.path_for(path, output), np.array([d.keypoints for d in seen]), stage.NAME
+            openpose_json.path_for(path.stem, output),
+            np.array([d.keypoints for d in seen]),
+            stage.NAME,
         )
         print(f"{path}: from left to right {', '.join(d.motion for d in seen)}")
 

@@ -157,7 +157,7 @@ def test_real_skeletons(dance6, real_data):
 def test_default_of_recognition(tmp_path):
     changes = POSES["both arms up"][0]
     images.write(tmp_path / "a.png", np.full((260, 200, 3), 90, np.uint8))
-    openpose_json.write(openpose_json.path_for(tmp_path / "a.png", tmp_path), pose(changes)[None])
+    openpose_json.write(openpose_json.path_for("a", tmp_path), pose(changes)[None])
     program("recognize", f"--input={tmp_path / 'a.png'}", f"--keypoints={tmp_path}",
             f"--output={tmp_path / 'out'}", warning="")  # fmt: skip
     result = json.loads((tmp_path / "out" / "a.json").read_text())

@@ -373,7 +373,7 @@ def test_images_end_to_end(tmp_path):
     for number in (17, 3):
         image, people = tiny_image(number)
         images.write(photos / f"{number}.png", image)
-        openpose_json.write(openpose_json.path_for(photos / f"{number}.png", keypoints), people)
+        openpose_json.write(openpose_json.path_for(str(number), keypoints), people)
     (photos / "5.png").write_bytes(b"")
     words = f"--input={photos}", f"--keypoints={keypoints}", f"--output={tmp_path / 'out'}"
     captured, error = program("recognize", *words, "--format=coco,openpose,csv", status=1)
@@ -407,7 +407,7 @@ def test_names_that_are_not_utf8(tmp_path):
             openpose_json.write(openpose_json.path_for_frame(dance.name, index, keypoints), people)
     for path in (photo, media / "z.png"):
         images.write(path, image)
-        openpose_json.write(openpose_json.path_for(path, keypoints), people)
+        openpose_json.write(openpose_json.path_for(path.stem, keypoints), people)
     assert [frame.index for frame in videos.Video(dance)] == [0, 1, 2, 3]
     names = [name for name in formats.FORMATS if name != "rerun" or find_spec("rerun")]
     program("recognize", f"--input={media}", f"--keypoints={keypoints}", f"--output={out}",

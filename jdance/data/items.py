@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -41,6 +41,14 @@ class Loaded(NamedTuple):
 
 
 Load = Callable[[], Loaded]  # may raise UserError; picklable
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """A `Load` from files."""
+
+    def files(self) -> tuple[Path, ...]:
+        """All files whose content it returns."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,10 @@ _EMPTY_KEYS = (
     "face_keypoints_3d", "hand_left_keypoints_3d", "hand_right_keypoints_3d",
 )  # fmt: skip
 
-_MAX_FRACTION = 2.0  # of the image's size; larger coordinates are pixels
 
-
-def path_for(image: Path, folder: Path) -> Path:
-    """Path of an image's key points: FOLDER/<stem>_keypoints.json."""
-    return folder / f"{image.stem}_keypoints.json"
+def path_for(name: str, folder: Path) -> Path:
+    """Path of an image's key points; its name is the stem, or the whole name if stems are equal."""
+    return folder / f"{name}_keypoints.json"
 
 
 def read(path: Path, shape: tuple[int, ...] = ()) -> np.ndarray:
@@ -64,7 +62,7 @@ def _check_pixels(path: Path, people: np.ndarray, height: int, width: int) -> No
     xy = people[skeleton.is_present(people), :2]
     if not len(xy):
         return
-    if xy.max() <= _MAX_FRACTION < min(height, width):
+    if xy.max() <= skeleton.MAX_FRACTION < min(height, width):
         raise UserError(
             f"{path}: its key points look like fractions of the image; write them in pixels "
             "(OpenPose's --keypoint_scale=0)"
@@ -78,7 +76,7 @@ def _check_pixels(path: Path, people: np.ndarray, height: int, width: int) -> No
 
 def path_for_frame(video: str, index: int, folder: Path) -> Path:
     """Path of the key points of a video's frame."""
-    return folder / f"{Path(video).stem}_{index:012d}_keypoints.json"
+    return path_for(f"{Path(video).stem}_{index:012d}", folder)
 
 
 class VideoKeypoints:

@@ -13,7 +13,7 @@ import numpy as np
 
 from jdance import files, skeleton
 from jdance.data import crop, images, openpose_json, record_writer, records, shards, splits
-from jdance.data.items import Given, Item, LabeledPerson, Loaded, Source
+from jdance.data.items import Given, Item, LabeledPerson, Loaded, ReadsFiles, Source
 from jdance.data.videos import DamagedVideo
 from jdance.data.workers import load_all
 from jdance.errors import UserError
@@ -166,7 +166,7 @@ def _versions(items: list[Item]) -> str:
     """Identifies the content of the items' files, by their sizes and modification times."""
     digest, last = hashlib.sha256(), None
     for item in items:
-        paths = item.load.files() if hasattr(item.load, "files") else ()
+        paths: tuple[Path, ...] = item.load.files() if isinstance(item.load, ReadsFiles) else ()
         if paths != last:  # once for the frames of a video
             digest.update(repr([files.version(path) for path in paths]).encode())
         last = paths

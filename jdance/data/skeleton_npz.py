@@ -9,7 +9,6 @@ import numpy as np
 from jdance import npz, skeleton
 from jdance.errors import UserError
 
-_MAX_FRACTION = 2.0  # of the image's size; larger coordinates are pixels
 _AMBIGUOUS = {  # joint counts that several layouts share
     17: "17 joints without names are read as COCO's, in its order",
     25: "25 joints without names are read as OpenPose's BODY_25, in its order",
@@ -126,7 +125,7 @@ def _to_common_unit(
 ) -> tuple[np.ndarray, str]:
     """Scales joints [F, J, 2] so that x and y have one unit; also returns a note, if any."""
     present = xy[(conf > 0) & np.isfinite(xy).all(-1)]
-    fractions = bool(present.size) and np.median(abs(present)) <= _MAX_FRACTION
+    fractions = bool(present.size) and np.median(abs(present)) <= skeleton.MAX_FRACTION
     if "size" not in arrays:
         inside = present.size and (present.min() >= -0.5) and np.quantile(present, 0.99) <= 1.5
         note = (

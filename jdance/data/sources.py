@@ -221,8 +221,8 @@ class _ReadImage:
     def keypoints_path(self) -> Path:
         assert self.keypoints is not None
         folder = self.keypoints / self.place.parent
-        whole = folder / f"{self.place.name}_keypoints.json"
-        path = openpose_json.path_for(self.place, folder)
+        whole = openpose_json.path_for(self.place.name, folder)
+        path = openpose_json.path_for(self.place.stem, folder)
         return whole if self.shares or (whole.exists() and not path.exists()) else path
 
     def files(self) -> tuple[Path, ...]:
@@ -232,11 +232,11 @@ class _ReadImage:
 def _assign_keypoints(source: Source) -> None:
     """Tells apart the key points of images that share a stem; skips those that share the name."""
     stems, names = defaultdict[str, set[Path]](set), defaultdict[str, set[Path]](set)
-    reads = [item.load for item in source.items if isinstance(item.load, _ReadImage)]
-    for read in reads:
-        path = Path(os.path.abspath(read.path))
-        stems[str(read.place.with_suffix("")).casefold()].add(path)
-        names[str(read.place).casefold()].add(path)
+    for item in source.items:  # twice, since a million places take much memory
+        if isinstance(item.load, _ReadImage):
+            place, path = item.load.place, Path(os.path.abspath(item.load.path))
+            stems[str(place.with_suffix("")).casefold()].add(path)
+            names[str(place).casefold()].add(path)
     items = []
     for item in source.items:
         if isinstance(item.load, _ReadImage):
@@ -335,8 +335,11 @@ def _open_folder(
         entries = kind.find(folder)
         known = set(entries)
         if keypoints:
-            known |= {openpose_json.path_for(file, folder) for file in entries}
-            known |= {folder / f"{file.name}_keypoints.json" for file in entries}
+            known |= {
+                openpose_json.path_for(name, folder)
+                for file in entries
+                for name in (file.stem, file.name)
+            }
         others = [p for p in files.list_visible(folder) if p not in known]
         source.skipped += [(str(p), kind.other or skip_reason(p)) for p in others]
         for entry in entries:

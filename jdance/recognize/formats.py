@@ -127,7 +127,7 @@ class OpenPose(Writer):
         if len(self._images) == 1:  # whose result has this stem
             path = files.with_suffix(self.path, ".json")
         elif self._images:
-            path = self.path.with_name(f"{self._images[frame.index]}_keypoints.json")
+            path = openpose_json.path_for(self._images[frame.index], self.path.parent)
         else:
             path = openpose_json.path_for_frame(self._video, frame.index, self._partial)
         path.write_text(openpose_text(frame))

@@ -134,8 +134,8 @@ def with_keypoints(jobs: Sequence[Job], path: Path) -> list[Job]:
         if not is_alone or (media, name.casefold(), folder) not in origins:
             names.append(name)
         if media == "image":
-            places = [path / folder / f"{n}_keypoints.json" for n in names]
-            places += [openpose_json.path_for(job.source, path)] * (count == 1)
+            places = [openpose_json.path_for(n, path / folder) for n in names]
+            places += [openpose_json.path_for(stem, path)] * (count == 1)
             found, expected = [file for file in places if file.exists()], places[0]
         else:
             places = [path / folder] * is_alone + [path] * (count == 1)
@@ -203,5 +203,5 @@ def is_stage(path: Path) -> bool:
         folder = path.with_name(f"{path.stem}_keypoints")
         keypoints = openpose_json.path_for_frame(path.name, 0, folder)
     else:
-        keypoints = openpose_json.path_for(path, path.parent)
+        keypoints = openpose_json.path_for(path.stem, path.parent)
     return openpose_json.read_generator(keypoints) == stage.NAME

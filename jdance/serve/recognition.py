@@ -66,7 +66,7 @@ def _recognize_image(job: Job, recognizer: Recognizer, log: FrameLog) -> None:
     with closing(formats.Several(names, stem, clip)) as writer:
         writer.add(shown_people)
         writer.finish([])
-    openpose = openpose_json.path_for(stem, job.folder)
+    openpose = openpose_json.path_for(stem.name, job.folder)
     openpose.write_text(formats.openpose_text(shown_people))
     log.add(frame_json(shown_people))
     job.on_progress(1, 1)
