@@ -24,7 +24,7 @@ from jdance import models
 from jdance.cli import run
 from jdance.data.records import Dataset
 from jdance.report import run as report
-from jdance.train import distributed, experiment, loop, results, tasks, workdirs
+from jdance.train import distributed, evaluation, experiment, loop, results, tasks, workdirs
 from jdance.train.checkpoints import NEWEST
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration of the experiment.")
@@ -90,6 +90,11 @@ def main() -> None:
     if result:
         metrics = {name: value for name, value in result.items() if isinstance(value, float)}
         print("val", ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        if "confusion" in result and (guess := evaluation.only_prediction(result)):
+            print(
+                f"note: has learned nothing, every example of val is called {guess}; from random "
+                "weights, docs/training.md#from-random-weights has what helps"
+            )
     dataset = Dataset(config.data.dir, "")
     split = next((name for name in ("test", "val", "train") if dataset.count(name)), "test")
     run_folder = shlex.quote(_WORKDIR.value)

@@ -190,6 +190,16 @@ def test_summary_counts():
     assert result["found"] == {"n": 3, "accuracy": pytest.approx(2 / 3)}
 
 
+def test_only_prediction():
+    def only(*confusion):
+        result = {"confusion": confusion, "classes": ["jump", "stand", "walk"]}
+        return evaluation.only_prediction(result)
+
+    assert only([0, 4, 0], [0, 3, 0], [0, 2, 0]) == "stand"
+    assert not only([1, 3, 0], [0, 3, 0], [0, 2, 0])
+    assert not only([0, 0, 0], [0, 3, 0], [0, 0, 0])  # val has no other class
+
+
 def test_training_learns_and_writes_metrics(tiny_data, tmp_path):
     config = tiny_config(tiny_data)
     config.epochs = 30.0

@@ -1,6 +1,6 @@
 """Accuracy of a classifier on a split: exact counts, every example once."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -127,3 +127,11 @@ def summarize(
         "split": split,
         "mistakes": mistakes(predictions, classes),
     }
+
+
+def only_prediction(result: Mapping[str, Any]) -> str:
+    """The class that all examples of several classes were given; "" if predictions differ."""
+    confusion = np.array(result["confusion"])
+    guessed = np.flatnonzero(confusion.any(0))
+    constant = len(guessed) == 1 and confusion.any(1).sum() > 1
+    return str(result["classes"][guessed[0]]) if constant else ""
