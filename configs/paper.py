@@ -6,7 +6,22 @@
 
 configs/paper.py is also the paper's recipe (Shen, Jiang and Teng, 2021, sections 3 and 4):
 26,994,217 parameters at 6 classes; batch 64, 30 epochs, SGD with momentum 0.9, learning rate 1e-3
-divided by 10 after epochs 10 and 20.
+divided by 10 after epochs 10 and 20. It is for fine-tuning: from random weights, val of StageDance
+(350 people, 0.251 in the largest class) is still at 0.251 after 14 epochs, and with key points
+alone (--config.model.branches=keypoints) after all 30, with each of 3 seeds.
+
+With `:scratch`, seed 0, 2 CPU cores, jax 0.10.2, accuracy on val and on the 350 people of test:
+
+                                                               val    test
+  images of 64 pixels, 16 epochs (*)                           0.860  0.797 [0.77, 0.83]
+    then 1 of 2 epochs with 224 pixels (**)                    0.869
+  key points alone, 30 epochs, 3 seeds                         0.893  0.813 +- 0.016
+  gradient boosting on the same 18 numbers                            0.800
+
+(*) --config.data.image_size=64 --config.epochs=16, 40 minutes. (**) --config.init_from=RUN
+--config.optimizer.learning_rate=3e-4 --config.optimizer.warmup=0.5 --config.epochs=2. A CPU step
+with 224 pixels takes 13 to 22 s, and memory that grows from 19 to 24 GB in 80 steps (3 GB with
+--config.accumulate=4, whose batch norm sees 16 examples at a time).
 """
 
 from ml_collections import ConfigDict
