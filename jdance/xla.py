@@ -125,3 +125,18 @@ def keep_freed_memory() -> None:
     mallopt(_ARENA_MAX, 1)
     mallopt(_MMAP_MAX, 0)
     mallopt(_TRIM_THRESHOLD, -1)
+
+
+def release_freed_memory(fraction: float = 0.5) -> None:
+    """Returns freed memory to the system if the process has more than a fraction of all memory.
+
+    What `keep_freed_memory` keeps is fragmented further with every step: configs/paper.py at batch
+    size 64 grows from 14 GB to 24 in 80 steps. There is no effect with other C libraries.
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (AttributeError, OSError, TypeError):
+        return
+    if pages > fraction * os.sysconf("SC_PHYS_PAGES"):
+        trim(0)

@@ -202,3 +202,25 @@ print(sum(faults() for _ in range(3)))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert int(done.stdout) < 1000, done.stderr
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_freed_memory_is_released_if_it_is_much():
+    script = """
+from pathlib import Path
+from jdance import xla
+xla.keep_freed_memory()
+import numpy as np
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1])
+kept = [np.full(2**18, 1.0, np.float32) for _ in range(64)]  # 64 MB, 16,384 pages
+del kept[:-1]
+before = resident()
+xla.release_freed_memory(fraction=1.0)
+after = resident()
+xla.release_freed_memory(fraction=0.0)
+print(before - after, before - resident())
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    unchanged, released = map(int, done.stdout.split())
+    assert unchanged < 100 and released > 15_000, done.stderr

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jdance import lock
+from jdance import lock, xla
 from jdance.data import loader
 from jdance.data.records import Dataset
 from jdance.errors import Preempted, UserError
@@ -243,6 +243,7 @@ def _train(
                     latest = checkpoints.latest_step() or 0
                     for line in journal.check(nonfinite_log, schedule, latest):
                         progress.say(line)
+                xla.release_freed_memory()
             if log:
                 with jax.transfer_guard("allow"):
                     values["learning_rate"] = float(schedule(step - 1))
