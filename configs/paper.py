@@ -20,7 +20,7 @@ With `:scratch`, seed 0, 2 CPU cores, jax 0.10.2, accuracy on val and on the 350
 
 (*) --config.data.image_size=64 --config.epochs=16, 40 minutes. (**) --config.init_from=RUN
 --config.optimizer.learning_rate=3e-4 --config.optimizer.warmup=0.5 --config.epochs=2. A CPU step
-with 224 pixels takes 13 to 22 s and 14 to 20 GB (3 GB with --config.accumulate=4, whose batch norm
+with 224 pixels takes 13 to 22 s and 14 GB (3 GB with --config.accumulate=4, whose batch norm
 sees 16 examples at a time).
 """
 

@@ -229,6 +229,7 @@ def _train(
             throughput.images += count * config.batch_size
             # At most two dispatches in flight: batches must not pile up on the device.
             jax.block_until_ready(previous_metrics)
+            xla.release_freed_memory()
             watchdog.step(step)
             # On every dispatch: all processes must agree on the one after which they exit.
             dispatches += 1
@@ -243,7 +244,6 @@ def _train(
                     latest = checkpoints.latest_step() or 0
                     for line in journal.check(nonfinite_log, schedule, latest):
                         progress.say(line)
-                xla.release_freed_memory()
             if log:
                 with jax.transfer_guard("allow"):
                     values["learning_rate"] = float(schedule(step - 1))
