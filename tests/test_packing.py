@@ -19,9 +19,10 @@ from jdance.train.packing import Packing
 @pytest.mark.parametrize("freeze_steps", [0, 2])
 @pytest.mark.parametrize("name", ["sgd", "adamw", "adam"])
 def test_packed_steps_equal_unpacked_ones(monkeypatch, tiny_data, name, freeze_steps):
-    # With the default of 1e-8, Adam normalizes the rounding errors of gradients that are zero.
+    # Adam divides the rounding errors of gradients that are zero by eps, 1e-8 by default. They
+    # depend on the CPU: 1e-6 of a parameter with eps=1e-3 where there is no AVX-512.
     for optimizer in ("adam", "adamw"):
-        monkeypatch.setattr(optax, optimizer, partial(getattr(optax, optimizer), eps=1e-3))
+        monkeypatch.setattr(optax, optimizer, partial(getattr(optax, optimizer), eps=1e-2))
     config = tiny_config(tiny_data)
     config.model.classes = 3
     config.optimizer.update(name=name, weight_decay=0.1)
