@@ -101,12 +101,14 @@ def test_claims_are_renewed_by_a_thread(tmp_path):
             time.sleep(0.01)
 
 
+TAKE = (
+    "import sys, pathlib; from jdance.recognize.claims import Claims; "
+    "Claims(pathlib.Path(sys.argv[1]), 1000).take('x')"
+)
+
+
 def test_the_claim_of_a_dead_process_of_this_machine_expires_at_once(tmp_path):
-    take = (
-        "import sys, pathlib; from jdance.recognize.claims import Claims; "
-        "Claims(pathlib.Path(sys.argv[1]), 1000).take('x')"
-    )
-    subprocess.run([sys.executable, "-c", take, tmp_path], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-c", TAKE, tmp_path], check=True, cwd=ROOT)
     claims = Claims(tmp_path, 1000)
     claims.refresh()
     assert claims.take("x").attempt == 2
@@ -116,6 +118,30 @@ def test_the_claim_of_a_dead_process_of_this_machine_expires_at_once(tmp_path):
     holder.write_text(json.dumps(json.loads(holder.read_text()) | {"started": "1"}))
     claims.refresh()
     assert claims.take("x").attempt == 3
+
+
+def test_a_claim_has_the_holder_that_took_it_last(tmp_path):
+    """Between two looks, one process gives work back, and another one takes it and is killed."""
+    observer, first = Claims(tmp_path, 1000), Claims(tmp_path, 1000)
+    claim = first.take("x")
+    observer.refresh()
+    first.release(claim)
+    subprocess.run([sys.executable, "-c", TAKE, tmp_path], check=True, cwd=ROOT)
+    observer.refresh()
+    assert not observer.is_held("x") and observer.take("x").attempt == 2
+
+
+def test_a_process_killed_while_it_claims(tmp_path):
+    clock = Clock()
+    observer = Claims(tmp_path, 1000, clock=clock)
+    (tmp_path / f"{key_of('x')}.1").touch()
+    observer.refresh()
+    clock.now = 4.9
+    observer.refresh()
+    assert observer.is_held("x")  # perhaps being written
+    clock.now = 5.1
+    observer.refresh()
+    assert observer.take("x").attempt == 2
 
 
 def test_expired_claims_are_taken_over_once(tmp_path):

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 _MAX_INTERVAL = 10.0  # seconds between renewals
+_MAX_EMPTY = 5.0  # seconds; a claim without content for longer is that of a process killed early
 
 
 class Claim:
@@ -80,8 +81,8 @@ class Claims:
         self._folder, self._timeout, self._clock = folder, timeout, clock
         self._token = uuid.uuid4().hex
         self._held: dict[str, Claim] = {}
-        self._seen: dict[str, tuple[int, float]] = {}  # modification time, and since when
-        self._holders: dict[str, dict[str, Any]] = {}
+        # name -> modification time and content, and since when
+        self._seen: dict[str, tuple[tuple[int, bytes], float]] = {}
         self._attempts: dict[str, int] = {}
         self._expired: set[str] = set()
         self._on_renewal = on_renewal
@@ -95,27 +96,15 @@ class Claims:
             try:
                 # Opening revalidates what a network file system caches.
                 with (self._folder / name).open("rb") as file:
-                    changed = os.fstat(file.fileno()).st_mtime_ns
+                    state = os.fstat(file.fileno()).st_mtime_ns, file.read()
             except OSError:  # released in the meantime
                 continue
             before = self._seen.get(name)
-            seen[name] = before if before and before[0] == changed else (changed, self._clock())
-            if self._clock() - seen[name][1] >= self._timeout or self._is_dead(name):
+            seen[name] = before if before and before[0] == state else (state, self._clock())
+            unchanged = self._clock() - seen[name][1]
+            if unchanged >= self._timeout or _is_abandoned(state[1], unchanged):
                 self._expired.add(key)
         self._seen = seen
-        self._holders = {name: h for name, h in self._holders.items() if name in seen}
-
-    def _is_dead(self, name: str) -> bool:
-        """Whether the holder was a process of this machine that has ended."""
-        if name not in self._holders:
-            holder = _read(self._folder / name)
-            if not holder:
-                return False  # being created
-            self._holders[name] = holder
-        holder = self._holders[name]
-        if holder.get("machine") != _machine() or not _machine():
-            return False
-        return _started(holder.get("process", 0)) != holder.get("started")
 
     def count(self) -> int:
         """Number of claims, of all processes, that had not expired at the last `refresh`."""
@@ -140,13 +129,14 @@ class Claims:
         if self.is_held(name):
             return None
         claim = Claim(self._folder, key, self._attempts.get(key, 0) + 1, self._token)
+        content = json.dumps(self.holder(name) | {"token": self._token})
         try:
             file = claim.path.open("x")
         except FileExistsError:
             return None
         try:
             with file:
-                file.write(json.dumps(self.holder(name) | {"token": self._token}))
+                file.write(content)
         except OSError:
             claim.path.unlink(missing_ok=True)
             raise
@@ -228,10 +218,32 @@ def _generations(folder: Path) -> dict[str, int]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return _parse(path.read_bytes())
+    except OSError:
         return {}
-    return content if isinstance(content, dict) else {}
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+    try:
+        result = json.loads(content)
+    except ValueError:
+        return {}
+    return result if isinstance(result, dict) else {}
+
+
+def _is_abandoned(content: bytes, unchanged: float) -> bool:
+    """Whether the holder was a process of this machine that has ended, or died during creation.
+
+    Args:
+        content: of the claim.
+        unchanged: seconds for which it has been like that.
+    """
+    holder = _parse(content)
+    if not holder:
+        return unchanged >= _MAX_EMPTY
+    if holder.get("machine") != _machine() or not _machine():
+        return False
+    return _started(holder.get("process", 0)) != holder.get("started")
 
 
 def _machine() -> str:
