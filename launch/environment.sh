@@ -1,6 +1,7 @@
 # Sourced by the other scripts. `environment EXTRA...` creates the virtual environment $VENV
 # (default .venv), installs jdance with these extras, and activates it. $PYTHON is the interpreter
-# to use; by default the first suitable one.
+# to use; by default the first suitable one. Modules are compiled at their first import, which is
+# quicker than compiling all of them.
 
 find_python() {
   local candidate
@@ -23,7 +24,8 @@ environment() {
     python=$(find_python)
     "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv "$venv"
     echo "installing jdance into $venv (the first time takes a minute)"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".${extras:+[$extras]}"
+    "$venv/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check \
+      -e ".${extras:+[$extras]}"
     touch "$stamp"
   fi
   export PATH="$PWD/$venv/bin:$PATH"

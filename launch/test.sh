@@ -9,7 +9,7 @@ source launch/environment.sh
 environment test
 for extra in reference rerun; do
   [ ! -e ".venv/.$extra" ] || continue
-  if python -m pip install --quiet --disable-pip-version-check -e ".[$extra]"; then
+  if python -m pip install --quiet --no-compile --disable-pip-version-check -e ".[$extra]"; then
     touch ".venv/.$extra"
   else
     echo "note: the extra $extra cannot be installed; tests that need it are skipped"

@@ -6,12 +6,12 @@ python tests/gpu_programs.py                  # prints the table of docs/perform
 """
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from programs import program
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = Path(__file__).with_suffix(".json")
@@ -61,7 +61,7 @@ def export(folder: Path) -> None:
 
 
 def compile_program(name: str, exported: Path, scale: bool = False) -> dict:
-    """Compiles one program in a subprocess.
+    """Compiles one program in a process of its own.
 
     Raises:
         AssertionError: it does not compile.
@@ -70,17 +70,12 @@ def compile_program(name: str, exported: Path, scale: bool = False) -> dict:
         output = Path(folder) / "result.json"
         arguments = [word.format(exported=exported) for word in PROGRAMS[name]]
         arguments += [f"--output={output}", f"--largest_batch={str(scale).lower()}"]
-        done = subprocess.run(
-            [sys.executable, "launch/profile.py", *arguments],
-            cwd=ROOT, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
+        program("profile", *arguments)
         return json.loads(output.read_text())
 
 
 def _record(known: dict[str, dict]) -> None:
     """Writes the record of all programs, of which those in `known` are not compiled again."""
-    os.environ["JAX_PLATFORMS"] = "cpu"  # this process only exports
 
     def compile_one(name: str) -> tuple[str, dict]:
         result = compile_program(

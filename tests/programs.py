@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,7 @@ def _server():
 
 
 _numbers = itertools.count()
+_lock = threading.Lock()
 
 
 @cache
@@ -54,8 +56,9 @@ class Script:
         self.stdout, self.returncode = Path(stdout), None
         outputs = [str(stdout), str(stderr or stdout), str(self._result)]
         request = [list(map(str, words)), *outputs, variables or {}]
-        print(json.dumps(request), file=_server().stdin)
-        self.pid = int(_server().stdout.readline())
+        with _lock:
+            print(json.dumps(request), file=_server().stdin)
+            self.pid = int(_server().stdout.readline())
 
     def poll(self):
         """Returns the exit status, negative for a signal; None while the script runs."""

@@ -36,16 +36,16 @@ def image(height, width):
     return np.kron(coarse, np.ones((8, 8, 1), np.uint8))[:height, :width]
 
 
-@pytest.mark.parametrize("size", [(300, 200), (500, 900), (50, 700)])
-def test_letterbox_and_crops(monkeypatch, size):
-    frames = np.zeros((2, 520, 920, 3), np.uint8)
-    frames[0, : size[0], : size[1]] = image(*size)
-    frames[1] = image(520, 920)
-    sizes = np.array([size, (520, 920)], np.int32)
+def test_letterbox_and_crops(monkeypatch):
+    sizes = np.array([(300, 200), (500, 900), (50, 700), (520, 920)], np.int32)
+    frames = np.zeros((len(sizes), 520, 920, 3), np.uint8)
+    for frame, (height, width) in zip(frames, sizes, strict=True):
+        frame[:height, :width] = image(height, width)
     squares = np.array(
         [(10, 20, 150), (-50, -30, 500), (5, 5, 256), (10, -9, 1100), (0, 0, 33)], np.int32
     )
-    index = np.array([0, 1, 0, 1, 1], np.int32)
+    index = np.repeat(np.arange(len(sizes), dtype=np.int32), len(squares))
+    squares = np.tile(squares, (len(sizes), 1))
     expected = resample.letterbox(frames, sizes)
     crops = [resample.cut(frames, i, square) for i, square in zip(index, squares, strict=True)]
     on_gpu(monkeypatch)

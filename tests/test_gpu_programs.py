@@ -11,6 +11,8 @@ import pytest
 from gpu_programs import BOUNDS, PROGRAMS, RECORD, compile_program, export
 
 GROWTH = 1.05
+# Like others, but for the batch size or the GPU's memory; a minute each.
+SLOW = ("train paper, bfloat16, batch 256", "train paper, bfloat16, batch 64, H200")
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +33,10 @@ def test_every_program_has_a_record():
     not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)),
     reason="jax's CUDA plugin is not installed",
 )
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in PROGRAMS],
+)
 def test_compiles_and_has_not_grown(name, request):
     folder = request.getfixturevalue("exported") if "exported" in name else None
     result = compile_program(name, folder)

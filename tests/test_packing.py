@@ -16,8 +16,9 @@ from jdance.train.motion import MotionTask
 from jdance.train.packing import Packing
 
 
-@pytest.mark.parametrize("freeze_steps", [0, 2])
-@pytest.mark.parametrize("name", ["sgd", "adamw", "adam"])
+@pytest.mark.parametrize(
+    ("name", "freeze_steps"), [("sgd", 0), ("sgd", 2), ("adamw", 2), ("adam", 0)]
+)
 def test_packed_steps_equal_unpacked_ones(monkeypatch, tiny_data, name, freeze_steps):
     # Adam divides the rounding errors of gradients that are zero by eps, 1e-8 by default. They
     # depend on the CPU: 1e-6 of a parameter with eps=1e-3 where there is no AVX-512.
@@ -32,10 +33,11 @@ def test_packed_steps_equal_unpacked_ones(monkeypatch, tiny_data, name, freeze_s
         model, optimizer, config.seed, MotionTask(config, list("abc")).input_shapes()
     )
     packing = Packing(jax.eval_shape(lambda: fresh))
+    unpack = jax.jit(packing.unpack)
     packed = packing.pack(fresh)
     assert len(jax.tree.leaves(packed)) < len(jax.tree.leaves(fresh)) / 3
-    assert jax.tree.structure(packing.unpack(packed)) == jax.tree.structure(fresh)
-    jax.tree.map(np.testing.assert_array_equal, packing.unpack(packed), fresh)
+    assert jax.tree.structure(unpack(packed)) == jax.tree.structure(fresh)
+    jax.tree.map(np.testing.assert_array_equal, unpack(packed), fresh)
 
     plain = partial(steps.train_step, model=model, optimizer=optimizer, seed=7)
     step, packed_step = (
@@ -50,5 +52,5 @@ def test_packed_steps_equal_unpacked_ones(monkeypatch, tiny_data, name, freeze_s
             np.testing.assert_allclose(metrics[key], value, rtol=1e-4)
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
-        jax.device_get(packing.unpack(packed)), jax.device_get(fresh),
+        jax.device_get(unpack(packed)), jax.device_get(fresh),
     )  # fmt: skip
