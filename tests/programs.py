@@ -103,7 +103,7 @@ def program(name, *arguments, status=0, errors=None, warning=None, variables=Non
             run.kill()
             captured, reported = stdout.read_text(), stderr.read_text()
     assert run.returncode == status, captured + reported
-    assert "Traceback" not in reported
+    assert "Traceback" not in reported, reported
     lines = [line for line in reported.splitlines() if line.startswith("error:")]
     assert len(lines) == (status in (1, 74) if errors is None else errors), reported
     warnings = [line for line in reported.splitlines() if line.startswith("warning:")]

@@ -1,5 +1,7 @@
 """Checkpoints: retention, damage and fallback, metadata, locks, and runs killed at random."""
 
+import asyncio
+import gc
 import json
 import os
 import random
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorstore
 from conftest import tiny_config
 from test_cluster import TIMEOUT, assert_same, finish, output, start
 
@@ -165,6 +168,23 @@ def test_no_restart_if_all_checkpoints_were_set_aside(tmp_path):
     (tmp_path / "checkpoints" / "1").rename(tmp_path / "damaged" / "1-0")
     with pytest.raises(UserError, match="damaged: holds all the checkpoints that there were"):
         newest(tmp_path)
+
+
+def test_only_one_error_of_a_damaged_checkpoint_is_reported(tmp_path, caplog):
+    Checkpoints(tmp_path)
+
+    async def fail():
+        raise ValueError("of another program")
+
+    async def abandon_two_tasks():
+        spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": str(tmp_path / "none")}}
+        tasks = asyncio.ensure_future(tensorstore.open(spec)), asyncio.ensure_future(fail())
+        await asyncio.wait(tasks)
+        assert "tensorstore" in repr(tasks[0])
+
+    asyncio.run(abandon_two_tasks())
+    gc.collect()
+    assert [str(record.exc_info[1]) for record in caplog.records] == ["of another program"]
 
 
 def test_no_restart_if_all_checkpoints_are_damaged(tiny_data, tmp_path):

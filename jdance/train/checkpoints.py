@@ -1,6 +1,7 @@
 """Checkpoints of the training state: orbax, written asynchronously by all processes."""
 
 import json
+import logging
 import os
 import shutil
 import sys
@@ -341,8 +342,14 @@ def _silence_orbax_threads() -> None:
         verbose = absl_logging.get_verbosity() >= absl_logging.INFO  # --verbosity
         return verbose or "orbax" not in Path(record.pathname).parts
 
+    def keep_task_record(record: Any) -> bool:
+        """Orbax raises one of a damaged checkpoint's errors; asyncio may log the others."""
+        error = record.exc_info[1] if record.exc_info else None
+        return not ("never retrieved" in record.msg and "tensorstore" in str(error))
+
     sys.unraisablehook, threading.excepthook = unraisable_hook, thread_hook
     absl_logging.get_absl_logger().addFilter(keep_record)
+    logging.getLogger("asyncio").addFilter(keep_task_record)
 
 
 def suffix(which: str) -> str:
