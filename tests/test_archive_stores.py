@@ -301,9 +301,11 @@ def test_one_process_writes_to_an_address(store, fake, monkeypatch):
         with pytest.raises(UserError, match=r"is in use by process .* or use another --output"):
             fake.run(OUT)
         lock, taken = f"{OUT}/.jdance/lock", b'{"id": "another"}'
-        while objects.read(lock) != taken:  # a heartbeat at the same time replaces it
+        for _ in range(10):  # a heartbeat at the same time replaces it
             objects.write(lock, taken)
             time.sleep(0.5)
+            if objects.read(lock) == taken:
+                break
         ledger = Ledger(opened, {}, [], inputs.version)
         jobs = listing.jobs(f"{IN}/*.mp4", OUT)
         with pytest.raises(UserError, match="is in use by"):
