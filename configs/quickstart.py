@@ -6,11 +6,11 @@
 
 923,801 parameters; the key-point branch starts from dance6, whose synthetic skeletons have other
 seeds than these scenes. Accuracy (2 CPU cores, jax 0.10.2, seed 0): 0.900 on the 360 people of
-held-out groups, 0.850 on val (0.894 and 0.863 on a CPU of another type, which rounds differently);
-from random weights with a key-point branch of 128, 128 it was 0.878 and 0.813. On the same key
-points, the nearest class mean reaches 0.700, an SVM 0.872 and gradient boosting 0.889 (95 %
-interval of the difference to it -0.01 to 0.03). Key points are the limit: with exact ones
-(stage:paper, without --pose, 20 epochs) the network from random weights reached 0.926.
+held-out groups, 0.850 on val (0.894 and 0.863 on another machine, by the same code); from random
+weights with a key-point branch of 128, 128 it was 0.878 and 0.813. On the same key points, the
+nearest class mean reaches 0.700, an SVM 0.872 and gradient boosting 0.889 (95 % interval of the
+difference to it -0.01 to 0.03). Key points are the limit: with exact ones (stage:paper, without
+--pose, 20 epochs) the network from random weights reached 0.926.
 
 A larger input of the pose network helps val, not test: --pose_size=496 gave 0.892 and 0.894 (with
 mixup 0.4, 0.896 on val), 640 only 0.792 on val: dancers become larger than those it has seen.

@@ -323,7 +323,7 @@ def _reason(error: Exception) -> str:
 
 @cache
 def _silence_orbax_threads() -> None:
-    """Silences tracebacks of orbax's threads; `Checkpoints` raises their errors as UserError.
+    """Silences tracebacks of orbax's threads and tasks; `Checkpoints` raises UserError instead.
 
     tensorstore's threads then find orbax's event loops closed, which no Python code can catch.
     """
